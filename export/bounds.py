@@ -1,0 +1,170 @@
+"""The overflow proof: interval arithmetic over every node, from the weights alone.
+
+Whatever the inputs, no sum inside the network can leave the widths below; a network that could is refused. The bound
+is conservative: it lets every spike happen and every graded input take its worst value at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network import (
+    DECAY_BITS,
+    LIF,
+    MEMBRANE_FRACTION_BITS,
+    Encoder,
+    Gate,
+    Network,
+    NetworkError,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
+
+Int64Array = npt.NDArray[np.int64]
+
+CURRENT_LIMIT = 1 << 17
+"""A LIF's current: from here on, Lava's 24-bit current register wraps (64 * 2**17 = 2**23)."""
+ACCUMULATOR_LIMIT = 1 << 23
+"""Synaptic sums, graded spikes, membranes and readout accumulators: 24 signed bits."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Proven range of one node.
+
+    Attributes:
+        node: name.
+        quantity: what was bounded.
+        largest: largest magnitude that can occur.
+        limit: magnitudes must stay below this.
+    """
+
+    node: str
+    quantity: str
+    largest: int
+    limit: int
+
+    @property
+    def margin(self) -> float:
+        """How many times larger the quantity could get before it overflows."""
+        return self.limit / max(self.largest, 1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether overflow is impossible."""
+        return self.largest < self.limit
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Elementwise range of a node's values."""
+
+    low: Int64Array
+    high: Int64Array
+
+    @property
+    def largest(self) -> int:
+        """Largest magnitude."""
+        return int(max(np.abs(self.low).max(), np.abs(self.high).max()))
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(self.low + other.low, self.high + other.high)
+
+    def times(self, weights: npt.NDArray[np.integer]) -> Interval:
+        """Range of weights @ values."""
+        positive, negative = np.maximum(weights, 0).astype(np.int64), np.minimum(weights, 0).astype(np.int64)
+        return Interval(
+            positive @ self.low + negative @ self.high,
+            positive @ self.high + negative @ self.low,
+        )
+
+    def shifted(self, exponent: int) -> Interval:
+        """Range after the shift of :class:`~dsf.export.network.Synapses` (monotonic, so the ends map to the ends)."""
+        if exponent >= 0:
+            return Interval(self.low << exponent, self.high << exponent)
+        return Interval(self.low >> -exponent, self.high >> -exponent)
+
+
+def _spikes(size: int) -> Interval:
+    return Interval(np.zeros(size, np.int64), np.ones(size, np.int64))
+
+
+def _constant(values: npt.NDArray[np.integer]) -> Interval:
+    return Interval(values.astype(np.int64), values.astype(np.int64))
+
+
+def prove(network: Network) -> list[Bound]:
+    """Bound every quantity that could overflow, in evaluation order."""
+    ranges: dict[str, Interval] = {}
+    bounds: list[Bound] = []
+    for node in network.nodes:
+        if isinstance(node, Encoder):
+            top = np.full(node.size, node.limit, np.int64)
+            ranges[node.name] = Interval(-top, top)
+        elif isinstance(node, Synapses):
+            total = ranges[node.source].times(node.weights)
+            bounds.append(Bound(node.name, "synaptic sum", total.largest, ACCUMULATOR_LIMIT))
+            ranges[node.name] = total.shifted(node.exponent)
+            bounds.append(Bound(node.name, "shifted sum", ranges[node.name].largest, ACCUMULATOR_LIMIT))
+        elif isinstance(node, Residual):
+            total = _constant(node.bias)
+            for source in node.sources:
+                total = total + ranges[source]
+            ranges[node.name] = total
+            bounds.append(Bound(node.name, "residual", total.largest, ACCUMULATOR_LIMIT))
+        elif isinstance(node, Window):
+            both = np.stack([node.weights, np.zeros_like(node.weights)]).astype(np.int64)
+            low, high = both.min(axis=0).sum(), both.max(axis=0).sum()
+            ranges[node.name] = Interval(np.full(node.size, low), np.full(node.size, high))
+        elif isinstance(node, LIF):
+            bounds += _membrane_bounds(node, ranges[node.source])
+            ranges[node.name] = _spikes(node.size)
+        elif isinstance(node, Gate):
+            ranges[node.name] = _spikes(node.size)
+        else:
+            bounds += _readout_bounds(node, ranges[node.source], network.ticks)
+    return bounds
+
+
+def _membrane_bounds(node: LIF, current: Interval) -> list[Bound]:
+    """|v| <= |64 a + bias| / (1 - kept share) at any tick: the geometric series of the leak."""
+    drive = Interval(current.low << MEMBRANE_FRACTION_BITS, current.high << MEMBRANE_FRACTION_BITS)
+    drive = drive + _constant(node.bias)
+    kept = (1 << DECAY_BITS) - node.decay
+    series = np.inf if kept == 1 << DECAY_BITS else (1 << DECAY_BITS) / ((1 << DECAY_BITS) - kept)
+    membrane = drive.largest * series if np.isfinite(series) else ACCUMULATOR_LIMIT
+    return [
+        Bound(node.name, "current", current.largest, CURRENT_LIMIT),
+        Bound(node.name, "membrane", int(np.ceil(membrane)), ACCUMULATOR_LIMIT),
+    ]
+
+
+def _readout_bounds(node: Readout, residual: Interval, ticks: int) -> list[Bound]:
+    half = 1 << node.shift >> 1
+    summed = Interval(residual.low * ticks + half, residual.high * ticks + half)
+    total = summed.shifted(-node.shift).times(node.weights) + _constant(node.bias)
+    return [
+        Bound(node.name, "residual summed over ticks", summed.largest, ACCUMULATOR_LIMIT),
+        Bound(node.name, "action accumulator", total.largest, ACCUMULATOR_LIMIT),
+    ]
+
+
+def require_no_overflow(network: Network) -> Bound:
+    """Prove that nothing overflows and return the tightest bound.
+
+    Raises:
+        NetworkError: something could; the message names the node.
+    """
+    bounds = prove(network)
+    for bound in bounds:
+        if not bound.holds:
+            raise NetworkError(
+                f"node '{bound.node}' could overflow: its {bound.quantity} can reach {bound.largest}, "
+                f"the limit is {bound.limit}; use a coarser residual unit or fewer bits"
+            )
+    return min(bounds, key=lambda bound: bound.margin)

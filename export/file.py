@@ -1,0 +1,158 @@
+"""The network file ``*.dsf.h5``: HDF5 behind a 512-byte user block that holds the SHA-256 of all that follows.
+
+Layout: ``/header`` is JSON text (format, task, ticks, context, provenance, verification); ``/nodes/<index>`` holds one
+node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. No pickle, no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dsf.export.network import NODE_KINDS, Network, NetworkError, Node
+
+FORMAT_VERSION = 1
+SUFFIX = ".dsf.h5"
+USER_BLOCK_BYTES = 512
+MAGIC = b"dsf network file\n"
+
+_ARRAY_TYPES = {
+    "weights": np.int8,
+    "bias": np.int32,
+    "threshold": np.int32,
+    "bias_mantissa": np.int16,
+    "offset": np.float64,
+    "step": np.float64,
+    "scale": np.float64,
+}
+"""Storage type of every array field, whatever its node."""
+_SCALARS = (int, str)
+
+
+def write_network(network: Network, path: Path) -> None:
+    """Write a network file whole or not at all (temporary name, flush, rename).
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        _write_body(network, temporary)
+        block = _user_block(temporary.read_bytes()[USER_BLOCK_BYTES:])
+        with temporary.open("r+b") as file:
+            file.write(block)
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_network(path: Path) -> Network:
+    """Read and check a network file.
+
+    Raises:
+        NetworkError: the file is missing, truncated, altered, of another version, or breaks a rule of its nodes.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise NetworkError(f"cannot read network file {path}: {error.strerror}") from None
+    if not content.startswith(MAGIC) or len(content) <= USER_BLOCK_BYTES:
+        raise NetworkError(f"{path} is no dsf network file, or is truncated: make one with dsf-export")
+    if content[:USER_BLOCK_BYTES] != _user_block(content[USER_BLOCK_BYTES:]):
+        raise NetworkError(f"{path}: SHA-256 does not match, the file was altered or cut short: export it again")
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            return _read_body(file, path)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise NetworkError(f"{path}: content is not a network of this version ({error}): export it again") from None
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 that the user block states, in hexadecimal."""
+    return path.read_bytes()[len(MAGIC) :][:64].decode()
+
+
+def _user_block(body: bytes) -> bytes:
+    """Magic, digest, version, then zeros: every byte is determined, so any flipped one is seen."""
+    text = MAGIC + hashlib.sha256(body).hexdigest().encode() + f"\nformat {FORMAT_VERSION}\n".encode()
+    return text.ljust(USER_BLOCK_BYTES, b"\0")
+
+
+def _write_body(network: Network, path: Path) -> None:
+    header = {
+        "format": FORMAT_VERSION,
+        "task": network.task,
+        "ticks": network.ticks,
+        "context": network.context,
+        "nodes": len(network.nodes),
+        "provenance": network.provenance,
+        "verification": network.verification,
+    }
+    with h5py.File(path, "w", userblock_size=USER_BLOCK_BYTES, libver="latest") as file:
+        text = json.dumps(header, sort_keys=True).encode()
+        file.create_dataset("header", data=np.frombuffer(text, np.uint8))
+        for index, node in enumerate(network.nodes):
+            _write_node(file.create_group(f"nodes/{index:04d}"), node)
+
+
+def _write_node(group: h5py.Group, node: Node) -> None:
+    group.attrs["kind"] = type(node).__name__
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, np.ndarray):
+            stored = value.astype(_ARRAY_TYPES[item.name])
+            group.create_dataset(item.name, data=stored, compression="gzip", shuffle=True)
+        elif isinstance(value, tuple):
+            group.attrs[item.name] = json.dumps(value)
+        else:
+            group.attrs[item.name] = value
+
+
+def _read_body(file: h5py.File, path: Path) -> Network:
+    header = json.loads(bytes(file["header"][()]))
+    if header["format"] != FORMAT_VERSION:
+        raise NetworkError(f"{path} has format {header['format']}, this dsf reads {FORMAT_VERSION}: export it again")
+    return Network(
+        task=header["task"],
+        ticks=header["ticks"],
+        context=header["context"],
+        nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(header["nodes"])),
+        provenance=header["provenance"],
+        verification=header["verification"],
+    )
+
+
+def _read_node(group: h5py.Group) -> Node:
+    kind = NODE_KINDS.get(str(group.attrs["kind"]))
+    if kind is None:
+        raise NetworkError(f"{group.name}: unknown node kind '{group.attrs['kind']}': it needs a newer dsf")
+    types_by_name = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        declared = types_by_name[item.name]
+        if declared in _SCALARS:
+            values[item.name] = declared(group.attrs[item.name])
+        elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
+            values[item.name] = tuple(json.loads(group.attrs[item.name]))
+        else:
+            values[item.name] = group[item.name][()]
+            expected = _ARRAY_TYPES[item.name]
+            if values[item.name].dtype != expected:
+                raise NetworkError(f"{group.name}/{item.name} has dtype {values[item.name].dtype}, expected {expected}")
+    node: Node = kind(**values)
+    return node

@@ -1,0 +1,346 @@
+"""The integer network: one dataclass per node kind, its docstring IS the integer equation. Needs numpy only.
+
+Conventions: t is a tick within a token (0 .. T-1), i a token, n a neuron. ``>>`` is an arithmetic shift (floor), ``<<``
+a left shift. Spikes are 0 or 1; graded values are signed integers. Every membrane starts at 0 for each token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.tasks import UserError
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.float64]
+
+MEMBRANE_FRACTION_BITS = 6
+"""Currents enter the membrane shifted left by this much; biases are in units of 2**-6 synaptic units (Loihi)."""
+DECAY_BITS = 12
+"""Decays are fractions of 2**12 (Loihi)."""
+WEIGHT_BITS = 8
+BIAS_MANTISSA_BITS = 13
+BIAS_EXPONENT_BITS = 3
+THRESHOLD_BITS = 17
+MAX_INPUT_BITS = 16
+MAX_EXPONENT = 15
+"""Largest shift of a synaptic sum, in either direction."""
+
+
+class NetworkError(UserError):
+    """A network that breaks its own rules; the message names node and field."""
+
+
+def _require(condition: bool, node: Any, what: str) -> None:
+    if not condition:
+        raise NetworkError(f"network node '{node.name}': {what}; export the network again")
+
+
+def _require_range(node: Any, name: str, bits: int, ndim: int) -> None:
+    """Check that an array field is integer, has ``ndim`` axes, and fits ``bits`` signed bits (symmetric)."""
+    values = getattr(node, name)
+    limit = (1 << (bits - 1)) - 1
+    _require(np.issubdtype(values.dtype, np.integer), node, f"{name} has dtype {values.dtype}, expected integers")
+    _require(values.ndim == ndim and values.size > 0, node, f"{name} has shape {values.shape}, expected {ndim} axes")
+    _require(
+        int(np.abs(values.astype(np.int64)).max()) <= limit,
+        node,
+        f"{name} leaves the range +-{limit} of {bits} bits",
+    )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """g[t] = clip(round_half_even((x - offset) / step), -L, L),  L = 2**(bits-1) - 1,  at every tick of the token.
+
+    Runs where the observation arrives; ``g`` enters the chip as graded spikes.
+    """
+
+    name: str
+    offset: FloatArray  # (features,) feature units
+    step: FloatArray  # (features,) feature units per integer step
+    bits: int  # signed width of g
+
+    def __post_init__(self) -> None:
+        _require(self.offset.ndim == 1 and self.offset.shape == self.step.shape, self, "offset and step differ in shape")
+        _require(bool(np.isfinite(self.offset).all()), self, "offset is not finite")
+        _require(bool(np.isfinite(self.step).all() and (self.step > 0).all()), self, "step is not positive")
+        _require(2 <= self.bits <= MAX_INPUT_BITS, self, f"bits is {self.bits}, expected 2 to {MAX_INPUT_BITS}")
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.offset)
+
+    @property
+    def limit(self) -> int:
+        """Largest value of a graded input spike."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """No node feeds the encoder."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """a[t] = (sum_m weights[n, m] * s[t, m]) << exponent   (>> -exponent where it is negative)."""
+
+    name: str
+    source: str
+    weights: IntArray  # (neurons, inputs) int8, symmetric
+    exponent: int  # power of two on the sum
+
+    def __post_init__(self) -> None:
+        _require_range(self, "weights", WEIGHT_BITS, 2)
+        _require(abs(self.exponent) <= MAX_EXPONENT, self, f"exponent is {self.exponent}, limit {MAX_EXPONENT}")
+
+    @property
+    def size(self) -> int:
+        """Number of target neurons."""
+        return len(self.weights)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The spiking (or graded) population these synapses read."""
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """r[t] = sum of all sources' [t] + bias.  No state; relayed as graded spikes."""
+
+    name: str
+    sources: tuple[str, ...]
+    bias: IntArray  # (neurons,) residual units
+
+    def __post_init__(self) -> None:
+        _require_range(self, "bias", 24, 1)
+        _require(len(self.sources) > 0, self, "sources is empty")
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.bias)
+
+
+@dataclass(frozen=True)
+class LIF:
+    """Loihi's fixed-point leaky integrate-and-fire neuron, exactly as Lava computes it (du = 4095, reset per token).
+
+    v[t] = trunc_to_zero(v[t-1] * (4096 - decay) / 4096) + 64 * a[t] + (bias_mantissa << bias_exponent);
+    v[t] = clip(v[t], -(2**23 - 1), 2**23 - 1);  s[t] = v[t] > 64 * threshold;  v[t] = 0 where s[t].
+    """
+
+    name: str
+    source: str
+    threshold: IntArray  # (neurons,) synaptic units
+    bias_mantissa: IntArray  # (neurons,) 2**bias_exponent / 64 synaptic units
+    bias_exponent: int
+    decay: int  # of 4096: what the membrane loses per tick
+
+    def __post_init__(self) -> None:
+        _require_range(self, "threshold", THRESHOLD_BITS + 1, 1)
+        _require(bool((self.threshold > 0).all()), self, "threshold holds a value that is not positive")
+        _require_range(self, "bias_mantissa", BIAS_MANTISSA_BITS, 1)
+        _require(self.threshold.shape == self.bias_mantissa.shape, self, "threshold and bias_mantissa differ in shape")
+        _require(0 <= self.bias_exponent < 1 << BIAS_EXPONENT_BITS, self, f"bias_exponent is {self.bias_exponent}")
+        _require(0 <= self.decay <= 1 << DECAY_BITS, self, f"decay is {self.decay}, expected 0 to {1 << DECAY_BITS}")
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return len(self.threshold)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The synapses, window or residual whose values are this population's currents."""
+        return (self.source,)
+
+    @property
+    def bias(self) -> npt.NDArray[np.int64]:
+        """(neurons,), in 1/64 synaptic units."""
+        return self.bias_mantissa.astype(np.int64) << self.bias_exponent
+
+
+@dataclass(frozen=True)
+class Gate:
+    """s[t, n] = s_source[t, first + n] AND s_source[t, second + n]   (key AND value)."""
+
+    name: str
+    source: str
+    first: int
+    second: int
+    size: int
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0 and self.first >= 0 and self.second >= 0, self, "size or an offset is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The population that holds both operands."""
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Window:
+    """a_i[t, n] = s_query_i[t, first + n] * sum_k weights[k] * s_gate_{i-k}[t, n],  k = 0 .. w-1   (PSSA).
+
+    s_gate of tokens before the episode's start is 0. State: w * T bits per channel.
+    """
+
+    name: str
+    query: str
+    gate: str
+    first: int  # offset of the query neurons within their population
+    size: int
+    weights: IntArray  # (window,) the relative positional bias
+
+    def __post_init__(self) -> None:
+        _require_range(self, "weights", WEIGHT_BITS, 1)
+        _require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and gate."""
+        return (self.query, self.gate)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """g[m] = (sum_t r[t, m] + (1 << shift >> 1)) >> shift;  y[n] = bias[n] + sum_m weights[n, m] * g[m];
+    action = tanh(scale * y).
+
+    g is sent once per token, as graded spikes. y is an integer accumulator; only the last product and tanh run in
+    floating point, on the host.
+    """
+
+    name: str
+    source: str
+    weights: IntArray  # (actions, channels) int8, symmetric
+    bias: IntArray  # (actions,) accumulator units
+    shift: int  # low bits of the summed residual that the head does not see
+    scale: FloatArray  # (actions,) per accumulator unit
+
+    def __post_init__(self) -> None:
+        _require_range(self, "weights", WEIGHT_BITS, 2)
+        _require_range(self, "bias", 24, 1)
+        _require(0 <= self.shift <= MAX_EXPONENT, self, f"shift is {self.shift}, expected 0 to {MAX_EXPONENT}")
+        _require(self.scale.shape == self.bias.shape == self.weights.shape[:1], self, "weights, bias, scale disagree")
+        _require(bool(np.isfinite(self.scale).all() and (self.scale > 0).all()), self, "scale is not positive")
+
+    @property
+    def size(self) -> int:
+        """Number of actions."""
+        return len(self.weights)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The residual that is read out."""
+        return (self.source,)
+
+
+Node = Union[Encoder, Synapses, Residual, LIF, Gate, Window, Readout]
+NODE_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Encoder, Synapses, Residual, LIF, Gate, Window, Readout)
+}
+SPIKING_KINDS = (LIF, Gate)
+"""Node kinds whose outputs are binary spikes."""
+
+_ALLOWED_SOURCES: dict[type[Any], tuple[type[Any], ...]] = {
+    Synapses: (Encoder, LIF, Gate),
+    Residual: (Synapses, Residual),
+    LIF: (Synapses, Residual, Window),
+    Gate: (LIF,),
+    Window: (LIF, Gate),
+    Readout: (Residual,),
+}
+
+NodeType = TypeVar("NodeType")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A deployable network in evaluation order, with all that a closed loop and a reader need.
+
+    Attributes:
+        task: name of the registered task it was trained for.
+        ticks: T, inner ticks per token.
+        context: K, tokens of a window-mode decision.
+        nodes: in evaluation order, the encoder first and the readout last.
+        provenance: dataset, seeds, config, revision, scores (JSON values).
+        verification: the ladder's table (JSON values), see :mod:`dsf.export.verify`.
+    """
+
+    task: str
+    ticks: int
+    context: int
+    nodes: tuple[Node, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.nodes and isinstance(self.nodes[0], Encoder) and isinstance(self.nodes[-1], Readout)):
+            raise NetworkError("network: the first node must be the encoder and the last the readout; export it again")
+        if self.ticks < 1 or self.context < 1:
+            raise NetworkError(f"network: ticks {self.ticks} and context {self.context} must be at least 1")
+        known: dict[str, Node] = {}
+        for node in self.nodes:
+            _require(node.name not in known, node, "name is used twice")
+            for source in node.sources:
+                _require(source in known, node, f"source '{source}' is no earlier node")
+                allowed = _ALLOWED_SOURCES[type(node)]
+                _require(isinstance(known[source], allowed), node, f"source '{source}' is a {type(known[source]).__name__}")
+            _check_sizes(node, known)
+            known[node.name] = node
+
+    def __getitem__(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    def of_kind(self, kind: type[NodeType]) -> Iterator[NodeType]:
+        """All nodes of one kind, in evaluation order."""
+        return (node for node in self.nodes if isinstance(node, kind))
+
+    @property
+    def encoder(self) -> Encoder:
+        """The first node."""
+        return next(self.of_kind(Encoder))
+
+    @property
+    def readout(self) -> Readout:
+        """The last node."""
+        return next(self.of_kind(Readout))
+
+    @property
+    def receptive_field(self) -> int:
+        """Tokens that can influence one decision: 1 + sum over windows of (w - 1)."""
+        return 1 + sum(len(node.weights) - 1 for node in self.of_kind(Window))
+
+    @property
+    def stream_is_exact(self) -> bool:
+        """Whether stream mode equals window mode bit for bit."""
+        return self.receptive_field <= self.context
+
+    def with_verification(self, verification: dict[str, Any]) -> Network:
+        """The same network with another ladder table."""
+        return dataclasses.replace(self, verification=verification)
+
+
+def _check_sizes(node: Node, known: dict[str, Node]) -> None:
+    """Check that a node's arrays fit the populations it reads."""
+    sizes = [known[source].size for source in node.sources]
+    if isinstance(node, (Synapses, Readout)):
+        _require(node.weights.shape[1] == sizes[0], node, f"weights read {node.weights.shape[1]} of {sizes[0]} inputs")
+    elif isinstance(node, (Residual, LIF)):
+        _require(all(size == node.size for size in sizes), node, f"source sizes {sizes} differ from {node.size}")
+    elif isinstance(node, Gate):
+        _require(max(node.first, node.second) + node.size <= sizes[0], node, f"reads beyond {sizes[0]} neurons")
+    elif isinstance(node, Window):
+        _require(node.first + node.size <= sizes[0], node, f"reads beyond {sizes[0]} query neurons")
+        _require(sizes[1] == node.size, node, f"gate has {sizes[1]} neurons, expected {node.size}")

@@ -1,0 +1,129 @@
+"""The Activity record: how often each priced thing happened, per node. The same record for every engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network import LIF, SPIKING_KINDS, Encoder, Gate, Network, Node, Readout, Residual, Synapses, Window
+
+QUANTITIES = (
+    "synaptic_events",
+    "neuron_updates",
+    "messages",
+    "graded_messages",
+    "dynamic_operations",
+    "macs",
+)
+"""The counts that a preset can price; ``spikes`` is informative."""
+
+
+@dataclass(frozen=True)
+class NodeActivity:
+    """Totals of one node over a run.
+
+    Attributes:
+        node: name.
+        kind: node kind.
+        neurons: size of the node.
+        spikes: spikes fired (LIF, Gate).
+        synaptic_events: one per spike and target neuron (Synapses behind spikes; weights of zero count too).
+        neuron_updates: one per neuron and tick (LIF, and the adders of Residual).
+        messages: one per LIF spike, as if every population had one destination core (placement refines this).
+        graded_messages: one per graded value sent (Encoder and Residual per tick, Readout's input per token).
+        dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate), and one register
+            read and add per query spike and window position (Window).
+        macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
+    """
+
+    node: str
+    kind: str
+    neurons: int
+    spikes: int = 0
+    synaptic_events: int = 0
+    neuron_updates: int = 0
+    messages: int = 0
+    graded_messages: int = 0
+    dynamic_operations: int = 0
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Totals of a run: per node, with the number of decisions and ticks they spread over."""
+
+    decisions: int
+    ticks: int  # per decision
+    nodes: tuple[NodeActivity, ...]
+
+    def total(self, quantity: str) -> int:
+        """Sum of one quantity over all nodes."""
+        return sum(getattr(node, quantity) for node in self.nodes)
+
+    def per_decision(self, quantity: str) -> float:
+        """Mean of one quantity per decision."""
+        return self.total(quantity) / max(self.decisions, 1)
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes per LIF neuron and tick, over all LIF populations."""
+        populations = [node for node in self.nodes if node.kind == LIF.__name__]
+        slots = sum(node.neurons for node in populations) * self.ticks * self.decisions
+        return sum(node.spikes for node in populations) / max(slots, 1)
+
+    def rate(self, node: NodeActivity) -> float:
+        """Spikes per neuron and tick of one population."""
+        return node.spikes / max(node.neurons * self.ticks * self.decisions, 1)
+
+
+class SpikeCounter:
+    """Accumulates what an engine reports; the one input that :func:`measure_activity` needs."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.decisions = network, 0
+        self.spikes = {node.name: 0 for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+        self.query_spikes = {node.name: 0 for node in network.of_kind(Window)}
+
+    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Add one decision's spikes, (..., neurons) per population."""
+        self.decisions += 1
+        for name in self.spikes:
+            self.spikes[name] += int(np.count_nonzero(spikes[name]))
+        for window in self.network.of_kind(Window):
+            query = spikes[window.query][..., window.first : window.first + window.size]
+            self.query_spikes[window.name] += int(np.count_nonzero(query))
+
+
+def measure_activity(counter: SpikeCounter) -> Activity:
+    """Turn spike counts into every quantity that a preset prices."""
+    network = counter.network
+    slots = network.ticks * counter.decisions
+    nodes = tuple(_node_activity(node, counter, slots) for node in network.nodes)
+    return Activity(counter.decisions, network.ticks, nodes)
+
+
+def _node_activity(node: Node, counter: SpikeCounter, slots: int) -> NodeActivity:
+    """One node's counts; ``slots`` is ticks x decisions."""
+    base = NodeActivity(node.name, type(node).__name__, node.size)
+    if isinstance(node, Encoder):
+        return dataclasses.replace(base, graded_messages=node.size * slots)
+    if isinstance(node, Synapses):
+        if isinstance(counter.network[node.source], Encoder):
+            return dataclasses.replace(base, macs=node.weights.size * slots)
+        return dataclasses.replace(base, synaptic_events=counter.spikes[node.source] * node.size)
+    if isinstance(node, Residual):
+        return dataclasses.replace(base, neuron_updates=node.size * slots, graded_messages=node.size * slots)
+    if isinstance(node, LIF):
+        spikes = counter.spikes[node.name]
+        return dataclasses.replace(base, spikes=spikes, messages=spikes, neuron_updates=node.size * slots)
+    if isinstance(node, Gate):
+        return dataclasses.replace(base, spikes=counter.spikes[node.name], dynamic_operations=node.size * slots)
+    if isinstance(node, Window):
+        return dataclasses.replace(base, dynamic_operations=counter.query_spikes[node.name] * len(node.weights))
+    assert isinstance(node, Readout)
+    channels = node.weights.shape[1] * counter.decisions
+    return dataclasses.replace(base, graded_messages=channels, macs=node.size * channels)

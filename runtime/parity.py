@@ -1,0 +1,73 @@
+"""Spike-by-spike comparison of an engine with the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.reference import Int64Array, ReferenceEngine
+
+Spikes = dict[str, npt.NDArray[np.integer]]
+"""Spikes of one token, (ticks, neurons) per population name."""
+
+
+@dataclass
+class Parity:
+    """Running totals of a comparison.
+
+    Attributes:
+        compared_spikes: spike slots compared (population x neuron x tick), fired or not.
+        mismatches: slots that differ.
+        accumulator_mismatches: action accumulators that differ.
+        first_mismatch: where the first difference was, or empty.
+    """
+
+    compared_spikes: int = 0
+    mismatches: int = 0
+    accumulator_mismatches: int = 0
+    first_mismatch: str = field(default="")
+
+    def compare(self, decision: int, expected: Spikes, observed: Spikes) -> None:
+        """Compare one token's spikes; a missing population counts as wrong throughout."""
+        for name, truth in expected.items():
+            values = observed.get(name)
+            wrong = truth.size if values is None else int(np.count_nonzero(truth != values))
+            self.compared_spikes += truth.size
+            self.mismatches += wrong
+            if wrong and not self.first_mismatch:
+                self.first_mismatch = f"decision {decision}, {name}: {wrong} of {truth.size} slots"
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing differed."""
+        return self.mismatches == 0 and self.accumulator_mismatches == 0
+
+
+class ParityCheck:
+    """Runs the reference engine beside another one on the same tokens."""
+
+    def __init__(self, network: Network) -> None:
+        self.reference = ReferenceEngine(network)
+        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+        self.result = Parity()
+        self.decisions = 0
+
+    def reset(self) -> None:
+        """A new episode starts."""
+        self.reference.reset(0)
+
+    def check(self, graded: npt.NDArray[np.integer], accumulators: Int64Array, spikes: Spikes) -> None:
+        """Feed the encoder's integers (1, features) to the reference and compare the other engine's answer."""
+        expected: Spikes = {}
+
+        def observe(name: str, values: Int64Array) -> None:
+            if name in self.spiking:
+                expected[name] = values[:, 0]
+
+        truth = self.reference.step_graded(graded, observe)
+        self.result.compare(self.decisions, expected, spikes)
+        self.result.accumulator_mismatches += int(np.count_nonzero(truth != accumulators))
+        self.decisions += 1

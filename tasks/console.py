@@ -1,0 +1,90 @@
+"""What every command line shares: dataclass arguments through tyro, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+EXIT_FAILED = 1
+"""The command ran, and what it was asked to prove does not hold."""
+EXIT_USAGE = 2
+"""The input was wrong."""
+EXIT_SIGNAL = 128
+"""Added to a signal's number, as shells do."""
+
+DEBUG_FLAG = "--debug"
+
+Config = TypeVar("Config")
+
+
+class UserError(Exception):
+    """A mistake in the input. Its message is one line: what is wrong, where, and what to do."""
+
+
+class CheckFailed(Exception):
+    """The command worked, but something it had to prove does not hold. One line, exit code 1."""
+
+
+def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
+    """Turn command-line arguments into ``config_type`` (a dataclass, or a union of subcommands).
+
+    Raises:
+        UserError: the arguments do not fit; tyro's boxed message is folded into one line.
+    """
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(config_type, prog=program, description=description, args=list(arguments))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        words = re.sub(r"[\u2500-\u257f]+", " ", shown.getvalue())
+        raise UserError(f"{' '.join(words.split())}") from None
+
+
+def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an ordinary exit, so that context managers stop child processes on the way out."""
+    raise SystemExit(EXIT_SIGNAL + signum)
+
+
+def run_command(main: Callable[[Any], int | None], config_type: Any, program: str, description: str) -> NoReturn:
+    """Run one command line to its exit code: 0, 1 (a proof failed), 2 (bad input) or 128 + signal.
+
+    Any mistake of the user's ends as one line on stderr; ``--debug`` shows the traceback instead.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG_FLAG]
+    debug = len(arguments) < len(sys.argv) - 1
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = main(parse_arguments(config_type, program, description, arguments)) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _fail(program, "interrupted", EXIT_SIGNAL + signal.SIGINT, debug)
+    except UserError as error:
+        code = _fail(program, str(error), EXIT_USAGE, debug)
+    except CheckFailed as error:
+        code = _fail(program, str(error), EXIT_FAILED, debug)
+    except OSError as error:
+        code = _fail(program, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE, debug)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code > EXIT_SIGNAL:
+            code = _fail(program, f"ended by {signal.Signals(stop.code - EXIT_SIGNAL).name}", stop.code, debug)
+        else:
+            raise
+    sys.exit(code)
+
+
+def _fail(program: str, message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    return code

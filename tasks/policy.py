@@ -1,0 +1,44 @@
+"""The one protocol between a closed loop and whatever decides: torch, integer engines and Lava all implement it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a return-conditioned policy sees at one environment step (DSFormer, section 3: one token per step).
+
+    Attributes:
+        observation: (lanes, observation_size), environment units.
+        previous_action: (lanes, action_size), the action executed one step earlier; zeros at an episode's start.
+        return_to_go: (lanes,), reward still wanted, divided by the task's return scale.
+    """
+
+    observation: FloatArray
+    previous_action: FloatArray
+    return_to_go: FloatArray
+
+    def vector(self) -> FloatArray:
+        """The token as (lanes, observation_size + action_size + 1): observation, previous action, return-to-go."""
+        return np.concatenate([self.observation, self.previous_action, self.return_to_go[:, None]], axis=1)
+
+
+class Policy(Protocol):
+    """Decides for ``lanes`` independent episodes at once; each lane has its own memory."""
+
+    lanes: int
+
+    def reset(self, lane: int) -> None:
+        """Forget everything about this lane: a new episode starts there."""
+        ...
+
+    def act(self, token: Token) -> FloatArray:
+        """Consume one token per lane and return (lanes, action_size) actions in [-1, 1]."""
+        ...

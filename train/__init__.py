@@ -1,0 +1,1 @@
+"""Training: models, normalisation, datasets, trainer. The one room that needs torch."""

@@ -1,0 +1,138 @@
+"""Checkpoints: one safetensors file per run, replaced atomically. No pickle anywhere.
+
+Tensors carry the model (``model.*``) and the optimizer (``optimizer.*``); the header's ``dsf`` entry is JSON with
+everything else: config, codec, step, sampler state, provenance and scores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dsf.tasks import UserError
+from dsf.tasks.task import get_task
+from dsf.train.codec import InputCodec
+from dsf.train.config import model_config_from_json
+from dsf.train.model import DSFormer
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+FORMAT_VERSION = 1
+HEADER_KEY = "dsf"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: ``tensors`` by name and the JSON ``header``."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose name starts with ``prefix.``, without it."""
+        return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
+
+    def build_model(self) -> DSFormer:
+        """Rebuild the trained model in evaluation mode.
+
+        Raises:
+            UserError: the tensors do not fit the config.
+        """
+        header = self.header
+        codec = InputCodec(
+            offset=np.array(header["codec"]["offset"]),
+            step=np.array(header["codec"]["step"]),
+            unit=np.array(header["codec"]["unit"]),
+            bits=header["codec"]["bits"],
+        )
+        task = get_task(header["task"])
+        model = DSFormer(model_config_from_json(header["model"]), codec, task.action_size)
+        try:
+            model.load_state_dict(self.group("model"))
+        except RuntimeError as error:
+            raise UserError(f"{self.path}: tensors do not fit the config: {' '.join(str(error).split())}") from None
+        return model.eval()
+
+
+def codec_to_json(codec: InputCodec) -> dict[str, Any]:
+    """The codec as JSON; float64 survives a round trip through repr exactly."""
+    return {
+        "offset": codec.offset.tolist(),
+        "step": codec.step.tolist(),
+        "unit": codec.unit.tolist(),
+        "bits": codec.bits,
+    }
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write to a temporary name, flush to disk, rename: a crash leaves the previous checkpoint whole."""
+    temporary = path.with_suffix(".partial")
+    text = json.dumps({"format": FORMAT_VERSION, **header}, sort_keys=True)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {HEADER_KEY: text})
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Load a run directory's checkpoint, or a checkpoint file.
+
+    Raises:
+        UserError: there is none, it is damaged, or another version wrote it.
+    """
+    path = run / CHECKPOINT_NAME if run.is_dir() else run
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}: train one with dsf-train DATASET --out {run}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header = json.loads(metadata[HEADER_KEY])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no dsf checkpoint, or is damaged ({type(error).__name__}: {error})") from None
+    if header.get("format") != FORMAT_VERSION:
+        raise UserError(f"{path} has checkpoint format {header.get('format')}, this dsf reads {FORMAT_VERSION}: retrain")
+    return Checkpoint(path, tensors, header)
+
+
+def git_revision() -> str:
+    """Revision of the source tree this module runs from, or 'unknown' outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments, flattened to ``optimizer.<parameter index>.<name>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Inverse of :func:`optimizer_tensors`, on names without the prefix."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

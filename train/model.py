@@ -1,0 +1,98 @@
+"""Decision SpikeFormer (DSFormer) with PSSA: a return-conditioned policy whose Linears see only spikes.
+
+One token per environment step (observation, previous action, return-to-go) is embedded, held for T inner ticks on a
+real-valued residual stream, and passed through L blocks x += PSSA(x); x += MLP(x). Every branch starts with a LIF on
+the residual and every Linear is followed by a norm that export folds into it. Source: arXiv 2504.03800, section 4.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dsf.train.attention import PSSA, PackedTokens
+from dsf.train.codec import InputCodec
+from dsf.train.config import ModelConfig
+from dsf.train.neurons import LIF
+from dsf.train.norm import make_norm
+
+
+class MLP(nn.Module):
+    """norm(Linear(LIF(norm(Linear(LIF(x)))))) with ``mlp_ratio`` times the width in the middle."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, hidden = config.width, config.width * config.mlp_ratio
+        self.input_lif = LIF(config.decay, config.threshold)
+        self.expand = nn.Linear(width, hidden, bias=False)
+        self.expand_norm = make_norm(config.norm, hidden, config.threshold)
+        self.hidden_lif = LIF(config.decay, config.threshold)
+        self.contract = nn.Linear(hidden, width, bias=False)
+        self.contract_norm = make_norm(config.norm, width, config.threshold)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """Map the residual stream (ticks, rows, width) to this branch's contribution, same shape."""
+        hidden = self.hidden_lif(self.expand_norm(self.expand(self.input_lif(residual))))
+        output: Tensor = self.contract_norm(self.contract(hidden))
+        return output
+
+
+class Block(nn.Module):
+    """x += PSSA(x); x += MLP(x): the membrane shortcut keeps the residual real-valued."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = PSSA(config)
+        self.mlp = MLP(config)
+
+    def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
+        """(ticks, rows, width) -> same shape."""
+        residual = residual + self.attention(residual, tokens)
+        output: Tensor = residual + self.mlp(residual)
+        return output
+
+
+class DSFormer(nn.Module):
+    """The policy. Inputs are the codec's integers; outputs are actions in (-1, 1).
+
+    Args:
+        config: architecture.
+        codec: quantizes tokens; its ``unit`` turns the integers back into standard deviations.
+        action_size: length of the action vector.
+    """
+
+    input_unit: Tensor
+
+    def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int) -> None:
+        super().__init__()
+        self.config, self.codec, self.action_size = config, codec, action_size
+        self.register_buffer("input_unit", torch.tensor(codec.unit, dtype=torch.float32))
+        self.embed = nn.Linear(len(codec.unit), config.width, bias=False)
+        self.embed_norm = make_norm(config.embed_norm, config.width, config.threshold)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.final_norm = make_norm(config.norm, config.width, config.threshold)
+        self.head = nn.Linear(config.width, action_size)
+
+    def forward(self, integers: Tensor, mask: Tensor) -> Tensor:
+        """Actions for every token of a window.
+
+        Args:
+            integers: (batch, context, features), the codec's output in float32.
+            mask: (batch, context), true where a token exists. Padding may stand anywhere before the first token.
+
+        Returns:
+            (batch, context, action_size); entries of absent tokens are zero.
+        """
+        tokens = PackedTokens(mask)
+        embedding = self.embed_norm(self.embed(tokens.pack(integers) * self.input_unit))
+        residual = embedding.expand(self.config.ticks, *embedding.shape)
+        for block in self.blocks:
+            residual = block(residual, tokens)
+        actions = torch.tanh(self.head(self.final_norm(residual).mean(dim=0)))
+        padded = actions.new_zeros(*mask.shape, self.action_size)
+        padded[mask] = actions
+        return padded
+
+    def parameter_count(self) -> int:
+        """Number of trainable scalars."""
+        return sum(parameter.numel() for parameter in self.parameters())
