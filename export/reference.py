@@ -25,6 +25,7 @@ from dsf.export.network import (
     Synapses,
     Window,
 )
+from dsf.tasks import Token
 
 Int64Array = npt.NDArray[np.int64]
 Observer = Callable[[str, Int64Array], None]
@@ -126,6 +127,21 @@ class ReferenceEngine:
         return query[..., node.first :][..., : node.size] * window
 
 
+class IntegerPolicy:
+    """Any integer engine as a closed-loop policy."""
+
+    def __init__(self, engine: ReferenceEngine | WindowReference) -> None:
+        self.engine, self.lanes = engine, engine.lanes
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode in one lane."""
+        self.engine.reset(lane)
+
+    def act(self, token: Token) -> npt.NDArray[np.float64]:
+        """Decide for every lane."""
+        return decode(self.engine.network.readout, self.engine.step(token.vector()))
+
+
 class WindowReference:
     """Window-mode engine: replays the last K tokens of each lane from an empty history for every decision."""
 
@@ -139,7 +155,10 @@ class WindowReference:
 
     def step(self, vector: npt.NDArray[np.floating], observe: Optional[Observer] = None) -> Int64Array:
         """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
-        graded = encode(self.network.encoder, vector)
+        return self.step_graded(encode(self.network.encoder, vector), observe)
+
+    def step_graded(self, graded: IntArray, observe: Optional[Observer] = None) -> Int64Array:
+        """As :meth:`step`, from the encoder's integers (lanes, features)."""
         answers = []
         for lane, tokens in enumerate(self.tokens):
             tokens.append(graded[lane : lane + 1])

@@ -1,9 +1,10 @@
 """Errors that running engines share."""
 
 from dsf.tasks import UserError
+from dsf.tasks.console import CommandFailed
 
 
-class EngineDied(Exception):
+class EngineDied(CommandFailed):
     """A backend stopped answering or one of its processes died. One line; nothing of it is left running."""
 
 

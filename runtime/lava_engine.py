@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from dsf.export.network import MAX_INPUT_BITS, Network, Synapses
-from dsf.export.reference import Int64Array, encode
+from dsf.export.reference import Int64Array
+from dsf.runtime.engine import LavaModel
 from dsf.runtime.lava_processes.block import DsfBlock, stock_synapses
 from dsf.runtime.lava_processes.ends import FusedEmbedding, FusedReadout, ResidualSum, TokenSink, TokenSource
 from dsf.runtime.lava_layout import (
@@ -26,8 +27,6 @@ from dsf.runtime.lava_layout import (
 from dsf.runtime.lava_processes.parts import EmbeddingRelay
 from dsf.runtime.lava_supervisor import LavaSupervisor
 from dsf.runtime.parity import Spikes
-
-LavaModel = Literal["fused", "expanded"]
 
 GRADED_BITS = 24
 
@@ -70,8 +69,8 @@ class LavaEngine:
         assert lane == 0
         self.episode_starts = True
 
-    def step(self, vector: npt.NDArray[np.floating]) -> tuple[Int64Array, Spikes]:
-        """Consume one token vector (1, features).
+    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
+        """Consume one token: the encoder's integers (1, features).
 
         Returns:
             accumulators (1, actions), and the spikes of every population, each (ticks, neurons).
@@ -79,10 +78,6 @@ class LavaEngine:
         Raises:
             EngineDied: a Lava process failed.
         """
-        return self.step_graded(encode(self.network.encoder, vector))
-
-    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
-        """As :meth:`step`, from the encoder's integers."""
         message = np.append(graded[0], self.episode_starts).astype(np.int32)
         self.episode_starts = False
         self.source.pipe.external_pipe_csp_send_port.send(message)

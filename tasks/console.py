@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 EXIT_FAILED = 1
-"""The command ran, and what it was asked to prove does not hold."""
+"""The input was fine, but the command could not do or prove what was asked."""
 EXIT_USAGE = 2
 """The input was wrong."""
 EXIT_SIGNAL = 128
@@ -30,8 +30,8 @@ class UserError(Exception):
     """A mistake in the input. Its message is one line: what is wrong, where, and what to do."""
 
 
-class CheckFailed(Exception):
-    """The command worked, but something it had to prove does not hold. One line, exit code 1."""
+class CommandFailed(Exception):
+    """The input was fine, but the command could not do or prove what was asked. One line, exit code 1."""
 
 
 def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
@@ -71,7 +71,7 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
         code = _fail(program, "interrupted", EXIT_SIGNAL + signal.SIGINT, debug)
     except UserError as error:
         code = _fail(program, str(error), EXIT_USAGE, debug)
-    except CheckFailed as error:
+    except CommandFailed as error:
         code = _fail(program, str(error), EXIT_FAILED, debug)
     except OSError as error:
         code = _fail(program, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE, debug)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.tensorboard import SummaryWriter
 
 from dsf.tasks import Episode, UserError, mean_confidence_interval, rollout
+from dsf.tasks.files import write_json
 from dsf.tasks.policy import FloatArray
 from dsf.train.checkpoint import (
     CHECKPOINT_NAME,
@@ -136,7 +136,7 @@ class Trainer:
         """Train to the end, evaluate the last checkpoint, and return its header."""
         config = self.config
         config.out.mkdir(parents=True, exist_ok=True)
-        _write_json(config.out / CONFIG_NAME, to_json(config))
+        write_json(config.out / CONFIG_NAME, to_json(config))
         writer = SummaryWriter(str(config.out), purge_step=self.step)
         self.model.train()
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
@@ -189,9 +189,3 @@ def score_record(engine: str, checkpoint: str, target: float, score: Any, episod
         "return_interval_95": [interval.low, interval.high],
         "score_mean": score(interval.mean),
     }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)

@@ -1,0 +1,121 @@
+"""``dsf-export``: fold, quantize, prove, and write one network file."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from dsf.export.bounds import require_no_overflow
+from dsf.export.file import SUFFIX, file_digest, write_network
+from dsf.export.fold import fold
+from dsf.export.network import LIF, Network
+from dsf.export.quantize import quantize
+from dsf.export.verify import Rung, verify
+from dsf.tasks import UserError, get_task, run_command
+from dsf.tasks.console import CommandFailed
+from dsf.tasks.files import require_writable_parent
+from dsf.train.checkpoint import Checkpoint, git_revision, load_checkpoint
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Turn a trained run into a network of integer spikes, with proof."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory of dsf-train, or a checkpoint file."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path(f"network{SUFFIX}")
+    """File to write."""
+    target: Literal["loihi"] = "loihi"
+    """What to export for."""
+    bits: int = 8
+    """Signed width of the weights, 2 to 8."""
+    episodes: int = 10
+    """Closed-loop episodes per network in the ladder."""
+    seed: int = 2_000
+    """Reset seed of the first of these episodes."""
+    max_score_drop: float = 10.0
+    """D4RL-normalised points that the integers may lose; more, and nothing is written."""
+
+
+def provenance(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Any]:
+    """Where the network comes from: everything needed to make it again."""
+    header = checkpoint.header
+    return {
+        "dataset": header["dataset"],
+        "model": header["model"],
+        "train": header["train"],
+        "train_steps": header["step"],
+        "train_revision": header["git_revision"],
+        "train_scores": header["scores"],
+        "export_revision": git_revision(),
+        "bits": config.bits,
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def print_ladder(rungs: list[Rung], console: Console) -> None:
+    """The ladder as a table."""
+    table = Table(title="verification ladder", title_justify="left")
+    for column in ("rung", "holds", "figures"):
+        table.add_column(column, overflow="fold")
+    for rung in rungs:
+        table.add_row(rung.name, "yes" if rung.passed else "NO", rung.summary)
+    console.print(table)
+
+
+def describe(network: Network, path: Path, console: Console) -> None:
+    """One paragraph about the written file."""
+    neurons = sum(node.size for node in network.of_kind(LIF))
+    bound = require_no_overflow(network)
+    mode = "equals" if network.stream_is_exact else "differs from"
+    console.print(
+        f"{path}: {path.stat().st_size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} window mode "
+        f"(receptive field {network.receptive_field}, K {network.context})\n"
+        f"overflow impossible; tightest: {bound.quantity} of {bound.node}, {bound.margin:.2f}x below its limit\n"
+        f"sha256 {file_digest(path)}",
+        soft_wrap=True,
+    )
+
+
+def run(config: ExportConfig) -> None:
+    """Export one run."""
+    console = Console()
+    if config.episodes < 1:
+        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    require_writable_parent(config.out)
+    checkpoint = load_checkpoint(config.run)
+    model = checkpoint.build_model()
+    folded = fold(model)
+    task = get_task(checkpoint.header["task"])
+    network = quantize(folded, task.name, config.bits, provenance(checkpoint, config))
+    seeds = range(config.seed, config.seed + config.episodes)
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("verifying L0 to L2", total=2 * config.episodes * task.max_steps)
+        steps = lambda running: progress.advance(bar, running)  # noqa: E731
+        rungs = verify(model, folded, network, task, seeds, config.max_score_drop, steps)
+    print_ladder(rungs, console)
+    failed = [rung.name for rung in rungs if not rung.passed]
+    if failed:
+        raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
+    network = network.with_verification({"rungs": [dataclasses.asdict(rung) for rung in rungs]})
+    write_network(network, config.out)
+    describe(network, config.out, console)
+
+
+def main() -> NoReturn:
+    """Console script."""
+    run_command(run, ExportConfig, "dsf-export", "Fold, quantize and verify a trained policy.")

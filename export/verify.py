@@ -1,0 +1,233 @@
+"""The verification ladder, levels L0 to L2: what was trained, folded, and quantized, compared rung by rung.
+
+L0 -> L1 (fold) must be exact: spikes may differ only where the membrane is within 1e-5 of the threshold, and those are
+counted. L1 -> L2 (integers) is the only lossy rung: spike agreement per population, action error, and closed-loop
+returns with confidence intervals. L0 and L1 run in float64 here, so that rounding cannot hide a wrong fold.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dsf.export.folded import FloatArray, FoldedEngine, FoldedModel
+from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference, decode
+from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
+from dsf.train.model import DSFormer
+from dsf.train.neurons import LIF
+from dsf.train.policy import TorchPolicy
+
+FLOAT_TOLERANCE = 1e-5
+"""Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""
+SEQUENCES = 64
+"""Token sequences of context length compared spike by spike."""
+STREAM_DECISIONS = 60
+"""Consecutive decisions over which stream mode is compared with window mode: three contexts."""
+
+Recording = dict[str, npt.NDArray[np.bool_]]
+"""Spikes per population, (tokens, ticks, lanes, neurons)."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One comparison of the ladder.
+
+    Attributes:
+        name: what was compared.
+        passed: whether it holds.
+        summary: one line of figures.
+        details: JSON values.
+    """
+
+    name: str
+    passed: bool
+    summary: str
+    details: dict[str, Any]
+
+
+def verify(
+    model: DSFormer,
+    folded: FoldedModel,
+    network: Network,
+    task: Task,
+    seeds: range,
+    max_score_drop: float,
+    on_step: Callable[[int], None],
+) -> list[Rung]:
+    """Climb L0 to L2 and return every rung, passed or not.
+
+    Args:
+        model: the trained model, in evaluation mode.
+        folded: its folded form.
+        network: its integer form.
+        task: closed-loop task.
+        seeds: reset seeds of the closed-loop episodes.
+        max_score_drop: D4RL-normalised points that the integers may lose against the float policy.
+        on_step: progress callback, see :func:`dsf.tasks.rollout`.
+    """
+    recorder = _Recorder(TorchPolicy(model, lanes=len(seeds)), network)
+    float_episodes = rollout(task, recorder, seeds, task.target_returns[0], on_step)
+    tokens = recorder.sequences(model.config.context)
+    integer = IntegerPolicy(ReferenceEngine(network, lanes=len(seeds)))
+    integer_episodes = rollout(task, integer, seeds, task.target_returns[0], on_step)
+    l0_actions, l0_spikes = run_torch(model, tokens)
+    l1_actions, l1_spikes, l1_margins = run_folded(folded, tokens)
+    l2_actions, l2_spikes = run_reference(network, tokens)
+    return [
+        compare_fold(l0_actions, l0_spikes, l1_actions, l1_spikes, l1_margins),
+        compare_integers(l1_actions, l1_spikes, l2_actions, l2_spikes),
+        compare_returns(task, float_episodes, integer_episodes, max_score_drop),
+        compare_stream(network, recorder.longest()),
+    ]
+
+
+def run_torch(model: DSFormer, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording]:
+    """L0 in float64 on (lanes, context, features) integers: actions (context, lanes, actions) and spikes."""
+    model = copy.deepcopy(model).double().eval()
+    recording: Recording = {}
+    lanes, context, _ = tokens.shape
+
+    def hook(name: str) -> Callable[[Any, Any, torch.Tensor], None]:
+        def store(_module: Any, _inputs: Any, spikes: torch.Tensor) -> None:
+            ticks, _, neurons = spikes.shape  # rows are lane-major: (ticks, lanes * context, neurons)
+            by_token = spikes.reshape(ticks, lanes, context, neurons).permute(2, 0, 1, 3)
+            recording[name] = by_token.numpy().astype(bool)
+
+        return store
+
+    for name, module in model.named_modules():
+        if isinstance(module, LIF):
+            module.register_forward_hook(hook(name))
+    with torch.inference_mode():
+        mask = torch.ones(lanes, context, dtype=torch.bool)
+        actions = model(torch.from_numpy(tokens.astype(np.float64)), mask)
+    return actions.numpy().swapaxes(0, 1), recording
+
+
+def run_folded(model: FoldedModel, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording, dict[str, FloatArray]]:
+    """L1: as :func:`run_torch`, and each membrane's distance from the threshold."""
+    engine = FoldedEngine(model, lanes=len(tokens))
+    spikes: dict[str, list[FloatArray]] = {}
+    margins: dict[str, list[FloatArray]] = {}
+
+    def observe(name: str, membranes: FloatArray, fired: FloatArray) -> None:
+        spikes.setdefault(name, []).append(fired)
+        margins.setdefault(name, []).append(np.abs(membranes - model.threshold))
+
+    actions = [engine.step_graded(tokens[:, i], observe) for i in range(tokens.shape[1])]
+    recording = {name: np.stack(parts).astype(bool) for name, parts in spikes.items()}
+    return np.stack(actions), recording, {name: np.stack(parts) for name, parts in margins.items()}
+
+
+def run_reference(network: Network, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording]:
+    """L2: as :func:`run_torch`."""
+    engine = ReferenceEngine(network, lanes=len(tokens))
+    spikes: dict[str, list[npt.NDArray[np.int64]]] = {}
+    spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+
+    def observe(name: str, values: npt.NDArray[np.int64]) -> None:
+        if name in spiking:
+            spikes.setdefault(name, []).append(values)
+
+    actions = [decode(network.readout, engine.step_graded(tokens[:, i], observe)) for i in range(tokens.shape[1])]
+    return np.stack(actions), {name: np.stack(parts).astype(bool) for name, parts in spikes.items()}
+
+
+def compare_fold(
+    l0_actions: FloatArray,
+    l0_spikes: Recording,
+    l1_actions: FloatArray,
+    l1_spikes: Recording,
+    margins: dict[str, FloatArray],
+) -> Rung:
+    """L0 -> L1."""
+    compared = sum(spikes.size for spikes in l0_spikes.values())
+    differing = {name: l0_spikes[name] != l1_spikes[name] for name in l0_spikes}
+    excused = sum(int((wrong & (margins[name] < FLOAT_TOLERANCE)).sum()) for name, wrong in differing.items())
+    wrong = sum(int(where.sum()) for where in differing.values()) - excused
+    error = float(np.abs(l0_actions - l1_actions).max())
+    passed = wrong == 0 and error < FLOAT_TOLERANCE
+    summary = f"{compared:,} spikes, {wrong} differ ({excused} more within 1e-5 of threshold), action error {error:.1e}"
+    details = {"compared_spikes": compared, "mismatches": wrong, "near_threshold": excused, "action_error_max": error}
+    return Rung("L0 torch -> L1 folded float", passed, summary, details)
+
+
+def compare_integers(
+    l1_actions: FloatArray, l1_spikes: Recording, l2_actions: FloatArray, l2_spikes: Recording
+) -> Rung:
+    """L1 -> L2 on open-loop tokens. Informative: it has no threshold of its own, the closed loop decides."""
+    agreement = {name: float((l1_spikes[name] == l2_spikes[name]).mean()) for name in l1_spikes}
+    rmse = float(np.sqrt(np.mean((l1_actions - l2_actions) ** 2)))
+    worst = min(agreement, key=lambda name: agreement[name])
+    overall = sum(agreement[n] * l1_spikes[n].size for n in agreement) / sum(s.size for s in l1_spikes.values())
+    summary = f"spikes agree {overall:.2%} (worst {worst} {agreement[worst]:.2%}), action RMSE {rmse:.4f}"
+    details = {"spike_agreement": agreement, "spike_agreement_overall": overall, "action_rmse": rmse}
+    return Rung("L1 folded float -> L2 integers", True, summary, details)
+
+
+def compare_returns(task: Task, floats: list[Episode], integers: list[Episode], max_score_drop: float) -> Rung:
+    """L0 against L2 in closed loop, same reset seeds."""
+    l0 = mean_confidence_interval([episode.episode_return for episode in floats])
+    l2 = mean_confidence_interval([episode.episode_return for episode in integers])
+    drop = task.score(l0.mean) - task.score(l2.mean)
+    summary = f"return {l0} -> {l2} over {len(floats)} episodes, score drop {drop:.1f} (limit {max_score_drop:g})"
+    details = {
+        "target_return": task.target_returns[0],
+        "seeds": [episode.seed for episode in floats],
+        "float": {**asdict(l0), "returns": [episode.episode_return for episode in floats]},
+        "integer": {**asdict(l2), "returns": [episode.episode_return for episode in integers]},
+        "score_drop": drop,
+        "max_score_drop": max_score_drop,
+    }
+    return Rung("L0 -> L2 closed loop", drop <= max_score_drop, summary, details)
+
+
+def compare_stream(network: Network, tokens: npt.NDArray[np.int32]) -> Rung:
+    """Stream mode against window mode on consecutive tokens (decisions, features), from an episode's first token."""
+    tokens = tokens[:STREAM_DECISIONS]
+    stream, window = ReferenceEngine(network), WindowReference(network)
+    different = sum(
+        int(not np.array_equal(stream.step_graded(token[None]), window.step_graded(token[None]))) for token in tokens
+    )
+    exact = network.stream_is_exact
+    summary = f"{different} of {len(tokens)} decisions differ; receptive field {network.receptive_field}, K {network.context}"
+    if not exact:
+        summary += " (longer than K: stream is not the windowed policy)"
+    details = {"decisions": len(tokens), "different": different, "receptive_field": network.receptive_field}
+    return Rung("L2 stream = window", different == 0 or not exact, summary, details)
+
+
+class _Recorder:
+    """A policy that keeps every token it was shown, as the network's integers."""
+
+    def __init__(self, policy: TorchPolicy, network: Network) -> None:
+        self.policy, self.codec, self.lanes = policy, policy.model.codec, policy.lanes
+        self.episodes: list[list[npt.NDArray[np.int32]]] = [[] for _ in range(self.lanes)]
+
+    def reset(self, lane: int) -> None:
+        """Forward to the policy."""
+        self.policy.reset(lane)
+        self.episodes[lane] = []
+
+    def act(self, token: Token) -> FloatArray:
+        """Record, then decide."""
+        for lane, graded in enumerate(self.codec.encode(token.vector())):
+            self.episodes[lane].append(graded)
+        return self.policy.act(token)
+
+    def longest(self) -> npt.NDArray[np.int32]:
+        """The longest recorded episode (decisions, features)."""
+        return np.array(max(self.episodes, key=len))
+
+    def sequences(self, context: int) -> npt.NDArray[np.int32]:
+        """Evenly spread windows (SEQUENCES, context, features) from all lanes."""
+        whole = np.concatenate([np.array(tokens) for tokens in self.episodes])
+        starts = np.linspace(0, max(len(whole) - context, 0), SEQUENCES).astype(int)
+        return np.stack([whole[start : start + context] for start in starts])

@@ -1,0 +1,129 @@
+"""``dsf-sim-run``: drive a robot closed-loop with an integer network on simulated neuromorphic cores."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from dsf.export.file import file_digest, read_network
+from dsf.export.network import Network
+from dsf.export.reference import IntegerPolicy, ReferenceEngine
+from dsf.hardware_models import estimate_energy, load_preset
+from dsf.runtime.artifacts import checkpoint_path, network_path
+from dsf.runtime.closed_loop import check_fits, run_closed_loop
+from dsf.runtime.engine import BackendName, LavaModel, open_engine, require_lava
+from dsf.runtime.report import print_report, summarise
+from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
+from dsf.tasks.console import CommandFailed
+from dsf.tasks.files import require_writable_parent, write_json
+
+
+@dataclass(frozen=True)
+class SimRunConfig:
+    """Run an exported network in closed loop, count every spike, and price them."""
+
+    network: Annotated[Optional[Path], tyro.conf.Positional] = None
+    """Network file of dsf-export; without one, the shipped Hopper network runs."""
+    task: Optional[str] = None
+    """Task to run; default: the one the network was exported for."""
+    backend: BackendName = "lava"
+    """lava: Lava's Loihi simulator (Python 3.10); reference: the numpy definition of truth."""
+    lava: LavaModel = "fused"
+    """fused: one process per block; expanded: stock LIFReset and Dense processes, every population apart."""
+    episodes: int = 1
+    """Closed-loop episodes."""
+    seed: int = 0
+    """Reset seed of the first episode; the others follow."""
+    target_return: Optional[float] = None
+    """Return to ask for (reward units); default: the task's first target."""
+    parity_decisions: int = 1_000
+    """Decisions checked against the reference engine, spike by spike; 0 switches the check off."""
+    hardware: tuple[str, ...] = ("paper_45nm", "loihi1_davies2018")
+    """Hardware presets that price the run."""
+    compare: bool = False
+    """Also run the float policy (where torch is installed) and the integer reference on the same seeds."""
+    checkpoint: Optional[Path] = None
+    """Float checkpoint for --compare; the shipped network brings its own."""
+    json: Optional[Path] = None
+    """Write the report here as well."""
+
+
+def check_config(config: SimRunConfig) -> None:
+    """Refuse settings that cannot work, before anything starts.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if config.episodes < 1:
+        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    if config.parity_decisions < 0:
+        raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
+    if config.compare and config.network is not None and config.checkpoint is None:
+        raise UserError("--compare needs --checkpoint RUN, the run that this network was exported from")
+    if config.json is not None:
+        require_writable_parent(config.json)
+    if config.backend == "lava":
+        require_lava()
+
+
+def compare_levels(
+    config: SimRunConfig, network: Network, task: Task, seeds: range, target: float, console: Console
+) -> dict[str, list[Episode]]:
+    """Returns of the float policy and the integer reference on the same seeds."""
+    episodes: dict[str, list[Episode]] = {}
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("float policy and reference", total=2 * len(seeds) * task.max_steps)
+
+        def on_step(running: int) -> None:
+            progress.advance(bar, running)
+
+        if importlib.util.find_spec("torch") is not None:
+            from dsf.train.checkpoint import load_checkpoint
+            from dsf.train.policy import TorchPolicy
+
+            model = load_checkpoint(config.checkpoint or checkpoint_path()).build_model()
+            episodes["float (torch, window)"] = rollout(task, TorchPolicy(model, len(seeds)), seeds, target, on_step)
+        reference = IntegerPolicy(ReferenceEngine(network, len(seeds)))
+        episodes["integer reference"] = rollout(task, reference, seeds, target, on_step)
+    return episodes
+
+
+def run(config: SimRunConfig) -> None:
+    """Run, report, and fail if a single spike differs from the reference."""
+    console = Console()
+    check_config(config)
+    presets = [load_preset(name) for name in config.hardware]
+    path = config.network or network_path()
+    network = read_network(path)
+    task = get_task(config.task or network.task)
+    check_fits(network, task)
+    target = task.target_returns[0] if config.target_return is None else config.target_return
+    seeds = range(config.seed, config.seed + config.episodes)
+    backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
+    console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
+    comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
+    with open_engine(network, config.backend, config.lava) as engine, Progress(
+        console=console, transient=True
+    ) as progress:
+        bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
+        result = run_closed_loop(
+            task, engine, seeds, target, config.parity_decisions, lambda running: progress.advance(bar, running)
+        )
+    energies = [estimate_energy(result.activity, preset) for preset in presets]
+    summary = summarise(task, backend, target, result, energies, comparison)
+    print_report(summary, console)
+    if config.json is not None:
+        write_json(config.json, summary)
+    if not result.parity.exact:
+        raise CommandFailed(f"{backend} differs from the reference: {result.parity.first_mismatch or 'accumulators'}")
+
+
+def main() -> NoReturn:
+    """Console script."""
+    run_command(run, SimRunConfig, "dsf-sim-run", "Run an exported network closed-loop on simulated cores.")

@@ -1,0 +1,111 @@
+"""A backend in closed loop with a task: decides, counts every spike, and is checked against the reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dsf.export.network import Network
+from dsf.export.reference import check_token_size, decode, encode
+from dsf.hardware_models import Activity, SpikeCounter, measure_activity
+from dsf.runtime.engine import Engine
+from dsf.runtime.parity import Parity, ParityCheck
+from dsf.tasks import Episode, Task, Token, rollout
+from dsf.tasks.policy import FloatArray
+
+
+class EnginePolicy:
+    """An engine as a :class:`dsf.tasks.Policy`, with spike counts and a parity check over the first decisions."""
+
+    lanes = 1
+
+    def __init__(self, engine: Engine, parity_decisions: int) -> None:
+        self.engine, self.network = engine, engine.network
+        self.counter = SpikeCounter(engine.network)
+        self.check = ParityCheck(engine.network)
+        self.parity_decisions = parity_decisions
+        self.episode_spikes: list[int] = []
+        self.checking_seconds = 0.0
+
+    def reset(self, lane: int) -> None:
+        """A new episode starts."""
+        self.engine.reset(lane)
+        self.check.reset()
+        self.episode_spikes.append(0)
+
+    def act(self, token: Token) -> FloatArray:
+        """One decision."""
+        graded = encode(self.network.encoder, token.vector())
+        accumulators, spikes = self.engine.step_graded(graded)
+        self.counter.add(spikes)
+        self.episode_spikes[-1] += sum(int(values.sum()) for values in spikes.values())
+        if self.check.decisions < self.parity_decisions:
+            started = time.perf_counter()
+            self.check.check(graded, accumulators, spikes)
+            self.checking_seconds += time.perf_counter() - started
+        return decode(self.network.readout, accumulators)
+
+
+@dataclass(frozen=True)
+class ClosedLoopResult:
+    """What a closed-loop run produced.
+
+    Attributes:
+        episodes: in the order of the seeds.
+        episode_spikes: spikes fired in each (LIF and gate populations).
+        activity: counts over all episodes.
+        parity: comparison with the reference engine.
+        seconds: wall time of the loop, environment included, without the parity check.
+        ticks: simulated time steps.
+    """
+
+    episodes: list[Episode]
+    episode_spikes: list[int]
+    activity: Activity
+    parity: Parity
+    seconds: float
+    ticks: int
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in all episodes."""
+        return sum(episode.decisions for episode in self.episodes)
+
+    @property
+    def decisions_per_second(self) -> float:
+        """Environment included."""
+        return self.decisions / self.seconds
+
+
+def run_closed_loop(
+    task: Task,
+    engine: Engine,
+    seeds: range,
+    target_return: float,
+    parity_decisions: int,
+    on_step: Callable[[int], None] | None = None,
+) -> ClosedLoopResult:
+    """Run one episode per seed.
+
+    Raises:
+        NetworkError: the network does not fit the task's environment.
+        EngineDied: the backend failed.
+    """
+    check_fits(engine.network, task)
+    policy = EnginePolicy(engine, parity_decisions)
+    started = time.perf_counter()
+    episodes = rollout(task, policy, seeds, target_return, on_step)
+    seconds = time.perf_counter() - started - policy.checking_seconds
+    ticks = policy.counter.decisions * engine.ticks_per_decision
+    activity = measure_activity(policy.counter)
+    return ClosedLoopResult(episodes, policy.episode_spikes, activity, policy.check.result, seconds, ticks)
+
+
+def check_fits(network: Network, task: Task) -> None:
+    """Refuse a network whose inputs and outputs are another task's.
+
+    Raises:
+        NetworkError: sizes differ.
+    """
+    check_token_size(network, task.observation_size, task.action_size)

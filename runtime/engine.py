@@ -1,0 +1,100 @@
+"""What the closed loop needs of a backend, and the choice between them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.reference import Int64Array, ReferenceEngine
+from dsf.runtime.errors import BackendUnavailable
+from dsf.runtime.parity import Spikes
+
+BackendName = Literal["lava", "reference"]
+LavaModel = Literal["fused", "expanded"]
+
+
+class Engine(Protocol):
+    """One lane of an integer network in stream mode."""
+
+    network: Network
+
+    @property
+    def ticks_per_decision(self) -> int:
+        """Simulated time steps per token."""
+        ...
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode."""
+        ...
+
+    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
+        """The encoder's integers (1, features) in; accumulators (1, actions) and every population's spikes out."""
+        ...
+
+
+class ReferenceBackend:
+    """The numpy reference engine behind the :class:`Engine` interface."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.engine = network, ReferenceEngine(network)
+        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+
+    @property
+    def ticks_per_decision(self) -> int:
+        """T: the reference has no pipeline."""
+        return self.network.ticks
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode."""
+        self.engine.reset(lane)
+
+    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
+        """Consume one token."""
+        spikes: Spikes = {}
+
+        def observe(name: str, values: Int64Array) -> None:
+            if name in self.spiking:
+                spikes[name] = values[:, 0]
+
+        return self.engine.step_graded(graded, observe), spikes
+
+
+@contextlib.contextmanager
+def open_engine(network: Network, backend: BackendName, lava_model: LavaModel = "fused") -> Iterator[Engine]:
+    """Start a backend and stop everything that belongs to it at the end, whatever happens.
+
+    Raises:
+        BackendUnavailable: Lava was asked for where it cannot run.
+        EngineDied: Lava failed.
+    """
+    if backend == "reference":
+        yield ReferenceBackend(network)
+        return
+    require_lava()
+    from dsf.runtime.lava_engine import LavaEngine
+
+    with LavaEngine(network, lava_model) as engine:
+        yield engine
+
+
+def require_lava() -> None:
+    """Check that the Lava backend can run here.
+
+    Raises:
+        BackendUnavailable: wrong Python, or Lava is not installed.
+    """
+    if sys.version_info >= (3, 11):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise BackendUnavailable(
+            f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {version}: "
+            "use a Python 3.10 environment, or --backend reference, which gives the same spikes"
+        )
+    if importlib.util.find_spec("lava") is None:
+        raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend reference")

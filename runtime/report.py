@@ -1,0 +1,133 @@
+"""The closed-loop report: one record, printed as tables and written as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dsf.hardware_models import EnergyEstimate
+from dsf.hardware_models.preset import GRADES
+from dsf.runtime.closed_loop import ClosedLoopResult
+from dsf.tasks import Episode, Task, mean_confidence_interval
+
+MICROJOULE = 1e-6
+
+
+def summarise(
+    task: Task,
+    backend: str,
+    target_return: float,
+    result: ClosedLoopResult,
+    energies: list[EnergyEstimate],
+    comparison: dict[str, list[Episode]],
+) -> dict[str, Any]:
+    """The run as JSON values with stable keys."""
+    interval = mean_confidence_interval([episode.episode_return for episode in result.episodes])
+    activity = result.activity
+    return {
+        "task": task.name,
+        "env_id": task.env_id,
+        "backend": backend,
+        "mode": "stream",
+        "target_return": target_return,
+        "episodes": [
+            {
+                "seed": episode.seed,
+                "return": episode.episode_return,
+                "score": task.score(episode.episode_return),
+                "decisions": episode.decisions,
+                "spikes": spikes,
+            }
+            for episode, spikes in zip(result.episodes, result.episode_spikes)
+        ],
+        "return_mean": interval.mean,
+        "return_interval_95": [interval.low, interval.high],
+        "score_mean": task.score(interval.mean),
+        "decisions_per_second": result.decisions_per_second,
+        "ticks_per_second": result.ticks / result.seconds,
+        "seconds": result.seconds,
+        "spikes_per_decision": sum(result.episode_spikes) / result.decisions,
+        "synaptic_events_per_decision": activity.per_decision("synaptic_events"),
+        "firing_rate": activity.firing_rate,
+        "energy": {
+            energy.preset: {
+                "joules_per_decision": energy.nominal,
+                "low": energy.low,
+                "high": energy.high,
+                "grade": energy.grade,
+                "unpriced_per_decision": energy.unpriced,
+                "layers": {layer.node: layer.nominal for layer in energy.layers},
+            }
+            for energy in energies
+        },
+        "parity": {
+            "compared_spikes": result.parity.compared_spikes,
+            "mismatches": result.parity.mismatches,
+            "accumulator_mismatches": result.parity.accumulator_mismatches,
+            "first_mismatch": result.parity.first_mismatch,
+        },
+        "comparison": {
+            name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
+            for name, episodes in comparison.items()
+        },
+    }
+
+
+def print_report(summary: dict[str, Any], console: Console) -> None:
+    """The run for a person."""
+    table = Table(title=f"{summary['env_id']}, closed loop, target return {summary['target_return']:.0f}", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    low, high = summary["return_interval_95"]
+    episodes = summary["episodes"]
+    rows = {
+        "backend, mode": f"{summary['backend']}, {summary['mode']}",
+        "episodes (seeds)": f"{len(episodes)} ({episodes[0]['seed']}..{episodes[-1]['seed']})",
+        "return, mean [95 %]": f"{summary['return_mean']:.1f} [{low:.1f}, {high:.1f}]",
+        "D4RL-normalised score": f"{summary['score_mean']:.1f}",
+        "decisions": f"{sum(episode['decisions'] for episode in episodes)}",
+        "spikes per decision": f"{summary['spikes_per_decision']:,.0f}",
+        "synaptic events per decision": f"{summary['synaptic_events_per_decision']:,.0f}",
+        "firing rate (per neuron and tick)": f"{summary['firing_rate']:.2%}",
+        "decisions per second": f"{summary['decisions_per_second']:.0f}",
+        "simulated ticks per second": f"{summary['ticks_per_second']:.0f}",
+        "wall time": f"{summary['seconds']:.1f} s",
+        "spikes compared with the reference": f"{summary['parity']['compared_spikes']:,}",
+        "mismatches": f"{summary['parity']['mismatches']}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print(_energy_table(summary["energy"]))
+    if summary["comparison"]:
+        console.print(_comparison_table(summary))
+
+
+def _energy_table(energy: dict[str, Any]) -> Table:
+    table = Table(title="energy per decision (an estimate: counted events x published prices)", title_justify="left")
+    for column in ("hardware preset", "energy", "low .. high", "grade", "counted but unpriced, per decision"):
+        table.add_column(column, overflow="fold")
+    for preset, values in energy.items():
+        unpriced = ", ".join(f"{count:,.0f} {name}" for name, count in values["unpriced_per_decision"].items())
+        table.add_row(
+            preset,
+            f"{values['joules_per_decision'] / MICROJOULE:.2f} uJ",
+            f"{values['low'] / MICROJOULE:.2f} .. {values['high'] / MICROJOULE:.2f} uJ",
+            f"{values['grade']} ({GRADES[values['grade']]})",
+            unpriced or "-",
+        )
+    return table
+
+
+def _comparison_table(summary: dict[str, Any]) -> Table:
+    table = Table(title="the same seeds under every level", title_justify="left")
+    table.add_column("seed", justify="right")
+    for name in summary["comparison"]:
+        table.add_column(name, justify="right")
+    table.add_column(summary["backend"], justify="right")
+    for row, episode in enumerate(summary["episodes"]):
+        others = [f"{episodes[row]['return']!r}" for episodes in summary["comparison"].values()]
+        table.add_row(str(episode["seed"]), *others, f"{episode['return']!r}")
+    return table
