@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import require_no_overflow
+from dsf.export.bounds import CURRENT_LIMIT, require_no_overflow
 from dsf.export.folded import Affine, FloatArray, FoldedBlock, FoldedModel
 from dsf.export.network import (
     BIAS_EXPONENT_BITS,
@@ -41,6 +41,10 @@ from dsf.export.network import (
 from dsf.tasks import UserError
 
 MIN_BITS = 2
+FINE_BIAS_UNITS = 1023
+"""Biases up to this many synaptic units keep a resolution of a quarter unit (13-bit mantissa, 1/64 unit, 2**4)."""
+FINE_THRESHOLD_UNITS = 64
+"""Thresholds below this many synaptic units would round the scale noticeably; an exponent on the sum refines them."""
 FINEST_THRESHOLD_UNITS, COARSEST_THRESHOLD_UNITS = 4096, 16
 """Range searched for the residual LIFs' threshold, in residual units (powers of two)."""
 
@@ -146,30 +150,57 @@ def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
     return LIF(name, source, threshold, np.zeros(width, np.int16), 0, scales.decay)
 
 
-def neuron_thresholds(strongest: FloatArray, name: str, scales: Scales) -> npt.NDArray[np.int32]:
-    """Per-neuron thresholds theta = floor(threshold * limit / max |w|): the scale threshold / theta fits the weights.
+def neuron_thresholds(strongest: FloatArray, limit: int, name: str, scales: Scales) -> npt.NDArray[np.int32]:
+    """Per-neuron thresholds floor(threshold * limit / max |w|): the scale threshold / theta then fits the weights.
+
+    Args:
+        strongest: (neurons,) largest magnitude among each neuron's weights.
+        limit: largest integer a weight may become.
+        name: node name for the error.
+        scales: float threshold.
 
     Raises:
         UserError: a weight exceeds ``limit`` thresholds, so no integer threshold is left.
     """
     ceiling = (1 << THRESHOLD_BITS) - 1
     with np.errstate(divide="ignore"):
-        thresholds = np.minimum(np.floor(scales.threshold * scales.weight_limit / strongest), ceiling)
+        thresholds = np.minimum(np.floor(scales.threshold * limit / strongest), ceiling)
     if thresholds.min() < 1:
         raise UserError(
-            f"cannot export: {name} has a folded weight of {strongest.max():.3g}, above {scales.weight_limit} thresholds; "
-            "use more --bits, or retrain: a nearly constant population inflates the weights behind it"
+            f"cannot export: {name} has a folded weight of {strongest.max():.3g}, above {limit} thresholds; use more "
+            "--bits, or retrain: a nearly constant population inflates the weights behind it"
         )
     return thresholds.astype(np.int32)
 
 
+def threshold_exponent(strongest: FloatArray, inputs: int, scales: Scales) -> int:
+    """The exponent that gives every threshold FINE_THRESHOLD_UNITS, as far as the current's range allows."""
+    wanted = FINE_THRESHOLD_UNITS * float(strongest.max()) / (scales.threshold * scales.weight_limit)
+    room = CURRENT_LIMIT // 2 // (inputs * scales.weight_limit)
+    return max(0, min(math.ceil(math.log2(max(wanted, 1.0))), int(math.log2(max(room, 1))), MAX_EXPONENT))
+
+
+def largest_threshold_for_bias(bias: FloatArray, scales: Scales) -> npt.NDArray[np.int32]:
+    """Per-neuron cap on the threshold that keeps biases within FINE_BIAS_UNITS.
+
+    All neurons of a population share one bias exponent. A neuron with tiny weights would otherwise take so fine a
+    scale that its bias coarsens everybody's.
+    """
+    with np.errstate(divide="ignore"):
+        cap = np.floor(FINE_BIAS_UNITS * scales.threshold / np.abs(bias))
+    return np.clip(cap, FINE_THRESHOLD_UNITS, (1 << THRESHOLD_BITS) - 1).astype(np.int32)
+
+
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:
     """Synapses with one scale per neuron, and the LIF that absorbs these scales in threshold and bias."""
-    thresholds = neuron_thresholds(np.abs(affine.weight).max(axis=1), name, scales)
+    strongest = np.abs(affine.weight).max(axis=1)
+    exponent = threshold_exponent(strongest, affine.weight.shape[1], scales)
+    thresholds = neuron_thresholds(strongest, scales.weight_limit << exponent, name, scales)
+    thresholds = np.minimum(thresholds, largest_threshold_for_bias(affine.bias, scales))
     scale = scales.threshold / thresholds
-    weights = np.rint(affine.weight / scale[:, None]).astype(np.int8)
-    mantissa, exponent = bias_parts(affine.bias / scale, name)
-    return Synapses(name, source, weights, 0), LIF(lif, name, thresholds, mantissa, exponent, scales.decay)
+    weights = np.rint(affine.weight / scale[:, None] / (1 << exponent)).astype(np.int8)
+    mantissa, bias_exponent = bias_parts(affine.bias / scale, name)
+    return Synapses(name, source, weights, exponent), LIF(lif, name, thresholds, mantissa, bias_exponent, scales.decay)
 
 
 def bias_parts(bias: FloatArray, name: str) -> tuple[npt.NDArray[np.int16], int]:
@@ -190,7 +221,8 @@ def bias_parts(bias: FloatArray, name: str) -> tuple[npt.NDArray[np.int16], int]
 def window_stage(attention: str, qkv: str, width: int, bias: FloatArray, scales: Scales) -> tuple[Window, LIF]:
     """The PSSA window and its LIF, with a scale of their own."""
     name = f"{attention}.window"
-    threshold = int(neuron_thresholds(np.abs(bias).max(keepdims=True), name, scales)[0])
+    limit = (1 << (WEIGHT_BITS - 1)) - 1  # w numbers per block: never worth fewer bits
+    threshold = int(neuron_thresholds(np.abs(bias).max(keepdims=True), limit, name, scales)[0])
     weights = np.rint(bias * threshold / scales.threshold).astype(np.int8)
     window = Window(name, qkv, f"{attention}.coincidence", first=0, size=width, weights=weights)
     thresholds, no_bias = np.full(width, threshold, np.int32), np.zeros(width, np.int16)

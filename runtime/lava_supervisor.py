@@ -14,6 +14,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from queue import Empty
 from types import FrameType, TracebackType
 from typing import Any
@@ -45,16 +46,28 @@ def bind_children_to_parent() -> None:
     if _children_bound:
         return
     _children_bound = True
-    libc, parent = ctypes.CDLL(None), os.getpid()
+    _start_quiet_resource_tracker()
+    libc = ctypes.CDLL(None)
 
     def in_child() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if os.getppid() not in (parent, os.getpgrp()) and os.getppid() == 1:
-            os._exit(1)  # the parent died before the line above took effect
 
     os.register_at_fork(after_in_child=in_child)
+
+
+def _start_quiet_resource_tracker() -> None:
+    """Start Python's resource tracker before Lava does, so that it cleans up after a SIGKILL without a warning."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextlib.contextmanager

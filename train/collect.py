@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,7 +133,9 @@ def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: st
         raise UserError(f"dataset '{recipe.dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
-        with _minari_store(staging):
+        with _minari_store(staging), warnings.catch_warnings():
+            # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
+            warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
             minari.create_dataset_from_buffers(
                 recipe.dataset_id,
                 episodes,

@@ -1,0 +1,60 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from random_networks import random_model
+
+from dsf.train.model import DSFormer
+
+
+def shared_memory_segments() -> set[str]:
+    """Names of the POSIX shared-memory segments that Python's SharedMemory made."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """The whole suite leaves no child process and no shared-memory segment."""
+    before = shared_memory_segments()
+    yield
+    assert shared_memory_segments() <= before
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+    assert [command for command in commands if "resource_tracker" not in command] == []
+
+
+@pytest.fixture
+def model() -> DSFormer:
+    """A small random model with plausible batch statistics."""
+    return random_model(seed=0)
+
+
+@pytest.fixture
+def minari_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Minari store of the test's own."""
+    store = tmp_path / "minari"
+    store.mkdir()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
+    return store
+
+
+def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Run one of the console scripts of this environment."""
+    program = Path(sys.executable).parent / arguments[0]
+    return subprocess.run([str(program), *arguments[1:]], capture_output=True, text=True, timeout=timeout)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """Exit code 2, one line on stderr that holds every fragment, no traceback."""
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for fragment in fragments:
+        assert fragment in lines[0], lines[0]

@@ -1,0 +1,98 @@
+"""The network file: round trip, damage, atomic writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from random_networks import random_network
+
+from dsf.export.file import read_network, write_network
+from dsf.export.network import LIF, Network, NetworkError, Synapses
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A written network."""
+    file = tmp_path / "net.dsf.h5"
+    write_network(random_network(0), file)
+    return file
+
+
+def test_round_trip(path: Path) -> None:
+    network, loaded = random_network(0), read_network(path)
+    assert (loaded.task, loaded.ticks, loaded.context) == (network.task, network.ticks, network.context)
+    assert len(loaded.nodes) == len(network.nodes)
+    for before, after in zip(network.nodes, loaded.nodes):
+        assert type(before) is type(after)
+        for item in dataclasses.fields(before):
+            left, right = getattr(before, item.name), getattr(after, item.name)
+            assert np.array_equal(left, right) and type(left) is type(right)
+
+
+def test_same_network_same_bytes(path: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.dsf.h5"
+    write_network(random_network(0), again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_every_flipped_bit_and_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    damaged = tmp_path / "damaged.dsf.h5"
+    for position in [*range(0, 512, 3), *generator.integers(0, len(content), 800).tolist()]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(generator.integers(8))
+        damaged.write_bytes(flipped)
+        with pytest.raises(NetworkError):
+            read_network(damaged)
+    for length in [0, 1, 511, 512, 513, *generator.integers(0, len(content), 100).tolist()]:
+        damaged.write_bytes(content[:length])
+        with pytest.raises(NetworkError):
+            read_network(damaged)
+
+
+def test_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match="cannot read network file .*: No such file"):
+        read_network(tmp_path / "none.dsf.h5")
+
+
+def test_failed_write_leaves_the_old_file_and_no_litter(path: Path) -> None:
+    before = path.read_bytes()
+    network = dataclasses.replace(random_network(1), provenance={"not json": {1, 2}})
+    with pytest.raises(TypeError):
+        write_network(network, path)
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def change(network: Network, name: str, **fields: object) -> Network:
+    """The network with one node's fields replaced."""
+    nodes = [dataclasses.replace(node, **fields) if node.name == name else node for node in network.nodes]
+    return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("embed", {"weights": np.full((12, 6), 128)}, "weights leaves the range"),
+        ("embed", {"weights": np.ones((12, 5), np.int8)}, "weights read 5 of 6 inputs"),
+        ("embed", {"exponent": 40}, "exponent is 40"),
+        ("blocks.0.attention.qkv_lif", {"threshold": np.zeros(36, np.int32)}, "not positive"),
+        ("blocks.0.attention.qkv_lif", {"threshold": np.ones(36)}, "dtype float64"),
+        ("blocks.0.attention.qkv_lif", {"bias_mantissa": np.full(36, 5000)}, "bias_mantissa leaves the range"),
+        ("blocks.0.attention.qkv_lif", {"source": "nowhere"}, "'nowhere' is no earlier node"),
+        ("blocks.0.attention.qkv_lif", {"source": "encoder"}, "source 'encoder' is a Encoder"),
+        ("readout", {"scale": np.array([1.0, np.nan, 1.0])}, "scale is not positive"),
+    ],
+)
+def test_networks_that_break_a_rule_name_node_and_field(name: str, fields: dict[str, object], words: str) -> None:
+    with pytest.raises(NetworkError, match=f"{name}.*{words}"):
+        change(random_network(0), name, **fields)
+
+
+def test_integer_dtype_survives(path: Path) -> None:
+    loaded = read_network(path)
+    assert {node.weights.dtype for node in loaded.of_kind(Synapses)} == {np.dtype(np.int8)}
+    assert {node.threshold.dtype for node in loaded.of_kind(LIF)} == {np.dtype(np.int32)}

@@ -1,0 +1,133 @@
+"""L0 -> L1 is exact, L1 -> L2 follows the scale rules, and nothing can overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import random_model, random_network, random_tokens
+
+from dsf.export.bounds import prove, require_no_overflow
+from dsf.export.fold import fold
+from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
+from dsf.export.quantize import Scales, bias_parts, largest_threshold_for_bias, quantize
+from dsf.export.reference import ReferenceEngine
+from dsf.export.verify import compare_fold, run_folded, run_reference, run_torch
+from dsf.tasks import UserError
+
+SIZES = {
+    "width": st.integers(1, 16),
+    "blocks": st.integers(1, 3),
+    "ticks": st.integers(1, 6),
+    "window": st.integers(1, 5),
+    "input_bits": st.integers(4, 12),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), **SIZES)
+def test_fold_is_exact(seed: int, **sizes: int) -> None:
+    model = random_model(seed, **sizes)
+    limit = model.codec.limit
+    tokens = np.random.default_rng(seed).integers(-limit, limit + 1, (5, 8, 6)).astype(np.int32)
+    rung = compare_fold(*run_torch(model, tokens), *run_folded(fold(model), tokens))
+    assert rung.passed, rung.summary
+    assert rung.details["compared_spikes"] == 5 * 8 * sizes["ticks"] * sizes["blocks"] * sizes["width"] * 8
+
+
+def test_random_networks_are_alive() -> None:
+    """The property tests would prove little on silent networks."""
+    model = random_model(0)
+    tokens = random_tokens(random_network(0), 8, 20, seed=1).swapaxes(0, 1).astype(np.int32)
+    _, spikes = run_torch(model, tokens)
+    rates = {name: float(values.mean()) for name, values in spikes.items()}
+    assert all(0.02 < rate < 0.98 for rate in rates.values()), rates
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8), **SIZES)
+def test_no_run_leaves_the_proven_bounds(seed: int, bits: int, **sizes: int) -> None:
+    network = random_network(seed, bits, **sizes)
+    require_no_overflow(network)
+    limits = {bound.node: bound.largest for bound in prove(network) if bound.quantity in ("shifted sum", "residual")}
+    largest = dict.fromkeys(limits, 0)
+
+    def observe(name: str, values: np.ndarray) -> None:
+        if name in largest:
+            largest[name] = max(largest[name], int(np.abs(values).max()))
+
+    engine = ReferenceEngine(network, lanes=4)
+    for token in random_tokens(network, 6, 4, seed):
+        engine.step_graded(token, observe)
+    assert all(largest[name] <= limits[name] for name in limits)
+
+
+def test_integers_follow_the_float_network_ever_closer_with_more_bits() -> None:
+    folded = fold(random_model(5, width=32))
+    tokens = random_tokens(random_network(5, width=32), 8, 32, seed=2).swapaxes(0, 1).astype(np.int32)
+    _, truth, _ = run_folded(folded, tokens)
+    agreement = []
+    for bits in (2, 4, 8):
+        _, spikes = run_reference(quantize(folded, "hopper", bits), tokens)
+        agreement.append(np.mean([np.mean(spikes[name] == truth[name]) for name in truth]))
+    assert agreement[0] < agreement[1] < agreement[2] and agreement[2] > 0.97
+
+
+def test_scale_rules() -> None:
+    """Own scales in front of a LIF use the whole range; residual writers share one unit times a power of two."""
+    model = random_model(2, width=16)
+    folded, network = fold(model), random_network(2, width=16)
+    qkv, lif = network["blocks.0.attention.qkv"], network["blocks.0.attention.qkv_lif"]
+    assert isinstance(qkv, Synapses) and isinstance(lif, LIF)
+    scale = (model.config.threshold / lif.threshold * 2.0**qkv.exponent)[:, None]
+    assert (np.abs(qkv.weights * scale - folded.blocks[0].qkv.weight) <= scale / 2 + 1e-9).all()
+    scales = Scales(8, model.config.threshold, 1, lif.decay)
+    capped = lif.threshold == largest_threshold_for_bias(folded.blocks[0].qkv.bias, scales)
+    assert np.abs(qkv.weights)[~capped].max(axis=1).min() > 120 and capped.mean() < 0.2
+    entry = network["blocks.0.attention.input_lif"]
+    assert isinstance(entry, LIF)
+    unit = model.config.threshold / int(entry.threshold[0])
+    for name, affine in (("embed", folded.embed), ("blocks.1.mlp.contract", folded.blocks[1].contract)):
+        synapses = network[name]
+        assert isinstance(synapses, Synapses)
+        step = unit * 2.0**synapses.exponent
+        assert np.abs(synapses.weights * step - affine.weight).max() <= step / 2 + 1e-12
+
+
+def test_bias_parts_keep_thirteen_bits() -> None:
+    bias = np.array([0.0, -700.3, 12.25])
+    mantissa, exponent = bias_parts(bias, "x")
+    assert np.abs(mantissa).max() <= 4095
+    assert np.abs(mantissa * 2.0**exponent / 64 - bias).max() <= 2.0**exponent / 128
+    with pytest.raises(UserError, match="folded bias"):
+        bias_parts(np.array([1e6]), "x")
+
+
+def test_overflow_is_found_and_named() -> None:
+    network = random_network(0)
+    nodes = [
+        Residual(node.name, node.sources, np.full(node.size, 2**20, np.int32)) if node.name == "residual.1" else node
+        for node in network.nodes
+    ]
+    broken = Network(network.task, network.ticks, network.context, tuple(nodes))
+    with pytest.raises(NetworkError, match=r"node 'blocks.1.attention.input_lif' could overflow: its current"):
+        require_no_overflow(broken)
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [("bits", 9, "--bits"), ("bits", 1, "--bits")])
+def test_bits_out_of_range(name: str, value: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        quantize(fold(random_model(0)), "hopper", **{name: value})
+
+
+def test_decay_that_loihi_cannot_say() -> None:
+    with pytest.raises(UserError, match="decay 0.3"):
+        quantize(fold(random_model(0, decay=0.3)), "hopper")
+
+
+def test_layernorm_is_refused_with_field_and_way_out(model: torch.nn.Module) -> None:
+    model.embed_norm = torch.nn.LayerNorm(12)
+    with pytest.raises(UserError, match=r"embed_norm is a LayerNorm.*--model.embed-norm ptbn"):
+        fold(model)

@@ -1,0 +1,73 @@
+"""Random models and integer networks for property tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from dsf.export.fold import fold
+from dsf.export.network import Network
+from dsf.export.quantize import quantize
+from dsf.train.codec import InputCodec
+from dsf.train.config import ModelConfig
+from dsf.train.model import DSFormer
+
+ACTIONS = 3
+
+
+def random_codec(features: int, bits: int, generator: np.random.Generator) -> InputCodec:
+    """A codec fitted to random data."""
+    data = generator.normal(generator.normal(size=features), generator.uniform(0.1, 3.0, features), (200, features))
+    return InputCodec.fit(data, np.full((1, features), np.nan), bits)
+
+
+def random_model(
+    seed: int = 0,
+    width: int = 12,
+    blocks: int = 2,
+    ticks: int = 4,
+    window: int = 3,
+    context: int = 8,
+    features: int = 6,
+    input_bits: int = 8,
+    decay: float = 0.25,
+) -> DSFormer:
+    """A model with random weights, gains and running statistics, such that every population fires."""
+    generator = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        width=width,
+        blocks=blocks,
+        ticks=ticks,
+        context=context,
+        window=window,
+        mlp_ratio=2,
+        decay=decay,
+        input_bits=input_bits,
+    )
+    model = DSFormer(config, random_codec(features, input_bits, generator), ACTIONS)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            for tensor, low, high in (
+                (module.weight, 0.3, 1.0),
+                (module.bias, -0.2, 1.0),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.05, 1.5),
+            ):
+                tensor.data.copy_(torch.from_numpy(generator.uniform(low, high, len(tensor))))
+    for name, parameter in model.named_parameters():
+        if name.endswith("positional_bias"):
+            parameter.data.copy_(torch.from_numpy(generator.normal(0.8, 0.5, len(parameter))))
+    return model.eval()
+
+
+def random_network(seed: int = 0, bits: int = 8, **sizes: int) -> Network:
+    """An integer network from a random model."""
+    return quantize(fold(random_model(seed, **sizes)), "hopper", bits)
+
+
+def random_tokens(network: Network, count: int, lanes: int, seed: int) -> np.ndarray:
+    """(count, lanes, features) encoder integers over the whole range."""
+    limit = network.encoder.limit
+    return np.random.default_rng(seed).integers(-limit, limit + 1, (count, lanes, network.encoder.size))
