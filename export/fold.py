@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsf.export.folded import Affine, FloatArray, FoldedBlock, FoldedModel
+from dsf.export.folded import Affine, FoldedBlock, FoldedModel
 from dsf.tasks import UserError
-from dsf.train.attention import PSSA
-from dsf.train.model import MLP, Block, DSFormer
+from dsf.tasks.policy import FloatArray
+from dsf.train.model import Block, DSFormer
 from dsf.train.norm import PTBN
 
 
@@ -56,7 +56,7 @@ def affine_of(norm: nn.Module, where: str) -> tuple[FloatArray, FloatArray]:
 
 def fold_block(block: Block, where: str) -> FoldedBlock:
     """Fold one transformer block."""
-    attention, mlp = cast(PSSA, block.attention), cast(MLP, block.mlp)
+    attention, mlp = block.attention, block.mlp
     return FoldedBlock(
         qkv=fold_norm(attention.qkv, attention.qkv_norm, f"{where}.attention.qkv_norm"),
         positional_bias=float64(attention.positional_bias),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ class Affine:
     bias: FloatArray
 
     def __call__(self, x: FloatArray) -> FloatArray:
+        """Map (..., inputs) to (..., outputs)."""
         return x @ self.weight.T + self.bias
 
 
@@ -65,7 +65,7 @@ class FoldedEngine:
         for past in self.history:
             past[:, :, lane] = 0.0
 
-    def step_graded(self, graded: npt.NDArray[np.integer], observe: Optional[Observer] = None) -> FloatArray:
+    def step_graded(self, graded: npt.NDArray[np.integer], observe: Observer | None = None) -> FloatArray:
         """Consume the codec's integers (lanes, features); return actions (lanes, actions)."""
         model = self.model
         embedding = model.embed(graded.astype(np.float64))
@@ -86,8 +86,8 @@ class FoldedEngine:
             residual = residual + block.contract(hidden)
         return np.tanh(model.head(residual.mean(axis=0)))
 
-    def fire(self, name: str, currents: FloatArray, observe: Optional[Observer]) -> FloatArray:
-        """v = decay * v * (1 - s) + x; s = v > threshold; v starts at 0."""
+    def fire(self, name: str, currents: FloatArray, observe: Observer | None) -> FloatArray:
+        """V = decay * v * (1 - s) + x; s = v > threshold; v starts at 0."""
         membranes, spikes = np.empty_like(currents), np.empty_like(currents)
         rest = np.zeros_like(currents[0])
         for tick, current in enumerate(currents):

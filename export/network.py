@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,9 @@ class Encoder:
     bits: int  # signed width of g
 
     def __post_init__(self) -> None:
-        _require(self.offset.ndim == 1 and self.offset.shape == self.step.shape, self, "offset and step differ in shape")
+        _require(
+            self.offset.ndim == 1 and self.offset.shape == self.step.shape, self, "offset and step differ in shape"
+        )
         _require(bool(np.isfinite(self.offset).all()), self, "offset is not finite")
         _require(bool(np.isfinite(self.step).all() and (self.step > 0).all()), self, "step is not positive")
         _require(2 <= self.bits <= MAX_INPUT_BITS, self, f"bits is {self.bits}, expected 2 to {MAX_INPUT_BITS}")
@@ -246,7 +248,7 @@ class Readout:
         return (self.source,)
 
 
-Node = Union[Encoder, Synapses, Residual, LIF, Gate, Window, Readout]
+Node = Encoder | Synapses | Residual | LIF | Gate | Window | Readout
 NODE_KINDS: dict[str, type[Any]] = {
     kind.__name__: kind for kind in (Encoder, Synapses, Residual, LIF, Gate, Window, Readout)
 }
@@ -296,7 +298,9 @@ class Network:
             for source in node.sources:
                 _require(source in known, node, f"source '{source}' is no earlier node")
                 allowed = _ALLOWED_SOURCES[type(node)]
-                _require(isinstance(known[source], allowed), node, f"source '{source}' is a {type(known[source]).__name__}")
+                _require(
+                    isinstance(known[source], allowed), node, f"source '{source}' is a {type(known[source]).__name__}"
+                )
             _check_sizes(node, known)
             known[node.name] = node
 

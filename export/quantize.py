@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.bounds import CURRENT_LIMIT, require_no_overflow
-from dsf.export.folded import Affine, FloatArray, FoldedBlock, FoldedModel
+from dsf.export.folded import Affine, FoldedBlock, FoldedModel
 from dsf.export.network import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
@@ -39,6 +39,7 @@ from dsf.export.network import (
     Window,
 )
 from dsf.tasks import UserError
+from dsf.tasks.policy import FloatArray
 
 MIN_BITS = 2
 FINE_BIAS_UNITS = 1023
@@ -76,7 +77,9 @@ class Scales:
         return self.threshold / self.threshold_units
 
 
-def quantize(model: FoldedModel, task: str, bits: int = WEIGHT_BITS, provenance: dict[str, Any] | None = None) -> Network:
+def quantize(
+    model: FoldedModel, task: str, bits: int = WEIGHT_BITS, provenance: dict[str, Any] | None = None
+) -> Network:
     """Quantize with the finest residual unit, then the smallest readout shift, whose overflow proof holds.
 
     Raises:
@@ -87,7 +90,9 @@ def quantize(model: FoldedModel, task: str, bits: int = WEIGHT_BITS, provenance:
         raise UserError(f"--bits is {bits}: synapses have {MIN_BITS} to {WEIGHT_BITS} bits")
     decay = (1.0 - model.decay) * (1 << DECAY_BITS)
     if decay != int(decay):
-        raise UserError(f"cannot export: decay {model.decay} is no multiple of 1/{1 << DECAY_BITS}; retrain with one that is")
+        raise UserError(
+            f"cannot export: decay {model.decay} is no multiple of 1/{1 << DECAY_BITS}; retrain with one that is"
+        )
     units, shift = FINEST_THRESHOLD_UNITS, MAX_EXPONENT
 
     def attempt(units: int, shift: int) -> tuple[Network | None, str]:
@@ -232,8 +237,8 @@ def window_stage(attention: str, qkv: str, width: int, bias: FloatArray, scales:
 def residual_synapses(name: str, source: str, affine: Affine, scales: Scales) -> Synapses:
     """Synapses in residual units, times the smallest power of two that fits the weights."""
     wanted = affine.weight / scales.unit
-    exponent = math.ceil(math.log2(max(float(np.abs(wanted).max()), np.finfo(float).tiny) / scales.weight_limit))
-    exponent = max(exponent, -MAX_EXPONENT)
+    strongest = float(np.abs(wanted).max()) / scales.weight_limit
+    exponent = max(math.ceil(math.log2(strongest)), -MAX_EXPONENT) if strongest > 0 else 0
     return Synapses(name, source, np.rint(wanted / 2.0**exponent).astype(np.int8), exponent)
 
 

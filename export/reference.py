@@ -6,7 +6,6 @@ It lives beside the network file and not in ``dsf.runtime`` because export has t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +34,12 @@ MEMBRANE_LIMIT = (1 << 23) - 1
 
 
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
-    """values @ weights.T in exact integers, through float64: every partial sum stays far below 2**53."""
+    """Values @ weights.T in exact integers, through float64: every partial sum stays far below 2**53."""
     return (values.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
 
 
 def shift(values: Int64Array, exponent: int) -> Int64Array:
-    """values * 2**exponent, rounded towards minus infinity."""
+    """Values * 2**exponent, rounded towards minus infinity."""
     return values << exponent if exponent >= 0 else values >> -exponent
 
 
@@ -90,11 +89,11 @@ class ReferenceEngine:
         for past in self.history.values():
             past[:, :, lane] = 0
 
-    def step(self, vector: npt.NDArray[np.floating], observe: Optional[Observer] = None) -> Int64Array:
+    def step(self, vector: npt.NDArray[np.floating], observe: Observer | None = None) -> Int64Array:
         """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
         return self.step_graded(encode(self.network.encoder, vector), observe)
 
-    def step_graded(self, graded: IntArray, observe: Optional[Observer] = None) -> Int64Array:
+    def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
         """As :meth:`step`, from the encoder's integers (lanes, features)."""
         values: dict[str, Int64Array] = {}
         for node in self.network.nodes:
@@ -153,11 +152,11 @@ class WindowReference:
         """Start a new episode in one lane."""
         self.tokens[lane] = []
 
-    def step(self, vector: npt.NDArray[np.floating], observe: Optional[Observer] = None) -> Int64Array:
+    def step(self, vector: npt.NDArray[np.floating], observe: Observer | None = None) -> Int64Array:
         """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
         return self.step_graded(encode(self.network.encoder, vector), observe)
 
-    def step_graded(self, graded: IntArray, observe: Optional[Observer] = None) -> Int64Array:
+    def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
         """As :meth:`step`, from the encoder's integers (lanes, features)."""
         answers = []
         for lane, tokens in enumerate(self.tokens):

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dsf.export.folded import FloatArray, FoldedEngine, FoldedModel
+from dsf.export.folded import FoldedEngine, FoldedModel
 from dsf.export.network import SPIKING_KINDS, Network
 from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference, decode
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
+from dsf.tasks.policy import FloatArray
 from dsf.train.model import DSFormer
 from dsf.train.neurons import LIF
 from dsf.train.policy import TorchPolicy
@@ -111,7 +112,9 @@ def run_torch(model: DSFormer, tokens: npt.NDArray[np.int32]) -> tuple[FloatArra
     return actions.numpy().swapaxes(0, 1), recording
 
 
-def run_folded(model: FoldedModel, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording, dict[str, FloatArray]]:
+def run_folded(
+    model: FoldedModel, tokens: npt.NDArray[np.int32]
+) -> tuple[FloatArray, Recording, dict[str, FloatArray]]:
     """L1: as :func:`run_torch`, and each membrane's distance from the threshold."""
     engine = FoldedEngine(model, lanes=len(tokens))
     spikes: dict[str, list[FloatArray]] = {}
@@ -197,7 +200,9 @@ def compare_stream(network: Network, tokens: npt.NDArray[np.int32]) -> Rung:
         int(not np.array_equal(stream.step_graded(token[None]), window.step_graded(token[None]))) for token in tokens
     )
     exact = network.stream_is_exact
-    summary = f"{different} of {len(tokens)} decisions differ; receptive field {network.receptive_field}, K {network.context}"
+    summary = (
+        f"{different} of {len(tokens)} decisions differ; receptive field {network.receptive_field}, K {network.context}"
+    )
     if not exact:
         summary += " (longer than K: stream is not the windowed policy)"
     details = {"decisions": len(tokens), "different": different, "receptive_field": network.receptive_field}

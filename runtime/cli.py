@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import Annotated, NoReturn
 
 import tyro
 from rich.console import Console
@@ -28,9 +28,9 @@ from dsf.tasks.files import require_writable_parent, write_json
 class SimRunConfig:
     """Run an exported network in closed loop, count every spike, and price them."""
 
-    network: Annotated[Optional[Path], tyro.conf.Positional] = None
+    network: Annotated[Path | None, tyro.conf.Positional] = None
     """Network file of dsf-export; without one, the shipped Hopper network runs."""
-    task: Optional[str] = None
+    task: str | None = None
     """Task to run; default: the one the network was exported for."""
     backend: BackendName = "lava"
     """lava: Lava's Loihi simulator (Python 3.10); reference: the numpy definition of truth."""
@@ -40,7 +40,7 @@ class SimRunConfig:
     """Closed-loop episodes."""
     seed: int = 0
     """Reset seed of the first episode; the others follow."""
-    target_return: Optional[float] = None
+    target_return: float | None = None
     """Return to ask for (reward units); default: the task's first target."""
     parity_decisions: int = 1_000
     """Decisions checked against the reference engine, spike by spike; 0 switches the check off."""
@@ -48,9 +48,9 @@ class SimRunConfig:
     """Hardware presets that price the run."""
     compare: bool = False
     """Also run the float policy (where torch is installed) and the integer reference on the same seeds."""
-    checkpoint: Optional[Path] = None
+    checkpoint: Path | None = None
     """Float checkpoint for --compare; the shipped network brings its own."""
-    json: Optional[Path] = None
+    json: Path | None = None
     """Write the report here as well."""
 
 
@@ -108,9 +108,10 @@ def run(config: SimRunConfig) -> None:
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
     comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
-    with open_engine(network, config.backend, config.lava) as engine, Progress(
-        console=console, transient=True
-    ) as progress:
+    with (
+        open_engine(network, config.backend, config.lava) as engine,
+        Progress(console=console, transient=True) as progress,
+    ):
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
         result = run_closed_loop(
             task, engine, seeds, target, config.parity_decisions, lambda running: progress.advance(bar, running)

@@ -20,6 +20,9 @@ BackendName = Literal["lava", "reference"]
 LavaModel = Literal["fused", "expanded"]
 
 
+FIRST_PYTHON_WITHOUT_LAVA = (3, 11)
+
+
 class Engine(Protocol):
     """One lane of an integer network in stream mode."""
 
@@ -84,16 +87,15 @@ def open_engine(network: Network, backend: BackendName, lava_model: LavaModel = 
         yield engine
 
 
-def require_lava() -> None:
+def require_lava(python: tuple[int, ...] = sys.version_info[:2]) -> None:
     """Check that the Lava backend can run here.
 
     Raises:
         BackendUnavailable: wrong Python, or Lava is not installed.
     """
-    if sys.version_info >= (3, 11):
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python >= FIRST_PYTHON_WITHOUT_LAVA:
         raise BackendUnavailable(
-            f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {version}: "
+            f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {python[0]}.{python[1]}: "
             "use a Python 3.10 environment, or --backend reference, which gives the same spikes"
         )
     if importlib.util.find_spec("lava") is None:

@@ -13,8 +13,6 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from dsf.export.network import MAX_INPUT_BITS, Network, Synapses
 from dsf.export.reference import Int64Array
 from dsf.runtime.engine import LavaModel
-from dsf.runtime.lava_processes.block import DsfBlock, stock_synapses
-from dsf.runtime.lava_processes.ends import FusedEmbedding, FusedReadout, ResidualSum, TokenSink, TokenSource
 from dsf.runtime.lava_layout import (
     BLOCK_DEPTH,
     DENSE_TICKS,
@@ -24,6 +22,8 @@ from dsf.runtime.lava_layout import (
     split_network,
     unpack_raster,
 )
+from dsf.runtime.lava_processes.block import DsfBlock, stock_synapses
+from dsf.runtime.lava_processes.ends import FusedEmbedding, FusedReadout, ResidualSum, TokenSink, TokenSource
 from dsf.runtime.lava_processes.parts import EmbeddingRelay
 from dsf.runtime.lava_supervisor import LavaSupervisor
 from dsf.runtime.parity import Spikes
@@ -100,7 +100,7 @@ class LavaEngine:
 
 def _blocks(parts: NetworkParts, clock: Clock, words: list[int], depth_per_block: int) -> list[DsfBlock]:
     """The blocks, chained, each at its pipeline depth and with its slice of the raster."""
-    blocks = []
+    blocks: list[DsfBlock] = []
     for index, nodes in enumerate(parts.blocks):
         block = DsfBlock(
             block=nodes,

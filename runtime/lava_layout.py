@@ -65,7 +65,7 @@ def split_network(network: Network) -> NetworkParts:
     fits = _kinds(head) == (Encoder, Synapses, Residual) and all(_kinds(group) == _BLOCK_KINDS for group in groups)
     if not fits:
         raise NetworkError("the Lava backend runs DSFormer networks with PSSA only: this node sequence is another one")
-    return NetworkParts(*head, tuple(BlockNodes(*group) for group in groups), tail)  # type: ignore[arg-type]
+    return NetworkParts(*head, tuple(BlockNodes(*group) for group in groups), tail)  # type: ignore[arg-type,call-arg]
 
 
 def _kinds(nodes: tuple[Node, ...]) -> tuple[type, ...]:

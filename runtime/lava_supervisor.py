@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import multiprocessing as mp
 import os
 import signal
 import time
@@ -109,7 +110,9 @@ class LavaSupervisor:
         self.healthy = True
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         if not self.healthy or error is not None:
             self.kill()
             return
@@ -197,7 +200,7 @@ class LavaSupervisor:
         for actor in self.actors:
             if actor._parent_pid == os.getpid() and not actor._is_done:
                 actor.kill()
-                super(type(actor), actor).join(STOP_TIMEOUT_S)
+                mp.Process.join(actor, STOP_TIMEOUT_S)  # Lava's own join takes no timeout
                 actor._is_done = True
         infrastructure = runtime._messaging_infrastructure
         if infrastructure is not None and infrastructure._smm is not None:

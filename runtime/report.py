@@ -77,7 +77,9 @@ def summarise(
 
 def print_report(summary: dict[str, Any], console: Console) -> None:
     """The run for a person."""
-    table = Table(title=f"{summary['env_id']}, closed loop, target return {summary['target_return']:.0f}", title_justify="left")
+    table = Table(
+        title=f"{summary['env_id']}, closed loop, target return {summary['target_return']:.0f}", title_justify="left"
+    )
     table.add_column("figure")
     table.add_column("value", justify="right")
     low, high = summary["return_interval_95"]

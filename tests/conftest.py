@@ -16,7 +16,7 @@ from dsf.train.model import DSFormer
 
 def shared_memory_segments() -> set[str]:
     """Names of the POSIX shared-memory segments that Python's SharedMemory made."""
-    return {name for name in os.listdir("/dev/shm") if name.startswith("psm_")}
+    return {segment.name for segment in Path("/dev/shm").glob("psm_*")}
 
 
 @pytest.fixture(scope="session", autouse=True)

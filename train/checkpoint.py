@@ -99,12 +99,14 @@ def load_checkpoint(run: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         header = json.loads(metadata[HEADER_KEY])
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({type(error).__name__}: {error})") from None
     if header.get("format") != FORMAT_VERSION:
-        raise UserError(f"{path} has checkpoint format {header.get('format')}, this dsf reads {FORMAT_VERSION}: retrain")
+        raise UserError(
+            f"{path} has checkpoint format {header.get('format')}, this dsf reads {FORMAT_VERSION}: retrain"
+        )
     return Checkpoint(path, tensors, header)
 
 

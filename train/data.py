@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,9 @@ def open_minari(dataset_id: str) -> Any:
     """
     import minari
 
-    local = f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v0)"
+    local = (
+        f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v0)"
+    )
     try:
         return minari.load_dataset(dataset_id)
     except FileNotFoundError:
@@ -115,7 +118,7 @@ def one_line(error: Exception, limit: int = 120) -> str:
 
 def store_path() -> str:
     """Where Minari keeps datasets."""
-    return os.environ.get("MINARI_DATASETS_PATH", os.path.expanduser("~/.minari/datasets"))
+    return os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))
 
 
 def check_spaces(dataset_id: str, observation_space: Any, action_space: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NoReturn, Union
+from typing import Annotated, NoReturn
 
 import tyro
 from rich.console import Console
@@ -35,10 +35,7 @@ class Info:
     """Minari dataset id."""
 
 
-Command = Union[
-    Annotated[Collect, tyro.conf.subcommand("collect")],
-    Annotated[Info, tyro.conf.subcommand("info")],
-]
+Command = Annotated[Collect, tyro.conf.subcommand("collect")] | Annotated[Info, tyro.conf.subcommand("info")]
 
 
 def collect(config: Collect, console: Console) -> None:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import mse_loss
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from dsf.tasks import Episode, UserError, mean_confidence_interval, rollout
 from dsf.tasks.files import write_json
@@ -139,7 +139,13 @@ class Trainer:
         write_json(config.out / CONFIG_NAME, to_json(config))
         writer = SummaryWriter(str(config.out), purge_step=self.step)
         self.model.train()
-        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
         with Progress(*columns, console=console, transient=True) as progress, writer:
             bar = progress.add_task("", total=config.steps, completed=self.step)
             while self.step < config.steps:

@@ -20,8 +20,8 @@ from lava.utils.weightutils import SignMode
 
 from dsf.export.network import LIF, WEIGHT_BITS, Synapses
 from dsf.runtime.lava_arithmetic import BitHistory, Neurons, Weights
-from dsf.runtime.lava_processes.ends import RESET_FLAG
 from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
+from dsf.runtime.lava_processes.ends import RESET_FLAG
 from dsf.runtime.lava_processes.parts import PssaWindow, Raster, Relay
 
 NO_CURRENT_MEMORY = 4095

@@ -195,6 +195,7 @@ class PyFusedReadout(PyLoihiProcessModel):
         self.clock: Clock = proc_params["clock"]
         self.readout: Readout = proc_params["readout"]
         self.weights = self.readout.weights.astype(np.int64)
+        self.total = np.zeros(self.weights.shape[1], np.int64)
 
     def run_spk(self) -> None:
         """One tick."""

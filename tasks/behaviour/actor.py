@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from importlib import resources
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
 
+HIDDEN_LAYERS = 2
 LOG_STD_RANGE = (-20.0, 2.0)
 """Clip of the predicted log standard deviation, as in the training code (stable-baselines3)."""
 
@@ -39,11 +41,11 @@ class Actor:
 
 def load_actor(name: str, noise: float = 1.0) -> Actor:
     """Read a shipped actor, such as ``hopper_expert``; ``noise`` scales its exploration."""
-    with resources.as_file(resources.files(__package__) / f"{name}.npz") as path:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Actor(
-                hidden=tuple((arrays[f"w{index}"], arrays[f"b{index}"]) for index in range(2)),
-                mean=(arrays["w_mean"], arrays["b_mean"]),
-                log_std=(arrays["w_log_std"], arrays["b_log_std"]),
-                noise=noise,
-            )
+    content = (resources.files(__package__) / f"{name}.npz").read_bytes()
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return Actor(
+            hidden=tuple((arrays[f"w{index}"], arrays[f"b{index}"]) for index in range(HIDDEN_LAYERS)),
+            mean=(arrays["w_mean"], arrays["b_mean"]),
+            log_std=(arrays["w_log_std"], arrays["b_log_std"]),
+            noise=noise,
+        )

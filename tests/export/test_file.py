@@ -55,7 +55,7 @@ def test_every_flipped_bit_and_every_truncation_is_refused(path: Path, tmp_path:
 
 
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="cannot read network file .*: No such file"):
+    with pytest.raises(NetworkError, match=r"cannot read network file .*: No such file"):
         read_network(tmp_path / "none.dsf.h5")
 
 

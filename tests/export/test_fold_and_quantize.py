@@ -123,7 +123,7 @@ def test_bits_out_of_range(name: str, value: int, words: str) -> None:
 
 
 def test_decay_that_loihi_cannot_say() -> None:
-    with pytest.raises(UserError, match="decay 0.3"):
+    with pytest.raises(UserError, match=r"decay 0\.3"):
         quantize(fold(random_model(0, decay=0.3)), "hopper")
 
 

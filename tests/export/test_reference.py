@@ -35,7 +35,8 @@ def slow_decisions(network: Network, tokens: np.ndarray) -> tuple[list[list[int]
                 out = _slow_lif(node, values[node.source])
             elif isinstance(node, Gate):
                 out = [
-                    [tick[node.first + n] & tick[node.second + n] for n in range(node.size)] for tick in values[node.source]
+                    [tick[node.first + n] & tick[node.second + n] for n in range(node.size)]
+                    for tick in values[node.source]
                 ]
             else:
                 assert isinstance(node, Window)
@@ -43,7 +44,8 @@ def slow_decisions(network: Network, tokens: np.ndarray) -> tuple[list[list[int]
                 history[node.name] = past
                 out = [
                     [
-                        values[node.query][t][node.first + n] * sum(int(w) * p[t][n] for w, p in zip(node.weights, past))
+                        values[node.query][t][node.first + n]
+                        * sum(int(w) * p[t][n] for w, p in zip(node.weights, past))
                         for n in range(node.size)
                     ]
                     for t in range(network.ticks)

@@ -150,10 +150,10 @@ def test_exception_inside_a_process_model_is_reported(model: str, monkeypatch: p
     network = random_network(0)
     tokens = random_tokens(network, 3, 1, seed=0)
     started = time.monotonic()
-    with pytest.raises(EngineDied, match="a Lava process model failed: ZeroDivisionError: injected"):
-        with open_engine(network, "lava", model) as engine:  # type: ignore[arg-type]
-            for token in tokens:
-                engine.step_graded(token)
+    message = "a Lava process model failed: ZeroDivisionError: injected"
+    with pytest.raises(EngineDied, match=message), open_engine(network, "lava", model) as engine:
+        for token in tokens:
+            engine.step_graded(token)
     assert time.monotonic() - started < LIMIT_S + 5
     assert not [child for child in descendants(os.getpid()) if "resource_tracker" not in _command(child)]
 
@@ -165,9 +165,8 @@ def test_exception_while_a_model_is_built_is_reported(monkeypatch: pytest.Monkey
         raise MemoryError("injected")
 
     monkeypatch.setattr(lava_arithmetic.BitHistory, "__init__", broken)
-    with pytest.raises(Exception, match="injected"):
-        with open_engine(random_network(0), "lava"):
-            pass
+    with pytest.raises(Exception, match="injected"), open_engine(random_network(0), "lava"):
+        pass
     assert not [child for child in descendants(os.getpid()) if "resource_tracker" not in _command(child)]
 
 
@@ -179,9 +178,8 @@ def _command(pid: int) -> str:
 
 
 def test_waits_that_lava_never_ends_are_cut() -> None:
-    with pytest.raises(EngineDied, match="Lava did not start within"):
-        with time_limit(0.2, "start"):
-            time.sleep(5)
+    with pytest.raises(EngineDied, match="Lava did not start within"), time_limit(0.2, "start"):
+        time.sleep(5)
     with time_limit(0.2, "start"):
         pass
     time.sleep(0.3)

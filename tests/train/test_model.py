@@ -95,7 +95,10 @@ def test_decisions_are_causal_and_reach_as_far_as_the_receptive_field() -> None:
 
 def test_paper_size_and_parameter_count() -> None:
     model = random_model(width=128, blocks=3, window=7, context=20, features=15)
-    assert sum(p.numel() for n, p in model.named_parameters() if n.endswith(("qkv.weight", "project.weight"))) == 3 * 4 * 128**2
+    assert (
+        sum(p.numel() for n, p in model.named_parameters() if n.endswith(("qkv.weight", "project.weight")))
+        == 3 * 4 * 128**2
+    )
     assert ModelConfig().stream_is_exact and not ModelConfig(window=8).stream_is_exact
 
 

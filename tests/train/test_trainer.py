@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,8 @@ from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config import TrainConfig
 from dsf.train.trainer import blend_factor, learning_rate_factor
 
-TINY = (
-    "--model.width 8 --model.blocks 1 --model.context 6 --model.window 3 --batch-size 4 "
-    "--log-every 5 --eval-episodes 1 --threads 1"
-).split()
+TINY = ["--model.width", "8", "--model.blocks", "1", "--model.context", "6", "--model.window", "3"]
+TINY += ["--batch-size", "4", "--log-every", "5", "--eval-episodes", "1", "--threads", "1"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_train_writes_a_run_that_reloads(dataset: str, tmp_path: Path) -> None:
 
 
 def test_resume_is_bit_identical_to_an_unbroken_run(dataset: str, tmp_path: Path) -> None:
-    settings = ["--steps", "30", "--checkpoint-every", "10", "--eval-episodes", "0", *TINY[:-4], "--threads", "1"]
+    settings = ["--steps", "30", "--checkpoint-every", "10", *TINY, "--eval-episodes", "0"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run_command("dsf-train", dataset, "--out", str(whole), *settings).returncode == 0
     # Stop the second run after its first checkpoint by asking for it in a process that dies right there.
@@ -57,9 +57,6 @@ def test_resume_is_bit_identical_to_an_unbroken_run(dataset: str, tmp_path: Path
         f"sys.argv = ['dsf-train', {dataset!r}, '--out', {str(broken)!r}] + {settings!r}\n"
         "cli.main()\n"
     )
-    import subprocess
-    import sys
-
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 9
     assert load_checkpoint(broken).header["step"] == 10
     resumed = run_command("dsf-train", dataset, "--out", str(broken), "--resume", *settings)

@@ -1,7 +1,7 @@
 """Train the soft actor-critic (SAC) whose snapshots become this project's behaviour policies.
 
 This is a recipe, not a part of the ``dsf`` package: current sbx / stable-baselines3 pin other torch and
-gymnasium versions than Lava allows, so it runs in an environment of its own (see README.md beside it)::
+gymnasium versions than Lava allows, so it runs in an environment of its own (see README.md one folder up)::
 
     python train_sac.py --env Hopper-v5 --seed 0 --steps 400000 --out runs/hopper-0
 
@@ -79,6 +79,7 @@ class Snapshots(BaseCallback):
 
 
 def main() -> None:
+    """Parse the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="Hopper-v5")
     parser.add_argument("--seed", type=int, default=0)

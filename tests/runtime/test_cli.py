@@ -1,0 +1,163 @@
+"""``dsf-sim-run`` and ``dsf-export`` from the outside: the main job, its JSON, and every refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import assert_refused, run_command
+from random_networks import random_model, random_network
+
+from dsf.export.file import read_network, write_network
+from dsf.runtime.artifacts import checkpoint_path, network_path
+from dsf.runtime.engine import require_lava
+from dsf.runtime.errors import BackendUnavailable
+from dsf.train.checkpoint import load_checkpoint, save_checkpoint
+
+KEYS = {
+    "task",
+    "backend",
+    "mode",
+    "episodes",
+    "return_mean",
+    "score_mean",
+    "decisions_per_second",
+    "firing_rate",
+    "energy",
+    "parity",
+}
+
+
+def test_main_job_without_arguments(tmp_path: Path) -> None:
+    """The shipped network, one whole Hopper episode in Lava (or the reference, where Lava cannot run)."""
+    arguments = [] if sys.version_info < (3, 11) else ["--backend", "reference"]
+    result = run_command("dsf-sim-run", *arguments, "--json", str(tmp_path / "out.json"))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out.json").read_text())
+    assert summary.keys() >= KEYS
+    assert summary["parity"]["mismatches"] == 0 and summary["parity"]["compared_spikes"] > 10_000_000
+    episode = summary["episodes"][0]
+    assert episode.keys() >= {"seed", "return", "score", "decisions", "spikes"} and episode["seed"] == 0
+    assert episode["return"] > 2_900
+    assert set(summary["energy"]) == {"paper_45nm", "loihi1_davies2018"}
+    assert all(values["joules_per_decision"] > 0 and values["grade"] for values in summary["energy"].values())
+    for words in ("D4RL-normalised score", "paper_45nm", "mismatches"):
+        assert words in result.stdout
+
+
+def test_reference_and_lava_returns_are_equal_to_the_last_bit(tmp_path: Path) -> None:
+    backend = "lava" if sys.version_info < (3, 11) else "reference"
+    arguments = ["--backend", backend, "--seed", "11", "--compare", "--parity-decisions", "0"]
+    result = run_command("dsf-sim-run", *arguments, "--json", str(tmp_path / "out.json"))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out.json").read_text())
+    assert set(summary["comparison"]) == {"float (torch, window)", "integer reference"}
+    assert summary["comparison"]["integer reference"][0]["return"] == summary["episodes"][0]["return"]
+    assert summary["parity"]["compared_spikes"] == 0
+
+
+def test_shipped_network_carries_its_proof_and_provenance() -> None:
+    network = read_network(network_path())
+    assert network.provenance["dataset"]["id"] == "dsf/hopper/medium-expert-v0"
+    assert [rung["passed"] for rung in network.verification["rungs"]] == [True] * 4
+    assert network.stream_is_exact
+    header = load_checkpoint(checkpoint_path()).header
+    assert header["dataset"] == network.provenance["dataset"]
+
+
+def test_bad_network_files(tmp_path: Path) -> None:
+    content, bad = network_path().read_bytes(), tmp_path / "bad.dsf.h5"
+    out = tmp_path / "out.json"
+    bad.write_bytes(content[: len(content) // 2])
+    assert_refused(run_command("dsf-sim-run", str(bad), "--json", str(out)), "SHA-256", "cut short")
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    bad.write_bytes(flipped)
+    assert_refused(run_command("dsf-sim-run", str(bad), "--json", str(out)), "SHA-256", "altered")
+    assert_refused(run_command("dsf-sim-run", str(tmp_path / "none.h5"), "--json", str(out)), "No such file")
+    assert not out.exists()
+
+
+def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "small.dsf.h5"
+    write_network(random_network(0), path)
+    assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "6 features", "15 and 3")
+    write_network(dataclasses.replace(random_network(0), task="walker2d"), path)
+    assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "unknown task 'walker2d'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--episodes", "0"], "--episodes is 0"),
+        (["--hardware", "tpu"], "unknown hardware preset 'tpu'"),
+        (["--task", "chess"], "unknown task 'chess'"),
+        (["--seed", "x"], "--seed"),
+        (["--json", "/nowhere/out.json"], "/nowhere does not exist"),
+        (["--parity-decisions", "-1"], "--parity-decisions is -1"),
+    ],
+)
+def test_bad_options(arguments: list[str], words: str) -> None:
+    assert_refused(run_command("dsf-sim-run", "--backend", "reference", *arguments), words)
+
+
+def test_lava_on_a_newer_python_says_so() -> None:
+    with pytest.raises(BackendUnavailable, match=r"needs Python 3\.10 .*this is 3\.12.*--backend reference"):
+        require_lava((3, 12))
+
+
+def write_checkpoint(path: Path, **model_fields: object) -> Path:
+    """A checkpoint of an untrained small Hopper model."""
+    from dsf.train.checkpoint import codec_to_json
+    from dsf.train.config import ModelConfig, to_json
+    from dsf.train.model import DSFormer
+
+    codec = random_model(features=15, context=6, width=8, blocks=1).codec
+    config = ModelConfig(width=8, blocks=1, context=6, window=3, **model_fields)  # type: ignore[arg-type]
+    model = DSFormer(config, codec, 3)
+    header = {
+        "model": to_json(config),
+        "train": {},
+        "codec": codec_to_json(codec),
+        "task": "hopper",
+        "dataset": {"id": "test", "sha256": "0"},
+        "git_revision": "test",
+        "step": 0,
+        "scores": [],
+    }
+    save_checkpoint(path, {f"model.{name}": tensor for name, tensor in model.state_dict().items()}, header)
+    return path
+
+
+def test_export_writes_a_verified_file(tmp_path: Path) -> None:
+    run, out = write_checkpoint(tmp_path / "run.safetensors"), tmp_path / "net.dsf.h5"
+    result = run_command("dsf-export", str(run), "--target", "loihi", "-o", str(out), "--episodes", "2")
+    assert result.returncode == 0, result.stderr
+    assert "L0 torch -> L1 folded float" in result.stdout and "overflow impossible" in result.stdout
+    network = read_network(out)
+    assert len(network.verification["rungs"]) == 4 and network.provenance["bits"] == 8
+
+
+def test_export_exits_non_zero_and_writes_nothing_when_a_rung_fails(tmp_path: Path) -> None:
+    """An impossible demand on the lossy rung: the integers must gain a million points."""
+    run, out = write_checkpoint(tmp_path / "run.safetensors"), tmp_path / "net.dsf.h5"
+    result = run_command("dsf-export", str(run), "-o", str(out), "--episodes", "1", "--max-score-drop", "-1e6")
+    assert result.returncode == 1 and not out.exists()
+    assert result.stderr.strip() == "dsf-export: nothing written: the ladder fails at L0 -> L2 closed loop"
+
+
+@pytest.mark.parametrize("field", ["norm", "embed_norm"])
+def test_layernorm_checkpoint_cannot_be_exported(tmp_path: Path, field: str) -> None:
+    run = write_checkpoint(tmp_path / "run.safetensors", **{field: "layernorm"})
+    out = tmp_path / "net.dsf.h5"
+    option = f"--model.{field.replace('_', '-')} ptbn"
+    assert_refused(run_command("dsf-export", str(run), "-o", str(out)), "LayerNorm", option)
+    assert not out.exists()
+
+
+def test_export_of_nothing(tmp_path: Path) -> None:
+    assert_refused(run_command("dsf-export", str(tmp_path / "none")), "no checkpoint at", "dsf-train")
+    assert_refused(run_command("dsf-export", str(tmp_path), "-o", "/nowhere/x.h5"), "/nowhere does not exist")
