@@ -104,7 +104,7 @@ def prove(network: Network) -> list[Bound]:
     bounds: list[Bound] = []
     for node in network.nodes:
         if isinstance(node, Encoder):
-            top = np.full(node.size, node.limit, np.int64)
+            top = np.full(node.size, node.limit, np.int64) << node.shift
             ranges[node.name] = Interval(-top, top)
         elif isinstance(node, Synapses):
             total = ranges[node.source].times(node.weights)

@@ -34,6 +34,7 @@ _ARRAY_TYPES = {
     "bias_mantissa": np.int16,
     "offset": np.float64,
     "step": np.float64,
+    "shift": np.int8,
     "scale": np.float64,
 }
 """Storage type of every array field, whatever its node."""

@@ -56,17 +56,23 @@ def _require_range(node: Any, name: str, bits: int, ndim: int) -> None:
 
 @dataclass(frozen=True)
 class Encoder:
-    """g[t] = clip(round_half_even((x - offset) / step), -L, L),  L = 2**(bits-1) - 1,  at every tick of the token.
+    """q = clip(round_half_even((x - offset) / step), -L, L),  L = 2**(bits-1) - 1;  g[t] = q << shift  at every tick.
 
-    Runs where the observation arrives; ``g`` enters the chip as graded spikes.
+    Runs where the observation arrives; ``g`` enters the chip as graded spikes. ``shift`` gives every feature a power of
+    two of its own, so that features with large weights do not coarsen the others' synapses.
     """
 
     name: str
     offset: FloatArray  # (features,) feature units
     step: FloatArray  # (features,) feature units per integer step
-    bits: int  # signed width of g
+    shift: IntArray  # (features,) power of two between q and g
+    bits: int  # signed width of q
 
     def __post_init__(self) -> None:
+        _require_range(self, "shift", MAX_INPUT_BITS.bit_length() + 1, 1)
+        _require(self.shift.shape == self.offset.shape, self, "offset and shift differ in shape")
+        _require(int(self.shift.min()) >= 0, self, "shift holds a negative value")
+        _require(self.bits + int(self.shift.max()) <= MAX_INPUT_BITS, self, f"g exceeds {MAX_INPUT_BITS} bits")
         _require(
             self.offset.ndim == 1 and self.offset.shape == self.step.shape, self, "offset and step differ in shape"
         )
@@ -81,7 +87,7 @@ class Encoder:
 
     @property
     def limit(self) -> int:
-        """Largest value of a graded input spike."""
+        """Largest q."""
         return (1 << (self.bits - 1)) - 1
 
     @property

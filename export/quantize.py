@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import CURRENT_LIMIT, require_no_overflow
+from dsf.export.bounds import ACCUMULATOR_LIMIT, CURRENT_LIMIT, require_no_overflow
 from dsf.export.folded import Affine, FoldedBlock, FoldedModel
 from dsf.export.network import (
     BIAS_EXPONENT_BITS,
@@ -25,6 +25,7 @@ from dsf.export.network import (
     DECAY_BITS,
     LIF,
     MAX_EXPONENT,
+    MAX_INPUT_BITS,
     MEMBRANE_FRACTION_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -117,9 +118,11 @@ def quantize(
 
 def _build(model: FoldedModel, scales: Scales, shift: int) -> tuple[Node, ...]:
     codec = model.codec
+    inputs = feature_shifts(model.embed, codec.bits, scales)
+    embed = Affine(model.embed.weight / 2.0**inputs, model.embed.bias)
     nodes: list[Node] = [
-        Encoder("encoder", codec.offset, codec.step, codec.bits),
-        residual_synapses("embed", "encoder", model.embed, scales),
+        Encoder("encoder", codec.offset, codec.step, inputs, codec.bits),
+        residual_synapses("embed", "encoder", embed, scales),
         Residual("residual.0", ("embed",), residual_bias(model.embed, scales)),
     ]
     residual = "residual.0"
@@ -147,6 +150,20 @@ def _block_nodes(index: int, block: FoldedBlock, residual: str, scales: Scales) 
         residual_synapses(f"{mlp}.contract", f"{mlp}.hidden_lif", block.contract, scales),
         Residual(f"residual.{index + 1}", (after, f"{mlp}.contract"), residual_bias(block.contract, scales)),
     ]
+
+
+def feature_shifts(embed: Affine, input_bits: int, scales: Scales) -> npt.NDArray[np.int8]:
+    """A power of two per input feature that evens out the columns of the embedding.
+
+    The widths of graded spikes and of the synaptic accumulator limit the largest shift.
+    """
+    strongest = np.abs(embed.weight).max(axis=0)
+    input_limit = (1 << (input_bits - 1)) - 1
+    room = ACCUMULATOR_LIMIT // (scales.weight_limit * input_limit * len(strongest))
+    largest = min(int(math.log2(max(room, 1))), MAX_INPUT_BITS - input_bits)
+    base = strongest.max() / 2.0**largest
+    with np.errstate(divide="ignore"):
+        return np.clip(np.ceil(np.log2(strongest / base)), 0, largest).astype(np.int8)
 
 
 def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:

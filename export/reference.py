@@ -44,7 +44,7 @@ def shift(values: Int64Array, exponent: int) -> Int64Array:
 
 
 def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
-    """Quantize token vectors (lanes, features) as :class:`~dsf.export.network.Encoder` says."""
+    """Quantize token vectors (lanes, features) to the encoder's integers q."""
     scaled = np.rint((vector.astype(np.float64) - node.offset) / node.step)
     return np.clip(scaled, -node.limit, node.limit).astype(np.int64)
 
@@ -94,11 +94,11 @@ class ReferenceEngine:
         return self.step_graded(encode(self.network.encoder, vector), observe)
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
-        """As :meth:`step`, from the encoder's integers (lanes, features)."""
+        """As :meth:`step`, from the encoder's integers q (lanes, features)."""
         values: dict[str, Int64Array] = {}
         for node in self.network.nodes:
             if isinstance(node, Encoder):
-                out = np.broadcast_to(graded.astype(np.int64), (self.network.ticks, *graded.shape))
+                out = np.broadcast_to(graded.astype(np.int64) << node.shift, (self.network.ticks, *graded.shape))
             elif isinstance(node, Synapses):
                 out = shift(integer_product(values[node.source], node.weights), node.exponent)
             elif isinstance(node, Residual):

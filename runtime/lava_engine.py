@@ -78,7 +78,7 @@ class LavaEngine:
         Raises:
             EngineDied: a Lava process failed.
         """
-        message = np.append(graded[0], self.episode_starts).astype(np.int32)
+        message = np.append(graded[0] << self.network.encoder.shift, self.episode_starts).astype(np.int32)
         self.episode_starts = False
         self.source.pipe.external_pipe_csp_send_port.send(message)
         self.supervisor.run(self.clock.period)

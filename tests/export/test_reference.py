@@ -16,7 +16,8 @@ def slow_decisions(network: Network, tokens: np.ndarray) -> tuple[list[list[int]
     history: dict[str, list[list[list[int]]]] = {}
     answers, spikes = [], {}
     for token in tokens.tolist():
-        values: dict[str, list[list[int]]] = {"encoder": [token] * network.ticks}
+        graded = [q << s for q, s in zip(token, network.encoder.shift.tolist())]
+        values: dict[str, list[list[int]]] = {"encoder": [graded] * network.ticks}
         for node in network.nodes[1:]:
             if isinstance(node, Readout):
                 answers.append(_slow_readout(node, values[node.source]))
