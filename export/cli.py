@@ -43,6 +43,8 @@ class ExportConfig:
     """Closed-loop episodes per network in the ladder."""
     seed: int = 2_000
     """Reset seed of the first of these episodes."""
+    target_return: float | None = None
+    """Return to ask for in these episodes, kept in the file as its default; without it, the task's first target."""
     max_score_drop: float = 10.0
     """D4RL-normalised points that the integers may lose; more, and nothing is written."""
 
@@ -102,11 +104,13 @@ def run(config: ExportConfig) -> None:
     folded = fold(model)
     task = get_task(checkpoint.header["task"])
     network = quantize(folded, task.name, config.bits, provenance(checkpoint, config))
+    target = task.target_returns[0] if config.target_return is None else config.target_return
+    network = dataclasses.replace(network, target_return=target)
     seeds = range(config.seed, config.seed + config.episodes)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("verifying L0 to L2", total=2 * config.episodes * task.max_steps)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
-        rungs = verify(model, folded, network, task, seeds, config.max_score_drop, steps)
+        rungs = verify(model, folded, network, task, seeds, target, config.max_score_drop, steps)
     print_ladder(rungs, console)
     failed = [rung.name for rung in rungs if not rung.passed]
     if failed:

@@ -103,6 +103,7 @@ def _write_body(network: Network, path: Path) -> None:
         "nodes": len(network.nodes),
         "provenance": network.provenance,
         "verification": network.verification,
+        "target_return": network.target_return,
     }
     with h5py.File(path, "w", userblock_size=USER_BLOCK_BYTES, libver="latest") as file:
         text = json.dumps(header, sort_keys=True).encode()
@@ -135,6 +136,7 @@ def _read_body(file: h5py.File, path: Path) -> Network:
         nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(header["nodes"])),
         provenance=header["provenance"],
         verification=header["verification"],
+        target_return=header["target_return"],
     )
 
 

@@ -284,6 +284,7 @@ class Network:
         nodes: in evaluation order, the encoder first and the readout last.
         provenance: dataset, seeds, config, revision, scores (JSON values).
         verification: the ladder's table (JSON values), see :mod:`dsf.export.verify`.
+        target_return: return that the network was verified at (reward units); None means the task's first target.
     """
 
     task: str
@@ -292,6 +293,7 @@ class Network:
     nodes: tuple[Node, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    target_return: float | None = None
 
     def __post_init__(self) -> None:
         if not (self.nodes and isinstance(self.nodes[0], Encoder) and isinstance(self.nodes[-1], Readout)):

@@ -59,6 +59,7 @@ def verify(
     network: Network,
     task: Task,
     seeds: range,
+    target_return: float,
     max_score_drop: float,
     on_step: Callable[[int], None],
 ) -> list[Rung]:
@@ -70,21 +71,22 @@ def verify(
         network: its integer form.
         task: closed-loop task.
         seeds: reset seeds of the closed-loop episodes.
+        target_return: return asked for in these episodes (reward units).
         max_score_drop: D4RL-normalised points that the integers may lose against the float policy.
         on_step: progress callback, see :func:`dsf.tasks.rollout`.
     """
     recorder = _Recorder(TorchPolicy(model, lanes=len(seeds)), network)
-    float_episodes = rollout(task, recorder, seeds, task.target_returns[0], on_step)
+    float_episodes = rollout(task, recorder, seeds, target_return, on_step)
     tokens = recorder.sequences(model.config.context)
     integer = IntegerPolicy(ReferenceEngine(network, lanes=len(seeds)))
-    integer_episodes = rollout(task, integer, seeds, task.target_returns[0], on_step)
+    integer_episodes = rollout(task, integer, seeds, target_return, on_step)
     l0_actions, l0_spikes = run_torch(model, tokens)
     l1_actions, l1_spikes, l1_margins = run_folded(folded, tokens)
     l2_actions, l2_spikes = run_reference(network, tokens)
     return [
         compare_fold(l0_actions, l0_spikes, l1_actions, l1_spikes, l1_margins),
         compare_integers(l1_actions, l1_spikes, l2_actions, l2_spikes),
-        compare_returns(task, float_episodes, integer_episodes, max_score_drop),
+        compare_returns(task, target_return, float_episodes, integer_episodes, max_score_drop),
         compare_stream(network, recorder.longest()),
     ]
 
@@ -175,14 +177,16 @@ def compare_integers(
     return Rung("L1 folded float -> L2 integers", True, summary, details)
 
 
-def compare_returns(task: Task, floats: list[Episode], integers: list[Episode], max_score_drop: float) -> Rung:
+def compare_returns(
+    task: Task, target_return: float, floats: list[Episode], integers: list[Episode], max_score_drop: float
+) -> Rung:
     """L0 against L2 in closed loop, same reset seeds."""
     l0 = mean_confidence_interval([episode.episode_return for episode in floats])
     l2 = mean_confidence_interval([episode.episode_return for episode in integers])
     drop = task.score(l0.mean) - task.score(l2.mean)
     summary = f"return {l0} -> {l2} over {len(floats)} episodes, score drop {drop:.1f} (limit {max_score_drop:g})"
     details = {
-        "target_return": task.target_returns[0],
+        "target_return": target_return,
         "seeds": [episode.seed for episode in floats],
         "float": {**asdict(l0), "returns": [episode.episode_return for episode in floats]},
         "integer": {**asdict(l2), "returns": [episode.episode_return for episode in integers]},

@@ -41,7 +41,7 @@ class SimRunConfig:
     seed: int = 0
     """Reset seed of the first episode; the others follow."""
     target_return: float | None = None
-    """Return to ask for (reward units); default: the task's first target."""
+    """Return to ask for (reward units); default: the one the network was verified at."""
     parity_decisions: int = 1_000
     """Decisions checked against the reference engine, spike by spike; 0 switches the check off."""
     hardware: tuple[str, ...] = ("paper_45nm", "loihi1_davies2018")
@@ -70,6 +70,13 @@ def check_config(config: SimRunConfig) -> None:
         require_writable_parent(config.json)
     if config.backend == "lava":
         require_lava()
+
+
+def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
+    """The target return: asked for, else the network's own, else the task's first."""
+    if config.target_return is not None:
+        return config.target_return
+    return task.target_returns[0] if network.target_return is None else network.target_return
 
 
 def compare_levels(
@@ -103,7 +110,7 @@ def run(config: SimRunConfig) -> None:
     network = read_network(path)
     task = get_task(config.task or network.task)
     check_fits(network, task)
-    target = task.target_returns[0] if config.target_return is None else config.target_return
+    target = choose_target(config, network, task)
     seeds = range(config.seed, config.seed + config.episodes)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
