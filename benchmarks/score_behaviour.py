@@ -46,7 +46,9 @@ def main() -> None:
         returns = [episode.episode_return for episode in results]
         interval = mean_confidence_interval(returns)
         rows[name] = {"noise": noise, "returns": returns}
-        print(f"| {name} | {noise} | {interval} | {np.std(returns):.0f} | {task.score(interval.mean):.1f} |", flush=True)
+        print(
+            f"| {name} | {noise} | {interval} | {np.std(returns):.0f} | {task.score(interval.mean):.1f} |", flush=True
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
