@@ -86,16 +86,19 @@ class SpikeCounter:
     def __init__(self, network: Network) -> None:
         self.network, self.decisions = network, 0
         self.spikes = {node.name: 0 for node in network.nodes if isinstance(node, SPIKING_KINDS)}
-        self.query_spikes = {node.name: 0 for node in network.of_kind(Window)}
+        self.windows = tuple(network.of_kind(Window))
+        self.query_spikes = {node.name: 0 for node in self.windows}
 
-    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Add one decision's spikes, (..., neurons) per population."""
+    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> int:
+        """Add one decision's spikes, (..., neurons) per population; return how many there were."""
         self.decisions += 1
-        for name in self.spikes:
-            self.spikes[name] += int(np.count_nonzero(spikes[name]))
-        for window in self.network.of_kind(Window):
+        fired = {name: int(np.count_nonzero(spikes[name])) for name in self.spikes}
+        for name, count in fired.items():
+            self.spikes[name] += count
+        for window in self.windows:
             query = spikes[window.query][..., window.first : window.first + window.size]
             self.query_spikes[window.name] += int(np.count_nonzero(query))
+        return sum(fired.values())
 
 
 def measure_activity(counter: SpikeCounter) -> Activity:

@@ -38,8 +38,7 @@ class EnginePolicy:
         """One decision."""
         graded = encode(self.network.encoder, token.vector())
         accumulators, spikes = self.engine.step_graded(graded)
-        self.counter.add(spikes)
-        self.episode_spikes[-1] += sum(int(values.sum()) for values in spikes.values())
+        self.episode_spikes[-1] += self.counter.add(spikes)
         if self.check.decisions < self.parity_decisions:
             started = time.perf_counter()
             self.check.check(graded, accumulators, spikes)

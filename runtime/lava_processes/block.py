@@ -94,7 +94,7 @@ class PyFusedBlock(PyLoihiProcessModel):
     def run_spk(self) -> None:
         """One tick."""
         tick = self.clock.phase(self.time_step)
-        residual = self.r_in.recv().astype(np.int64)
+        residual = self.r_in.recv().astype(np.float64)
         if tick == 0:
             self._start_token(self.reset_in.recv()[0] != 0)
         self.r_out.send(self._compute(tick, residual).astype(np.int32))
