@@ -108,17 +108,26 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
 
 
 def _energy_table(energy: dict[str, Any]) -> Table:
-    table = Table(title="energy per decision (an estimate: counted events x published prices)", title_justify="left")
-    for column in ("hardware preset", "energy", "low .. high", "grade", "counted but unpriced, per decision"):
-        table.add_column(column, overflow="fold")
+    grades = sorted({values["grade"] for values in energy.values()})
+    table = Table(
+        title="energy per decision: an estimate, counted events x published prices",
+        title_justify="left",
+        caption="; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades),
+        caption_justify="left",
+    )
+    table.add_column("hardware preset")
+    table.add_column("uJ", justify="right")
+    table.add_column("low .. high", justify="right")
+    table.add_column("grade")
+    table.add_column("counted, but without a price")
     for preset, values in energy.items():
-        unpriced = ", ".join(f"{count:,.0f} {name}" for name, count in values["unpriced_per_decision"].items())
+        unpriced = values["unpriced_per_decision"].items()
         table.add_row(
             preset,
-            f"{values['joules_per_decision'] / MICROJOULE:.2f} uJ",
-            f"{values['low'] / MICROJOULE:.2f} .. {values['high'] / MICROJOULE:.2f} uJ",
-            f"{values['grade']} ({GRADES[values['grade']]})",
-            unpriced or "-",
+            f"{values['joules_per_decision'] / MICROJOULE:.2f}",
+            f"{values['low'] / MICROJOULE:.2f} .. {values['high'] / MICROJOULE:.2f}",
+            values["grade"],
+            "\n".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in unpriced) or "-",
         )
     return table
 
