@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsf.export.network import Network
-from dsf.export.reference import check_token_size, decode, encode
+from dsf.export.network import IntArray, Network
+from dsf.export.reference import Int64Array, check_token_size, decode, encode
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.engine import Engine
-from dsf.runtime.parity import Parity, ParityCheck
+from dsf.runtime.parity import Parity, ParityCheck, Spikes
 from dsf.tasks import Episode, Task, Token, rollout
 from dsf.tasks.policy import FloatArray
 
@@ -24,25 +24,34 @@ class EnginePolicy:
         self.engine, self.network = engine, engine.network
         self.counter = SpikeCounter(engine.network)
         self.check = ParityCheck(engine.network)
-        self.parity_decisions = parity_decisions
+        self.unchecked_decisions = parity_decisions
+        self.unchecked: list[tuple[IntArray, Int64Array, Spikes]] = []
         self.episode_spikes: list[int] = []
         self.checking_seconds = 0.0
 
     def reset(self, lane: int) -> None:
         """A new episode starts."""
+        self.settle()
         self.engine.reset(lane)
-        self.check.reset()
         self.episode_spikes.append(0)
+
+    def settle(self) -> None:
+        """Check the episode that just ended. Not during it: the reference would evict the engine from the caches."""
+        started = time.perf_counter()
+        self.check.reset()
+        for graded, accumulators, spikes in self.unchecked:
+            self.check.check(graded, accumulators, spikes)
+        self.unchecked = []
+        self.checking_seconds += time.perf_counter() - started
 
     def act(self, token: Token) -> FloatArray:
         """One decision."""
         graded = encode(self.network.encoder, token.vector())
         accumulators, spikes = self.engine.step_graded(graded)
         self.episode_spikes[-1] += self.counter.add(spikes)
-        if self.check.decisions < self.parity_decisions:
-            started = time.perf_counter()
-            self.check.check(graded, accumulators, spikes)
-            self.checking_seconds += time.perf_counter() - started
+        if self.unchecked_decisions > 0:
+            self.unchecked_decisions -= 1
+            self.unchecked.append((graded, accumulators, spikes))
         return decode(self.network.readout, accumulators)
 
 
@@ -95,6 +104,7 @@ def run_closed_loop(
     policy = EnginePolicy(engine, parity_decisions)
     started = time.perf_counter()
     episodes = rollout(task, policy, seeds, target_return, on_step)
+    policy.settle()
     seconds = time.perf_counter() - started - policy.checking_seconds
     ticks = policy.counter.decisions * engine.ticks_per_decision
     activity = measure_activity(policy.counter)

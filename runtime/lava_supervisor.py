@@ -23,6 +23,7 @@ from typing import Any
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
+from threadpoolctl import threadpool_limits
 
 from dsf.runtime.errors import EngineDied
 
@@ -99,7 +100,8 @@ class LavaSupervisor:
         root = logging.getLogger()
         handlers = root.handlers[:]
         try:
-            with time_limit(START_TIMEOUT_S, "start"):
+            # Children inherit the limit: their products are small, and BLAS threads of five processes would fight.
+            with time_limit(START_TIMEOUT_S, "start"), threadpool_limits(1, user_api="blas"):
                 self.network.create_runtime(self.run_config)
         except BaseException:
             self.kill()
