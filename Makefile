@@ -61,7 +61,7 @@ test: $(READY) ## Run the whole test suite
 lint: $(READY) ## Format check, ruff, and mypy on the installed package
 	@$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	rm -rf $(TYPECHECK)
+	rm -rf $(TYPECHECK) build/lib build/bdist.*
 	uv=uv; if ! uv --version >/dev/null 2>&1; then uv=$(BIN)/uv; fi
 	$$uv pip install --quiet --python $(BIN)/python --no-deps --target $(TYPECHECK) .
 	MYPYPATH=$(TYPECHECK) $(BIN)/mypy -p dsf

@@ -75,6 +75,9 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
         code = _fail(program, str(error), EXIT_FAILED, debug)
     except OSError as error:
         code = _fail(program, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE, debug)
+    except Exception as error:
+        message = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}; {DEBUG_FLAG} shows where"
+        code = _fail(program, message, EXIT_FAILED, debug)
     except SystemExit as stop:
         if isinstance(stop.code, int) and stop.code > EXIT_SIGNAL:
             code = _fail(program, f"ended by {signal.Signals(stop.code - EXIT_SIGNAL).name}", stop.code, debug)
