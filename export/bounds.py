@@ -76,11 +76,12 @@ class Interval:
         return Interval(self.low + other.low, self.high + other.high)
 
     def times(self, weights: npt.NDArray[np.integer]) -> Interval:
-        """Range of weights @ values."""
+        """Range of weights @ values, and of every partial sum on the way (so each term may also be absent)."""
+        low, high = np.minimum(self.low, 0), np.maximum(self.high, 0)
         positive, negative = np.maximum(weights, 0).astype(np.int64), np.minimum(weights, 0).astype(np.int64)
         return Interval(
-            positive @ self.low + negative @ self.high,
-            positive @ self.high + negative @ self.low,
+            positive @ low + negative @ high,
+            positive @ high + negative @ low,
         )
 
     def shifted(self, exponent: int) -> Interval:
@@ -112,11 +113,12 @@ def prove(network: Network) -> list[Bound]:
             ranges[node.name] = total.shifted(node.exponent)
             bounds.append(Bound(node.name, "shifted sum", ranges[node.name].largest, ACCUMULATOR_LIMIT))
         elif isinstance(node, Residual):
-            total = _constant(node.bias)
+            total, largest = _constant(node.bias), 0
             for source in node.sources:
                 total = total + ranges[source]
+                largest = max(largest, total.largest)
             ranges[node.name] = total
-            bounds.append(Bound(node.name, "residual", total.largest, ACCUMULATOR_LIMIT))
+            bounds.append(Bound(node.name, "residual", largest, ACCUMULATOR_LIMIT))
         elif isinstance(node, Window):
             both = np.stack([node.weights, np.zeros_like(node.weights)]).astype(np.int64)
             low, high = both.min(axis=0).sum(), both.max(axis=0).sum()
@@ -147,10 +149,11 @@ def _membrane_bounds(node: LIF, current: Interval) -> list[Bound]:
 def _readout_bounds(node: Readout, residual: Interval, ticks: int) -> list[Bound]:
     half = 1 << node.shift >> 1
     summed = Interval(residual.low * ticks + half, residual.high * ticks + half)
-    total = summed.shifted(-node.shift).times(node.weights) + _constant(node.bias)
+    products = summed.shifted(-node.shift).times(node.weights)
+    largest = max(products.largest, (products + _constant(node.bias)).largest)
     return [
         Bound(node.name, "residual summed over ticks", summed.largest, ACCUMULATOR_LIMIT),
-        Bound(node.name, "action accumulator", total.largest, ACCUMULATOR_LIMIT),
+        Bound(node.name, "action accumulator", largest, ACCUMULATOR_LIMIT),
     ]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
@@ -17,14 +17,15 @@ from rich.table import Table
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.file import SUFFIX, file_digest, write_network
-from dsf.export.fold import fold
 from dsf.export.network import LIF, Network
 from dsf.export.quantize import quantize
-from dsf.export.verify import Rung, verify
 from dsf.tasks import UserError, get_task, run_command
-from dsf.tasks.console import CommandFailed
+from dsf.tasks.console import CommandFailed, require_installed
 from dsf.tasks.files import require_writable_parent
-from dsf.train.checkpoint import Checkpoint, git_revision, load_checkpoint
+
+if TYPE_CHECKING:
+    from dsf.export.verify import Rung
+    from dsf.train.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class ExportConfig:
 
 def provenance(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Any]:
     """Where the network comes from: everything needed to make it again."""
+    import torch
+
+    from dsf.train.checkpoint import git_revision
+
     header = checkpoint.header
     return {
         "dataset": header["dataset"],
@@ -95,9 +100,19 @@ def describe(network: Network, path: Path, console: Console) -> None:
 
 def run(config: ExportConfig) -> None:
     """Export one run."""
+    require_installed("train", "torch", "snntorch", "safetensors")
+    from dsf.export.fold import fold
+    from dsf.export.verify import verify
+    from dsf.train.checkpoint import load_checkpoint
+
     console = Console()
     if config.episodes < 1:
         raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
+    for name, value in (("--target-return", config.target_return), ("--max-score-drop", config.max_score_drop)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{name} is {value}: it must be a finite number")
     require_writable_parent(config.out)
     checkpoint = load_checkpoint(config.run)
     model = checkpoint.build_model()

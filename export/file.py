@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from dsf.export.bounds import require_no_overflow
 from dsf.export.network import NODE_KINDS, Network, NetworkError, Node
 
 FORMAT_VERSION = 1
@@ -66,7 +67,8 @@ def read_network(path: Path) -> Network:
     """Read and check a network file.
 
     Raises:
-        NetworkError: the file is missing, truncated, altered, of another version, or breaks a rule of its nodes.
+        NetworkError: the file is missing, truncated, altered, of another version, breaks a rule of its nodes, or could
+            overflow.
     """
     try:
         content = path.read_bytes()
@@ -78,9 +80,11 @@ def read_network(path: Path) -> Network:
         raise NetworkError(f"{path}: SHA-256 does not match, the file was altered or cut short: export it again")
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            return _read_body(file, path)
+            network = _read_body(file, path)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise NetworkError(f"{path}: content is not a network of this version ({error}): export it again") from None
+    require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
+    return network
 
 
 def file_digest(path: Path) -> str:

@@ -44,7 +44,13 @@ def shift(values: Int64Array, exponent: int) -> Int64Array:
 
 
 def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
-    """Quantize token vectors (lanes, features) to the encoder's integers q."""
+    """Quantize token vectors (lanes, features) to the encoder's integers q.
+
+    Raises:
+        NetworkError: a value is not finite.
+    """
+    if not np.isfinite(vector).all():
+        raise NetworkError("an observation, action or return-to-go is not finite: check the environment and the target")
     scaled = np.rint((vector.astype(np.float64) - node.offset) / node.step)
     return np.clip(scaled, -node.limit, node.limit).astype(np.int64)
 

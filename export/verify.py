@@ -29,8 +29,8 @@ FLOAT_TOLERANCE = 1e-5
 """Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
-STREAM_DECISIONS = 60
-"""Consecutive decisions over which stream mode is compared with window mode: three contexts."""
+STREAM_CONTEXTS = 3
+"""Stream mode is compared with window mode over this many contexts of consecutive decisions."""
 
 Recording = dict[str, npt.NDArray[np.bool_]]
 """Spikes per population, (tokens, ticks, lanes, neurons)."""
@@ -77,6 +77,7 @@ def verify(
     """
     recorder = _Recorder(TorchPolicy(model, lanes=len(seeds)), network)
     float_episodes = rollout(task, recorder, seeds, target_return, on_step)
+    recorder.cut([episode.decisions for episode in float_episodes])
     tokens = recorder.sequences(model.config.context)
     integer = IntegerPolicy(ReferenceEngine(network, lanes=len(seeds)))
     integer_episodes = rollout(task, integer, seeds, target_return, on_step)
@@ -198,7 +199,7 @@ def compare_returns(
 
 def compare_stream(network: Network, tokens: npt.NDArray[np.int32]) -> Rung:
     """Stream mode against window mode on consecutive tokens (decisions, features), from an episode's first token."""
-    tokens = tokens[:STREAM_DECISIONS]
+    tokens = tokens[: STREAM_CONTEXTS * network.context]
     stream, window = ReferenceEngine(network), WindowReference(network)
     different = sum(
         int(not np.array_equal(stream.step_graded(token[None]), window.step_graded(token[None]))) for token in tokens
@@ -209,6 +210,9 @@ def compare_stream(network: Network, tokens: npt.NDArray[np.int32]) -> Rung:
     )
     if not exact:
         summary += " (longer than K: stream is not the windowed policy)"
+    tells = len(tokens) > network.context  # before that, window mode drops no token
+    if not tells:
+        summary += "; the longest episode is too short to tell them apart"
     details = {"decisions": len(tokens), "different": different, "receptive_field": network.receptive_field}
     return Rung("L2 stream = window", different == 0 or not exact, summary, details)
 
@@ -231,12 +235,23 @@ class _Recorder:
             self.episodes[lane].append(graded)
         return self.policy.act(token)
 
+    def cut(self, lengths: list[int]) -> None:
+        """Forget what finished lanes went on seeing; ``lengths`` are the episodes' decisions, one episode per lane."""
+        self.episodes = [tokens[:length] for tokens, length in zip(self.episodes, lengths)]
+
     def longest(self) -> npt.NDArray[np.int32]:
         """The longest recorded episode (decisions, features)."""
         return np.array(max(self.episodes, key=len))
 
     def sequences(self, context: int) -> npt.NDArray[np.int32]:
-        """Evenly spread windows (SEQUENCES, context, features) from all lanes."""
-        whole = np.concatenate([np.array(tokens) for tokens in self.episodes])
-        starts = np.linspace(0, max(len(whole) - context, 0), SEQUENCES).astype(int)
-        return np.stack([whole[start : start + context] for start in starts])
+        """Evenly spread windows (SEQUENCES, context, features), none across an episode's end.
+
+        Where every episode is shorter than the context, the windows are as long as the longest one.
+        """
+        context = min(context, max(len(tokens) for tokens in self.episodes))
+        windows = [
+            np.array(tokens[start : start + context])
+            for tokens in self.episodes
+            for start in range(len(tokens) - context + 1)
+        ]
+        return np.stack([windows[index] for index in np.linspace(0, len(windows) - 1, SEQUENCES).astype(int)])

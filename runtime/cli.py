@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -22,6 +23,9 @@ from dsf.runtime.report import print_report, summarise
 from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
 from dsf.tasks.console import CommandFailed
 from dsf.tasks.files import require_writable_parent, write_json
+
+RANGE_TOLERANCE = 1e-3
+"""Targets this close to the end of the input range count as inside it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ def check_config(config: SimRunConfig) -> None:
     """
     if config.episodes < 1:
         raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
+    if config.target_return is not None and not math.isfinite(config.target_return):
+        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
+    if config.checkpoint is not None and not config.compare:
+        raise UserError("--checkpoint is only read with --compare: add it, or drop --checkpoint")
     if config.parity_decisions < 0:
         raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
     if config.compare and config.network is not None and config.checkpoint is None:
@@ -79,6 +89,24 @@ def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
     return task.target_returns[0] if network.target_return is None else network.target_return
 
 
+def warnings_about(network: Network, task: Task, target: float) -> list[str]:
+    """What a reader of the figures has to know about this network and target."""
+    notes = []
+    encoder = network.encoder
+    largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
+    if target > largest * (1 + RANGE_TOLERANCE):
+        notes.append(
+            f"the network's return-to-go input ends at {largest:.0f}: "
+            f"a target of {target:.0f} looks like {largest:.0f} until {target - largest:.0f} is earned"
+        )
+    if not network.stream_is_exact:
+        notes.append(
+            f"receptive field {network.receptive_field} exceeds the context {network.context}: "
+            "stream mode is not the windowed policy that was trained"
+        )
+    return notes
+
+
 def compare_levels(
     config: SimRunConfig, network: Network, task: Task, seeds: range, target: float, console: Console
 ) -> dict[str, list[Episode]]:
@@ -90,11 +118,16 @@ def compare_levels(
         def on_step(running: int) -> None:
             progress.advance(bar, running)
 
-        if importlib.util.find_spec("torch") is not None:
+        if importlib.util.find_spec("torch") is None:
+            console.print("note: torch is not installed, so the float policy is not compared", soft_wrap=True)
+        else:
             from dsf.train.checkpoint import load_checkpoint
             from dsf.train.policy import TorchPolicy
 
-            model = load_checkpoint(config.checkpoint or checkpoint_path()).build_model()
+            checkpoint = load_checkpoint(config.checkpoint or checkpoint_path())
+            if checkpoint.header["dataset"] != network.provenance.get("dataset"):
+                raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
+            model = checkpoint.build_model()
             episodes["float (torch, window)"] = rollout(task, TorchPolicy(model, len(seeds)), seeds, target, on_step)
         reference = IntegerPolicy(ReferenceEngine(network, len(seeds)))
         episodes["integer reference"] = rollout(task, reference, seeds, target, on_step)
@@ -114,6 +147,8 @@ def run(config: SimRunConfig) -> None:
     seeds = range(config.seed, config.seed + config.episodes)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
+    for warning in warnings_about(network, task, target):
+        console.print(f"note: {warning}", soft_wrap=True)
     comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
     with (
         open_engine(network, config.backend, config.lava) as engine,

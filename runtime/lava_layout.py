@@ -57,15 +57,42 @@ def split_network(network: Network) -> NetworkParts:
     """Recognise encoder, blocks and readout.
 
     Raises:
-        NetworkError: the node sequence is no DSFormer with PSSA.
+        NetworkError: nodes or wiring are no DSFormer with PSSA.
     """
     head, body, tail = network.nodes[:3], network.nodes[3:-1], network.nodes[-1]
     size = len(_BLOCK_KINDS)
     groups = [body[start : start + size] for start in range(0, len(body), size)]
     fits = _kinds(head) == (Encoder, Synapses, Residual) and all(_kinds(group) == _BLOCK_KINDS for group in groups)
-    if not fits:
-        raise NetworkError("the Lava backend runs DSFormer networks with PSSA only: this node sequence is another one")
-    return NetworkParts(*head, tuple(BlockNodes(*group) for group in groups), tail)  # type: ignore[arg-type,call-arg]
+    if fits and groups:
+        parts = NetworkParts(*head, tuple(BlockNodes(*group) for group in groups), tail)  # type: ignore[arg-type,call-arg]
+        if _wired_as_built(parts):
+            return parts
+    raise NetworkError("the Lava backend runs DSFormer networks with PSSA only: these nodes form another network")
+
+
+def _wired_as_built(parts: NetworkParts) -> bool:
+    """Whether every node reads what the Lava processes will connect it to."""
+    residual = parts.embed_residual
+    wires: list[tuple[Node, tuple[Node, ...]]] = [(parts.embed, (parts.encoder,)), (residual, (parts.embed,))]
+    for block in parts.blocks:
+        wires += [
+            (block.input_lif, (residual,)),
+            (block.qkv, (block.input_lif,)),
+            (block.qkv_lif, (block.qkv,)),
+            (block.gate, (block.qkv_lif,)),
+            (block.window, (block.qkv_lif, block.gate)),
+            (block.attention_lif, (block.window,)),
+            (block.project, (block.attention_lif,)),
+            (block.middle, (residual, block.project)),
+            (block.mlp_lif, (block.middle,)),
+            (block.expand, (block.mlp_lif,)),
+            (block.hidden_lif, (block.expand,)),
+            (block.contract, (block.hidden_lif,)),
+            (block.output, (block.middle, block.contract)),
+        ]
+        residual = block.output
+    wires.append((parts.readout, (residual,)))
+    return all(node.sources == tuple(source.name for source in sources) for node, sources in wires)
 
 
 def _kinds(nodes: tuple[Node, ...]) -> tuple[type, ...]:

@@ -83,11 +83,13 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     low, high = summary["return_interval_95"]
+    parity = summary["parity"]
     episodes = summary["episodes"]
+    interval = f"[{low:.1f}, {high:.1f}]" if len(episodes) > 1 else "[one episode]"
     rows = {
         "backend, mode": f"{summary['backend']}, {summary['mode']}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0]['seed']}..{episodes[-1]['seed']})",
-        "return, mean [95 %]": f"{summary['return_mean']:.1f} [{low:.1f}, {high:.1f}]",
+        "return, mean [95 %]": f"{summary['return_mean']:.1f} {interval}",
         "D4RL-normalised score": f"{summary['score_mean']:.1f}",
         "decisions": f"{sum(episode['decisions'] for episode in episodes)}",
         "spikes per decision": f"{summary['spikes_per_decision']:,.0f}",
@@ -96,9 +98,11 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "decisions per second": f"{summary['decisions_per_second']:.0f}",
         "simulated ticks per second": f"{summary['ticks_per_second']:.0f}",
         "wall time": f"{summary['seconds']:.1f} s",
-        "spikes compared with the reference": f"{summary['parity']['compared_spikes']:,}",
-        "mismatches": f"{summary['parity']['mismatches']}",
+        "spikes compared with the reference": f"{parity['compared_spikes']:,}",
+        "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
+    if not parity["compared_spikes"]:
+        rows["mismatches (spikes, accumulators)"] = "not checked"
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 import signal
@@ -34,6 +35,17 @@ class CommandFailed(Exception):
     """The input was fine, but the command could not do or prove what was asked. One line, exit code 1."""
 
 
+def require_installed(extra: str, *modules: str) -> None:
+    """Check that an optional part of dsf is installed.
+
+    Raises:
+        UserError: a module is missing; the message names the extra that brings it.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f"this command needs {', '.join(missing)}: install them with pip install 'dsf[{extra}]'")
+
+
 def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
     """Turn command-line arguments into ``config_type`` (a dataclass, or a union of subcommands).
 
@@ -47,8 +59,9 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        words = re.sub(r"[\u2500-\u257f]+", " ", shown.getvalue())
-        raise UserError(f"{' '.join(words.split())}") from None
+        # tyro draws a box: its first line is a title that the text repeats, the others are framed by bars.
+        lines = [line for line in shown.getvalue().splitlines() if not line.startswith(("\u256d", "\u2570"))]
+        raise UserError(" ".join(re.sub(r"[\u2500-\u257f]+", " ", " ".join(lines)).split())) from None
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
@@ -65,6 +78,7 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
     debug = len(arguments) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        description = f"{description} {DEBUG_FLAG} shows tracebacks."
         code = main(parse_arguments(config_type, program, description, arguments)) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -16,17 +16,26 @@ def require_writable_parent(path: Path) -> None:
     Raises:
         UserError: its directory does not exist or cannot be written.
     """
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: {path.parent} is a file, not a directory; choose another place")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the directory {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a directory; name a file")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON under a temporary name, then rename."""
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(text)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")

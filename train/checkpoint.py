@@ -46,7 +46,7 @@ class Checkpoint:
         """Rebuild the trained model in evaluation mode.
 
         Raises:
-            UserError: the tensors do not fit the config.
+            UserError: the tensors do not fit the config, or are not finite.
         """
         header = self.header
         codec = InputCodec(
@@ -61,6 +61,9 @@ class Checkpoint:
             model.load_state_dict(self.group("model"))
         except RuntimeError as error:
             raise UserError(f"{self.path}: tensors do not fit the config: {' '.join(str(error).split())}") from None
+        for name, tensor in model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{self.path}: tensor {name} is not finite, the training diverged: train again")
         return model.eval()
 
 

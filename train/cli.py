@@ -7,10 +7,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from dsf.tasks import UserError, run_command
-from dsf.train.checkpoint import CHECKPOINT_NAME
+from dsf.tasks.console import require_installed
 from dsf.train.config import TrainConfig
-from dsf.train.data import load_dataset
-from dsf.train.trainer import Trainer
 
 
 def export_obstacles(config: TrainConfig) -> list[str]:
@@ -24,7 +22,14 @@ def export_obstacles(config: TrainConfig) -> list[str]:
 
 def run(config: TrainConfig) -> None:
     """Train, evaluate, and say where the checkpoint is."""
+    require_installed("train", "torch", "snntorch", "minari", "safetensors", "tensorboard")
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+    from dsf.train.data import load_dataset
+    from dsf.train.trainer import Trainer
+
     console = Console()
+    if any(place.exists() and not place.is_dir() for place in (config.out, *config.out.parents)):
+        raise UserError(f"--out {config.out} is, or lies below, a file: name a directory")
     existing = (config.out / CHECKPOINT_NAME).exists()
     if existing and not config.resume:
         raise UserError(f"{config.out} already holds a checkpoint: pass --resume to continue it, or another --out")

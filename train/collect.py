@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -119,6 +118,21 @@ def _actor_episodes(
     return episodes
 
 
+def require_free_place(recipe: Recipe, overwrite: bool) -> Path:
+    """Where the dataset will live.
+
+    Raises:
+        UserError: one is there already and ``overwrite`` is false.
+    """
+    store = Path(store_path())
+    if store.exists() and not store.is_dir():
+        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
+    final = store / recipe.dataset_id
+    if final.exists() and not overwrite:
+        raise UserError(f"dataset '{recipe.dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
+    return final
+
+
 def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: str, overwrite: bool) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
 
@@ -128,9 +142,7 @@ def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: st
     import minari
 
     task = get_task(recipe.task)
-    final = Path(store_path()) / recipe.dataset_id
-    if final.exists() and not overwrite:
-        raise UserError(f"dataset '{recipe.dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
+    final = require_free_place(recipe, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
         with _minari_store(staging), warnings.catch_warnings():
@@ -151,7 +163,7 @@ def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: st
             if metadata.exists() and not target.exists():
                 metadata.replace(target)
         if final.exists():
-            shutil.rmtree(final)
+            final.replace(Path(staging) / "replaced")
         (Path(staging) / recipe.dataset_id).replace(final)
     return final
 

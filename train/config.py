@@ -71,6 +71,18 @@ class ModelConfig:
         return self.receptive_field <= self.context
 
 
+_LEAST = {
+    "steps": 1,
+    "batch_size": 2,  # batch norm needs two tokens
+    "threads": 1,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "eval_episodes": 0,
+    "eval_seed": 0,
+    "seed": 0,
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. Schedule defaults follow the paper's released configuration."""
@@ -81,9 +93,13 @@ class TrainConfig:
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
     model: ModelConfig = field(default_factory=ModelConfig)
     steps: int = 20_000
+    """Optimizer steps."""
     batch_size: int = 64
+    """Token windows per step."""
     learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
+    """Decoupled weight decay of AdamW."""
     gradient_clip: float = 0.25
     """Largest allowed norm of the whole gradient."""
     warmup_fraction: float = 0.1
@@ -95,7 +111,9 @@ class TrainConfig:
     threads: int = 2
     """CPU threads for torch."""
     log_every: int = 100
+    """Steps between two rows of metrics."""
     checkpoint_every: int = 1_000
+    """Steps between two checkpoints."""
     eval_episodes: int = 10
     """Closed-loop episodes behind the last checkpoint; 0 leaves the run unscored."""
     eval_seed: int = 1_000
@@ -104,12 +122,17 @@ class TrainConfig:
     """Continue the run in --out from its checkpoint, bit for bit as if it had not been interrupted."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "threads", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least {least}")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0.0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be positive")
+        if not self.weight_decay >= 0.0:
+            raise UserError(f"--weight-decay is {self.weight_decay}: it must be 0 or more")
         for name in ("warmup_fraction", "blend_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} is {getattr(self, name)}: it is a share, 0 to 1")
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
 
 
 def to_json(config: ModelConfig | TrainConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ Float32Array = npt.NDArray[np.float32]
 
 LOCAL_NAMESPACE = "dsf"
 """Minari namespace of the datasets that ``dsf-data collect`` makes."""
+DATASET_ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
+"""Minari's ids: namespaces, a name, and a version."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,15 @@ def open_minari(dataset_id: str) -> Any:
     local = (
         f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v0)"
     )
-    try:
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
+    store = Path(store_path())
+    if store.exists() and not store.is_dir():
+        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
+    if (store / dataset_id / "data").exists():
         return minari.load_dataset(dataset_id)
-    except FileNotFoundError:
-        if dataset_id.startswith(f"{LOCAL_NAMESPACE}/"):
-            raise UserError(f"dataset '{dataset_id}' is not in {store_path()}: {local}") from None
-    except ValueError as error:
-        raise UserError(f"'{dataset_id}' is no Minari dataset id ({one_line(error)}): {local}") from None
+    if dataset_id.startswith(f"{LOCAL_NAMESPACE}/"):
+        raise UserError(f"dataset '{dataset_id}' is not in {store}: {local}")
     try:
         return minari.load_dataset(dataset_id, download=True)
     except Exception as error:  # the hub's client raises types of its own, not OSError, when there is no network

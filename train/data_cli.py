@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dsf.tasks import UserError, run_command
+from dsf.tasks.console import require_installed
 from dsf.train.data import OfflineDataset, load_dataset
 
 
@@ -40,11 +41,14 @@ Command = Annotated[Collect, tyro.conf.subcommand("collect")] | Annotated[Info, 
 
 def collect(config: Collect, console: Console) -> None:
     """Collect, write and describe one dataset."""
-    from dsf.train.collect import collect_episodes, get_recipe, write_dataset
+    from dsf.train.collect import collect_episodes, get_recipe, require_free_place, write_dataset
 
     if config.steps < 1:
         raise UserError(f"--steps is {config.steps}: it must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
     recipe = get_recipe(config.name)
+    require_free_place(recipe, config.overwrite)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"collecting {recipe.dataset_id}", total=config.steps)
         episodes = collect_episodes(recipe, config.steps, config.seed, lambda: progress.advance(bar))
@@ -69,6 +73,7 @@ def describe(data: OfflineDataset, console: Console) -> None:
 def run(config: Collect | Info) -> None:
     """Dispatch a subcommand."""
     console = Console()
+    require_installed("train", "minari")
     if isinstance(config, Collect):
         collect(config, console)
     else:

@@ -14,7 +14,8 @@ from torch.nn.functional import mse_loss
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from dsf.tasks import Episode, UserError, mean_confidence_interval, rollout
-from dsf.tasks.files import write_json
+from dsf.tasks.console import CommandFailed
+from dsf.tasks.files import write_json, write_text
 from dsf.tasks.policy import FloatArray
 from dsf.train.checkpoint import (
     CHECKPOINT_NAME,
@@ -34,6 +35,10 @@ from dsf.train.policy import TorchPolicy
 
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
+LOG_LINES = 10
+"""Lines of progress where the output is no terminal."""
+FREE_ON_RESUME = {"dataset", "resume", "log_every", "checkpoint_every", "eval_episodes", "eval_seed"}
+"""Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash)."""
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
@@ -107,13 +112,23 @@ class Trainer:
         for name in ("model", "dataset", "codec"):
             if mine[name] != theirs[name]:
                 raise UserError(f"--resume: {checkpoint.path} was trained with another {name}: repeat its settings")
-        for name in ("steps", "batch_size", "learning_rate", "weight_decay", "gradient_clip", "seed"):
-            if mine["train"][name] != theirs["train"][name]:
+        for name in mine["train"].keys() - FREE_ON_RESUME:
+            if mine["train"][name] != theirs["train"].get(name):
                 raise UserError(f"--resume: {checkpoint.path} was trained with another {name}: repeat its settings")
+        if "sampler" not in theirs:
+            raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
         self.model.load_state_dict(checkpoint.group("model"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
         self.sampler.bit_generator.state = theirs["sampler"]
         self.step = int(theirs["step"])
+        self.forget_metrics_after(self.step)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop metrics that a run logged after its last checkpoint: they are about to be logged again."""
+        path = self.config.out / METRICS_NAME
+        if path.exists():
+            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            write_text(path, "".join(f"{row}\n" for row in rows))
 
     def train_step(self) -> float:
         """One optimizer step; returns the loss (mean squared action error over existing tokens)."""
@@ -126,6 +141,8 @@ class Trainer:
         predicted = self.model(torch.from_numpy(windows.tokens), mask)
         loss = mse_loss(predicted[mask], torch.from_numpy(windows.actions)[mask])
         self.optimizer.zero_grad(set_to_none=True)
+        if not torch.isfinite(loss):
+            raise CommandFailed(f"the loss is {float(loss.detach())} at step {self.step}: lower --learning-rate")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
         self.optimizer.step()
@@ -153,6 +170,8 @@ class Trainer:
                 progress.update(bar, completed=self.step, description=f"loss {loss:.4f}")
                 if self.step % config.log_every == 0 or self.step == config.steps:
                     self.log(writer, {"train/loss": loss, "train/blend": blend_factor(self.step - 1, config)})
+                if not console.is_terminal and self.step % max(config.steps // LOG_LINES, 1) == 0:
+                    console.print(f"step {self.step} of {config.steps}, loss {loss:.4f}")
                 if self.step % config.checkpoint_every == 0 and self.step < config.steps:
                     self.save(self.header())
             header = self.header()

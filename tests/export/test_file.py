@@ -54,6 +54,13 @@ def test_every_flipped_bit_and_every_truncation_is_refused(path: Path, tmp_path:
             read_network(damaged)
 
 
+def test_network_that_could_overflow_is_refused_by_the_reader(path: Path) -> None:
+    network = change(random_network(0), "residual.1", bias=np.full(12, 2**20, np.int32))
+    write_network(network, path)
+    with pytest.raises(NetworkError, match="could overflow"):
+        read_network(path)
+
+
 def test_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"cannot read network file .*: No such file"):
         read_network(tmp_path / "none.dsf.h5")

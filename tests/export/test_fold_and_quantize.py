@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import random_model, random_network, random_tokens
 
-from dsf.export.bounds import prove, require_no_overflow
+from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
 from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
 from dsf.export.quantize import Scales, bias_parts, largest_threshold_for_bias, quantize
 from dsf.export.reference import ReferenceEngine
-from dsf.export.verify import compare_fold, run_folded, run_reference, run_torch
+from dsf.export.verify import _Recorder, compare_fold, run_folded, run_reference, run_torch
 from dsf.tasks import UserError
+from dsf.train.policy import TorchPolicy
 
 SIZES = {
     "width": st.integers(1, 16),
@@ -114,6 +115,23 @@ def test_overflow_is_found_and_named() -> None:
     broken = Network(network.task, network.ticks, network.context, tuple(nodes))
     with pytest.raises(NetworkError, match=r"node 'blocks.1.attention.input_lif' could overflow: its current"):
         require_no_overflow(broken)
+
+
+def test_partial_sums_that_cancel_are_still_bounded() -> None:
+    """Two equal terms of opposite sign end at zero, but the accumulator passes through the first one."""
+    values = Interval(np.array([30_000, 30_000]), np.array([30_000, 30_000]))
+    assert values.times(np.array([[127, -127]])).largest == 127 * 30_000
+
+
+def test_recorder_forgets_what_finished_lanes_saw() -> None:
+    network = random_network(0)
+    recorder = _Recorder(TorchPolicy(random_model(0), lanes=2), network)
+    recorder.episodes = [[np.full(6, i) for i in range(9)], [np.full(6, 100 + i) for i in range(9)]]
+    recorder.cut([3, 9])
+    assert len(recorder.longest()) == 9 and recorder.longest()[0, 0] == 100
+    windows = recorder.sequences(4)
+    assert windows.shape[1:] == (4, 6) and windows.min() == 100
+    assert (np.diff(windows[:, :, 0], axis=1) == 1).all()
 
 
 @pytest.mark.parametrize(("name", "value", "words"), [("bits", 9, "--bits"), ("bits", 1, "--bits")])

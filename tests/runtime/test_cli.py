@@ -98,6 +98,11 @@ def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
         (["--seed", "x"], "--seed"),
         (["--json", "/nowhere/out.json"], "/nowhere does not exist"),
         (["--parity-decisions", "-1"], "--parity-decisions is -1"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--target-return", "nan"], "--target-return is nan"),
+        (["--json", "/tmp"], "is a directory"),
+        (["--checkpoint", "x"], "--compare"),
+        (["--bogus"], "--bogus"),
     ],
 )
 def test_bad_options(arguments: list[str], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from random_networks import random_network, random_tokens
 
 from dsf.export.file import read_network
-from dsf.export.network import LIF, Network
+from dsf.export.network import LIF, Network, NetworkError
+from dsf.export.reference import encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
+from dsf.runtime.lava_layout import split_network
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.tasks import get_task
 
@@ -93,6 +96,23 @@ def test_parity_check_sees_a_single_flipped_spike() -> None:
     assert name in check.result.first_mismatch and not check.result.exact
     del spikes[name]
     assert ParityCheck(network).check(token, accumulators, spikes) is None
+
+
+def test_networks_wired_in_another_way_are_refused() -> None:
+    network = random_network(0, blocks=1)
+    cut = "residual.0.attention"  # without its shortcut
+    nodes = [
+        dataclasses.replace(node, sources=node.sources[1:]) if node.name == cut else node for node in network.nodes
+    ]
+    split_network(network)
+    with pytest.raises(NetworkError, match="another network"):
+        split_network(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    network = random_network(0)
+    with pytest.raises(NetworkError, match="not finite"):
+        encode(network.encoder, np.full((1, network.encoder.size), np.nan))
 
 
 @settings(max_examples=200, deadline=None)

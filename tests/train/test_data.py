@@ -114,6 +114,7 @@ def test_cli_collects_and_describes(minari_store: Path) -> None:
 def test_unknown_local_dataset_names_the_way_out(minari_store: Path, tmp_path: Path) -> None:
     result = run_command("dsf-train", "dsf/hopper/unknown-v0", "--out", str(tmp_path / "run"))
     assert_refused(result, "dsf/hopper/unknown-v0", "dsf-data collect")
+    assert list(minari_store.iterdir()) == []
     assert not (tmp_path / "run").exists()
 
 
@@ -124,6 +125,12 @@ def test_remote_dataset_without_network_names_the_way_out(
     result = run_command("dsf-train", "mujoco/hopper/medium-v0", "--out", str(tmp_path / "run"))
     assert_refused(result, "mujoco/hopper/medium-v0", "could not be downloaded", "dsf-data collect")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["nope", "bad id!", "../../etc"])
+def test_malformed_dataset_ids_are_refused(name: str, minari_store: Path) -> None:
+    with pytest.raises(UserError, match="is no Minari dataset id"):
+        load_dataset(name)
 
 
 def test_discrete_actions_are_refused(minari_store: Path, tmp_path: Path) -> None:

@@ -67,6 +67,20 @@ def test_resume_is_bit_identical_to_an_unbroken_run(dataset: str, tmp_path: Path
     assert_refused(other, "another seed")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("seed", -1), ("eval_seed", -1), ("eval_episodes", -1), ("batch_size", 1), ("learning_rate", float("nan"))],
+)
+def test_config_refuses_numbers_that_cannot_work(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} is"):
+        TrainConfig("x", **{field: value})
+
+
+def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(run_command("dsf-train", "dsf/x-v0", "--out", str(tmp_path / "file" / "run")), "name a directory")
+
+
 def test_schedules() -> None:
     config = TrainConfig("x", steps=100)
     assert blend_factor(0, config) == 1.0 and blend_factor(5, config) == 0.5 and blend_factor(10, config) == 0.0
