@@ -85,7 +85,7 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
     low, high = summary["return_interval_95"]
     parity = summary["parity"]
     episodes = summary["episodes"]
-    interval = f"[{low:.1f}, {high:.1f}]" if len(episodes) > 1 else "[one episode]"
+    interval = f"[{low:.1f}, {high:.1f}]" if len(episodes) > 1 else "(one episode)"
     rows = {
         "backend, mode": f"{summary['backend']}, {summary['mode']}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0]['seed']}..{episodes[-1]['seed']})",
