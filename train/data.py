@@ -109,9 +109,13 @@ def open_minari(dataset_id: str) -> Any:
         return minari.load_dataset(dataset_id)
     if dataset_id.startswith(f"{LOCAL_NAMESPACE}/"):
         raise UserError(f"dataset '{dataset_id}' is not in {store}: {local}")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the hub client's retries would bury the one line below
+    new_store = not store.exists()
     try:
         return minari.load_dataset(dataset_id, download=True)
     except Exception as error:  # the hub's client raises types of its own, not OSError, when there is no network
+        if new_store and store.is_dir() and not any(store.iterdir()):
+            store.rmdir()  # Minari makes it before it looks
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise UserError(f"dataset '{dataset_id}' could not be downloaded ({reason}); {local}") from None
 
