@@ -50,7 +50,7 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	say "3/5 fold, quantize to integer spikes, verify"
 	$(BIN)/dsf-export $(DEMO)/run --target loihi -o $(DEMO)/hopper.dsf.h5 --episodes 4 --max-score-drop 100
 	say "4/5 the fresh network, closed loop in Lava's Loihi simulator"
-	$(BIN)/dsf-sim-run $(DEMO)/hopper.dsf.h5 --json $(DEMO)/fresh.json
+	$(BIN)/dsf-sim-run $(DEMO)/hopper.dsf.h5 --checkpoint $(DEMO)/run --json $(DEMO)/fresh.json
 	say "5/5 the shipped network, closed loop in Lava's Loihi simulator"
 	$(BIN)/dsf-sim-run --json $(DEMO)/shipped.json
 	say "done: reports in $(DEMO)/fresh.json and $(DEMO)/shipped.json"

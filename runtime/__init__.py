@@ -1,1 +1,1 @@
-"""Runtime: engines, the Lava backend, the closed loop and its report. Imports no torch unless --compare asks for it."""
+"""Runtime: engines, Lava backend, closed loop, report. Imports torch only to list the float policy beside a run."""

@@ -50,10 +50,11 @@ class SimRunConfig:
     """Decisions checked against the reference engine, spike by spike; 0 switches the check off."""
     hardware: tuple[str, ...] = ("paper_45nm", "loihi1_davies2018")
     """Hardware presets that price the run."""
-    compare: bool = False
-    """Also run the float policy (where torch is installed) and the integer reference on the same seeds."""
+    compare: bool = True
+    """Also run the integer reference, and the float policy where its checkpoint and torch are at hand, on the same
+    seeds, and list the returns side by side."""
     checkpoint: Path | None = None
-    """Float checkpoint for --compare; the shipped network brings its own."""
+    """Run of dsf-train behind the network, for the float policy; the shipped network brings its own."""
     json: Path | None = None
     """Write the report here as well."""
 
@@ -71,11 +72,9 @@ def check_config(config: SimRunConfig) -> None:
     if config.target_return is not None and not math.isfinite(config.target_return):
         raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
     if config.checkpoint is not None and not config.compare:
-        raise UserError("--checkpoint is only read with --compare: add it, or drop --checkpoint")
+        raise UserError("--checkpoint is not read with --no-compare: drop one of them")
     if config.parity_decisions < 0:
         raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
-    if config.compare and config.network is not None and config.checkpoint is None:
-        raise UserError("--compare needs --checkpoint RUN, the run that this network was exported from")
     if config.json is not None:
         require_writable_parent(config.json)
     if config.backend == "lava":
@@ -118,13 +117,17 @@ def compare_levels(
         def on_step(running: int) -> None:
             progress.advance(bar, running)
 
-        if importlib.util.find_spec("torch") is None:
-            console.print("note: torch is not installed, so the float policy is not compared", soft_wrap=True)
+        shipped = checkpoint_path() if config.network is None else None
+        path = config.checkpoint or shipped
+        if path is None:
+            console.print("note: the float policy is not compared: --checkpoint RUN names it", soft_wrap=True)
+        elif importlib.util.find_spec("torch") is None:
+            console.print("note: the float policy is not compared: torch is not installed", soft_wrap=True)
         else:
             from dsf.train.checkpoint import load_checkpoint
             from dsf.train.policy import TorchPolicy
 
-            checkpoint = load_checkpoint(config.checkpoint or checkpoint_path())
+            checkpoint = load_checkpoint(path)
             if checkpoint.header["dataset"] != network.provenance.get("dataset"):
                 raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
             model = checkpoint.build_model()

@@ -64,7 +64,7 @@ for name in ("torch", "snntorch", "minari", "safetensors", "onnx"):
     sys.modules[name] = None
 import dsf.export.network, dsf.export.file, dsf.export.bounds, dsf.hardware_models, dsf.runtime.cli
 from dsf.runtime.cli import SimRunConfig, run
-run(SimRunConfig(backend="reference", parity_decisions=0))
+run(SimRunConfig(backend="reference", parity_decisions=0, compare=False))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -50,7 +50,7 @@ def test_main_job_without_arguments(tmp_path: Path) -> None:
 
 def test_reference_and_lava_returns_are_equal_to_the_last_bit(tmp_path: Path) -> None:
     backend = "lava" if sys.version_info < (3, 11) else "reference"
-    arguments = ["--backend", backend, "--seed", "11", "--compare", "--parity-decisions", "0"]
+    arguments = ["--backend", backend, "--seed", "11", "--parity-decisions", "0"]
     result = run_command("dsf-sim-run", *arguments, "--json", str(tmp_path / "out.json"))
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "out.json").read_text())
@@ -101,7 +101,8 @@ def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
         (["--seed", "-1"], "--seed is -1"),
         (["--target-return", "nan"], "--target-return is nan"),
         (["--json", "/tmp"], "is a directory"),
-        (["--checkpoint", "x"], "--compare"),
+        (["--checkpoint", "x", "--no-compare"], "--no-compare"),
+        (["--checkpoint", "x"], "no checkpoint at x"),
         (["--bogus"], "--bogus"),
     ],
 )
