@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.dsf-ready
 DEMO := build/demo
 TYPECHECK := build/typecheck
-EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra dev
+EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra robotics --extra dev
 
 .PHONY: help env demo test lint format lock artifact clean
 

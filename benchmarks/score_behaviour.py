@@ -11,7 +11,7 @@ import numpy as np
 from dsf.tasks import Token, get_task, mean_confidence_interval, rollout
 from dsf.tasks.behaviour import load_actor
 from dsf.tasks.policy import FloatArray
-from dsf.train.collect import RECIPES
+from dsf.train.recipes import RECIPES, SAC
 
 EPISODES, QUICK_EPISODES = 20, 3
 
@@ -36,12 +36,19 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_EPISODES} episodes each")
+    parser.add_argument("--task", help="only the actors of this task")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    task, rows = get_task("hopper"), {}
+    rows: dict[str, dict[str, object]] = {}
     episodes = QUICK_EPISODES if arguments.quick else EPISODES
     print("| actor | noise | return, mean [95 %] | std | D4RL-normalised |\n|---|---|---|---|---|")
-    for name, noise in sorted({actor for recipe in RECIPES.values() for actor in recipe.actors}):
+    shipped = {
+        (recipe.task, *actor) for recipe in RECIPES.values() if recipe.algorithm == SAC for actor in recipe.actors
+    }
+    for task_name, name, noise in sorted(shipped):
+        if arguments.task not in (None, task_name):
+            continue
+        task = get_task(task_name)
         results = rollout(task, ActorPolicy(name, noise), range(episodes), task.target_returns[0])
         returns = [episode.episode_return for episode in results]
         interval = mean_confidence_interval(returns)

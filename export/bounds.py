@@ -24,13 +24,9 @@ from dsf.export.network import (
     Synapses,
     Window,
 )
+from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT
 
 Int64Array = npt.NDArray[np.int64]
-
-CURRENT_LIMIT = 1 << 17
-"""A LIF's current: from here on, Lava's 24-bit current register wraps (64 * 2**17 = 2**23)."""
-ACCUMULATOR_LIMIT = 1 << 23
-"""Synaptic sums, graded spikes, membranes and readout accumulators: 24 signed bits."""
 
 
 @dataclass(frozen=True)

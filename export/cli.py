@@ -17,7 +17,7 @@ from rich.table import Table
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.file import SUFFIX, file_digest, write_network
-from dsf.export.network import LIF, Network
+from dsf.export.network import LIF, WEIGHT_BITS, Network
 from dsf.export.quantize import quantize
 from dsf.tasks import UserError, get_task, run_command
 from dsf.tasks.console import CommandFailed, require_installed
@@ -38,8 +38,8 @@ class ExportConfig:
     """File to write."""
     target: Literal["loihi"] = "loihi"
     """What to export for."""
-    bits: int = 8
-    """Signed width of the weights, 2 to 8."""
+    bits: int | None = None
+    """Signed width of the weights, 2 to 8; without it 8, or what quantization-aware training has trained."""
     episodes: int = 10
     """Closed-loop episodes per network in the ladder."""
     seed: int = 2_000
@@ -50,7 +50,7 @@ class ExportConfig:
     """D4RL-normalised points that the integers may lose; more, and nothing is written."""
 
 
-def provenance(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Any]:
+def provenance(checkpoint: Checkpoint, bits: int) -> dict[str, Any]:
     """Where the network comes from: everything needed to make it again."""
     import torch
 
@@ -62,16 +62,30 @@ def provenance(checkpoint: Checkpoint, config: ExportConfig) -> dict[str, Any]:
         "model": header["model"],
         "train": header["train"],
         "train_steps": header["step"],
-        "train_revision": header["git_revision"],
+        "train_revision": header.get("revision", header.get("git_revision")),  # older checkpoints have the latter
         "train_scores": header["scores"],
         "export_revision": git_revision(),
-        "bits": config.bits,
+        "bits": bits,
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "torch": torch.__version__,
         },
     }
+
+
+def quantization_of(checkpoint: Checkpoint, bits: int | None) -> tuple[int, int | None]:
+    """Bits, and the threshold in residual units where quantization-aware training has fixed it (else None).
+
+    Raises:
+        UserError: other bits are asked for than were trained.
+    """
+    trained = checkpoint.header.get("quantization")
+    if trained is None:
+        return WEIGHT_BITS if bits is None else bits, None
+    if bits not in (None, trained["bits"]):
+        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
+    return trained["bits"], trained["threshold_units"]
 
 
 def print_ladder(rungs: list[Rung], console: Console) -> None:
@@ -104,6 +118,7 @@ def run(config: ExportConfig) -> None:
     from dsf.export.fold import fold
     from dsf.export.verify import verify
     from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.qat import deployed
 
     console = Console()
     if config.episodes < 1:
@@ -115,10 +130,12 @@ def run(config: ExportConfig) -> None:
             raise UserError(f"{name} is {value}: it must be a finite number")
     require_writable_parent(config.out)
     checkpoint = load_checkpoint(config.run)
-    model = checkpoint.build_model()
-    folded = fold(model)
+    bits, threshold_units = quantization_of(checkpoint, config.bits)
+    trained = checkpoint.build_trained()
     task = get_task(checkpoint.header["task"])
-    network = quantize(folded, task.name, config.bits, provenance(checkpoint, config))
+    network = quantize(fold(trained), task.name, bits, provenance(checkpoint, bits), threshold_units)
+    model = deployed(trained)  # after quantization-aware training, the float levels have the integers' values
+    folded = fold(model)
     target = task.target_returns[0] if config.target_return is None else config.target_return
     network = dataclasses.replace(network, target_return=target)
     seeds = range(config.seed, config.seed + config.episodes)

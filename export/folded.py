@@ -10,21 +10,10 @@ import numpy.typing as npt
 
 from dsf.tasks.policy import FloatArray
 from dsf.train.codec import InputCodec
+from dsf.train.integers import Affine
 
 Observer = Callable[[str, FloatArray, FloatArray], None]
 """Called with a population's name, its membranes before reset, and its spikes, each (ticks, lanes, neurons)."""
-
-
-@dataclass(frozen=True)
-class Affine:
-    """weight (outputs, inputs) and bias (outputs,)."""
-
-    weight: FloatArray
-    bias: FloatArray
-
-    def __call__(self, x: FloatArray) -> FloatArray:
-        """Map (..., inputs) to (..., outputs)."""
-        return x @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)

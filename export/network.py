@@ -15,21 +15,33 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.tasks import UserError
+from dsf.train.integers import (
+    BIAS_EXPONENT_BITS as BIAS_EXPONENT_BITS,
+)
+from dsf.train.integers import (
+    BIAS_MANTISSA_BITS as BIAS_MANTISSA_BITS,
+)
+from dsf.train.integers import (
+    DECAY_BITS as DECAY_BITS,
+)
+from dsf.train.integers import (
+    MAX_EXPONENT as MAX_EXPONENT,
+)
+from dsf.train.integers import (
+    MAX_INPUT_BITS as MAX_INPUT_BITS,
+)
+from dsf.train.integers import (
+    MEMBRANE_FRACTION_BITS as MEMBRANE_FRACTION_BITS,
+)
+from dsf.train.integers import (
+    THRESHOLD_BITS as THRESHOLD_BITS,
+)
+from dsf.train.integers import (
+    WEIGHT_BITS as WEIGHT_BITS,
+)
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float64]
-
-MEMBRANE_FRACTION_BITS = 6
-"""Currents enter the membrane shifted left by this much; biases are in units of 2**-6 synaptic units (Loihi)."""
-DECAY_BITS = 12
-"""Decays are fractions of 2**12 (Loihi)."""
-WEIGHT_BITS = 8
-BIAS_MANTISSA_BITS = 13
-BIAS_EXPONENT_BITS = 3
-THRESHOLD_BITS = 17
-MAX_INPUT_BITS = 16
-MAX_EXPONENT = 15
-"""Largest shift of a synaptic sum, in either direction."""
 
 
 class NetworkError(UserError):

@@ -1,10 +1,11 @@
 """Tasks: environments, reference scores, return conditioning and the closed loop. The bottom room: imports no other."""
 
 from dsf.tasks.console import UserError, run_command
+from dsf.tasks.definition import Task
 from dsf.tasks.policy import Policy, Token
 from dsf.tasks.rollout import Episode, rollout
 from dsf.tasks.scores import ConfidenceInterval, mean_confidence_interval
-from dsf.tasks.task import TASKS, Task, get_task
+from dsf.tasks.task import TASKS, get_task
 
 __all__ = [
     "TASKS",

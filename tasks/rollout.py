@@ -29,16 +29,15 @@ class _Lane:
 
     def start(self, seed: int, target_return: float) -> None:
         observation, _ = self.env.reset(seed=seed)
-        self.observation: FloatArray = np.asarray(observation, np.float64)
+        self.observation: FloatArray = self.task.flat_observation(observation)
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
         self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
         self.running = True
 
     def step(self, action: FloatArray) -> Episode | None:
         """Execute one action; return the episode if this ended it."""
-        action = np.clip(action, -1.0, 1.0)
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        self.observation, self.previous_action = np.asarray(observation, np.float64), action
+        observation, reward, terminated, truncated, _ = self.env.step(self.task.env_action(action))
+        self.observation, self.previous_action = self.task.flat_observation(observation), self.task.executed(action)
         self.wanted -= float(reward)
         self.total += float(reward)
         self.decisions += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -9,8 +11,8 @@ from torch import nn
 from dsf.export.fold import fold
 from dsf.export.network import Network
 from dsf.export.quantize import quantize
-from dsf.train.codec import InputCodec
-from dsf.train.config import ModelConfig
+from dsf.train.codec import InputCodec, TokenStatistics
+from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind
 from dsf.train.model import DSFormer
 
 ACTIONS = 3
@@ -19,7 +21,7 @@ ACTIONS = 3
 def random_codec(features: int, bits: int, generator: np.random.Generator) -> InputCodec:
     """A codec fitted to random data."""
     data = generator.normal(generator.normal(size=features), generator.uniform(0.1, 3.0, features), (200, features))
-    return InputCodec.fit(data, np.full((1, features), np.nan), bits)
+    return InputCodec.fit(TokenStatistics.of(data), np.full((1, features), np.nan), bits)
 
 
 def random_model(
@@ -32,6 +34,11 @@ def random_model(
     features: int = 6,
     input_bits: int = 8,
     decay: float = 0.25,
+    attention: AttentionKind = "pssa",
+    norm: NormKind = "ptbn",
+    positional_bias: BiasKind = "relative",
+    heads: int = 1,
+    embed_norm: EmbedNormKind = "ptbn",
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -45,8 +52,21 @@ def random_model(
         mlp_ratio=2,
         decay=decay,
         input_bits=input_bits,
+        attention=attention,
+        norm=norm,
+        positional_bias=positional_bias,
+        heads=heads,
+        embed_norm=embed_norm,
     )
     model = DSFormer(config, random_codec(features, input_bits, generator), ACTIONS)
+    randomise(model, generator)
+    if norm == "tdln" or embed_norm == "layernorm":
+        randomise_layer_norms(model, generator)
+    return model.eval()
+
+
+def randomise(model: nn.Module, generator: np.random.Generator) -> None:
+    """Move batch norms, running statistics, skips and positional biases away from their start, so that neurons fire."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             for tensor, low, high in (
@@ -58,11 +78,21 @@ def random_model(
                 tensor.data.copy_(torch.from_numpy(generator.uniform(low, high, len(tensor))))
     for name, parameter in model.named_parameters():
         if name.endswith("positional_bias"):
-            parameter.data.copy_(torch.from_numpy(generator.normal(0.8, 0.5, len(parameter))))
-    return model.eval()
+            parameter.data.copy_(torch.from_numpy(generator.normal(0.8, 0.5, tuple(parameter.shape))))
+    for name, parameter in model.named_parameters():
+        if name.endswith("skip"):
+            parameter.data.fill_(generator.normal(0.0, 0.3))
 
 
-def random_network(seed: int = 0, bits: int = 8, **sizes: int) -> Network:
+def randomise_layer_norms(model: nn.Module, generator: np.random.Generator) -> None:
+    """The same for layer norms, PTBN's among them."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data.copy_(torch.from_numpy(generator.uniform(0.3, 1.0, len(module.weight))))
+            module.bias.data.copy_(torch.from_numpy(generator.uniform(-0.2, 1.0, len(module.bias))))
+
+
+def random_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:
     """An integer network from a random model."""
     return quantize(fold(random_model(seed, **sizes)), "hopper", bits)
 

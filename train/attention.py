@@ -1,13 +1,20 @@
-"""Positional Spiking Self-Attention (PSSA)."""
+"""Spiking attentions, all causal and without softmax: PSSA, TSSA, SSSA, SDSA-1 and SDSA-3.
+
+They share one frame (:class:`SpikingAttention`): spikes q, k, v = LIF(norm(Linear(LIF(x)))), then a rule that mixes
+tokens, then norm(Linear(.)). Integers and gates only: each rule maps onto additions of spikes.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from dsf.train.config import ModelConfig
+from dsf.train.config import AttentionKind, ModelConfig
 from dsf.train.neurons import LIF
-from dsf.train.norm import make_norm
+from dsf.train.norm import make_norm, offset_channels
+
+SDSA3_SCALE = 0.125
+"""Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
 
 
 class PackedTokens:
@@ -20,54 +27,167 @@ class PackedTokens:
     def __init__(self, mask: Tensor) -> None:
         """``mask`` is (batch, context), true where a token exists."""
         self.mask = mask
+        self.index = mask.flatten().nonzero().flatten()
+        self.full = len(self.index) == mask.numel()
 
     def pack(self, padded: Tensor) -> Tensor:
         """(batch, context, channels) -> (rows, channels)."""
-        return padded[self.mask]
+        return padded.flatten(0, 1).index_select(0, self.index)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(ticks, rows, channels) -> (ticks, batch, context, channels), zeros at absent tokens."""
-        padded = rows.new_zeros(rows.shape[0], *self.mask.shape, rows.shape[-1])
-        padded[:, self.mask] = rows
-        return padded
+        shape = (rows.shape[0], *self.mask.shape, rows.shape[-1])
+        if self.full:
+            return rows.reshape(shape)
+        padded = rows.new_zeros(rows.shape[0], self.mask.numel(), rows.shape[-1])
+        return padded.index_copy(1, self.index, rows).view(shape)
 
     def repack(self, padded: Tensor) -> Tensor:
         """(ticks, batch, context, channels) -> (ticks, rows, channels): the inverse of :meth:`unpack`."""
-        return padded[:, self.mask]
+        flat = padded.flatten(1, 2)
+        return flat if self.full else flat.index_select(1, self.index)
 
 
-class PSSA(nn.Module):
-    """out_i = norm(Linear(LIF(q_i * sum_k b_k * (k AND v)_{i-k}))), k = 0 .. w-1, for each channel and tick.
-
-    Source: DSFormer Eq. 7 (arXiv 2504.03800), with the positional bias as the relative vector that the equation's
-    text names, shared by all channels; the release stores a K x K matrix of absolute positions instead. Missing
-    history (before the episode or outside the window) counts as no spikes.
-    """
+class SpikingAttention(nn.Module):
+    """The frame: spikes of q, k and v in, spikes of :meth:`mix` out, a Linear and its norm behind."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, gain = config.width, config.threshold
+        self.heads = config.heads
         self.input_lif = LIF(config.decay, config.threshold)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qkv_norm = make_norm(config.norm, 3 * width, gain)
+        offset_channels(self.qkv_norm, slice(width, 3 * width), config.key_value_offset)
         self.qkv_lif = LIF(config.decay, config.threshold)
-        self.positional_bias = nn.Parameter(torch.ones(config.window))
         self.attention_lif = LIF(config.decay, config.threshold)
         self.project = nn.Linear(width, width, bias=False)
         self.project_norm = make_norm(config.norm, width, gain)
 
     def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
         """Map the residual stream (ticks, rows, width) to this branch's contribution, same shape."""
-        spikes = self.input_lif(residual)
-        query, key, value = self.qkv_lif(self.qkv_norm(self.qkv(spikes))).chunk(3, dim=-1)
-        current = query * tokens.repack(self.windowed_sum(tokens.unpack(key * value)))
-        output: Tensor = self.project_norm(self.project(self.attention_lif(current)))
+        spikes = self.qkv_lif(self.qkv(self.input_lif(residual)), self.qkv_norm)
+        query, key, value = spikes.chunk(3, dim=-1)
+        output: Tensor = self.project_norm(self.project(self.mix(query, key, value, tokens)))
         return output
 
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+        """Attention's spikes (ticks, rows, width) from those of query, key and value, same shape each."""
+        raise NotImplementedError
+
+
+class PSSA(SpikingAttention):
+    """out_i = LIF(q_i * sum_j B_ij (k AND v)_j) for each channel and tick, 0 <= i - j < w (DSFormer Eq. 7).
+
+    B_ij = b_{i-j} with a learned vector b over lags, as the equation's text names it; ``positional_bias: full`` is the
+    release's K x K matrix of absolute positions in the window (its last row belongs to the present token). Both start
+    at ones and are shared by channels, heads and ticks. Missing history (before the episode or outside the window)
+    counts as no spikes.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.window = config.window
+        shape = (config.window,) if config.positional_bias == "relative" else (config.context, config.context)
+        self.positional_bias = nn.Parameter(torch.ones(shape))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+        """See the class."""
+        summed = self.windowed_sum(tokens.unpack(key * value))
+        spikes: Tensor = self.attention_lif(query * tokens.repack(summed))
+        return spikes
+
     def windowed_sum(self, coincidences: Tensor) -> Tensor:
-        """sum_k b_k * coincidences[:, :, i - k] over the token axis of (ticks, batch, context, width)."""
-        total = self.positional_bias[0] * coincidences
-        for lag in range(1, len(self.positional_bias)):
-            shifted = nn.functional.pad(coincidences[:, :, :-lag], (0, 0, lag, 0))
-            total = total + self.positional_bias[lag] * shifted
-        return total
+        """sum_j B_ij * coincidences[:, :, j] over the token axis of (ticks, batch, context, width)."""
+        return self.bias_matrix(coincidences.shape[2]) @ coincidences
+
+    def bias_matrix(self, context: int) -> Tensor:
+        """B, (context, context), zero outside 0 <= i - j < w."""
+        position = torch.arange(context, device=self.positional_bias.device)
+        lag = position[:, None] - position[None, :]
+        inside = (lag >= 0) & (lag < self.window)
+        if self.positional_bias.dim() == 1:
+            return torch.where(inside, self.positional_bias[lag.clamp(0, self.window - 1)], 0.0)
+        return torch.where(inside, self.positional_bias[-context:, -context:], 0.0)
+
+
+class SSSA(SpikingAttention):
+    """out_i[t] = LIF(scale * sum_{j<=i} (q_i[t] . k_j[t]) v_j[t]) per head: one integer score matrix per tick.
+
+    DSFormer's per-tick baseline, without scale. SDSA-3 (Spike-driven Transformer v2) writes the same sum as
+    q (k^T v), which makes it linear in the context, and scales it by ``SDSA3_SCALE``: causal SDSA-3 is this rule.
+    """
+
+    scale = 1.0
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+        """See the class."""
+        current = attend(*(self.split(tokens.unpack(spikes)) for spikes in (query, key, value)))
+        spikes: Tensor = self.attention_lif(self.scale * tokens.repack(self.join(current)))
+        return spikes
+
+    def split(self, padded: Tensor) -> Tensor:
+        """(ticks, batch, context, width) -> (ticks, batch, heads, context, channels)."""
+        return padded.unflatten(-1, (self.heads, -1)).transpose(2, 3)
+
+    def join(self, parts: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        return parts.transpose(2, 3).flatten(-2)
+
+
+class SDSA3(SSSA):
+    """SDSA-3 of Spike-driven Transformer v2 (Yao et al., ICLR 2024), made causal: :class:`SSSA` with a scale."""
+
+    scale = SDSA3_SCALE
+
+
+class TSSA(SpikingAttention):
+    """As SSSA with the ticks folded into the features: one score matrix for all ticks (DSFormer, section 4.2).
+
+    A = mask(Q K^T) over ticks * channels features per head, out = A V, no scale. Tick 0 therefore depends on tick T - 1.
+    """
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+        """See the class."""
+        ticks = query.shape[0]
+        folded = attend(*(self.fold(tokens.unpack(spikes)) for spikes in (query, key, value)))
+        current = folded.unflatten(-1, (ticks, -1)).permute(3, 0, 2, 1, 4).flatten(-2)
+        spikes: Tensor = self.attention_lif(tokens.repack(current))
+        return spikes
+
+    def fold(self, padded: Tensor) -> Tensor:
+        """(ticks, batch, context, width) -> (batch, heads, context, ticks * channels)."""
+        return padded.unflatten(-1, (self.heads, -1)).permute(1, 3, 2, 0, 4).flatten(-2)
+
+
+class SDSA1(SpikingAttention):
+    """out_i = q_i AND LIF(sum_{j<=i} (k AND v)_j) per channel and tick.
+
+    SDSA-1 of Spike-driven Transformer (Yao et al., NeurIPS 2023), whose sum runs over all tokens, made causal. The
+    neuron stands before the query's gate.
+    """
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+        """See the class."""
+        summed = tokens.unpack(key * value).cumsum(dim=2)
+        spikes: Tensor = query * self.attention_lif(tokens.repack(summed))
+        return spikes
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """mask(Q K^T) V over the last two axes (context, features), causal, without softmax or scale."""
+    return (query @ key.transpose(-1, -2)).tril() @ value
+
+
+ATTENTIONS: dict[AttentionKind, type[SpikingAttention]] = {
+    "pssa": PSSA,
+    "tssa": TSSA,
+    "sssa": SSSA,
+    "sdsa1": SDSA1,
+    "sdsa3": SDSA3,
+}
+
+
+def make_attention(config: ModelConfig) -> SpikingAttention | None:
+    """The attention branch a config asks for; None for the ablation without attention."""
+    return None if config.attention == "none" else ATTENTIONS[config.attention](config)

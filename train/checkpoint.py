@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file per run, replaced atomically. No pickle anywhere.
 
 Tensors carry the model (``model.*``) and the optimizer (``optimizer.*``); the header's ``dsf`` entry is JSON with
-everything else: config, codec, step, sampler state, provenance and scores.
+everything else: config, codec, step, provenance and scores.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from dsf.tasks import UserError
 from dsf.tasks.task import get_task
 from dsf.train.codec import InputCodec
-from dsf.train.config import model_config_from_json
+from dsf.train.config import ModelConfig, model_config_from_json
 from dsf.train.model import DSFormer
+from dsf.train.qat import QuantizedDSFormer, deployed
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
@@ -42,11 +43,28 @@ class Checkpoint:
         """Tensors whose name starts with ``prefix.``, without it."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
 
+    def model_config(self) -> ModelConfig:
+        """Architecture of the model.
+
+        Raises:
+            UserError: another version of dsf wrote it.
+        """
+        return model_config_from_json(self.header["model"])
+
     def build_model(self) -> DSFormer:
-        """Rebuild the trained model in evaluation mode.
+        """The trained policy in evaluation mode; after quantization-aware training, with its integers' values.
 
         Raises:
             UserError: the tensors do not fit the config, or are not finite.
+        """
+        return deployed(self.build_trained())
+
+    def build_trained(self) -> DSFormer:
+        """The model with the very parameters that were trained; they differ from :meth:`build_model`'s where a
+        :class:`~dsf.train.qat.QuantizedDSFormer` was: export quantizes these.
+
+        Raises:
+            UserError: see :meth:`build_model`.
         """
         header = self.header
         codec = InputCodec(
@@ -56,7 +74,12 @@ class Checkpoint:
             bits=header["codec"]["bits"],
         )
         task = get_task(header["task"])
-        model = DSFormer(model_config_from_json(header["model"]), codec, task.action_size)
+        config = self.model_config()
+        quantization = header.get("quantization")
+        if quantization is None:
+            model = DSFormer(config, codec, task.action_size, task.discrete)
+        else:
+            model = QuantizedDSFormer(config, codec, task.action_size, task.discrete, **quantization)
         try:
             model.load_state_dict(self.group("model"))
         except RuntimeError as error:
@@ -81,11 +104,18 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, An
     """Write to a temporary name, flush to disk, rename: a crash leaves the previous checkpoint whole."""
     temporary = path.with_suffix(".partial")
     text = json.dumps({"format": FORMAT_VERSION, **header}, sort_keys=True)
+    data = serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, {HEADER_KEY: text})
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {HEADER_KEY: text})
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)  # the new name must survive a power cut, too
+        os.fsync(directory)
+        os.close(directory)
+    except OSError as error:  # write and fsync do not know the file's name
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,26 +8,27 @@ from rich.console import Console
 
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
-from dsf.train.config import TrainConfig
-
-
-def export_obstacles(config: TrainConfig) -> list[str]:
-    """Config fields that keep the trained network from becoming spikes, each with the way out."""
-    return [
-        f"model.{field} is layernorm, which needs a division per token: use --model.{field.replace('_', '-')} ptbn"
-        for field in ("norm", "embed_norm")
-        if getattr(config.model, field) == "layernorm"
-    ]
+from dsf.train.config import TrainConfig, export_obstacles
 
 
 def run(config: TrainConfig) -> None:
     """Train, evaluate, and say where the checkpoint is."""
     require_installed("train", "torch", "snntorch", "minari", "safetensors", "tensorboard")
-    from dsf.train.checkpoint import CHECKPOINT_NAME
-    from dsf.train.data import load_dataset
-    from dsf.train.trainer import Trainer
+    from dsf.train.distributed import process_group
 
-    console = Console()
+    check_place(config)
+    with process_group(config.device):
+        train(config.of_phase())
+
+
+def check_place(config: TrainConfig) -> None:
+    """Refuse a run directory that cannot be used.
+
+    Raises:
+        UserError: it is a file, or holds a checkpoint already, or holds none to resume.
+    """
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+
     if any(place.exists() and not place.is_dir() for place in (config.out, *config.out.parents)):
         raise UserError(f"--out {config.out} is, or lies below, a file: name a directory")
     existing = (config.out / CHECKPOINT_NAME).exists()
@@ -35,27 +36,56 @@ def run(config: TrainConfig) -> None:
         raise UserError(f"{config.out} already holds a checkpoint: pass --resume to continue it, or another --out")
     if config.resume and not existing:
         raise UserError(f"--resume: {config.out} holds no {CHECKPOINT_NAME}: drop --resume to start a new run")
-    data = load_dataset(config.dataset)
-    for obstacle in export_obstacles(config):
-        console.print(f"warning: this run cannot be exported: {obstacle}", soft_wrap=True)
+
+
+def train(config: TrainConfig) -> None:
+    """One process's part of a run; rank 0 speaks."""
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+    from dsf.train.data import load_dataset
+    from dsf.train.distributed import rank, world_size
+    from dsf.train.evaluation import describe_score
+    from dsf.train.registry import resolve
+    from dsf.train.run_directory import BEST_NAME
+    from dsf.train.trainer import Trainer
+
+    console = Console(quiet=rank() != 0, soft_wrap=True)
+    data = load_dataset(resolve(config.dataset), config.data)
+    for obstacle in export_obstacles(config.model, data.task.discrete):
+        console.print(f"warning: this run cannot be exported: {obstacle}")
+    if data.out_of_range_actions:
+        console.print(f"note: {data.out_of_range_actions} actions of {data.dataset_id} leave [-1, 1]; tanh cannot reach them")
     trainer = Trainer(config, data)
     if config.resume:
         trainer.restore()
     console.print(
-        f"DSFormer-PSSA, {trainer.model.parameter_count():,} parameters, on {data.dataset_id} "
-        f"({len(data.tokens)} steps, sha256 {data.content_hash[:12]}), step {trainer.step} of {config.steps}",
-        soft_wrap=True,
+        f"DSFormer-{config.model.attention.upper()}, {trainer.model.parameter_count():,} parameters, on "
+        f"{data.dataset_id} ({data.steps} steps, sha256 {data.content_hash[:12]}), step {trainer.step} of {config.steps}"
     )
+    console.print(describe_computation(trainer.device.type, trainer.precision, config, world_size()))
     header = trainer.run(console)
-    for score in header["scores"]:
-        low, high = score["return_interval_95"]
-        console.print(
-            f"last checkpoint, target return {score['target_return']:.0f}, {len(score['seeds'])} episodes "
-            f"(seeds {score['seeds'][0]}..{score['seeds'][-1]}): return {score['return_mean']:.1f} "
-            f"[95 % {low:.1f}, {high:.1f}], D4RL-normalised {score['score_mean']:.1f}",
-            soft_wrap=True,
-        )
-    console.print(f"checkpoint: {config.out / CHECKPOINT_NAME}", soft_wrap=True)
+    if unusual := trainer.activity.unusual():
+        console.print(f"warning: {len(unusual)} populations hardly compute: {'; '.join(unusual)}")
+    for score in [*header["scores"], *([header["best"]] if header["best"] else [])]:
+        console.print(describe_score(score, data.task))
+    console.print(f"checkpoint: {config.out / CHECKPOINT_NAME}")
+    if header["best"]:
+        console.print(f"best checkpoint, chosen on the seeds above: {config.out / BEST_NAME}")
+
+
+def describe_computation(device: str, precision: str, config: TrainConfig, processes: int) -> str:
+    """One line: device, precision, and how neurons are computed (nothing falls back in silence)."""
+    from dsf.train.kernels.build import KernelsUnavailable, load_kernels
+
+    neuron = "snnTorch's Leaky, tick by tick"
+    if config.neuron == "fused" and device == "cpu":
+        try:
+            load_kernels()
+            neuron = "fused, C kernels"
+        except KernelsUnavailable as reason:
+            neuron = f"fused, plain torch operations and slower ({reason}): install a C compiler"
+    elif config.neuron == "fused":
+        neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
+    return f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
 
 
 def main() -> NoReturn:

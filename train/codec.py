@@ -5,6 +5,7 @@ Training sees the same integers as deployment, so quantizing the inputs loses no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,62 @@ RANGE_SIGMAS = 5.0
 """Features are clipped this many standard deviations from their mean, where the data reach that far."""
 SMALLEST_DEVIATION = 1e-6
 """Floor for the standard deviation of a constant feature (units of the feature)."""
+
+MEAN, SQUARES, LOW, HIGH = range(4)
+"""Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
+
+
+def summarise(values: npt.NDArray[np.floating]) -> FloatArray:
+    """Summarise one part of a data set, (samples, features) with samples > 0, as (4, features) in float64."""
+    exact = values.astype(np.float64)
+    mean = exact.mean(axis=0)
+    return np.stack([mean, np.square(exact - mean).sum(axis=0), exact.min(axis=0), exact.max(axis=0)])
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What the codec needs to know of its data, per feature in float64 (feature units).
+
+    Attributes:
+        mean: (features,).
+        std: (features,), of the population (divided by the number of samples).
+        low: (features,), smallest value.
+        high: (features,), largest value.
+    """
+
+    mean: FloatArray
+    std: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.floating]) -> TokenStatistics:
+        """The statistics of (samples, features) held in memory."""
+        return cls.merge([(np.array([len(values)]), summarise(values)[None])])
+
+    @classmethod
+    def merge(cls, chunks: Iterable[tuple[npt.NDArray[np.int64], FloatArray]]) -> TokenStatistics:
+        """The statistics of all parts together, from their summaries alone (Chan, Golub and LeVeque 1983).
+
+        Deviations are taken from means and never from zero, so nothing cancels where a mean dwarfs its deviation.
+
+        Args:
+            chunks: (parts,) numbers of samples with (parts, 4, features) summaries; at least one part in all.
+        """
+        count = 0
+        mean, squares, low, high = (np.array(start) for start in (0.0, 0.0, np.inf, -np.inf))
+        for lengths, parts in chunks:
+            weights = lengths[:, None].astype(np.float64)
+            added = int(lengths.sum())
+            chunk_mean = (weights * parts[:, MEAN]).sum(axis=0) / added
+            chunk_squares = (parts[:, SQUARES] + weights * np.square(parts[:, MEAN] - chunk_mean)).sum(axis=0)
+            shift = chunk_mean - mean
+            squares = squares + chunk_squares + np.square(shift) * (count * added / (count + added))
+            mean = mean + shift * (added / (count + added))
+            low = np.minimum(low, parts[:, LOW].min(axis=0))
+            high = np.maximum(high, parts[:, HIGH].max(axis=0))
+            count += added
+        return cls(mean=mean, std=np.sqrt(squares / count), low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -52,19 +109,19 @@ class InputCodec:
         return np.clip(scaled, -self.limit, self.limit).astype(np.int32)
 
     @classmethod
-    def fit(cls, features: npt.NDArray[np.floating], must_reach: FloatArray, bits: int) -> InputCodec:
+    def fit(cls, statistics: TokenStatistics, must_reach: FloatArray, bits: int) -> InputCodec:
         """Fit a codec to data.
 
         Args:
-            features: (samples, features) tokens of the training set.
+            statistics: of the training set's tokens.
             must_reach: (values, features) points that must not be clipped (NaN where a feature has no such wish);
                 target returns at the first step of an episode are the reason.
             bits: signed width of the integers.
         """
-        values = features.astype(np.float64)
-        offset = values.mean(axis=0)
-        deviation = np.maximum(values.std(axis=0), SMALLEST_DEVIATION)
-        reach = np.minimum(np.abs(values - offset).max(axis=0), RANGE_SIGMAS * deviation)
+        offset = statistics.mean
+        deviation = np.maximum(statistics.std, SMALLEST_DEVIATION)
+        farthest = np.maximum(statistics.high - offset, offset - statistics.low)
+        reach = np.minimum(farthest, RANGE_SIGMAS * deviation)
         wished = np.nan_to_num(np.abs(must_reach - offset), nan=0.0).max(axis=0, initial=0.0)
         reach = np.maximum(np.maximum(reach, wished), SMALLEST_DEVIATION)
         step = reach / ((1 << (bits - 1)) - 1)

@@ -1,98 +1,104 @@
-"""Make Minari datasets with D4RL's roles by rolling out the shipped behaviour policies."""
+"""Make Minari datasets by rolling out behaviour policies, and write them whole or not at all."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from dsf.tasks import Task, UserError, get_task
-from dsf.tasks.behaviour import Actor, load_actor
-from dsf.train.data import LOCAL_NAMESPACE, store_path
+from dsf.tasks import UserError, get_task
+from dsf.tasks.behaviour import load_actor
+from dsf.tasks.console import CommandFailed
+from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
+from dsf.train.data import store_path
+from dsf.train.recipes import RECIPES, Recipe, get_recipe
 
-REPLAY_SNAPSHOTS = 8
-"""Actors, in the order of training, that stand for D4RL's replay buffer up to the medium policy."""
+__all__ = ["RECIPES", "Recipe", "collect_episodes", "get_recipe", "require_free_place", "write_dataset"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Which actors make a dataset, in which order; each contributes an equal share of the steps.
-
-    ``noise`` scales the standard deviation of the actors' Gaussian: 1 is the policy as it was trained.
-    """
+class _Share:
+    """One behaviour policy's part of a dataset; ``entropy`` seeds its resets and its noise."""
 
     task: str
-    role: str
-    actors: tuple[tuple[str, float], ...]
-
-    @property
-    def dataset_id(self) -> str:
-        """Minari id of the dataset."""
-        return f"{LOCAL_NAMESPACE}/{self.task}/{self.role}-v0"
+    actor: str
+    noise: float
+    steps: int
+    entropy: np.random.SeedSequence
 
 
-EXPERT_NOISE = 0.3
-"""The expert acts with less noise than it was trained with: at full noise it falls in a third of its episodes."""
-
-_MEDIUM = ("hopper_medium", 1.0)
-_EXPERT = ("hopper_expert", EXPERT_NOISE)
-
-RECIPES: dict[str, Recipe] = {
-    f"{recipe.task}-{recipe.role}": recipe
-    for recipe in (
-        Recipe("hopper", "medium", (_MEDIUM,)),
-        Recipe("hopper", "medium-replay", tuple((f"hopper_replay_{i}", 1.0) for i in range(REPLAY_SNAPSHOTS))),
-        Recipe("hopper", "medium-expert", (_MEDIUM, _EXPERT)),
-        Recipe("hopper", "expert", (_EXPERT,)),
-    )
-}
-
-
-def get_recipe(name: str) -> Recipe:
-    """Look a recipe up.
-
-    Raises:
-        UserError: no recipe has this name.
-    """
-    if name not in RECIPES:
-        raise UserError(f"unknown dataset '{name}': dsf-data can collect {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]
-
-
-def collect_episodes(recipe: Recipe, steps: int, seed: int, on_step: Callable[[], None]) -> list[EpisodeBuffer]:
+def collect_episodes(
+    recipe: Recipe, steps: int, seed: int, on_step: Callable[[], None], workers: int = 1
+) -> list[EpisodeBuffer]:
     """Roll out the recipe's actors with sampled actions until each has given its share of ``steps``.
 
-    The same recipe, steps and seed give the same arrays. An actor's last episode is cut (truncated) at its share.
+    The same recipe, steps and seed give the same arrays, whatever ``workers``: every actor has a random stream of its
+    own and is rolled out in one process. An actor's last episode is cut (truncated) at its share.
+
+    Raises:
+        CommandFailed: a worker process died.
     """
-    task = get_task(recipe.task)
-    shares = [steps // len(recipe.actors) + (i < steps % len(recipe.actors)) for i in range(len(recipe.actors))]
-    seeds = np.random.SeedSequence(seed).spawn(len(recipe.actors))
+    count = len(recipe.actors)
+    seeds = np.random.SeedSequence(seed).spawn(count)
+    shares = [
+        _Share(recipe.task, name, noise, steps // count + (index < steps % count), seeds[index])
+        for index, (name, noise) in enumerate(recipe.actors)
+    ]
+    if min(workers, count) == 1:
+        return [episode for share in shares for episode in _share_episodes(share, on_step)]
+    # Started afresh, not forked: the caller may be running threads (a progress bar, torch).
+    context = multiprocessing.get_context("spawn")
     episodes: list[EpisodeBuffer] = []
-    for (name, noise), share, entropy in zip(recipe.actors, shares, seeds):
-        actor = load_actor(name, noise)
-        episodes += _actor_episodes(task, actor, share, np.random.default_rng(entropy), on_step)
+    with ProcessPoolExecutor(min(workers, count), context, initializer=_ignore_interrupts) as pool:
+        try:
+            for made, share in zip(pool.map(_share_episodes, shares), shares):
+                episodes += made
+                for _ in range(share.steps):
+                    on_step()
+        except BrokenProcessPool:
+            raise CommandFailed(
+                f"a worker process of --workers {workers} died: try fewer, memory may be short"
+            ) from None
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
     return episodes
 
 
-def _actor_episodes(
-    task: Task, actor: Actor, steps: int, generator: np.random.Generator, on_step: Callable[[], None]
-) -> list[EpisodeBuffer]:
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -> list[EpisodeBuffer]:
     episodes: list[EpisodeBuffer] = []
-    env = task.make_env()
+    generator, steps = np.random.default_rng(share.entropy), share.steps
+    env = get_task(share.task).make_env()
+    behaviour: Behaviour = (
+        make_controller(share.actor, share.noise, env)
+        if share.actor in CONTROLLERS
+        else load_actor(share.actor, share.noise)
+    )
     while steps > 0:
         seed = int(generator.integers(2**31))
         observation, _ = env.reset(seed=seed)
         observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
         done = False
         while not done:
-            action = actor.sample(observation, generator)
+            action = behaviour.sample(observation, generator)
             observation, reward, terminated, truncated, _ = env.step(action)
             steps -= 1
             truncated = truncated or (steps == 0 and not terminated)
@@ -107,7 +113,7 @@ def _actor_episodes(
             EpisodeBuffer(
                 id=None,
                 seed=seed,
-                observations=np.array(observations),
+                observations=_stacked(observations),
                 actions=np.array(actions),
                 rewards=rewards,
                 terminations=terminations,
@@ -118,7 +124,33 @@ def _actor_episodes(
     return episodes
 
 
-def require_free_place(recipe: Recipe, overwrite: bool) -> Path:
+def _stacked(observations: list[Any]) -> Any:
+    """Observations (steps + 1, d), or a dict of such arrays from goal environments."""
+    if isinstance(observations[0], dict):
+        return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
+    return np.array(observations)
+
+
+class Destination(Protocol):
+    """What a dataset is called, whose environment it belongs to, and how its actions came about."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Minari id."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        ...
+
+    @property
+    def algorithm(self) -> str:
+        """Where the actions come from, in words."""
+        ...
+
+
+def require_free_place(dataset_id: str, overwrite: bool) -> Path:
     """Where the dataset will live.
 
     Raises:
@@ -127,13 +159,13 @@ def require_free_place(recipe: Recipe, overwrite: bool) -> Path:
     store = Path(store_path())
     if store.exists() and not store.is_dir():
         raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
-    final = store / recipe.dataset_id
+    final = store / dataset_id
     if final.exists() and not overwrite:
-        raise UserError(f"dataset '{recipe.dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
+        raise UserError(f"dataset '{dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
     return final
 
 
-def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: str, overwrite: bool) -> Path:
+def write_dataset(destination: Destination, episodes: list[EpisodeBuffer], description: str, overwrite: bool) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
 
     Raises:
@@ -141,30 +173,33 @@ def write_dataset(recipe: Recipe, episodes: list[EpisodeBuffer], description: st
     """
     import minari
 
-    task = get_task(recipe.task)
-    final = require_free_place(recipe, overwrite)
+    task = get_task(destination.task)
+    final = require_free_place(destination.dataset_id, overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
         with _minari_store(staging), warnings.catch_warnings():
             # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
             warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
-            minari.create_dataset_from_buffers(
-                recipe.dataset_id,
+            env = task.make_env()
+            dataset = minari.create_dataset_from_buffers(
+                destination.dataset_id,
                 episodes,
-                env=task.env_id,
-                algorithm_name="SAC snapshots shipped with dsf",
-                ref_min_score=task.random_return,
-                ref_max_score=task.expert_return,
+                env=env,
+                algorithm_name=destination.algorithm,
                 description=description,
             )
-        for level in (LOCAL_NAMESPACE, f"{LOCAL_NAMESPACE}/{recipe.task}"):
+            env.close()
+            # Given to the call above, they would make Minari build another environment, only to drop it.
+            references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
+            dataset.storage.update_metadata(references)
+        for level in PurePosixPath(destination.dataset_id).parents:
             metadata = Path(staging) / level / "namespace_metadata.json"
             target = Path(store_path()) / level / metadata.name
             if metadata.exists() and not target.exists():
                 metadata.replace(target)
         if final.exists():
             final.replace(Path(staging) / "replaced")
-        (Path(staging) / recipe.dataset_id).replace(final)
+        (Path(staging) / destination.dataset_id).replace(final)
     return final
 
 

@@ -10,30 +10,46 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dsf.tasks import UserError
+from dsf.train.integers import WEIGHT_BITS
+from dsf.train.quantization import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
 
-NormKind = Literal["ptbn", "layernorm"]
+AttentionKind = Literal["pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none"]
+BiasKind = Literal["relative", "full"]
+NormKind = Literal["ptbn", "tdbn", "tdln", "reptbn", "none"]
+EmbedNormKind = Literal["ptbn", "layernorm"]
+NeuronKind = Literal["fused", "snntorch"]
+Precision = Literal["auto", "fp32", "bf16"]
+DeviceKind = Literal["auto", "cpu", "cuda"]
 
 MIN_INPUT_BITS, MAX_INPUT_BITS = 4, 16
+ADDED_FIELDS = {"attention", "positional_bias", "heads", "key_value_offset"}
+"""Fields of ModelConfig younger than checkpoint format 1: where absent, their defaults say what those models were."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """DSFormer with PSSA (arXiv 2504.03800, section 4). Defaults are the paper's Hopper setting.
-
-    The paper's head count is absent on purpose: PSSA works channel by channel with one positional bias shared by
-    all heads, so splitting channels into heads changes nothing.
-    """
+    """The DSFormer family (arXiv 2504.03800, section 4). Defaults are the paper's Hopper setting with PSSA."""
 
     width: int = 128
     """Channels D of the residual stream."""
     blocks: int = 3
-    """Transformer blocks L, each PSSA then MLP."""
+    """Transformer blocks L, each attention then MLP."""
+    attention: AttentionKind = "pssa"
+    """pssa and tssa are the paper's, sssa its per-tick baseline; sdsa1 and sdsa3 are Spike-driven Transformer's (v1, v2)
+    made causal; none leaves the attention branch out (ablation)."""
+    positional_bias: BiasKind = "relative"
+    """PSSA's bias: a vector over lags (the paper's Eq. 7), or the full K x K matrix of the paper's release."""
+    heads: int = 1
+    """Heads of tssa, sssa and sdsa3. pssa and sdsa1 work channel by channel: heads change nothing there."""
     ticks: int = 4
     """Inner simulation ticks T per token."""
     context: int = 20
     """Tokens K in a training window and in window-mode inference."""
     window: int = 7
     """Tokens w that PSSA looks back on, the present one included. 1 + L*(w-1) <= K makes stream mode exact."""
+    key_value_offset: float = 0.0
+    """Initial offset of the norms before the key and value neurons (membrane units). 0 is the paper's: keys and values
+    then coincide in about 1 % of the ticks and attention is nearly silent; half the threshold makes that 10 %."""
     mlp_ratio: int = 4
     """Hidden channels of the MLP, as a multiple of the width."""
     threshold: float = 0.5
@@ -41,20 +57,25 @@ class ModelConfig:
     decay: float = 0.25
     """Share of the membrane potential that survives one tick."""
     norm: NormKind = "ptbn"
-    """Norm behind every Linear in the blocks; only ptbn can be exported."""
-    embed_norm: NormKind = "ptbn"
+    """Norm behind every Linear in the blocks: ptbn, tdbn (batch norm alone), tdln (layer norm alone, cannot become
+    spikes), reptbn (ptbn plus a learned share of its input, the release's Adroit variant), or none."""
+    embed_norm: EmbedNormKind = "ptbn"
     """Norm behind the embedding; layernorm is the paper's and cannot become spikes."""
     input_bits: int = 8
     """Width of the integers (graded spikes) into which observations, actions and return-to-go are quantized."""
 
     def __post_init__(self) -> None:
-        for name in ("width", "blocks", "ticks", "context", "window", "mlp_ratio"):
+        for name in ("width", "blocks", "ticks", "context", "window", "mlp_ratio", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if self.window > self.context:
             raise UserError(f"model.window is {self.window}, longer than model.context {self.context}: shorten it")
+        if self.width % self.heads:
+            raise UserError(f"model.heads is {self.heads}: it must divide model.width {self.width}")
         if not 0.0 <= self.decay < 1.0:
             raise UserError(f"model.decay is {self.decay}: it must be in [0, 1)")
+        if self.key_value_offset and self.norm == "none":
+            raise UserError("model.key_value_offset needs a norm to offset: choose another --model.norm than none")
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
@@ -62,21 +83,44 @@ class ModelConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Tokens that can influence one decision: 1 + L * (w - 1)."""
-        return 1 + self.blocks * (self.window - 1)
+        """Tokens that can influence one decision: 1 + L * (w - 1) for PSSA, the whole context for the others."""
+        if self.attention == "none":
+            return 1
+        return 1 + self.blocks * (self.window - 1) if self.attention == "pssa" else self.context
 
     @property
     def stream_is_exact(self) -> bool:
         """Whether feeding one token per step gives the same actions as replaying the last K tokens."""
-        return self.receptive_field <= self.context
+        if self.attention == "pssa":
+            return self.positional_bias == "relative" and self.receptive_field <= self.context
+        return self.attention == "none"
 
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a run takes from its dataset."""
+
+    delayed_reward: bool = False
+    """Move every reward to the last step of its episode (DSFormer's delayed-reward experiment)."""
+    top_percent: float = 100.0
+    """Keep only the episodes with the highest returns, this share of them in percent (10 for 10%-BC)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.top_percent <= 100.0:
+            raise UserError(f"--data.top-percent is {self.top_percent}: it is a share, above 0 and up to 100")
+
+
+QAT_LEARNING_RATE_SHARE = 0.1
+"""Quantization-aware training fine-tunes: its learning rate is this share of an ordinary run's."""
 
 _LEAST = {
     "steps": 1,
+    "qat_steps": 0,
     "batch_size": 2,  # batch norm needs two tokens
     "threads": 1,
     "log_every": 1,
     "checkpoint_every": 1,
+    "eval_every": 0,
     "eval_episodes": 0,
     "eval_seed": 0,
     "seed": 0,
@@ -88,14 +132,16 @@ class TrainConfig:
     """One training run. Schedule defaults follow the paper's released configuration."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Minari dataset id, such as dsf/hopper/medium-expert-v0 (make it with dsf-data collect hopper-medium-expert)."""
+    """Minari dataset id, such as dsf/hopper/medium-expert-v0 (make it with dsf-data collect hopper-medium-expert), or
+    a D4RL name (dsf-data list)."""
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     steps: int = 20_000
     """Optimizer steps."""
     batch_size: int = 64
-    """Token windows per step."""
+    """Token windows per step, over all processes."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-4
@@ -106,16 +152,40 @@ class TrainConfig:
     """Share of the steps over which the learning rate rises linearly; it then falls as a cosine."""
     blend_fraction: float = 0.1
     """Share of the steps over which PTBN moves from LayerNorm to BatchNorm (lambda 1 -> 0)."""
+    rate_penalty: float = 0.0
+    """Weight of the synaptic events, as a share of the most possible ones, in the loss; 0 leaves activity free."""
     seed: int = 0
     """Seeds the weights and the sampling. Evaluation episodes use --eval-seed."""
     threads: int = 2
     """CPU threads for torch."""
+    device: DeviceKind = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    precision: Precision = "auto"
+    """Of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else fp32."""
+    neuron: NeuronKind = "fused"
+    """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results."""
+    init: Path | None = None
+    """Run directory or checkpoint of a trained float model, to start quantization-aware training from."""
+    qat_steps: int = 0
+    """Steps of quantization-aware training from --init, in place of --steps: every norm is folded, and the forward pass
+    computes with the integers' values. The learning rate is then a tenth of --learning-rate. 0: an ordinary run."""
+    bits: int = WEIGHT_BITS
+    """Signed width of the weights in quantization-aware training, 2 to 8."""
+    threshold_units: int = 256
+    """Firing threshold in units of the residual in quantization-aware training, a power of two: finer is larger, and
+    dsf-export must be able to prove that no sum overflows."""
+    compile: bool = False
+    """Let torch.compile fuse the network: worth its start-up time on a GPU."""
     log_every: int = 100
     """Steps between two rows of metrics."""
     checkpoint_every: int = 1_000
     """Steps between two checkpoints."""
+    eval_every: int = 0
+    """Steps between two evaluations, of which the best weights are kept in best.safetensors; 0 scores only the last."""
     eval_episodes: int = 10
-    """Closed-loop episodes behind the last checkpoint; 0 leaves the run unscored."""
+    """Closed-loop episodes per evaluation and target return; 0 leaves the run unscored."""
+    eval_targets: tuple[float, ...] = ()
+    """Returns to ask for (reward units); none means the task's own."""
     eval_seed: int = 1_000
     """Reset seed of the first evaluation episode. Reported scores use other seeds than this."""
     resume: bool = False
@@ -128,11 +198,64 @@ class TrainConfig:
         for name in ("learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be positive")
-        if not self.weight_decay >= 0.0:
-            raise UserError(f"--weight-decay is {self.weight_decay}: it must be 0 or more")
+        for name in ("weight_decay", "rate_penalty"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be 0 or more")
         for name in ("warmup_fraction", "blend_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
+        self._check_quantization()
+
+    def _check_quantization(self) -> None:
+        if not MIN_BITS <= self.bits <= WEIGHT_BITS:
+            raise UserError(f"--bits is {self.bits}: synapses have {MIN_BITS} to {WEIGHT_BITS} bits")
+        least, most, units = COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, self.threshold_units
+        if not least <= units <= most or units & (units - 1):
+            raise UserError(f"--threshold-units is {units}: it must be a power of two, {least} to {most}")
+        if self.init is not None and not self.qat_steps:
+            raise UserError("--init starts quantization-aware training: say how long with --qat-steps")
+        if self.qat_steps and self.init is None and not self.resume:
+            raise UserError("--qat-steps needs a trained float model to start from: name its run with --init")
+        if self.qat_steps and self.compile:
+            raise UserError("--compile cannot fuse quantization-aware training: drop it, or --qat-steps")
+
+    def of_phase(self) -> TrainConfig:
+        """What the trainer follows: this config, but for quantization-aware training its own steps and learning rate.
+
+        Its precision is never lowered unasked: bf16 cannot tell the values of 8-bit integers apart.
+        """
+        if not self.qat_steps:
+            return self
+        rate = self.learning_rate * QAT_LEARNING_RATE_SHARE
+        precision: Precision = "fp32" if self.precision == "auto" else self.precision
+        return dataclasses.replace(self, steps=self.qat_steps, learning_rate=rate, precision=precision)
+
+
+def export_obstacles(config: ModelConfig, discrete: bool = False) -> list[str]:
+    """What keeps a trained network from becoming a network of integer spikes, each with the way out.
+
+    Some settings can never become spikes; others can, but not with this version of ``dsf-export``. ``dsf-train`` shows
+    them before it trains, ``dsf-export`` and quantization-aware training refuse with them.
+
+    Args:
+        config: of the model.
+        discrete: whether the task's actions are choices.
+    """
+    never = "is a LayerNorm, which divides per token and cannot become spikes"
+    not_yet = "this version of dsf-export handles only"
+    found = []
+    if config.norm == "tdln":
+        layers = "blocks.0.attention.qkv_norm, like every norm behind it,"
+        found.append(f"model.norm is tdln: {layers} {never}; use --model.norm ptbn")
+    if config.embed_norm == "layernorm":
+        found.append(f"model.embed_norm is layernorm: embed_norm {never}; use --model.embed-norm ptbn")
+    if config.attention != "pssa":
+        found.append(f"model.attention is {config.attention}: {not_yet} --model.attention pssa")
+    elif config.positional_bias == "full":
+        found.append(f"model.positional_bias is full: {not_yet} --model.positional-bias relative")
+    if discrete:
+        found.append(f"the task's actions are choices: {not_yet} tasks with continuous actions")
+    return found
 
 
 def to_json(config: ModelConfig | TrainConfig) -> dict[str, Any]:
@@ -148,7 +271,7 @@ def model_config_from_json(values: dict[str, Any]) -> ModelConfig:
         UserError: a field is unknown or missing: the checkpoint comes from another version.
     """
     names = {item.name for item in dataclasses.fields(ModelConfig)}
-    if set(values) != names:
-        wrong = ", ".join(sorted(set(values) ^ names))
+    wrong = ", ".join(sorted((set(values) - names) | (names - set(values) - ADDED_FIELDS)))
+    if wrong:
         raise UserError(f"model config does not fit this version of dsf (fields: {wrong}): retrain or use that version")
     return ModelConfig(**values)

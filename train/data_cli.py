@@ -1,29 +1,59 @@
-"""``dsf-data``: make and inspect datasets."""
+"""``dsf-data``: list, inspect, make and import datasets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, NoReturn
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
-from dsf.tasks import UserError, run_command
+from dsf.tasks import UserError, get_task, run_command
 from dsf.tasks.console import require_installed
-from dsf.train.data import OfflineDataset, load_dataset
+from dsf.tasks.files import require_writable_parent, write_json
+from dsf.train.data import OfflineDataset, load_dataset, store_path
+from dsf.train.registry import REGISTRY, resolve
+
+HIDDEN_PREFIX = "."
+TABLE_WIDTH = 140
+"""Characters that the list needs so that no id is cut short, in a pipe too."""
 
 
 @dataclass(frozen=True)
 class Collect:
-    """Roll out the shipped behaviour policies into a Minari dataset."""
+    """Roll out behaviour policies into a Minari dataset."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """hopper-medium, hopper-medium-replay, hopper-medium-expert or hopper-expert."""
+    """{hopper,walker2d,halfcheetah}-{medium,medium-replay,medium-expert,expert}, pointmaze-{open,umaze,medium,large},
+    each also with -dense, or cartpole-expert."""
     steps: int = 100_000
     """Environment steps in all."""
     seed: int = 0
     """Seeds resets and action noise: the same seed gives the same content hash."""
+    workers: int = 1
+    """Processes; each rolls out one behaviour policy at a time (medium-replay has 8, medium-expert 2, others 1)."""
+    overwrite: bool = False
+    """Replace a dataset of the same id."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn an npz or D4RL-style hdf5 file into a Minari dataset."""
+
+    file: Annotated[Path, tyro.conf.Positional]
+    """npz (observations, actions, rewards, terminations, truncations) or hdf5 (terminals and timeouts instead)."""
+    dataset_id: str
+    """Minari id to give it, such as dsf/hopper/imported-v0."""
+    task: str | None = None
+    """Task that the data belong to, where the file names no known environment."""
+    clip_actions: bool = False
+    """Clip actions that leave [-1, 1]; they are reported either way."""
     overwrite: bool = False
     """Replace a dataset of the same id."""
 
@@ -33,28 +63,67 @@ class Info:
     """Print what a dataset holds."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Minari dataset id."""
+    """Minari dataset id, or D4RL name."""
 
 
-Command = Annotated[Collect, tyro.conf.subcommand("collect")] | Annotated[Info, tyro.conf.subcommand("info")]
+@dataclass(frozen=True)
+class ListSets:
+    """Show the paper's datasets, where each comes from, and what the local store holds."""
+
+    json: Path | None = None
+    """Write the list to this file, too."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Measure the returns that a task's score is normalised by: random actions, and its controller without noise."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """cartpole, or a pointmaze task."""
+    episodes: int = 100
+    """Episodes of each, reset seeds 0 upwards."""
+
+
+Command = (
+    Annotated[ListSets, tyro.conf.subcommand("list")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Reference, tyro.conf.subcommand("reference")]
+)
 
 
 def collect(config: Collect, console: Console) -> None:
     """Collect, write and describe one dataset."""
     from dsf.train.collect import collect_episodes, get_recipe, require_free_place, write_dataset
 
-    if config.steps < 1:
-        raise UserError(f"--steps is {config.steps}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
+    for name, value, least in (("steps", config.steps, 1), ("seed", config.seed, 0), ("workers", config.workers, 1)):
+        if value < least:
+            raise UserError(f"--{name} is {value}: it must be at least {least}")
     recipe = get_recipe(config.name)
-    require_free_place(recipe, config.overwrite)
+    require_free_place(recipe.dataset_id, config.overwrite)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"collecting {recipe.dataset_id}", total=config.steps)
-        episodes = collect_episodes(recipe, config.steps, config.seed, lambda: progress.advance(bar))
+        on_step = lambda: progress.advance(bar)  # noqa: E731
+        episodes = collect_episodes(recipe, config.steps, config.seed, on_step, config.workers)
     description = f"dsf-data collect {config.name} --steps {config.steps} --seed {config.seed}"
     path = write_dataset(recipe, episodes, description, config.overwrite)
     describe(load_dataset(recipe.dataset_id), console)
+    console.print(f"written to {path}", soft_wrap=True)
+
+
+def import_dataset(config: Import, console: Console) -> None:
+    """Import, write and describe one file."""
+    from dsf.train.collect import require_free_place, write_dataset
+    from dsf.train.importing import import_file
+
+    require_free_place(config.dataset_id, config.overwrite)
+    imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions)
+    description = "; ".join((imported.algorithm, *imported.notes))
+    path = write_dataset(imported, imported.episodes, description, config.overwrite)
+    for note in imported.notes:
+        console.print(note, soft_wrap=True)
+    describe(load_dataset(config.dataset_id), console)
     console.print(f"written to {path}", soft_wrap=True)
 
 
@@ -64,22 +133,85 @@ def describe(data: OfflineDataset, console: Console) -> None:
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
         f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), "
-        f"D4RL-normalised {data.task.score(float(returns.mean())):.1f}",
+        f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}",
         soft_wrap=True,
     )
+    if data.out_of_range_actions:
+        console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)
 
 
-def run(config: Collect | Info) -> None:
+def show_list(config: ListSets, console: Console) -> None:
+    """Print the registry and the store."""
+    if config.json is not None:
+        require_writable_parent(config.json)
+    store = Path(store_path())
+    rows = list(stored(store))
+    here = {row["dataset_id"] for row in rows}
+    table = Table("D4RL name", "task", "stands for it here", "in the store", "note", box=box.SIMPLE)
+    notes = list(dict.fromkeys(entry.note for entry in REGISTRY.values()))
+    for entry in REGISTRY.values():
+        present = "yes" if entry.source in here else entry.alternative if entry.alternative in here else "no"
+        table.add_row(entry.d4rl_name, entry.task, entry.source, present, str(notes.index(entry.note) + 1))
+    Console(width=max(console.width, TABLE_WIDTH)).print(table)
+    for number, note in enumerate(notes, start=1):
+        console.print(f"{number}: {note}", soft_wrap=True)
+    console.print(f"in {store}:" if rows else f"no dataset in {store}", soft_wrap=True)
+    for row in rows:
+        console.print(f"  {row['dataset_id']}: {row['steps']} steps, {row['episodes']} episodes", soft_wrap=True)
+    if config.json is not None:
+        paper = [
+            {**asdict(entry), "has_d4rl_references": entry.has_d4rl_references, "here": entry.source in here}
+            for entry in REGISTRY.values()
+        ]
+        write_json(config.json, {"paper": paper, "store": rows})
+
+
+def stored(store: Path) -> Iterator[dict[str, Any]]:
+    """Every dataset of a Minari store: its id, and its numbers of steps and episodes (None where unreadable)."""
+    for metadata in sorted(store.glob("**/data/metadata.json")):
+        directory = metadata.parents[1].relative_to(store)
+        if any(part.startswith(HIDDEN_PREFIX) for part in directory.parts):
+            continue  # being written, or derived files
+        try:
+            values = json.loads(metadata.read_text())
+            steps, episodes = values.get("total_steps"), values.get("total_episodes")
+        except (OSError, ValueError, AttributeError):
+            steps = episodes = None
+        yield {"dataset_id": str(directory), "steps": steps, "episodes": episodes}
+
+
+def measure_references(config: Reference, console: Console) -> None:
+    """Print the returns of random actions and of the controller."""
+    from dsf.train.controllers import CONTROLLERS, episode_returns
+    from dsf.train.recipes import RECIPES
+
+    task = get_task(config.task)
+    if config.episodes < 1:
+        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    actors = {actor for recipe in RECIPES.values() if recipe.task == task.name for actor, _ in recipe.actors}
+    for behaviour in ("random", *(name for name in CONTROLLERS if name in actors)):
+        returns = episode_returns(task, behaviour, config.episodes)
+        spread = f"sd {returns.std():.4g}, lowest {returns.min():.4g}, highest {returns.max():.4g}"
+        console.print(f"{task.name}, {behaviour}: return {returns.mean():.6g} ({spread}), {config.episodes} episodes")
+
+
+def run(config: ListSets | Info | Collect | Import | Reference) -> None:
     """Dispatch a subcommand."""
     console = Console()
     require_installed("train", "minari")
     if isinstance(config, Collect):
         collect(config, console)
+    elif isinstance(config, Import):
+        import_dataset(config, console)
+    elif isinstance(config, ListSets):
+        show_list(config, console)
+    elif isinstance(config, Reference):
+        measure_references(config, console)
     else:
-        describe(load_dataset(config.dataset), console)
+        describe(load_dataset(resolve(config.dataset)), console)
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_command(run, Command, "dsf-data", "Make and inspect offline datasets.")
+    run_command(run, Command, "dsf-data", "List, inspect, make and import offline datasets.")

@@ -1,7 +1,7 @@
-"""Decision SpikeFormer (DSFormer) with PSSA: a return-conditioned policy whose Linears see only spikes.
+"""Decision SpikeFormer (DSFormer): a return-conditioned policy whose Linears see only spikes.
 
 One token per environment step (observation, previous action, return-to-go) is embedded, held for T inner ticks on a
-real-valued residual stream, and passed through L blocks x += PSSA(x); x += MLP(x). Every branch starts with a LIF on
+real-valued residual stream, and passed through L blocks x += attention(x); x += MLP(x). Every branch starts with a LIF on
 the residual and every Linear is followed by a norm that export folds into it. Source: arXiv 2504.03800, section 4.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dsf.train.attention import PSSA, PackedTokens
+from dsf.train.attention import PackedTokens, make_attention
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
 from dsf.train.neurons import LIF
@@ -32,40 +32,42 @@ class MLP(nn.Module):
 
     def forward(self, residual: Tensor) -> Tensor:
         """Map the residual stream (ticks, rows, width) to this branch's contribution, same shape."""
-        hidden = self.hidden_lif(self.expand_norm(self.expand(self.input_lif(residual))))
+        hidden = self.hidden_lif(self.expand(self.input_lif(residual)), self.expand_norm)
         output: Tensor = self.contract_norm(self.contract(hidden))
         return output
 
 
 class Block(nn.Module):
-    """x += PSSA(x); x += MLP(x): the membrane shortcut keeps the residual real-valued."""
+    """x += attention(x); x += MLP(x): the membrane shortcut keeps the residual real-valued."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention = PSSA(config)
+        self.attention = make_attention(config)
         self.mlp = MLP(config)
 
     def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
         """(ticks, rows, width) -> same shape."""
-        residual = residual + self.attention(residual, tokens)
+        if self.attention is not None:
+            residual = residual + self.attention(residual, tokens)
         output: Tensor = residual + self.mlp(residual)
         return output
 
 
 class DSFormer(nn.Module):
-    """The policy. Inputs are the codec's integers; outputs are actions in (-1, 1).
+    """The policy. Inputs are the codec's integers; outputs are actions in (-1, 1), or scores (logits) of choices.
 
     Args:
         config: architecture.
         codec: quantizes tokens; its ``unit`` turns the integers back into standard deviations.
-        action_size: length of the action vector.
+        action_size: length of the action vector, or number of choices.
+        discrete: whether the head scores choices instead of squashing an action vector.
     """
 
     input_unit: Tensor
 
-    def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int) -> None:
+    def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int, discrete: bool = False) -> None:
         super().__init__()
-        self.config, self.codec, self.action_size = config, codec, action_size
+        self.config, self.codec, self.action_size, self.discrete = config, codec, action_size, discrete
         self.register_buffer("input_unit", torch.tensor(codec.unit, dtype=torch.float32))
         self.embed = nn.Linear(len(codec.unit), config.width, bias=False)
         self.embed_norm = make_norm(config.embed_norm, config.width, config.threshold)
@@ -84,14 +86,22 @@ class DSFormer(nn.Module):
             (batch, context, action_size); entries of absent tokens are zero.
         """
         tokens = PackedTokens(mask)
-        embedding = self.embed_norm(self.embed(tokens.pack(integers) * self.input_unit))
+        actions = self.decide(tokens.pack(integers), tokens)
+        return tokens.unpack(actions[None])[0]
+
+    def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
+        """Actions (rows, action_size) for packed tokens (rows, features): the whole network but the padding.
+
+        Under autocast, embedding and head stay in full precision: their inputs are no spikes, and they are small.
+        """
+        with torch.autocast(integers.device.type, enabled=False):
+            embedding = self.embed_norm(self.embed(integers * self.input_unit))
         residual = embedding.expand(self.config.ticks, *embedding.shape)
         for block in self.blocks:
             residual = block(residual, tokens)
-        actions = torch.tanh(self.head(self.final_norm(residual).mean(dim=0)))
-        padded = actions.new_zeros(*mask.shape, self.action_size)
-        padded[mask] = actions
-        return padded
+        with torch.autocast(integers.device.type, enabled=False):
+            output: Tensor = self.head(self.final_norm(residual).mean(dim=0))
+        return output if self.discrete else torch.tanh(output)
 
     def parameter_count(self) -> int:
         """Number of trainable scalars."""

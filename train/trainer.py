@@ -1,105 +1,133 @@
-"""The training loop: plain PyTorch, resumable bit for bit on CPU."""
+"""The training loop: plain PyTorch, resumable bit for bit on CPU, data parallel under torchrun."""
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.nn.functional import mse_loss
-from torch.utils.tensorboard.writer import SummaryWriter
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+from torch import Tensor
+from torch.nn import functional
 
-from dsf.tasks import Episode, UserError, mean_confidence_interval, rollout
+from dsf.tasks import UserError
 from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import write_json, write_text
-from dsf.tasks.policy import FloatArray
+from dsf.train.activity import Activity, record_activity
+from dsf.train.attention import PackedTokens
+from dsf.train.batches import Batch, BatchSource
 from dsf.train.checkpoint import (
-    CHECKPOINT_NAME,
     codec_to_json,
     git_revision,
     load_checkpoint,
     optimizer_tensors,
     restore_optimizer,
-    save_checkpoint,
 )
-from dsf.train.codec import InputCodec
 from dsf.train.config import TrainConfig, to_json
-from dsf.train.data import OfflineDataset, sample_windows
-from dsf.train.model import DSFormer
+from dsf.train.data import OfflineDataset, require_context
+from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
+from dsf.train.evaluation import evaluate
+from dsf.train.initial import initial_model
+from dsf.train.neurons import set_neuron_kind
 from dsf.train.norm import set_blend
-from dsf.train.policy import TorchPolicy
+from dsf.train.precision import resolve_device, resolve_precision
+from dsf.train.qat import QuantizedDSFormer, deployed
+from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
+from dsf.train.schedule import blend_factor, learning_rate_factor
 
-METRICS_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.json"
+
+class SpeedColumn(ProgressColumn):
+    """Optimizer steps per second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        """Rich calls this for every refresh; evaluation bars have no speed worth showing."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s")
+
+
 LOG_LINES = 10
 """Lines of progress where the output is no terminal."""
-FREE_ON_RESUME = {"dataset", "resume", "log_every", "checkpoint_every", "eval_episodes", "eval_seed"}
+FREE_ON_RESUME = {
+    "dataset",
+    "out",
+    "resume",
+    "log_every",
+    "checkpoint_every",
+    "eval_every",
+    "eval_episodes",
+    "eval_seed",
+    "eval_targets",
+    "init",
+}
 """Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash)."""
+ACTIVITY_WINDOWS = 64
+"""Windows on which firing rates are measured."""
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine to zero; 0 <= step < config.steps."""
-    warmup = config.warmup_fraction * config.steps
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(config.steps - warmup, 1.0)
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def blend_factor(step: int, config: TrainConfig) -> float:
-    """PTBN's lambda: 1 at the first step, 0 from ``blend_fraction`` of the steps on (DSFormer section 4.3)."""
-    span = config.blend_fraction * config.steps
-    return max(0.0, 1.0 - step / span) if span > 0 else 0.0
-
-
-def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
-    """Fit the input codec so that no target return of the task is clipped."""
-    targets: FloatArray = np.full((len(data.task.target_returns), data.tokens.shape[1]), np.nan)
-    targets[:, -1] = np.array(data.task.target_returns) / data.task.return_scale
-    return InputCodec.fit(data.tokens, targets, bits)
+def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by the name that the command line has for them, such as model.width."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        nested = isinstance(value, dict)
+        flat |= flat_settings(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
 
 
 class Trainer:
-    """One run: model, optimizer, sampler and the files in its directory."""
+    """One run: model, optimizer, batches and the files in its directory."""
 
     def __init__(self, config: TrainConfig, data: OfflineDataset) -> None:
+        if config.batch_size % world_size():
+            raise UserError(f"--batch-size is {config.batch_size}: it must be a multiple of {world_size()} processes")
+        require_context(data, config.model.context)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config, self.data = config, data
-        self.codec = fit_codec(data, config.model.input_bits)
-        self.integers = self.codec.encode(data.tokens).astype(np.float32)
-        self.windows_source = OfflineDataset(
-            data.dataset_id, data.task, data.content_hash, self.integers, data.actions, data.starts
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self.model = initial_model(config, data).to(self.device)
+        self.codec = self.model.codec
+        self.batches = BatchSource(
+            data, self.codec, config.batch_size, config.model.context, config.seed, rank(), world_size()
         )
-        self.model = DSFormer(config.model, self.codec, data.task.action_size)
+        set_neuron_kind(self.model, config.neuron)
+        self.decide = torch.compile(self.model.decide, dynamic=True) if config.compile else self.model.decide
+        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        self.sampler = np.random.default_rng(config.seed)
+        self.directory = RunDirectory(config.out, writes=rank() == 0)
         self.step = 0
+        self.scores: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
 
     def header(self) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
+        """Everything but tensors that describes this run now; JSON values only."""
+        task = self.data.task
         return {
             "model": to_json(self.config.model),
-            "train": {key: value for key, value in to_json(self.config).items() if key not in ("model", "out")},
+            "train": to_json(self.config),
+            "task": task.name,
+            "dataset": {"id": self.data.dataset_id, "sha256": self.data.content_hash, "steps": self.data.steps},
             "codec": codec_to_json(self.codec),
-            "task": self.data.task.name,
-            "dataset": {"id": self.data.dataset_id, "sha256": self.data.content_hash},
-            "git_revision": git_revision(),
+            "precision": self.precision,
+            "ranks": world_size(),
+            "quantization": self.model.to_json() if isinstance(self.model, QuantizedDSFormer) else None,
+            "revision": git_revision(),
+            "torch": torch.__version__,
             "step": self.step,
-            "sampler": self.sampler.bit_generator.state,
-            "scores": [],
+            "scores": self.scores,
+            "best": self.best,
         }
 
-    def save(self, header: dict[str, Any]) -> None:
-        """Write the checkpoint."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        save_checkpoint(self.config.out / CHECKPOINT_NAME, {**tensors, **optimizer_tensors(self.optimizer)}, header)
+    def save(self, name: str | None = None) -> None:
+        """Write the checkpoint, or another one (the best) beside it."""
+        tensors = {f"model.{key}": tensor.cpu() for key, tensor in self.model.state_dict().items()}
+        if name is None:
+            self.directory.save({**tensors, **optimizer_tensors(self.optimizer)}, self.header())
+        else:
+            self.directory.save(tensors, {**self.header(), "scores": [self.best]}, name)
 
     def restore(self) -> None:
         """Continue from the run directory's checkpoint.
@@ -109,108 +137,142 @@ class Trainer:
         """
         checkpoint = load_checkpoint(self.config.out)
         mine, theirs = self.header(), checkpoint.header
-        for name in ("model", "dataset", "codec"):
-            if mine[name] != theirs[name]:
-                raise UserError(f"--resume: {checkpoint.path} was trained with another {name}: repeat its settings")
-        for name in mine["train"].keys() - FREE_ON_RESUME:
-            if mine["train"][name] != theirs["train"].get(name):
-                raise UserError(f"--resume: {checkpoint.path} was trained with another {name}: repeat its settings")
-        if "sampler" not in theirs:
+        my_settings, their_settings = flat_settings(mine["train"]), flat_settings(theirs["train"])
+        different = [
+            name
+            for name in sorted(my_settings.keys() - FREE_ON_RESUME)
+            if my_settings[name] != their_settings.get(name)
+        ]
+        different += [name for name in ("dataset", "codec", "precision", "model") if mine[name] != theirs.get(name)]
+        if different:
+            raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
+        if theirs["step"] and not checkpoint.group("optimizer"):
             raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
         self.model.load_state_dict(checkpoint.group("model"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
-        self.sampler.bit_generator.state = theirs["sampler"]
-        self.step = int(theirs["step"])
-        self.forget_metrics_after(self.step)
+        self.step, self.best = int(theirs["step"]), theirs.get("best")
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drop metrics that a run logged after its last checkpoint: they are about to be logged again."""
-        path = self.config.out / METRICS_NAME
-        if path.exists():
-            rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            write_text(path, "".join(f"{row}\n" for row in rows))
-
-    def train_step(self) -> float:
-        """One optimizer step; returns the loss (mean squared action error over existing tokens)."""
+    def train_step(self, batch: Batch) -> float:
+        """One optimizer step; returns the loss over the global batch."""
         config = self.config
         set_blend(self.model, blend_factor(self.step, config))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(self.step, config)
-        windows = sample_windows(self.windows_source, config.batch_size, config.model.context, self.sampler)
-        mask = torch.from_numpy(windows.mask)
-        predicted = self.model(torch.from_numpy(windows.tokens), mask)
-        loss = mse_loss(predicted[mask], torch.from_numpy(windows.actions)[mask])
+        loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        if not torch.isfinite(loss):
-            raise CommandFailed(f"the loss is {float(loss.detach())} at step {self.step}: lower --learning-rate")
+        value = loss.detach().clone()
+        sum_over_ranks(value)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        sum_over_ranks(*(parameter.grad for parameter in self.parameters if parameter.grad is not None))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
+        if not torch.isfinite(value + norm):  # before the weights move: no checkpoint ever holds broken ones
+            found = f"the loss is {float(value):g} and its gradient's norm {float(norm):g} at step {self.step}"
+            raise CommandFailed(f"{found}: lower --learning-rate")
         self.optimizer.step()
         self.step += 1
-        return float(loss.detach())
+        return float(value)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """This rank's share of the loss: it is the sum over ranks that is a mean over the global batch.
+
+        Mean squared action error, or cross entropy of the choice, plus the penalty on synaptic events.
+        """
+        integers, mask = batch.integers.to(self.device), batch.mask.to(self.device)
+        actions = batch.actions.to(self.device)[mask]
+        if not self.config.rate_penalty:
+            return self.action_loss(self.predict(integers, mask), actions) / batch.tokens
+        with record_activity(self.model) as activity:
+            loss = self.action_loss(self.predict(integers, mask), actions) / batch.tokens
+        share_of_tokens = len(actions) / batch.tokens
+        return loss + self.config.rate_penalty * share_of_tokens * activity.events_share
+
+    def predict(self, integers: Tensor, mask: Tensor) -> Tensor:
+        """Answers for the existing tokens, (tokens, action_size) in float32."""
+        tokens = PackedTokens(mask)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            answers: Tensor = self.decide(tokens.pack(integers), tokens)
+        return answers.float()
+
+    def action_loss(self, answers: Tensor, actions: Tensor) -> Tensor:
+        """Summed over tokens, averaged over the action's components."""
+        if self.data.task.discrete:
+            return functional.cross_entropy(answers, actions, reduction="sum")
+        return functional.mse_loss(answers, actions, reduction="sum") / actions.shape[-1]
 
     def run(self, console: Console) -> dict[str, Any]:
         """Train to the end, evaluate the last checkpoint, and return its header."""
         config = self.config
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_json(config.out / CONFIG_NAME, to_json(config))
-        writer = SummaryWriter(str(config.out), purge_step=self.step)
-        self.model.train()
         columns = (
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
+            SpeedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
-        with Progress(*columns, console=console, transient=True) as progress, writer:
+        shown = rank() == 0
+        self.directory.open(to_json(config), self.step, config.steps)
+        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
             bar = progress.add_task("", total=config.steps, completed=self.step)
-            while self.step < config.steps:
-                loss = self.train_step()
+            self.model.train()
+            for batch in self.batches.from_step(self.step, config.steps):
+                loss = self.train_step(batch)
                 progress.update(bar, completed=self.step, description=f"loss {loss:.4f}")
-                if self.step % config.log_every == 0 or self.step == config.steps:
-                    self.log(writer, {"train/loss": loss, "train/blend": blend_factor(self.step - 1, config)})
-                if not console.is_terminal and self.step % max(config.steps // LOG_LINES, 1) == 0:
-                    console.print(f"step {self.step} of {config.steps}, loss {loss:.4f}")
+                self.report(loss, console)
+                if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
+                    self.evaluate(progress)
                 if self.step % config.checkpoint_every == 0 and self.step < config.steps:
-                    self.save(self.header())
-            header = self.header()
-            self.save(header)
-            if config.eval_episodes:
-                header["scores"] = [self.evaluate(progress)]
-                self.log(writer, {"eval/return": header["scores"][0]["return_mean"]})
-                self.save(header)
-        return header
+                    self.save()
+            self.save()
+            self.evaluate(progress)
+            self.save()
+            wait_for_all()
+        return self.header()
 
-    def log(self, writer: SummaryWriter, values: dict[str, float]) -> None:
-        """Append to metrics.jsonl and TensorBoard."""
-        with (self.config.out / METRICS_NAME).open("a") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
-        for name, value in values.items():
-            writer.add_scalar(name, value, self.step)
+    def report(self, loss: float, console: Console) -> None:
+        """Metrics, and lines of progress where no bar can be drawn."""
+        config = self.config
+        if self.step % config.log_every == 0 or self.step == config.steps:
+            self.directory.log(
+                self.step, {LOSS: loss, "train/blend": blend_factor(self.step - 1, config)}
+            )
+        if rank() == 0 and not console.is_terminal and self.step % max(config.steps // LOG_LINES, 1) == 0:
+            console.print(f"step {self.step} of {config.steps}, loss {loss:.4f}")
 
-    def evaluate(self, progress: Progress) -> dict[str, Any]:
-        """Score the model as it is now (the last checkpoint) at the task's first target return."""
+    def evaluate(self, progress: Progress) -> None:
+        """Score the weights as they are now, keep them if they are the best so far, and log the activity.
+
+        Rank 0 plays the episodes; the others wait.
+        """
         config, task = self.config, self.data.task
-        bar = progress.add_task("evaluating", total=config.eval_episodes * task.max_steps)
-        seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
-        target = task.target_returns[0]
-        policy = TorchPolicy(self.model, lanes=config.eval_episodes)
-        episodes = rollout(task, policy, seeds, target, lambda running: progress.advance(bar, running))
-        return score_record("torch", "last", target, task.score, episodes)
+        self.activity = self.measure_activity()
+        metrics = self.activity.as_metrics()
+        if rank() == 0 and config.eval_episodes:
+            targets = config.eval_targets or task.target_returns
+            bar = progress.add_task("evaluating", total=len(targets) * config.eval_episodes * task.max_steps)
+            seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
+            advance = lambda running: progress.advance(bar, running)  # noqa: E731
+            self.scores = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
+            progress.remove_task(bar)
+            metrics |= {f"eval/return@{score['target_return']:g}": score["return_mean"] for score in self.scores}
+            self.keep_best()
+        self.directory.log(self.step, metrics)
 
+    def keep_best(self) -> None:
+        """Save the weights beside the last ones where they score best so far; the same seeds choose and score."""
+        top = max(self.scores, key=lambda score: float(score["return_mean"]))
+        if self.config.eval_every and (self.best is None or top["return_mean"] > self.best["return_mean"]):
+            self.best = {**top, "checkpoint": "best"}
+            self.save(BEST_NAME)
 
-def score_record(engine: str, checkpoint: str, target: float, score: Any, episodes: list[Episode]) -> dict[str, Any]:
-    """A score with all that a reader needs to judge it."""
-    returns = [episode.episode_return for episode in episodes]
-    interval = mean_confidence_interval(returns)
-    return {
-        "engine": engine,
-        "checkpoint": checkpoint,
-        "target_return": target,
-        "seeds": [episode.seed for episode in episodes],
-        "returns": returns,
-        "return_mean": interval.mean,
-        "return_interval_95": [interval.low, interval.high],
-        "score_mean": score(interval.mean),
-    }
+    def measure_activity(self) -> Activity:
+        """Firing rates and synaptic events on windows of the training data, in evaluation mode."""
+        source = BatchSource(
+            self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed
+        )
+        batch = source.draw(0)
+        self.model.eval()
+        with torch.no_grad(), record_activity(self.model) as activity:
+            self.model(batch.integers.to(self.device), batch.mask.to(self.device))
+        self.model.train()
+        return activity

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,14 @@ from random_networks import random_model, random_network, random_tokens
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
 from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
-from dsf.export.quantize import Scales, bias_parts, largest_threshold_for_bias, quantize
+from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine
 from dsf.export.verify import _Recorder, compare_fold, run_folded, run_reference, run_torch
 from dsf.tasks import UserError
+from dsf.train.config import AttentionKind, ModelConfig, NormKind, export_obstacles
+from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
+from dsf.train.quantization import Scales, bias_parts, largest_threshold_for_bias
 
 SIZES = {
     "width": st.integers(1, 16),
@@ -28,9 +33,9 @@ SIZES = {
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), **SIZES)
-def test_fold_is_exact(seed: int, **sizes: int) -> None:
-    model = random_model(seed, **sizes)
+@given(seed=st.integers(0, 2**31), norm=st.sampled_from(["ptbn", "tdbn", "reptbn", "none"]), **SIZES)
+def test_fold_is_exact(seed: int, norm: NormKind, **sizes: int) -> None:
+    model = random_model(seed, norm=norm, **sizes)
     limit = model.codec.limit
     tokens = np.random.default_rng(seed).integers(-limit, limit + 1, (5, 8, 6)).astype(np.int32)
     rung = compare_fold(*run_torch(model, tokens), *run_folded(fold(model), tokens))
@@ -149,3 +154,43 @@ def test_layernorm_is_refused_with_field_and_way_out(model: torch.nn.Module) -> 
     model.embed_norm = torch.nn.LayerNorm(12)
     with pytest.raises(UserError, match=r"embed_norm is a LayerNorm.*--model.embed-norm ptbn"):
         fold(model)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"norm": "tdln"},
+            r"model\.norm is tdln: blocks\.0\.attention\.qkv_norm.*cannot become spikes.*--model\.norm ptbn",
+        ),
+        (
+            {"embed_norm": "layernorm"},
+            r"embed_norm is a LayerNorm.* cannot become spikes; use --model\.embed-norm ptbn",
+        ),
+        (
+            {"positional_bias": "full"},
+            r"model\.positional_bias is full: this version of dsf-export handles only .*relative",
+        ),
+        *(
+            ({"attention": kind}, rf"model\.attention is {kind}: this version of dsf-export handles only .* pssa$")
+            for kind in get_args(AttentionKind)
+            if kind != "pssa"
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_named_before_and_after_training(fields: dict[str, Any], words: str) -> None:
+    model = random_model(0, **fields)
+    (obstacle,) = export_obstacles(model.config)
+    with pytest.raises(UserError, match=words) as refusal:
+        fold(model)
+    assert str(refusal.value) == f"cannot export: {obstacle}"
+
+
+def test_choices_and_several_obstacles_are_refused_in_one_line(model: DSFormer) -> None:
+    assert export_obstacles(model.config) == []
+    config = ModelConfig(norm="tdln", attention="tssa")
+    choices = DSFormer(config, model.codec, 2, discrete=True)
+    with pytest.raises(
+        UserError, match=r"model\.norm is tdln.*; model\.attention is tssa.*; the task's actions are choi"
+    ):
+        fold(choices)

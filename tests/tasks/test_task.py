@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 
-from dsf.tasks import Token, UserError, get_task, mean_confidence_interval, rollout
+from dsf.tasks import TASKS, Token, UserError, get_task, mean_confidence_interval, rollout
 from dsf.tasks.behaviour import load_actor
 from dsf.tasks.policy import FloatArray
+from dsf.tasks.task import task_for_env
 
 
 def test_score_is_d4rl_normalised() -> None:
@@ -15,20 +23,129 @@ def test_score_is_d4rl_normalised() -> None:
     assert task.score(-20.272305) == 0.0
     assert task.score(3234.3) == pytest.approx(100.0)
     assert task.score(1442.0) == pytest.approx(44.93, abs=0.01)
+    assert task.score_label == "D4RL-normalised"
+    assert get_task("pointmaze-umaze").score_label == get_task("cartpole").score_label == "dsf-normalised"
 
 
 def test_unknown_task_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown task 'humanoid': choose one of hopper"):
+    with pytest.raises(UserError, match=r"unknown task 'humanoid': choose one of antmaze-large, .*, walker2d$"):
         get_task("humanoid")
 
 
-def test_environment_fits_the_task() -> None:
-    task = get_task("hopper")
+@pytest.mark.parametrize("name", TASKS)
+def test_environment_fits_the_task(name: str) -> None:
+    task = get_task(name)
     env = task.make_env()
-    assert env.observation_space.shape == (task.observation_size,)
-    assert env.action_space.shape == (task.action_size,)
-    assert env.unwrapped.dt == pytest.approx(task.control_period_s)
+    observation, _ = env.reset(seed=0)
+    assert task.flat_observation(observation).shape == (task.observation_size,)
+    actions = env.action_space
+    if task.discrete:
+        assert isinstance(actions, Discrete) and (actions.n, actions.start) == (task.action_size, 0)
+    else:
+        assert actions.shape == (task.action_size,)
+        assert (actions.low == -1.0).all() and (actions.high == 1.0).all()
+    base = env.unwrapped
+    moved = next(getattr(base, part) for part in ("ant_env", "point_env", "unwrapped") if hasattr(base, part))
+    period = moved.tau if name == "cartpole" else moved.dt
+    assert period == pytest.approx(task.control_period_s)
+    assert env.spec.max_episode_steps == task.max_steps
+    assert task_for_env(task.env_id) is task
     env.close()
+
+
+class RandomPolicy:
+    """Uniformly random answers beyond [-1, 1]; keeps the tokens it saw and what it said."""
+
+    def __init__(self, lanes: int, size: int) -> None:
+        self.lanes, self.size, self.generator = lanes, size, np.random.default_rng(0)
+        self.tokens: list[Token] = []
+        self.answers: list[FloatArray] = []
+
+    def reset(self, lane: int) -> None:
+        """No memory."""
+
+    def act(self, token: Token) -> FloatArray:
+        self.tokens.append(token)
+        self.answers.append(self.generator.uniform(-2.0, 2.0, (self.lanes, self.size)))
+        return self.answers[-1]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_closed_loop_executes_what_the_next_token_holds(name: str) -> None:
+    task = replace(get_task(name), max_steps=5)
+    policy = RandomPolicy(1, task.action_size)
+    episode = rollout(task, policy, [0], task.target_returns[0])[0]
+    assert episode.decisions == 5 and np.isfinite(episode.episode_return)
+    assert policy.tokens[0].vector().shape == (1, task.observation_size + task.action_size + 1)
+    for answer, token in zip(policy.answers, policy.tokens[1:]):
+        executed = token.previous_action[0]
+        if task.discrete:
+            assert executed.sum() == 1.0 and executed.argmax() == answer[0].argmax() == task.env_action(answer[0])
+        else:
+            assert np.array_equal(executed, np.clip(answer[0], -1.0, 1.0))
+            assert np.array_equal(executed, task.env_action(answer[0]))
+    assert not policy.tokens[0].previous_action.any()
+
+
+def test_goal_observations_are_flattened_one_by_one_or_by_the_dataset() -> None:
+    task = get_task("antmaze-umaze")
+    parts = {"achieved_goal": 2, "desired_goal": 2, "observation": 27}
+    batch = {key: np.random.default_rng(size).normal(size=(7, 3, size)) for key, size in parts.items()}
+    flat = task.flat_observation(batch)
+    assert flat.shape == (7, 3, 31) and flat.dtype == np.float64
+    assert np.array_equal(flat[..., 27:29], batch["achieved_goal"])
+    assert np.array_equal(flat[4, 1], task.flat_observation({key: values[4, 1] for key, values in batch.items()}))
+    with pytest.raises(UserError, match="lacks achieved_goal"):
+        task.flat_observation({"observation": np.zeros(27), "desired_goal": np.zeros(2)})
+
+
+def test_environment_ids_lead_to_tasks() -> None:
+    assert task_for_env("Hopper-v4") is get_task("hopper")
+    assert task_for_env("HalfCheetah-v4") is get_task("halfcheetah")
+    assert task_for_env("AntMaze_Large_Diverse_GR-v4") is get_task("antmaze-large")
+    assert task_for_env("PointMaze_UMazeDense-v3") is get_task("pointmaze-umaze-dense")
+    assert task_for_env("PointMaze_UMaze-v3", {"reward_type": "dense"}) is get_task("pointmaze-umaze-dense")
+    assert task_for_env("AdroitHandPen-v1", {"reward_type": "dense"}) is get_task("pen")
+    with pytest.raises(UserError, match=r"Walker2d-v4.*foot friction is 0\.9"):
+        task_for_env("Walker2d-v4")
+    for env_id, kwargs in (("Ant-v5", {}), ("AntMaze_UMaze-v5", {}), ("AdroitHandPen-v1", {"reward_type": "sparse"})):
+        with pytest.raises(UserError, match=f"'{env_id}' belongs to no registered task"):
+            task_for_env(env_id, kwargs)
+
+
+def run_python(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in ``directory``, which is also its temporary directory."""
+    environment = {**os.environ, "TMPDIR": str(directory)}
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=directory, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_environments_print_nothing_and_leave_no_file(tmp_path: Path) -> None:
+    script = """
+from dsf.tasks import get_task
+for name in ("halfcheetah", "door", "antmaze-umaze", "pointmaze-umaze"):
+    get_task(name).make_env().close()
+"""
+    result = run_python(script, tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    script = """
+import sys
+sys.modules["gymnasium_robotics"] = None
+from dsf.tasks import UserError, get_task
+try:
+    get_task("door").make_env()
+except UserError as error:
+    print(error)
+"""
+    result = run_python(script, tmp_path)
+    assert result.stdout.splitlines() == [
+        "this command needs gymnasium_robotics: install them with pip install 'dsf[robotics]'"
+    ]
 
 
 class ActorPolicy:

@@ -1,114 +1,555 @@
-"""Datasets: assembling, sampling, collecting, and every way in which one can be wrong."""
+"""Datasets: the flat files, sampling, and every way in which a dataset can be wrong."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
 from conftest import assert_refused, run_command
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict, Discrete
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from dsf.tasks import UserError, get_task
-from dsf.train.codec import InputCodec
-from dsf.train.collect import RECIPES, collect_episodes, get_recipe, write_dataset
-from dsf.train.data import assemble, load_dataset, sample_windows
+from dsf.train.config import DataConfig
+from dsf.train.data import (
+    CACHE_NAME,
+    OfflineDataset,
+    best_episodes,
+    configure,
+    flatten,
+    load_dataset,
+    require_context,
+    sample_windows,
+    source_fingerprint,
+)
+from dsf.train.flat_store import LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
 
 HOPPER = get_task("hopper")
+ID = "test/data-v0"
 
 
-def episode(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
+def unlimited(size: int) -> Box:
+    return Box(-np.inf, np.inf, (size,), np.float64)
+
+
+def episode(steps: int, seed: int = 0, **changed: Any) -> EpisodeBuffer:
     """A random episode with Hopper's sizes."""
     generator = np.random.default_rng(seed)
-    return {
+    arrays = {
         "observations": generator.normal(size=(steps + 1, 11)),
         "actions": generator.uniform(-1, 1, (steps, 3)).astype(np.float32),
-        "rewards": generator.normal(size=steps),
+        "rewards": generator.integers(-2, 3, steps).astype(np.float64),
         "terminations": np.arange(steps) == steps - 1,
         "truncations": np.zeros(steps, bool),
     }
+    return EpisodeBuffer(**{**arrays, **changed})
 
 
-def test_tokens_hold_observation_previous_action_and_return_to_go() -> None:
-    episodes = [episode(3, 1), episode(2, 2)]
-    data = assemble("x", HOPPER, episodes)
-    assert data.starts.tolist() == [0, 3, 5]
-    assert np.allclose(data.tokens[:3, :11], episodes[0]["observations"][:-1])
-    assert not data.tokens[[0, 3], 11:14].any()
-    assert np.array_equal(data.tokens[1, 11:14], episodes[0]["actions"][0])
-    assert data.tokens[0, 14] == pytest.approx(episodes[0]["rewards"].sum() / 1000, rel=1e-5)
-    assert data.episode_returns[1] == pytest.approx(episodes[1]["rewards"].sum(), rel=1e-5)
+def write_minari(
+    episodes: Sequence[EpisodeBuffer],
+    env_id: str = "Hopper-v5",
+    observation_space: gymnasium.Space | None = None,
+    action_space: gymnasium.Space | None = None,
+) -> Path:
+    """Write a genuine Minari dataset; returns its directory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Minari misses an author, a permalink and an environment
+        minari.create_dataset_from_buffers(
+            ID,
+            list(episodes),
+            observation_space=observation_space or unlimited(11),
+            action_space=action_space or Box(-1, 1, (3,), np.float32),
+        )
+    directory = Path(os.environ["MINARI_DATASETS_PATH"]) / ID
+    metadata = directory / "data" / "metadata.json"
+    # As if it came from this environment, which then need not be made (or be installed) here.
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "env_spec": EnvSpec(env_id).to_json()}))
+    return directory
 
 
-def test_windows_end_anywhere_and_never_cross_an_episode() -> None:
-    data = assemble("x", HOPPER, [episode(4, 1), episode(9, 2)])
-    windows = sample_windows(data, 4000, 5, np.random.default_rng(0))
-    lengths = windows.mask.sum(axis=1)
-    assert windows.mask[:, -1].all() and lengths.max() == 5 and lengths.min() == 1
-    for tokens, mask in zip(windows.tokens[:200], windows.mask[:200]):
-        rows = [int(np.flatnonzero((data.tokens == token).all(axis=1))[0]) for token in tokens[mask]]
-        assert rows == list(range(rows[0], rows[0] + len(rows)))
-        assert (rows[0] >= 4) == (rows[-1] >= 4)
-        assert len(rows) == min(5, rows[-1] - (4 if rows[-1] >= 4 else 0) + 1)
+def in_files(directory: Path, episodes: Sequence[EpisodeBuffer], config: DataConfig) -> OfflineDataset:
+    """The dataset that these episodes make, without the way through Minari."""
+    write_store(directory, [flatten("here", HOPPER, each) for each in episodes], features=15, action_size=3)
+    return configure("x", HOPPER, open_store(directory), config)
+
+
+def slow_windows(
+    episodes: Sequence[EpisodeBuffer], config: DataConfig, context: int, drawn: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Windows and mask by definition, one step at a time; ``drawn`` counts through the steps of the kept episodes."""
+    order = sorted(range(len(episodes)), key=lambda i: (-sum(episodes[i].rewards), i))
+    kept = sorted(order[: math.ceil(len(episodes) * config.top_percent / 100)])
+    steps = [(number, step) for number in kept for step in range(len(episodes[number].rewards))]
+    tokens = np.zeros((len(drawn), context, 15))
+    actions = np.zeros((len(drawn), context, 3))
+    mask = np.zeros((len(drawn), context), bool)
+    for row, (number, last) in enumerate(steps[position] for position in drawn):
+        source = episodes[number]
+        for back in range(min(context, last + 1)):
+            step, column = last - back, context - 1 - back
+            rewards = source.rewards if config.delayed_reward else source.rewards[step:]
+            tokens[row, column, :11] = source.observations[step]
+            tokens[row, column, 11:14] = source.actions[step - 1] if step else 0.0
+            tokens[row, column, 14] = sum(rewards) / 1000
+            actions[row, column] = source.actions[step]
+            mask[row, column] = True
+    return tokens, actions, mask
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    context=st.integers(1, 8),
+    delayed_reward=st.booleans(),
+    top_percent=st.sampled_from([100.0, 50.0, 25.0, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_windows_from_files_equal_the_definition(
+    lengths: list[int], context: int, delayed_reward: bool, top_percent: float, seed: int
+) -> None:
+    episodes = [episode(length, seed + number) for number, length in enumerate(lengths)]
+    config = DataConfig(delayed_reward, top_percent)
+    with tempfile.TemporaryDirectory() as directory:
+        data = in_files(Path(directory), episodes, config)
+        windows = sample_windows(data, 16, context, np.random.default_rng(seed))
+    drawn = np.random.default_rng(seed).integers(0, data.steps, 16).tolist()
+    tokens, actions, mask = slow_windows(episodes, config, context, drawn)
+    assert np.allclose(windows.tokens, tokens, rtol=1e-6, atol=1e-9)
+    assert np.array_equal(windows.actions, actions.astype(np.float32))
+    assert np.array_equal(windows.mask, mask)
+    every_token = slow_windows(episodes, config, 1, range(data.steps))[0][:, 0]
+    for name, expected in (("mean", every_token.mean(0)), ("std", every_token.std(0)), ("high", every_token.max(0))):
+        assert np.allclose(getattr(data.statistics, name), expected, rtol=1e-5, atol=1e-7)
+    returns = [sum(episodes[number].rewards) for number in data.kept]
+    assert np.allclose(data.episode_returns, returns)
+
+
+def test_steps_are_drawn_uniformly_from_the_kept_episodes(tmp_path: Path) -> None:
+    episodes = [episode(30, 1, rewards=np.zeros(30)), episode(4, 2, rewards=np.ones(4)), episode(9, 3)]
+    data = in_files(tmp_path, [*episodes, episode(12, 4, rewards=np.ones(12))], DataConfig(top_percent=50.0))
+    assert data.kept.tolist() == [1, 3] and data.steps == 16
+    windows = sample_windows(data, 16_000, 1, np.random.default_rng(0))
+    _, counts = np.unique(windows.tokens[:, 0], axis=0, return_counts=True)
+    assert len(counts) == 16 and np.abs(counts - 1000).max() < 150  # 5 standard deviations
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("percent", "chosen"), [(100.0, [0, 1, 2, 3]), (75.0, [0, 1, 2]), (50.0, [1, 2]), (25.1, [1, 2]), (0.001, [1])]
+)
+def test_the_best_episodes_are_kept_in_order_and_ties_go_to_the_earlier(percent: float, chosen: list[int]) -> None:
+    assert best_episodes(np.array([1.0, 3.0, 3.0, 1.0]), percent).tolist() == chosen
+
+
+def test_a_share_is_exact() -> None:
+    assert best_episodes(np.zeros(100), 7.0).tolist() == list(range(7))
+    assert len(best_episodes(np.zeros(1000), 0.7)) == 7
+
+
+def test_delayed_reward_gives_the_whole_return_at_every_step(minari_store: Path) -> None:
+    write_minari([episode(6, 1, rewards=np.arange(6.0)), episode(3, 2, rewards=np.full(3, 100.0))])
+    data = load_dataset(ID, DataConfig(delayed_reward=True))
+    windows = sample_windows(data, 100, 4, np.random.default_rng(0))
+    assert set(windows.tokens[windows.mask][:, -1].tolist()) == {np.float32(0.015), np.float32(0.3)}
+    assert data.statistics.mean[-1] == pytest.approx((6 * 0.015 + 3 * 0.3) / 9, rel=1e-6)
+    assert data.episode_returns.tolist() == [15.0, 300.0]
+    assert load_dataset(ID).statistics.high[-1] == pytest.approx(0.3) != load_dataset(ID).statistics.low[-1]
+
+
+def test_the_content_hash_is_that_of_all_arrays_in_order(minari_store: Path) -> None:
+    episodes = [episode(5, 1), episode(7, 2)]
+    write_minari(episodes)
+    digest = hashlib.sha256()
+    for each in episodes:
+        for array in (each.observations, each.actions, each.rewards, each.terminations, each.truncations):
+            digest.update(np.asarray(array).tobytes())
+    assert load_dataset(ID).content_hash == digest.hexdigest()
+    assert load_dataset(ID, DataConfig(True, 10.0)).content_hash == digest.hexdigest()
+
+
+def the_store(place: Path) -> Path:
+    """The only store in a cache directory, which holds nothing else but the lock."""
+    (store,) = (path for path in place.iterdir() if path.name != LOCK_NAME)
+    return store
+
+
+def damage(path: Path) -> None:
+    """Change one byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_flat_files_are_reused_until_the_source_changes(minari_store: Path) -> None:
+    directory = write_minari([episode(5, 1), episode(7, 2)])
+    first = load_dataset(ID)
+    assert not first.tokens.flags.writeable and first.tokens.base is not None
+    built = the_store(directory / CACHE_NAME)
+    source = directory / "data" / "main_data.hdf5"
+    state = source.stat()
+    content = source.read_bytes()
+    source.write_bytes(bytes(len(content)))
+    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert load_dataset(ID, DataConfig(top_percent=50.0)).content_hash == first.content_hash  # the source is not read
+    source.write_bytes(content)
+    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert load_dataset(ID).content_hash == first.content_hash
+    assert the_store(directory / CACHE_NAME).name != built.name  # one store per dataset: the old one is gone
+    assert np.isfinite(first.tokens).all()  # and who has it mapped keeps it
+
+
+def test_a_changed_task_has_other_flat_files(minari_store: Path) -> None:
+    directory = write_minari([episode(5, 1)])
+    assert source_fingerprint(directory, HOPPER) != source_fingerprint(directory, replace(HOPPER, return_scale=1.0))
+
+
+def cut_in_half(path: Path) -> None:
+    """What a full disk or a crash leaves."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def invent_hash(path: Path) -> None:
+    """Metadata that parse, but are not those that were written."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), "content_hash": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
     [
-        ("rewards", np.zeros(2), "episode 0: rewards has shape"),
-        ("observations", np.zeros((4, 17)), "episode 0: observations has shape"),
-        ("observations", np.full((4, 11), np.nan), "episode 0: observations holds a value that is not finite"),
-        ("actions", np.zeros((0, 3)), "episode 0"),
+        ("tokens.npy", cut_in_half),
+        ("tokens.npy", damage),
+        ("starts.npy", damage),
+        ("summaries.npy", Path.unlink),
+        (METADATA_NAME, Path.unlink),
+        (METADATA_NAME, cut_in_half),
+        (METADATA_NAME, invent_hash),
     ],
 )
-def test_damaged_episodes_are_named(field: str, value: np.ndarray, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        assemble("x", HOPPER, [{**episode(3), field: value}])
+def test_damaged_flat_files_are_built_again(name: str, harm: Callable[[Path], None], minari_store: Path) -> None:
+    directory = write_minari([episode(5, 1), episode(7, 2)])
+    first = load_dataset(ID)
+    tokens = first.tokens.copy()
+    store = the_store(directory / CACHE_NAME)
+    harm(store / name)
+    # What a process that was killed while it built has left.
+    (directory / CACHE_NAME / f".{store.name}.partial").mkdir()
+    again = load_dataset(ID)
+    assert again.content_hash == first.content_hash
+    assert np.array_equal(again.tokens, tokens)
+    assert the_store(directory / CACHE_NAME) == store and open_store(store).content_hash == first.content_hash
 
 
-def test_codec_covers_the_data_and_never_clips_the_wished_points() -> None:
-    values = np.random.default_rng(0).normal(5.0, 2.0, (5000, 2))
-    codec = InputCodec.fit(values, np.array([[np.nan, 40.0]]), bits=8)
-    integers = codec.encode(values)
-    assert integers.dtype == np.int32 and np.abs(integers).max() <= 127
-    assert codec.encode(np.array([[5.0, 40.0]]))[0, 1] == 127
-    error = np.abs(integers[:, 0] * codec.step[0] + codec.offset[0] - values[:, 0])
-    assert error.max() <= codec.step[0] / 2 + 1e-9
-    assert np.allclose(codec.unit, codec.step / values.std(axis=0))
+def test_processes_that_build_at_once_all_succeed(minari_store: Path) -> None:
+    directory = write_minari([episode(500, number) for number in range(40)])
+    script = f"from dsf.train.data import load_dataset; print(load_dataset('{ID}').content_hash)"
+    running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    hashes = {process.communicate(timeout=120)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(hashes) == 1 and the_store(directory / CACHE_NAME)
 
 
-def test_collecting_is_deterministic_and_makes_a_genuine_minari_dataset(minari_store: Path) -> None:
-    recipe = get_recipe("hopper-medium-expert")
-    hashes = []
-    for seed in (7, 7, 8):
-        episodes = collect_episodes(recipe, 700, seed, lambda: None)
-        write_dataset(recipe, episodes, "test", overwrite=True)
-        hashes.append(load_dataset(recipe.dataset_id).content_hash)
-    assert hashes[0] == hashes[1] != hashes[2]
-    dataset = minari.load_dataset("dsf/hopper/medium-expert-v0")
-    assert dataset.total_steps == 700
-    assert dataset.env_spec.id == "Hopper-v5"
-    assert [path.name for path in minari_store.iterdir() if path.name.startswith(".collect-")] == []
-    with pytest.raises(UserError, match="--overwrite"):
-        write_dataset(recipe, episodes, "test", overwrite=False)
+def write_hopper(place: Path) -> None:
+    """Fill a store with one episode."""
+    write_store(place, [flatten("here", HOPPER, episode(5))], features=15, action_size=3)
 
 
-def test_every_recipe_finds_its_actors() -> None:
-    for recipe in RECIPES.values():
-        episodes = collect_episodes(recipe, 4 * len(recipe.actors), 0, lambda: None)
-        assert sum(len(e.actions) for e in episodes) == 4 * len(recipe.actors)
+def test_who_waits_for_a_build_takes_its_store(tmp_path: Path) -> None:
+    builds = []
+
+    def write(place: Path) -> None:
+        builds.append(place)
+        time.sleep(0.3)  # long enough for the others to find no store and wait
+        write_hopper(place)
+
+    with ThreadPoolExecutor(4) as pool:  # a lock belongs to an open file, so threads exclude each other as well
+        stores = list(pool.map(lambda _: obtain_store("x", [tmp_path], "key", write), range(4)))
+    assert len(builds) == 1
+    assert {len(store.tokens) for store in stores} == {5}
 
 
-def test_cli_collects_and_describes(minari_store: Path) -> None:
-    made = run_command("dsf-data", "collect", "hopper-medium", "--steps", "300")
-    assert made.returncode == 0, made.stderr
-    info = run_command("dsf-data", "info", "dsf/hopper/medium-v0")
-    assert "300 steps" in info.stdout and "content sha256" in info.stdout
-    assert_refused(run_command("dsf-data", "collect", "hopper-medium", "--steps", "300"), "--overwrite")
-    assert_refused(run_command("dsf-data", "collect", "walker-medium"), "unknown dataset", "hopper-medium")
-    assert_refused(run_command("dsf-data", "collect", "hopper-medium", "--steps", "many"), "--steps")
+def test_a_build_that_is_killed_leaves_neither_lock_nor_store(tmp_path: Path) -> None:
+    script = "import sys, time, pathlib, dsf.train.flat_store as f\n"
+    script += "f.build_store(pathlib.Path(sys.argv[1]), 'key', lambda place: time.sleep(60))"
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as building:
+        while not (tmp_path / ".key.partial").exists():
+            assert building.poll() is None
+            time.sleep(0.01)
+        building.kill()
+    assert len(obtain_store("x", [tmp_path], "key", write_hopper).tokens) == 5
+    assert the_store(tmp_path).name == "key"
+
+
+def test_a_disk_that_fills_up_is_one_line(minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = write_minari([episode(500)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"no place for its flat files .*File too large.*: free some space"):
+            load_dataset(ID)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (directory / CACHE_NAME).iterdir()] == [LOCK_NAME]
+    assert load_dataset(ID).steps == 500
+
+
+def test_a_store_that_cannot_be_written_leads_to_the_user_cache(
+    minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_minari([episode(5, 1)])
+    (directory / CACHE_NAME).write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert load_dataset(ID).steps == 5
+    assert len(list((tmp_path / "cache").rglob(METADATA_NAME))) == 1
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=f"{ID}': no place for its flat files.*XDG_CACHE_HOME"):
+        load_dataset(ID)
+
+
+MEMORY_SCRIPT = """
+import resource
+from pathlib import Path
+
+import h5py, minari
+import numpy as np
+
+from dsf.train.config import DataConfig
+from dsf.train.data import load_dataset, sample_windows
+
+
+def private_bytes():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmData:")[1].split()[0]) * 1024
+
+
+limit = private_bytes() + ALLOWED
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    np.ones(2 * ALLOWED, np.uint8)
+except MemoryError:
+    pass
+else:
+    raise SystemExit("the limit does not hold")
+for config in (DataConfig(), DataConfig(True, 50.0)):
+    data = load_dataset(DATASET, config)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        sample_windows(data, 64, 20, generator)
+print(data.tokens.nbytes + data.actions.nbytes)
+"""
+
+
+def test_a_dataset_larger_than_memory_is_built_and_sampled(minari_store: Path) -> None:
+    allowed = 48 << 20
+    long_episode = episode(20_000)
+    directory = write_minari([long_episode])
+    dataset = minari.load_dataset(ID)
+    while (directory / "data" / "main_data.hdf5").stat().st_size < 200 << 20:
+        dataset.update_dataset_from_buffer([long_episode] * 10)
+    script = MEMORY_SCRIPT.replace("ALLOWED", str(allowed)).replace("DATASET", repr(ID))
+    # One thread: every other one's stack and heap would count.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr + result.stdout
+    assert int(result.stdout) > 2 * allowed
+
+
+def broken(name: str, index: Any, value: float) -> EpisodeBuffer:
+    """An episode of 4 steps with one wrong value."""
+    wrong = episode(4)
+    getattr(wrong, name)[index] = value
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (broken("observations", (4, 10), np.nan), "observations holds a value that is not finite"),
+        (broken("actions", (0, 0), np.inf), "actions holds a value that is not finite"),
+        (broken("rewards", 2, -np.inf), "rewards holds a value that is not finite"),
+        (broken("observations", (0, 0), 1e200), "a value too large for 32-bit floats"),
+        (broken("rewards", (slice(None),), 1e308), "a value too large for 32-bit floats"),
+        (episode(4, rewards=np.zeros((4, 1))), r"rewards has shape \(4, 1\), expected \(4,\)"),
+        (episode(4, rewards=np.zeros(2)), r"rewards has shape \(2,\), expected \(4,\)"),
+        (episode(4, observations=np.zeros((4, 11))), r"observations has shape \(4, 11\), expected \(5, 11\)"),
+        (episode(4, observations=np.zeros((5, 17))), r"observations has shape \(5, 17\), expected \(5, 11\)"),
+        (episode(4, actions=np.zeros((4, 2))), r"actions has shape \(4, 2\), expected \(4, 3\)"),
+    ],
+)
+def test_wrong_episodes_are_named(wrong: EpisodeBuffer, words: str, minari_store: Path) -> None:
+    directory = write_minari([episode(4, 1), wrong])
+    with pytest.raises(UserError, match=f"^dataset '{ID}', episode 1: .*{words}.*(clean|write) the dataset") as refusal:
+        load_dataset(ID)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert [path.name for path in (directory / CACHE_NAME).iterdir()] == [LOCK_NAME]
+
+
+def test_wrong_rewards_end_the_command_with_one_line(minari_store: Path, tmp_path: Path) -> None:
+    write_minari([episode(4, 1), episode(4, rewards=np.zeros((4, 1)))])
+    result = run_command("dsf-train", ID, "--out", str(tmp_path / "run"))
+    assert_refused(result, f"dataset '{ID}', episode 1: rewards has shape (4, 1), expected (4,)")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_episode_is_named(minari_store: Path) -> None:
+    directory = write_minari([episode(4, 1), episode(4, 2)])
+    with h5py.File(directory / "data" / "main_data.hdf5", "a") as file:  # Minari itself writes none
+        for name, array in file["episode_1"].items():
+            if isinstance(array, h5py.Dataset):
+                array.resize(1 if name == "observations" else 0, axis=0)
+    with pytest.raises(UserError, match="episode 1 is empty: it has no steps; remove it from the dataset"):
+        load_dataset(ID)
+
+
+def test_a_dataset_without_episodes_is_refused(minari_store: Path) -> None:
+    write_minari([])
+    with pytest.raises(UserError, match=f"dataset '{ID}' has no episodes"):
+        load_dataset(ID)
+
+
+@pytest.mark.parametrize("name", ["main_data.hdf5", "metadata.json"])
+def test_an_unreadable_source_is_refused_in_one_line(name: str, minari_store: Path) -> None:
+    directory = write_minari([episode(4, 1)])
+    cut_in_half(directory / "data" / name)
+    with pytest.raises(
+        UserError, match=f"dataset '{ID}' in .* cannot be read .*: make or download it again"
+    ) as refusal:
+        load_dataset(ID)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_actions_out_of_range_are_counted_and_kept(minari_store: Path) -> None:
+    actions = np.zeros((4, 3), np.float32)
+    actions[1] = [1.37, -1.2, 0.0]
+    actions[3, 2] = -1.0
+    write_minari([episode(4, actions=actions), episode(4, actions=actions), episode(4)])
+    data = load_dataset(ID)
+    assert data.out_of_range_actions == 2
+    assert np.array_equal(data.actions[:4], actions)
+
+
+def test_a_context_longer_than_every_episode_is_refused(minari_store: Path) -> None:
+    write_minari([episode(9, rewards=np.zeros(9)), episode(4, rewards=np.ones(4)), episode(6, rewards=np.ones(6))])
+    require_context(load_dataset(ID), 9)
+    with pytest.raises(UserError, match=f"--model.context is 10, .* '{ID}' .episode 0 .* 9 steps.: choose 9 or less"):
+        require_context(load_dataset(ID), 10)
+    with pytest.raises(UserError, match=r"--model.context is 7, .*episode 2 .* 6 steps"):
+        require_context(load_dataset(ID, DataConfig(top_percent=60.0)), 7)
+
+
+def cart_pole(choices: Sequence[int]) -> EpisodeBuffer:
+    """A short episode of CartPole."""
+    return episode(len(choices), observations=np.zeros((len(choices) + 1, 4)), actions=np.array(choices))
+
+
+def test_discrete_actions_become_one_hot(minari_store: Path) -> None:
+    write_minari([cart_pole([1, 0, 1]), cart_pole([0, 1])], "CartPole-v1", unlimited(4), Discrete(2))
+    data = load_dataset(ID)
+    assert data.task.discrete and data.actions.dtype == np.float32
+    assert data.actions.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]]
+    assert data.tokens[:, 4:6].tolist() == [[0, 0], [0, 1], [1, 0], [0, 0], [1, 0]]
+    assert data.out_of_range_actions == 0
+
+
+def goal_episode(keys: Sequence[str], position_rows: int = 4) -> EpisodeBuffer:
+    """Three steps of PointMaze; every part of its observations is told apart by its values."""
+    sizes = {"observation": 4, "achieved_goal": 2, "desired_goal": 2}
+    observations = {key: np.full((4, sizes[key]), float(number)) for number, key in enumerate(keys)}
+    observations["observation"] = observations["observation"][:position_rows]
+    return episode(3, observations=observations, actions=np.zeros((3, 2), np.float32))
+
+
+def goal_space(keys: Sequence[str]) -> Dict:
+    return Dict({key: unlimited(4 if key == "observation" else 2) for key in keys})
+
+
+GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
+PLANE = Box(-1, 1, (2,), np.float32)
+
+
+def test_goal_observations_become_flat(minari_store: Path) -> None:
+    write_minari([goal_episode(GOAL_KEYS)], "PointMaze_UMaze-v3", goal_space(GOAL_KEYS), PLANE)
+    data = load_dataset(ID)
+    assert data.task.observation_keys == ("observation", "desired_goal")
+    assert data.tokens[0, :6].tolist() == [0, 0, 0, 0, 2, 2]
+
+
+@dataclass
+class Misfit:
+    """A dataset whose spaces do not fit its task, and what the refusal must say."""
+
+    episode: EpisodeBuffer
+    env_id: str
+    observations: gymnasium.Space
+    actions: gymnasium.Space
+    words: str
+
+
+MISFITS = {
+    "unknown environment": Misfit(
+        cart_pole([0, 1]), "Acrobot-v1", unlimited(4), Discrete(2), "'Acrobot-v1' belongs to no registered task"
+    ),
+    "discrete for continuous": Misfit(
+        cart_pole([0, 1]), "Hopper-v5", unlimited(4), Discrete(2), "Discrete action space: this policy needs continuous"
+    ),
+    "continuous for discrete": Misfit(
+        episode(3), "CartPole-v1", unlimited(11), Box(-1, 1, (3,)), "Box action space, but task 'cartpole' chooses"
+    ),
+    "more choices": Misfit(
+        cart_pole([0, 2]), "CartPole-v1", unlimited(4), Discrete(3), "actions 0 to 2, but task 'cartpole' has 0 to 1"
+    ),
+    "choices from 1": Misfit(
+        cart_pole([1, 2]), "CartPole-v1", unlimited(4), Discrete(2, start=1), "actions 1 to 2, but task 'cartpole'"
+    ),
+    "a choice out of range": Misfit(
+        cart_pole([0, 7]), "CartPole-v1", unlimited(4), Discrete(2), "episode 0: actions holds 7, expected 0 to 1"
+    ),
+    "no goal": Misfit(
+        goal_episode(GOAL_KEYS[:2]),
+        "PointMaze_UMaze-v3",
+        goal_space(GOAL_KEYS[:2]),
+        PLANE,
+        "no Dict observation space with observation, desired_goal",
+    ),
+    "flat for goals": Misfit(
+        episode(3), "PointMaze_UMaze-v3", unlimited(11), PLANE, "no Dict observation space with observation"
+    ),
+    "goals for flat": Misfit(
+        goal_episode(GOAL_KEYS), "Hopper-v5", goal_space(GOAL_KEYS), Box(-1, 1, (3,)), "no flat Box observation space"
+    ),
+    "goal parts of two lengths": Misfit(
+        goal_episode(GOAL_KEYS, 2), "PointMaze_UMaze-v3", goal_space(GOAL_KEYS), PLANE, "episode 0: observations has"
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS.keys())
+def test_spaces_that_do_not_fit_are_refused(misfit: Misfit, minari_store: Path) -> None:
+    write_minari([misfit.episode], misfit.env_id, misfit.observations, misfit.actions)
+    with pytest.raises(UserError, match=misfit.words) as refusal:
+        load_dataset(ID)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_unknown_local_dataset_names_the_way_out(minari_store: Path, tmp_path: Path) -> None:
@@ -131,18 +572,3 @@ def test_remote_dataset_without_network_names_the_way_out(
 def test_malformed_dataset_ids_are_refused(name: str, minari_store: Path) -> None:
     with pytest.raises(UserError, match="is no Minari dataset id"):
         load_dataset(name)
-
-
-def test_discrete_actions_are_refused(minari_store: Path, tmp_path: Path) -> None:
-    steps = EpisodeBuffer(
-        observations=np.zeros((3, 4), np.float32),
-        actions=np.zeros(2, np.int64),
-        rewards=[1.0, 1.0],
-        terminations=[False, True],
-        truncations=[False, False],
-    )
-    with pytest.warns(UserWarning):
-        minari.create_dataset_from_buffers("test/cartpole-v0", [steps], env=gymnasium.make("CartPole-v1"))
-    result = run_command("dsf-train", "test/cartpole-v0", "--out", str(tmp_path / "run"))
-    assert_refused(result, "Discrete action space", "continuous")
-    assert not (tmp_path / "run").exists()

@@ -1,96 +1,154 @@
-"""Norms, attention and the whole model against slow definitions written from the paper's equations."""
+"""The whole model: causality, receptive fields, padding, and attention that carries information."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from random_networks import random_model
+from random_networks import ACTIONS, random_model
 
 from dsf.tasks import UserError
-from dsf.train.attention import PSSA, PackedTokens
-from dsf.train.config import ModelConfig
-from dsf.train.norm import PTBN, set_blend
+from dsf.train.codec import InputCodec
+from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
+from dsf.train.model import DSFormer
+from dsf.train.norm import set_blend
+
+VARIANTS: list[dict[str, Any]] = [
+    {"attention": "pssa"},
+    {"attention": "pssa", "positional_bias": "full"},
+    {"attention": "tssa", "heads": 2},
+    {"attention": "sssa", "heads": 2},
+    {"attention": "sdsa1"},
+    {"attention": "sdsa3", "heads": 2},
+    {"attention": "none"},
+]
+each_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
 
 
-def random_mask(batch: int, context: int, generator: np.random.Generator) -> torch.Tensor:
-    """Windows with padding in front, one of them full."""
-    lengths = generator.integers(1, context + 1, batch)
-    lengths[0] = context
-    return torch.from_numpy(np.arange(context)[None] >= context - lengths[:, None])
+def random_tokens(batch: int, context: int, seed: int = 0) -> torch.Tensor:
+    """Integers over the whole range of an 8-bit codec, (batch, context, 6)."""
+    return torch.randint(-127, 128, (batch, context, 6), generator=torch.Generator().manual_seed(seed)).float()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 7), st.floats(0, 1))
-def test_ptbn_blends_layer_and_batch_norm(seed: int, rows: int, channels: int, blend: float) -> None:
-    x = torch.randn(4, rows + 1, channels + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    norm = PTBN(channels + 1, gain=0.5).double().train()
-    set_blend(norm, blend)
-    flat = x.reshape(-1, channels + 1)
-    batch = (flat - flat.mean(0)) / torch.sqrt(flat.var(0, unbiased=False) + norm.batch.eps)
-    layer = (flat - flat.mean(1, keepdim=True)) / torch.sqrt(flat.var(1, unbiased=False, keepdim=True) + norm.layer.eps)
-    expected = 0.5 * (blend * layer + (1 - blend) * batch)
-    assert torch.allclose(norm(x).reshape(flat.shape), expected, atol=1e-10)
-
-
-def test_ptbn_is_batch_norm_at_inference_whatever_lambda() -> None:
-    norm = PTBN(5, gain=0.5).eval()
-    x = torch.randn(3, 2, 5)
-    set_blend(norm, 1.0)
-    assert torch.equal(norm(x), norm.batch(x.reshape(-1, 5)).view_as(x))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 9))
-def test_windowed_sum_is_the_sum_over_lags(seed: int, window: int, context: int) -> None:
-    window = min(window, context)
-    attention = PSSA(ModelConfig(width=2, window=window, context=context)).double()
-    generator = torch.Generator().manual_seed(seed)
-    attention.positional_bias.data = torch.randn(window, dtype=torch.float64, generator=generator)
-    x = (torch.rand(2, 3, context, 2, generator=generator) < 0.4).double()
-    expected = torch.zeros_like(x)
-    for token in range(context):
-        for lag in range(min(window, token + 1)):
-            expected[:, :, token] += attention.positional_bias[lag] * x[:, :, token - lag]
-    assert torch.allclose(attention.windowed_sum(x), expected, atol=1e-12)
-
-
-def test_packing_round_trip() -> None:
-    tokens = PackedTokens(random_mask(3, 5, np.random.default_rng(0)))
-    rows = torch.randn(4, int(tokens.mask.sum()), 2)
-    assert torch.equal(tokens.repack(tokens.unpack(rows)), rows)
-
-
-def test_padding_changes_neither_actions_nor_statistics() -> None:
-    """The same tokens with more padding in front: equal actions, equal running statistics."""
-    model = random_model(seed=3)
-    tokens = torch.randn(2, 4, 6)
+@each_variant
+@pytest.mark.parametrize("training", [False, True])
+def test_padding_changes_neither_actions_nor_statistics(variant: dict[str, Any], training: bool) -> None:
+    """The same tokens with more padding in front, whatever it holds: equal actions, equal running statistics."""
+    lengths, tokens = (4, 2), random_tokens(2, 4, seed=3)
+    mask = torch.arange(4)[None] >= 4 - torch.tensor(lengths)[:, None]
     padded = torch.cat([torch.full((2, 3, 6), 1e6), tokens], dim=1)
-    mask = torch.ones(2, 4, dtype=torch.bool)
     padded_mask = torch.cat([torch.zeros(2, 3, dtype=torch.bool), mask], dim=1)
-    model.train()
-    short = model(tokens, mask)
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    model = random_model(seed=3).train()
-    long = model(padded, padded_mask)
-    assert torch.equal(long[:, 3:], short) and not long[:, :3].any()
-    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), statistics))
+    padded[~padded_mask] = 1e6
+    found = []
+    for inputs, present in ((tokens, mask), (padded, padded_mask)):
+        model = random_model(seed=3, **variant).train(training)
+        set_blend(model, 0.3)
+        actions = model(inputs, present)
+        assert not actions[~present].any()
+        found.append((actions[present], [buffer.clone() for buffer in model.buffers()]))
+    (short, statistics), (long, padded_statistics) = found
+    assert len(short) == 6 and short.any(dim=1).all()
+    assert torch.allclose(long, short, atol=1e-6)  # the window's length decides how sums are ordered
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(statistics, padded_statistics))
 
 
-def test_decisions_are_causal_and_reach_as_far_as_the_receptive_field() -> None:
-    model = random_model(seed=1, window=2, blocks=2, context=6)
-    assert model.config.receptive_field == 3
-    tokens = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0)) * 40
-    mask = torch.ones(1, 6, dtype=torch.bool)
-    base = model(tokens, mask)
-    for changed in range(6):
-        other = tokens.clone()
-        other[0, changed] = -other[0, changed]
-        different = (model(other, mask) != base).any(dim=-1)[0]
-        assert different[changed]
-        assert not different[:changed].any() and not different[changed + 3 :].any()
+@each_variant
+def test_windows_of_a_batch_do_not_see_each_other(variant: dict[str, Any]) -> None:
+    model, tokens = random_model(seed=2, **variant), random_tokens(3, 6)
+    mask = torch.arange(6)[None] >= 6 - torch.tensor([6, 2, 4])[:, None]
+    together = model(tokens, mask)
+    for window in range(3):
+        alone = model(tokens[window : window + 1], mask[window : window + 1])
+        assert torch.allclose(together[window : window + 1], alone, atol=1e-6)
+
+
+@each_variant
+def test_decisions_are_causal_and_reach_exactly_as_far_as_the_receptive_field(variant: dict[str, Any]) -> None:
+    """A token changes no earlier decision and none beyond the receptive field, and some decision at its far end."""
+    context, reached = 6, 0
+    for seed in range(4):
+        model = random_model(seed=seed, window=2, blocks=2, context=context, width=24, **variant)
+        field = model.config.receptive_field
+        tokens, mask = random_tokens(1, context, seed), torch.ones(1, context, dtype=torch.bool)
+        base = model(tokens, mask)
+        for changed in range(context):
+            other = tokens.clone()
+            other[0, changed] = -other[0, changed]
+            different = (model(other, mask) != base).any(dim=-1)[0]
+            assert different[changed]
+            assert not different[:changed].any() and not different[changed + field :].any()
+            reached = max(reached, int(different.nonzero().max()) - changed + 1)
+    assert reached == field == {"pssa": 3, "none": 1}.get(variant["attention"], context)
+
+
+@each_variant
+def test_every_parameter_that_a_forward_pass_uses_has_the_config_s_shape(variant: dict[str, Any]) -> None:
+    model = random_model(seed=0, width=12, blocks=1, context=8, window=3, **variant)
+    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    attention = "blocks.0.attention."
+    if variant["attention"] == "none":
+        assert not any(name.startswith(attention) for name in shapes)
+        return
+    assert shapes[attention + "qkv.weight"] == (36, 12) and shapes[attention + "project.weight"] == (12, 12)
+    full = variant.get("positional_bias") == "full"
+    expected = (8, 8) if full else (3,)
+    assert shapes.get(attention + "positional_bias") == (expected if variant["attention"] == "pssa" else None)
+
+
+def test_a_discrete_head_scores_choices_without_squashing_them() -> None:
+    continuous = random_model(seed=0)
+    discrete = DSFormer(continuous.config, continuous.codec, ACTIONS, discrete=True).eval()
+    discrete.load_state_dict(continuous.state_dict())
+    tokens, mask = random_tokens(2, 8), torch.ones(2, 8, dtype=torch.bool)
+    with torch.no_grad():
+        discrete.head.weight.mul_(20.0)
+        continuous.head.weight.mul_(20.0)
+        scores = discrete(tokens, mask)
+        assert scores.abs().max() > 1.0
+        assert torch.allclose(torch.tanh(scores), continuous(tokens, mask), atol=1e-6)
+
+
+COPY_LAG = 2
+"""Tokens between an observation and the decision that has to repeat it."""
+
+
+def copy_loss(attention: AttentionKind, seed: int) -> float:
+    """Train to repeat the observation of ``COPY_LAG`` tokens ago; the last steps' loss as a share of its variance.
+
+    Observations are independent of each other, so whoever cannot look back stays at 1. The threshold of 0.45 and biases
+    of 0.75 keep the attention neuron's current, a count times the bias, off the edges of its surrogate: with 0.5 and 1
+    the membrane is 0 or 1 there, exactly where the rectangle ends, and no gradient reaches query, key and value.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    config = ModelConfig(
+        width=32, blocks=1, ticks=2, context=8, window=4, mlp_ratio=2, attention=attention, threshold=0.45
+    )
+    codec = InputCodec(offset=np.zeros(1), step=np.ones(1), unit=np.full(1, 0.02), bits=8)
+    model = DSFormer(config, codec, action_size=1).train()
+    set_blend(model, 0.0)
+    for name, parameter in model.named_parameters():
+        if name.endswith("positional_bias"):
+            torch.nn.init.constant_(parameter, 0.75)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    mask, losses, steps = torch.ones(32, 8, dtype=torch.bool), [], 250
+    for _ in range(steps):
+        observed = torch.randint(-100, 101, (32, 8, 1), generator=generator).float()
+        target = observed[:, :-COPY_LAG] / 125.0
+        loss = (model(observed, mask)[:, COPY_LAG:] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach() / target.square().mean()))
+    return float(np.mean(losses[-30:]))
+
+
+def test_attention_carries_information() -> None:
+    assert copy_loss("none", seed=0) > 0.95
+    assert copy_loss("pssa", seed=0) < 0.5
 
 
 def test_paper_size_and_parameter_count() -> None:
@@ -109,3 +167,13 @@ def test_paper_size_and_parameter_count() -> None:
 def test_config_names_the_wrong_field(field: str, value: float) -> None:
     with pytest.raises(UserError, match=f"model.{field}"):
         ModelConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"norm": "tdln"}, "model.norm"), ({"embed_norm": "layernorm"}, "model.embed_norm")],
+)
+def test_configs_that_cannot_become_spikes_name_the_field(changed: dict[str, Any], named: str) -> None:
+    assert export_obstacles(ModelConfig()) == []
+    (obstacle,) = export_obstacles(dataclasses.replace(ModelConfig(), **changed))
+    assert obstacle.startswith(named) and "ptbn" in obstacle

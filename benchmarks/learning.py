@@ -1,0 +1,245 @@
+"""Learning evidence: train and score every cell of docs/results.md, in parallel, resumable, then write the tables.
+
+    python benchmarks/learning.py --steps 3000 --workers 2
+
+Each cell is one run of ``dsf-train`` on a locally made Hopper dataset, one thread each, in ``--out`` (a finished cell
+is not run again, an interrupted one goes on from its checkpoint). Scores are those of the last checkpoint at the
+task's first target return, on reset seeds that no choice was made on. ``docs/results.jsonl`` keeps one line per cell;
+the tables are made from it alone (``--render``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dsf.tasks import get_task, mean_confidence_interval
+from dsf.tasks.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCUMENT = ROOT / "docs" / "results.jsonl", ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- learning:begin -->", "<!-- learning:end -->"
+SETS = {"medium-expert": "v1", "medium": "v0", "medium-replay": "v0"}
+"""Roles and versions of dsf/hopper's sets."""
+SEEDS = (0, 1, 2)
+PENALTIES = (0.03, 0.1, 0.3)
+EPISODES, EVAL_SEED = 20, 7_000
+"""Reset seeds 7000 .. 7019: not used for any choice (targets, learning rates and recipes used others)."""
+DATASET_STEPS = 100_000
+LEARNING_RATE, BATCH = 2e-3, 32
+"""Chosen before the first run, for short runs: those of `make demo`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run: what differs from ``dsf-train``'s defaults."""
+
+    role: str
+    seed: int
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Directory name."""
+        return "_".join([self.role, *(f"{k.split('.')[-1]}-{v}" for k, v in self.options.items()), f"seed{self.seed}"])
+
+
+def dataset_id(role: str) -> str:
+    """Minari id of a role's set."""
+    return f"dsf/hopper/{role}-{SETS[role]}"
+
+
+def cells() -> list[Cell]:
+    """Every cell, the paper's comparison first."""
+    chosen = [
+        Cell(role, seed, {"model.attention": attention})
+        for seed in SEEDS
+        for role in SETS
+        for attention in ("pssa", "tssa")
+    ]
+    chosen += [
+        Cell("medium-expert", seed, {"model.attention": "pssa", "model.norm": norm})
+        for seed in SEEDS
+        for norm in ("tdbn", "tdln", "none")
+    ]
+    chosen += [Cell(role, seed, {"model.attention": "none"}) for seed in SEEDS for role in ("medium-expert",)]
+    chosen += [
+        Cell("medium-expert", seed, {"model.attention": "pssa", "rate-penalty": str(penalty)})
+        for seed in SEEDS[:1]
+        for penalty in PENALTIES
+    ]
+    return chosen
+
+
+def collect(roles: list[str], store: Path, console: Console) -> None:
+    """Make the datasets where they are missing."""
+    for role in roles:
+        if not (store / dataset_id(role)).exists():
+            console.print(f"collecting hopper-{role}")
+            run(["dsf-data", "collect", f"hopper-{role}", "--steps", str(DATASET_STEPS), "--seed", "0"], store, None)
+
+
+def run(command: list[str], store: Path, log: Path | None) -> None:
+    """Run one of dsf's commands.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = {**os.environ, "MINARI_DATASETS_PATH": str(store), "OMP_NUM_THREADS": "1"}
+    program = Path(sys.executable).parent / command[0]
+    done = subprocess.run([str(program), *command[1:]], env=environment, capture_output=True, text=True)
+    if log is not None:
+        log.write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or f"{command[0]} ended with {done.returncode}")
+
+
+def train(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and score one cell; returns its line of results."""
+    out = options.out / f"{options.steps}" / cell.name
+    settings = {"seed": cell.seed, "steps": options.steps, "batch-size": BATCH, "learning-rate": LEARNING_RATE}
+    settings |= {"threads": 1, "eval-episodes": EPISODES, "eval-seed": EVAL_SEED, "checkpoint-every": 250}
+    settings |= {"eval-targets": get_task("hopper").target_returns[0], **cell.options}
+    arguments = [item for name, value in settings.items() for item in (f"--{name}", str(value))]
+    resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
+    started = time.monotonic()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    dataset = dataset_id(cell.role)
+    run(["dsf-train", dataset, "--out", str(out), *arguments, *resume], options.store, out.with_suffix(".log"))
+    return result_line(cell, out, dataset, options.steps, time.monotonic() - started)
+
+
+def result_line(cell: Cell, out: Path, dataset: str, steps: int, seconds: float) -> dict[str, Any]:
+    """What a table needs of one run."""
+    from dsf.train.checkpoint import load_checkpoint
+
+    header = load_checkpoint(out).header
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    activity = next(row for row in reversed(metrics) if "events_per_token" in row)
+    return {
+        "dataset": dataset,
+        "dataset_sha256": header["dataset"]["sha256"],
+        "seed": cell.seed,
+        "options": cell.options,
+        "steps": steps,
+        "batch": BATCH,
+        "learning_rate": LEARNING_RATE,
+        "precision": header["precision"],
+        "revision": header["revision"],
+        "score": header["scores"][0],
+        "loss": next(row["train/loss"] for row in reversed(metrics) if "train/loss" in row),
+        "events_per_token": activity["events_per_token"],
+        "attention_rate": [v for k, v in activity.items() if k.endswith("attention_lif")],
+        "seconds": round(seconds),
+    }
+
+
+def pooled(lines: list[dict[str, Any]]) -> str:
+    """Mean normalised score over seeds, [95 % bootstrap over all episodes], and each seed's mean."""
+    task = get_task("hopper")
+    scores = [task.score(value) for line in lines for value in line["score"]["returns"]]
+    interval = mean_confidence_interval(scores)
+    seeds = ", ".join(f"{line['score']['score_mean']:.1f}" for line in lines)
+    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}] ({seeds})"
+
+
+def select(lines: list[dict[str, Any]], role: str, options: dict[str, str]) -> list[dict[str, Any]]:
+    """The lines of one cell of a table, by seed."""
+    chosen = [x for x in lines if x["dataset"] == dataset_id(role) and x["options"] == options]
+    return sorted(chosen, key=lambda line: int(line["seed"]))
+
+
+def table(head: str, rows: list[tuple[str, list[list[dict[str, Any]]]]]) -> list[str]:
+    """Markdown rows; a cell without runs says so."""
+    out = [head, "|" + "---|" * (head.count("|") - 1)]
+    return out + [f"| {name} | " + " | ".join(pooled(x) if x else "not run" for x in row) + " |" for name, row in rows]
+
+
+def render(lines: list[dict[str, Any]]) -> str:
+    """The tables of docs/results.md."""
+    pssa, tssa = {"model.attention": "pssa"}, {"model.attention": "tssa"}
+    norms = [("PTBN", pssa), *((n, {**pssa, "model.norm": n.lower()}) for n in ("tdBN", "tdLN", "none"))]
+    text = ["### Attention", ""]
+    text += table(
+        "| D4RL-normalised | " + " | ".join(f"hopper-{role}" for role in SETS) + " |",
+        [(name, [select(lines, role, key) for role in SETS]) for name, key in (("PSSA", pssa), ("TSSA", tssa))],
+    )
+    text += ["", "### Norms (PSSA, hopper-medium-expert)", ""]
+    text += table("| norm | D4RL-normalised |", [(n, [select(lines, "medium-expert", key)]) for n, key in norms])
+    text += ["", "### Without attention (hopper-medium-expert)", ""]
+    none = {"model.attention": "none"}
+    text += table(
+        "| network | D4RL-normalised |",
+        [(n, [select(lines, "medium-expert", key)]) for n, key in (("PSSA", pssa), ("no attention branch", none))],
+    )
+    text += ["", "### Rate penalty (PSSA, hopper-medium-expert, seed 0)", ""]
+    text += ["| --rate-penalty | synaptic events per decision | D4RL-normalised | loss |", "|---|---|---|---|"]
+    for penalty in (0.0, *PENALTIES):
+        key = {**pssa, "rate-penalty": str(penalty)} if penalty else pssa
+        for line in select(lines, "medium-expert", key)[:1]:
+            events = f"{line['events_per_token']:,.0f}"
+            text.append(f"| {penalty} | {events} | {pooled([line])} | {line['loss']:.4f} |")
+    return "\n".join(text)
+
+
+def write_document(lines: list[dict[str, Any]]) -> None:
+    """Replace the generated part of docs/results.md."""
+    steps = sorted({line["steps"] for line in lines})
+    seconds = np.median([line["seconds"] for line in lines])
+    head = (
+        f"{len(lines)} runs of {', '.join(map(str, steps))} steps (median {seconds:.0f} s on one thread); last checkpoint, "
+        f"target return {get_task('hopper').target_returns[0]:g}, {EPISODES} episodes per seed, reset seeds {EVAL_SEED} to "
+        f"{EVAL_SEED + EPISODES - 1}; mean over all episodes [95 % bootstrap], then each training seed's mean.\n"
+    )
+    before, rest = DOCUMENT.read_text().split(BEGIN)
+    write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines)}\n{END}{rest.split(END)[1]}")
+
+
+def main() -> None:
+    """Run what is missing, then render."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learning")
+    parser.add_argument("--store", type=Path, default=ROOT / "runs" / "minari", help="where the datasets are made")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--render", action="store_true", help="only write the tables from the results")
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS), help="run the cells of these sets")
+    parser.add_argument("--quick", action="store_true", help="one cell, 20 steps, nothing written to docs")
+    parser.add_argument("--json", type=Path, help="also write all lines of results here")
+    options = parser.parse_args()
+    console, chosen = Console(), cells()
+    if options.quick:
+        options.steps, chosen, options.results = 20, chosen[:1], options.out / "quick.jsonl"
+    lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
+    done = {(x["dataset"], x["seed"], json.dumps(x["options"])) for x in lines if x["steps"] == options.steps}
+    chosen = [cell for cell in chosen if cell.role in options.only]
+    todo = [c for c in chosen if (dataset_id(c.role), c.seed, json.dumps(c.options)) not in done]
+    if not options.render:
+        options.store.mkdir(parents=True, exist_ok=True)
+        collect(options.only, options.store, console)
+        with ThreadPoolExecutor(options.workers) as pool:
+            for line in pool.map(lambda cell: train(cell, options), todo):
+                lines.append(line)
+                options.results.parent.mkdir(parents=True, exist_ok=True)
+                write_text(options.results, "".join(json.dumps(x) + "\n" for x in lines))
+                console.print(f"{line['dataset']} {line['options']} seed {line['seed']}: {pooled([line])}")
+    if options.json:
+        options.json.write_text(json.dumps(lines, indent=2) + "\n")
+    if not options.quick:
+        write_document(lines)
+
+
+if __name__ == "__main__":
+    main()

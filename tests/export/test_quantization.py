@@ -1,0 +1,194 @@
+"""Integers and the floats they stand for; quantization-aware training and export see the same integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import ACTIONS, random_model
+
+from dsf.export.fold import fold
+from dsf.export.network import LIF, Encoder, Network, NetworkError, Readout, Residual, Synapses, Window
+from dsf.export.quantize import quantize
+from dsf.export.verify import compare_fold, compare_integers, run_folded, run_reference, run_torch
+from dsf.train.integers import (
+    Affine,
+    EmbedIntegers,
+    HeadIntegers,
+    Integers,
+    LifIntegers,
+    ResidualIntegers,
+    WindowIntegers,
+)
+from dsf.train.model import DSFormer
+from dsf.train.qat import QuantizedDSFormer, quantization_aware
+from dsf.train.quantization import (
+    COARSEST_THRESHOLD_UNITS,
+    Scales,
+    decay_units,
+    embed_integers,
+    head_integers,
+    lif_integers,
+    residual_integers,
+    window_integers,
+)
+
+BITS = st.integers(2, 8)
+SIZES = {"width": st.integers(1, 12), "blocks": st.integers(1, 2), "window": st.integers(1, 5)}
+
+
+class Recording(QuantizedDSFormer):
+    """Keeps the integers of its last forward pass."""
+
+    def integers(self) -> dict[str, Integers]:
+        self.recorded = super().integers()
+        return self.recorded
+
+
+def random_affine(seed: int, outputs: int, inputs: int, spread: float) -> Affine:
+    """Normal weights whose rows differ in size by up to two orders of magnitude."""
+    generator = np.random.default_rng(seed)
+    rows = generator.uniform(0.01, 1.0, (outputs, 1)) * spread
+    return Affine(generator.normal(0.0, rows, (outputs, inputs)), generator.normal(0.0, spread, outputs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    bits=BITS,
+    outputs=st.integers(1, 20),
+    inputs=st.integers(1, 20),
+    spread=st.floats(0.01, 3.0),
+    units=st.sampled_from([16, 256, 4096]),
+)
+def test_dequantized_is_within_half_a_step_and_gives_the_integers_back(
+    seed: int, bits: int, outputs: int, inputs: int, spread: float, units: int
+) -> None:
+    affine, scales = random_affine(seed, outputs, inputs, spread), Scales(bits, 0.5, units, 3072)
+    lif = lif_integers(affine, scales, "x")
+    step = 0.5 / lif.thresholds * 2.0**lif.exponent
+    assert_round_trip(affine.weight, lif.dequantized().weight, lif.weights, step[:, None])
+    bias_step = 0.5 / lif.thresholds * 2.0**lif.bias_exponent / 64
+    assert_round_trip(affine.bias, lif.dequantized().bias, lif.mantissa, bias_step)
+
+    residual = residual_integers(affine, scales)
+    assert_round_trip(
+        affine.weight, residual.dequantized().weight, residual.weights, scales.unit * 2.0**residual.exponent
+    )
+    assert_round_trip(affine.bias, residual.dequantized().bias, residual.bias, scales.unit)
+
+    embed = embed_integers(affine, 8, scales)
+    step = scales.unit * 2.0**embed.synapses.exponent * 2.0**embed.shifts
+    assert_round_trip(affine.weight, embed.dequantized().weight, embed.synapses.weights, step)
+
+    head = head_integers(affine, scales)
+    assert_round_trip(affine.weight, head.dequantized().weight, head.weights, head.weight_scale[:, None])
+    for integers in (lif, residual, embed.synapses, head):
+        assert np.abs(integers.weights).max() <= scales.weight_limit
+    window = window_integers(affine.bias, scales, "x")
+    assert_round_trip(affine.bias, window.dequantized(), window.weights, 0.5 / window.threshold_units)
+
+
+def assert_round_trip(wanted: np.ndarray, got: np.ndarray, integers: np.ndarray, step: np.ndarray | float) -> None:
+    """``got`` is ``integers`` steps, and the nearest such number to ``wanted``."""
+    assert np.array_equal(np.rint(got / step), integers)
+    assert (np.abs(got - wanted) <= step / 2 * (1 + 1e-9)).all()
+
+
+def trained_a_little(model: DSFormer, bits: int, units: int, steps: int) -> Recording:
+    """A few optimizer steps, then one more forward pass."""
+    start = quantization_aware(model, bits, units)
+    network = Recording(model.config, model.codec, ACTIONS, bits=bits, threshold_units=units)
+    network.load_state_dict(start.state_dict())
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    mask = torch.ones(4, model.config.context, dtype=torch.bool)
+    for _ in range(steps):
+        integers = torch.randint(-model.codec.limit, model.codec.limit + 1, (*mask.shape, 6)).float()
+        optimizer.zero_grad()
+        (network(integers, mask) - 0.3).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        network(integers, mask)
+    return network.eval()
+
+
+def threshold_units(network: Network) -> int:
+    """The residual's threshold in its own units."""
+    return int(next(network.of_kind(LIF)).threshold[0])
+
+
+def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> None:
+    """Every number of the network is one that was recorded, or follows from it."""
+    for name, integers in recorded.items():
+        node = network[name]
+        if isinstance(integers, LifIntegers):
+            lif = next(other for other in network.of_kind(LIF) if other.source == name)
+            assert isinstance(node, Synapses) and node.exponent == integers.exponent
+            assert np.array_equal(lif.threshold, integers.thresholds)
+            assert np.array_equal(lif.bias_mantissa, integers.mantissa) and lif.bias_exponent == integers.bias_exponent
+        elif isinstance(integers, WindowIntegers):
+            lif = next(other for other in network.of_kind(LIF) if other.source == name)
+            assert isinstance(node, Window) and (lif.threshold == integers.threshold_units).all()
+        elif isinstance(integers, HeadIntegers):
+            assert isinstance(node, Readout)
+            assert (np.abs(node.bias * node.scale - integers.bias) <= node.scale / 2 * (1 + 1e-9)).all()
+        else:
+            synapses = integers.synapses if isinstance(integers, EmbedIntegers) else integers
+            assert isinstance(synapses, ResidualIntegers) and isinstance(node, Synapses)
+            residual = next(other for other in network.of_kind(Residual) if other.sources[-1] == name)
+            assert node.exponent == synapses.exponent and np.array_equal(residual.bias, synapses.bias)
+            if isinstance(integers, EmbedIntegers):
+                assert isinstance(network.encoder, Encoder) and np.array_equal(network.encoder.shift, integers.shifts)
+        weights = integers.synapses.weights if isinstance(integers, EmbedIntegers) else integers.weights
+        assert np.array_equal(node.weights, weights), name
+    assert len(recorded) == len([*network.of_kind(Synapses), *network.of_kind(Window)]) + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    bits=BITS,
+    norm=st.sampled_from(["ptbn", "tdbn", "reptbn", "none"]),
+    ticks=st.integers(1, 4),
+    **SIZES,
+)
+def test_export_finds_exactly_the_integers_trained_with(seed: int, bits: int, **fields: int) -> None:
+    network = trained_a_little(random_model(seed, **fields), bits, COARSEST_THRESHOLD_UNITS, steps=3)
+    exported = quantize(fold(network), "hopper", bits, threshold_units=COARSEST_THRESHOLD_UNITS)
+    assert_same_integers(exported, network.recorded)
+    assert threshold_units(exported) == COARSEST_THRESHOLD_UNITS
+
+
+def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
+    network = trained_a_little(random_model(3, width=32), 4, 256, steps=20)
+    model = network.dequantized()
+    limit = model.codec.limit
+    tokens = np.random.default_rng(0).integers(-limit, limit + 1, (20, 8, 6)).astype(np.int32)
+    folded = run_folded(fold(model), tokens)
+    rung = compare_fold(*run_torch(model, tokens), *folded)
+    assert rung.passed, rung.summary
+    exported = quantize(fold(network), "hopper", 4, threshold_units=256)
+    rung = compare_integers(*folded[:2], *run_reference(exported, tokens))
+    assert rung.details["spike_agreement_overall"] > 0.999, rung.summary
+    mask = torch.ones(20, 8, dtype=torch.bool)
+    with torch.no_grad():
+        assert torch.allclose(
+            model(torch.from_numpy(tokens).float(), mask), network(torch.from_numpy(tokens).float(), mask)
+        )
+
+
+def test_unit_fixed_by_training_is_refused_where_it_could_overflow() -> None:
+    folded = fold(quantization_aware(random_model(0), 8, 4096))
+    big = type(folded)(**{**vars(folded), "embed": Affine(folded.embed.weight * 300, folded.embed.bias)})
+    with pytest.raises(
+        NetworkError, match=r"quantization-aware.*4096 residual units.*could overflow.*--threshold-units 2048"
+    ):
+        quantize(big, "hopper", 8, threshold_units=4096)
+    assert threshold_units(quantize(big, "hopper", 8)) < 4096
+
+
+def test_decay_of_a_membrane_in_integers() -> None:
+    assert decay_units(0.25) == 3072 and decay_units(0.0) == 4096

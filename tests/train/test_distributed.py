@@ -1,0 +1,107 @@
+"""Data parallel training through torchrun: the same as one process, and no process left when something breaks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from training_runs import HOPPER, TINY, UNSCORED, metrics, trained
+
+from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
+from dsf.train.run_directory import LOSS
+
+SCRIPTS = Path(sys.executable).parent
+TORCHRUN = (
+    str(SCRIPTS / "torchrun"),
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "--no-python",
+    str(SCRIPTS / "dsf-train"),
+)
+STEPS = 20
+HALF_BLENDED = ("--blend-fraction", "0.5", "--precision", "fp32", "--steps", str(STEPS))
+PADDED = ("--model.context", "30")
+"""Windows as long as this begin before their episode in an eighth of all draws."""
+TOLERANCE = 1e-4
+"""Of a weight, absolute, after twenty steps of at most 1e-3 each. Sums over ranks round in another order (relative
+1e-7 in float32), and AdamW divides a gradient by its own size, so that small gradients carry larger relative errors
+into steps; a share of the data gone wrong would move weights by the learning rate, ten times the tolerance."""
+TIMEOUT_S = 120.0
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run dsf-train in two processes."""
+    return subprocess.run([*TORCHRUN, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def messages(errors: str) -> list[str]:
+    """Lines that dsf-train wrote, among those of torchrun."""
+    return [line for line in errors.splitlines() if line.startswith("dsf-train: ")]
+
+
+@pytest.mark.parametrize("extra", [(), ("--rate-penalty", "0.1", "--model.norm", "reptbn")], ids=["plain", "penalty"])
+def test_two_processes_train_as_one(extra: tuple[str, ...], tiny_store: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = (*TINY, *PADDED, *HALF_BLENDED, *UNSCORED, *extra)
+    trained(HOPPER, "--out", str(one), *settings)
+    done = torchrun(HOPPER, "--out", str(two), *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 0 of 20") == 1 and "2 process(es)" in done.stdout  # rank 0 speaks alone
+    assert len(list(two.glob("events.out.tfevents*"))) == 1
+
+    left, right = load_file(one / CHECKPOINT_NAME), load_file(two / CHECKPOINT_NAME)
+    assert left.keys() == right.keys()
+    far = {name: float((left[name] - right[name]).abs().max()) for name in left if name.startswith("model.")}
+    assert max(far.values()) < TOLERANCE, far
+    assert load_checkpoint(two).header["ranks"] == 2
+    for mine, theirs in zip(metrics(one), metrics(two), strict=True):
+        assert mine["step"] == theirs["step"] and mine.get(LOSS) == pytest.approx(theirs.get(LOSS), rel=1e-4)
+    assert {row["train/blend"] for row in metrics(two)[10:STEPS]} == {0.0}
+
+
+def test_batch_that_ranks_cannot_share_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    done = torchrun(HOPPER, "--out", str(tmp_path / "run"), *TINY, "--batch-size", "7")
+    assert done.returncode != 0
+    line = "dsf-train: --batch-size is 7: it must be a multiple of 2 processes"
+    assert set(messages(done.stderr)) == {line}
+    assert not (tmp_path / "run").exists()
+
+
+def descendants(parent: int) -> list[int]:
+    """Processes below one, all generations."""
+    children = [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [each for child in children for each in (child, *descendants(child))]
+
+
+def rank_of(process: int) -> str:
+    """What torchrun told this process."""
+    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((value.decode()[5:] for value in variables if value.startswith(b"RANK=")), "")
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_killed_rank_ends_the_run(victim: str, tiny_store: Path, tmp_path: Path) -> None:
+    endless = ("--steps", "1000000", "--checkpoint-every", "5", *UNSCORED)
+    command = [*TORCHRUN, HOPPER, "--out", str(tmp_path), *TINY, *endless]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (tmp_path / CHECKPOINT_NAME).exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    family = descendants(process.pid)
+    (chosen,) = (member for member in family if rank_of(member) == victim)
+    os.kill(chosen, signal.SIGKILL)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{member}").exists() for member in family)
+    assert len(messages(errors)) == 1, errors
+    assert "another process of this run has ended" in errors or "ended by SIGTERM" in errors
+    assert "dsf/train" not in errors  # the survivor's traceback
+    assert load_checkpoint(tmp_path).header["step"] >= 5 and not list(tmp_path.glob("*.partial"))

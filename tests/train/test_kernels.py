@@ -1,0 +1,297 @@
+"""The C kernels against plain torch operations, on every dtype and layout, and what happens where they cannot be built."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dsf.train.fused import NeuronConstants, batch_moments, fused_batch_norm_lif, fused_lif
+from dsf.train.kernels import native
+from dsf.train.kernels.build import KernelsUnavailable, load_kernels
+from dsf.train.neurons import LIF
+
+NEURON = NeuronConstants(decay=0.3, threshold=0.5, half_width=0.5, slope=1.0)
+DTYPES = [
+    (torch.float32, torch.float32),
+    (torch.float64, torch.float64),
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.bfloat16),
+]
+"""Of currents and spikes, as far as kernels go."""
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2}
+"""Kernels and torch add in another order; where the current is bfloat16, so is its gradient."""
+SUBPROCESS_TIMEOUT_S = 120.0
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """The machine as if it had no compiler: the neuron then takes torch's operations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", "no-such-compiler")
+        yield
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """Restore the number of threads that a test changes."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def random_currents(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    return (torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.3).to(dtype)
+
+
+def lif_results(currents: Tensor, upstream: Tensor) -> list[Tensor]:
+    """Spikes and the gradient of the current."""
+    current = currents.detach().requires_grad_()
+    spikes = fused_lif(current, NEURON, upstream.dtype)
+    spikes.backward(upstream)
+    return [spikes.detach(), current.grad]
+
+
+def norm_results(currents: Tensor, upstream: Tensor, training: bool = True) -> list[Tensor]:
+    """Spikes, moments, and the gradients of current, weight, bias and skip."""
+    real = native.real_dtype(currents.dtype)
+    weight, bias = (random_currents((currents.shape[-1],), real, seed).requires_grad_() for seed in (1, 2))
+    skip = torch.tensor(0.2, dtype=real, requires_grad=True)
+    current = currents.detach().requires_grad_()
+    moments = batch_moments(current, eps=1e-5)
+    if not training:
+        moments = type(moments)(moments.mean, moments.inverse_deviation, moments.variance, 0)
+    spikes = fused_batch_norm_lif(current, weight, bias, skip, moments, NEURON, upstream.dtype)
+    spikes.backward(upstream)
+    return [spikes.detach(), moments.mean, moments.variance, current.grad, weight.grad, bias.grad, skip.grad]
+
+
+def assert_all_close(left: list[Tensor], right: list[Tensor], tolerance: float) -> None:
+    for ours, other in zip(left, right):
+        assert ours.dtype == other.dtype and ours.shape == other.shape
+        scale = max(1.0, float(other.abs().max()))
+        assert float((ours.double() - other.double()).abs().max()) <= tolerance * scale
+
+
+def test_kernels_can_be_built_where_tests_run() -> None:
+    """Else the tests below would compare torch with itself."""
+    for current, spikes in DTYPES:
+        assert native.covers(torch.zeros(1, 1, 1, dtype=current), spikes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtypes=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**32 - 1),
+    ticks=st.integers(1, 6),
+    rows=st.integers(1, 70),
+    channels=st.integers(1, 140),
+    training=st.booleans(),
+)
+def test_kernels_equal_torch_operations(
+    dtypes: tuple[torch.dtype, torch.dtype], seed: int, ticks: int, rows: int, channels: int, training: bool
+) -> None:
+    """A neuron alone to the last bit, a batch norm and its neuron up to the order of its sums.
+
+    Batch statistics that differ in the last bit could tip a spike, so both sides get the kernels' statistics here;
+    the statistics themselves are compared below.
+    """
+    current_dtype, spike_dtype = dtypes
+    currents = random_currents((ticks, rows, channels), current_dtype, seed)
+    upstream = random_currents((ticks, rows, channels), spike_dtype, seed + 1)
+    real = native.real_dtype(current_dtype)
+    moments = batch_moments(currents, eps=1e-5)
+    moments = moments if training else type(moments)(moments.mean, moments.inverse_deviation, moments.variance, 0)
+
+    def results() -> tuple[list[Tensor], list[Tensor]]:
+        weight, bias = (random_currents((channels,), real, seed + n).requires_grad_() for n in (2, 3))
+        skip = torch.tensor(0.2, dtype=real, requires_grad=True)
+        current = currents.clone().requires_grad_()
+        spikes = fused_batch_norm_lif(current, weight, bias, skip, moments, NEURON, spike_dtype)
+        spikes.backward(upstream)
+        return lif_results(currents, upstream), [spikes.detach(), current.grad, weight.grad, bias.grad, skip.grad]
+
+    alone, normed = results()
+    with no_compiler():
+        assert not native.covers(currents, spike_dtype)
+        torch_alone, torch_normed = results()
+    assert all(torch.equal(ours, other) for ours, other in zip(alone, torch_alone))
+    assert torch.equal(normed[0], torch_normed[0]) and normed[0].dtype == spike_dtype
+    assert_all_close(normed, torch_normed, TOLERANCE[current_dtype])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 200),
+    st.integers(1, 140),
+)
+def test_moments_equal_torch_operations(dtype: torch.dtype, seed: int, rows: int, channels: int) -> None:
+    currents = random_currents((rows, channels), dtype, seed)
+    native_moments = batch_moments(currents, eps=1e-5)
+    with no_compiler():
+        torch_moments = batch_moments(currents, eps=1e-5)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for name in ("mean", "variance", "inverse_deviation"):
+        ours, other = getattr(native_moments, name), getattr(torch_moments, name)
+        assert ours.dtype == other.dtype
+        assert torch.allclose(ours, other, rtol=tolerance, atol=tolerance), name
+    assert native_moments.count == torch_moments.count == rows
+
+
+def other_layouts(contiguous: Tensor) -> dict[str, Tensor]:
+    """The same values (ticks, rows, channels), lying otherwise in memory."""
+    wide = torch.zeros(*contiguous.shape[:2], 3 * contiguous.shape[2], dtype=contiguous.dtype)
+    wide[..., 1::3] = contiguous
+    return {
+        "channels first": contiguous.transpose(0, 2).contiguous().transpose(0, 2),
+        "rows first": contiguous.transpose(0, 1).contiguous().transpose(0, 1),
+        "every third channel": wide[..., 1::3],
+    }
+
+
+@pytest.mark.parametrize("results", [lif_results, norm_results])
+def test_layout_in_memory_changes_nothing(results) -> None:
+    currents, upstream = (random_currents((4, 33, 70), torch.float32, seed) for seed in (0, 1))
+    expected = results(currents, upstream)
+    for name, current in other_layouts(currents).items():
+        for gradient in (upstream, *other_layouts(upstream).values()):
+            assert not current.is_contiguous()
+            assert all(torch.equal(a, b) for a, b in zip(results(current, gradient), expected)), name
+
+
+@pytest.mark.parametrize("results", [lif_results, norm_results])
+def test_one_embedding_for_all_ticks_is_read_without_being_copied_first(results) -> None:
+    """The residual stream starts as an expanded view, and sum() sends back an expanded gradient."""
+    held = random_currents((33, 70), torch.float32, 0).expand(4, 33, 70)
+    ones = torch.ones(()).expand(4, 33, 70)
+    expected = results(held.contiguous(), ones.contiguous())
+    assert all(torch.equal(a, b) for a, b in zip(results(held, ones), expected))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES)
+def test_results_do_not_depend_on_the_number_of_threads(
+    dtypes: tuple[torch.dtype, torch.dtype], torch_threads: None
+) -> None:
+    """Bit for bit, with more chunks of rows than threads, and with fewer."""
+    for rows in (5, 333):
+        currents = random_currents((4, rows, 130), dtypes[0], 0)
+        upstream = random_currents((4, rows, 130), dtypes[1], 1)
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append([*lif_results(currents, upstream), *norm_results(currents, upstream)])
+        for other in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
+def test_no_rows_give_no_spikes() -> None:
+    """A neuron has nothing to do then; batch statistics of nothing are refused (test_norm.py)."""
+    spikes, gradient = lif_results(torch.zeros(4, 0, 7), torch.zeros(4, 0, 7))
+    assert spikes.shape == gradient.shape == (4, 0, 7)
+
+
+def test_more_ticks_than_kernels_hold_are_computed_with_torch() -> None:
+    shape = (native.MAX_TICKS + 1, 2, 3)
+    currents, upstream = random_currents(shape, torch.float32, 0), random_currents(shape, torch.float32, 1)
+    assert not native.covers(currents, torch.float32) and native.covers(currents[1:], torch.float32)
+    assert torch.equal(lif_results(currents, upstream)[0][:-1], lif_results(currents[:-1], upstream[:-1])[0])
+
+
+IN_A_PROCESS = """
+import sys, torch
+from dsf.train.cli import describe_computation
+from dsf.train.config import TrainConfig
+from dsf.train.kernels.build import KernelsUnavailable, load_kernels
+from dsf.train.neurons import LIF
+current = torch.randn(4, 50, 70, generator=torch.Generator().manual_seed(0)).requires_grad_()
+spikes = LIF(0.25, 0.5)(current)
+spikes.backward(torch.ones_like(spikes))
+torch.save((spikes.detach(), current.grad), sys.argv[1])
+try:
+    load_kernels()
+    print("kernels loaded")
+except KernelsUnavailable as reason:
+    print("unavailable:", reason)
+print(describe_computation("cpu", "fp32", TrainConfig("x"), 1))
+"""
+
+
+def start_process(result: Path, cache: Path, **environment: str) -> subprocess.Popen[str]:
+    """A process of its own that fires neurons, with an empty cache of kernels."""
+    return subprocess.Popen(
+        [sys.executable, "-c", IN_A_PROCESS, str(result)],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def expected_spikes() -> tuple[Tensor, Tensor]:
+    """What that process has to find, from the kernels of this one."""
+    current = torch.randn(4, 50, 70, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    spikes = LIF(0.25, 0.5)(current)
+    spikes.backward(torch.ones_like(spikes))
+    return spikes.detach(), current.grad
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"CC": "no-such-compiler", "PATH": "/nowhere"}, "no C compiler 'no-such-compiler'"),
+        ({"CC": "false"}, "false failed"),
+        ({"CC": "true"}, "could not be stored or loaded"),
+    ],
+)
+def test_without_a_working_compiler_neurons_compute_the_same_and_training_says_so(
+    environment: dict[str, str], reason: str, tmp_path: Path
+) -> None:
+    process = start_process(tmp_path / "found.pt", tmp_path / "cache", **environment)
+    output, errors = process.communicate(timeout=SUBPROCESS_TIMEOUT_S)
+    assert process.returncode == 0, errors
+    unavailable, computation = output.splitlines()
+    assert unavailable.startswith("unavailable:") and reason in unavailable
+    assert "plain torch operations and slower" in computation and reason in computation
+    assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "found.pt"), expected_spikes()))
+    assert not list(tmp_path.glob("cache/**/*.so"))
+
+
+def test_processes_that_build_at_once_all_work(tmp_path: Path) -> None:
+    """Two processes, one empty cache: both load whole kernels, and one library stays behind."""
+    processes = [start_process(tmp_path / f"{n}.pt", tmp_path / "cache") for n in range(2)]
+    for number, process in enumerate(processes):
+        output, errors = process.communicate(timeout=SUBPROCESS_TIMEOUT_S)
+        assert process.returncode == 0, errors
+        assert output.startswith("kernels loaded") and "fused, C kernels" in output
+        assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / f"{number}.pt"), expected_spikes()))
+    assert [path.suffix for path in (tmp_path / "cache" / "dsf").iterdir()] == [".so"]
+
+
+COUNTING_COMPILER = """#!/bin/sh
+echo run >> "{log}"
+exit 1
+"""
+
+
+def test_a_broken_compiler_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again by every neuron of every step."""
+    compiler, log = tmp_path / "cc", tmp_path / "log"
+    compiler.write_text(COUNTING_COMPILER.format(log=log))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    for _ in range(3):
+        assert fused_lif(torch.ones(4, 5, 6), NEURON, torch.float32).all()
+        with pytest.raises(KernelsUnavailable, match="failed"):
+            load_kernels()
+    assert log.read_text().count("run") == 1

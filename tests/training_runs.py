@@ -1,0 +1,65 @@
+"""Tiny training runs through the real command line, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from dsf.train.cli import main
+from dsf.train.run_directory import METRICS_NAME
+
+HOPPER, CARTPOLE = "dsf/hopper/medium-v0", "dsf/cartpole/expert-v0"
+"""What the fixture ``tiny_store`` holds."""
+MODEL = ("--model.width", "8", "--model.blocks", "1", "--model.context", "6", "--model.window", "3")
+TINY = (*MODEL, "--batch-size", "8", "--threads", "1", "--device", "cpu", "--log-every", "1")
+UNSCORED = ("--eval-episodes", "0")
+
+
+def train_here(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``dsf-train`` in this process, which saves the seconds that a new one takes to import torch."""
+    output, errors = io.StringIO(), io.StringIO()
+    handler, threads, code = signal.getsignal(signal.SIGTERM), torch.get_num_threads(), None
+    with (
+        patch.object(sys, "argv", ["dsf-train", *arguments]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            torch.set_num_threads(threads)
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+def trained(*arguments: str) -> str:
+    """Run ``dsf-train`` in this process to a good end; returns what it printed."""
+    result = train_here(*arguments)
+    assert result.returncode == 0, result.stderr
+    return str(result.stdout)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics, every one of them whole."""
+    return [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
+
+
+def assert_failed(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """Exit code 1 and one line on stderr that holds every fragment."""
+    assert result.returncode == 1, (result.stdout, result.stderr)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    for fragment in fragments:
+        assert fragment in lines[0], lines[0]

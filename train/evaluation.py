@@ -1,0 +1,70 @@
+"""Closed-loop scores of a float model, with all that a reader needs to judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dsf.tasks import Episode, Task, mean_confidence_interval, rollout
+from dsf.train.model import DSFormer
+from dsf.train.policy import TorchPolicy
+
+MAX_LANES = 32
+"""Environments that decide in lockstep; more would only wait for one another."""
+
+
+def evaluate(
+    model: DSFormer,
+    task: Task,
+    checkpoint: str,
+    step: int,
+    targets: Sequence[float],
+    seeds: Sequence[int],
+    on_step: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Score ``model`` at each target return, all environments side by side.
+
+    Args:
+        model: put into evaluation mode and back.
+        task: what to solve.
+        checkpoint: "last" or "best": which rule chose these weights.
+        step: optimizer step of the weights.
+        targets: returns to ask for (reward units).
+        seeds: reset seeds, one episode each.
+        on_step: see :func:`dsf.tasks.rollout`.
+    """
+    training = model.training
+    records = []
+    for target in targets:
+        policy = TorchPolicy(model, lanes=min(len(seeds), MAX_LANES))
+        episodes = rollout(task, policy, seeds, target, on_step)
+        records.append({**score_record("torch", checkpoint, target, task, episodes), "step": step})
+    model.train(training)
+    return records
+
+
+def score_record(engine: str, checkpoint: str, target: float, task: Task, episodes: list[Episode]) -> dict[str, Any]:
+    """One score as it is stored in headers and files."""
+    returns = [episode.episode_return for episode in episodes]
+    interval = mean_confidence_interval(returns)
+    return {
+        "engine": engine,
+        "checkpoint": checkpoint,
+        "target_return": target,
+        "seeds": [episode.seed for episode in episodes],
+        "returns": returns,
+        "return_mean": interval.mean,
+        "return_interval_95": [interval.low, interval.high],
+        "score_mean": task.score(interval.mean),
+    }
+
+
+def describe_score(score: dict[str, Any], task: Task) -> str:
+    """One line: rule, target, episodes, seeds, mean and interval, normalised score."""
+    low, high = score["return_interval_95"]
+    rule = "last checkpoint" if score["checkpoint"] == "last" else f"best checkpoint by these episodes (step {score['step']})"
+    return (
+        f"{rule}, target return {score['target_return']:g}, {len(score['seeds'])} episodes (seeds "
+        f"{min(score['seeds'])}..{max(score['seeds'])}): return {score['return_mean']:.1f} [95 % {low:.1f}, {high:.1f}], "
+        f"{task.score_label} {score['score_mean']:.1f}"
+    )

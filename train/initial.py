@@ -1,0 +1,67 @@
+"""The model that a run starts from: random weights, or for quantization-aware training a trained model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dsf.tasks import UserError
+from dsf.tasks.policy import FloatArray
+from dsf.train.checkpoint import Checkpoint, load_checkpoint
+from dsf.train.codec import InputCodec
+from dsf.train.config import TrainConfig, export_obstacles
+from dsf.train.data import OfflineDataset
+from dsf.train.model import DSFormer
+from dsf.train.qat import QuantizedDSFormer, quantization_aware
+
+
+def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
+    """Fit the input codec so that no target return of the task is clipped."""
+    targets: FloatArray = np.full((len(data.task.target_returns), data.tokens.shape[1]), np.nan)
+    targets[:, -1] = np.array(data.task.target_returns) / data.task.return_scale
+    return InputCodec.fit(data.statistics, targets, bits)
+
+
+def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
+    """The model of a run's step 0; where quantization-aware training resumes, the model to load its state into.
+
+    Raises:
+        UserError: quantization-aware training cannot start from --init, or continue --out.
+    """
+    task = data.task
+    if not config.qat_steps:
+        codec = fit_codec(data, config.model.input_bits)
+        return DSFormer(config.model, codec, task.action_size, task.discrete)
+    if obstacles := export_obstacles(config.model, task.discrete):
+        raise UserError(f"--qat-steps: {'; '.join(obstacles)}")
+    if config.resume:
+        checkpoint = load_checkpoint(config.out)
+        model = checkpoint.build_trained()
+        if not isinstance(model, QuantizedDSFormer):
+            raise UserError(f"--resume: {checkpoint.path} is an ordinary run: pass it as --init, with another --out")
+        return model
+    checkpoint = load_checkpoint(config.init or Path())
+    require_fitting(checkpoint, config, data)
+    return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units)
+
+
+def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDataset) -> None:
+    """Refuse a checkpoint that quantization-aware training with these settings cannot start from.
+
+    Raises:
+        UserError: it is quantized already, or has another task or model.
+    """
+    header = checkpoint.header
+    if header.get("quantization") is not None:
+        raise UserError(f"--init: {checkpoint.path} is quantized already: name the float run that it started from")
+    if header["task"] != data.task.name:
+        raise UserError(
+            f"--init: {checkpoint.path} was trained for {header['task']}, {data.dataset_id} is for {data.task.name}: "
+            "name a dataset of that task"
+        )
+    theirs = checkpoint.model_config()
+    for name, mine in vars(config.model).items():
+        if getattr(theirs, name) != mine:
+            option = f"--model.{name.replace('_', '-')}"
+            raise UserError(f"--init: {checkpoint.path} has another {option} than {mine}: use {getattr(theirs, name)}")

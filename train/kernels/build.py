@@ -1,0 +1,113 @@
+"""Build the C kernels with the machine's compiler, once, and load them through ctypes.
+
+The kernels share torch's thread pool: they are linked against no OpenMP runtime, and find the one that torch has
+loaded already. Two runtimes in one process would let two pools of threads spin against each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+SOURCES = ("lif_kernels.c", "lif_typed.h")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+COMPILER_TIMEOUT_S = 120.0
+CACHE_MODE = 0o700
+
+
+class KernelsUnavailable(Exception):
+    """The kernels cannot be built here; the message says why in one line."""
+
+
+def load_kernels() -> ctypes.CDLL:
+    """Compile (or find) the shared library and load it; a compiler that failed is not asked again.
+
+    Raises:
+        KernelsUnavailable: no C compiler, or the compiler failed.
+    """
+    found = _library_or_reason(os.environ.get("CC") or "cc")
+    if isinstance(found, str):
+        raise KernelsUnavailable(found)
+    return found
+
+
+@functools.cache
+def _library_or_reason(compiler: str) -> ctypes.CDLL | str:
+    """The kernels as this compiler builds them, or why it cannot."""
+    try:
+        return _obtain(compiler)
+    except KernelsUnavailable as error:
+        return str(error)
+    except OSError as error:  # a full disk, a cache mounted noexec, a compiler that writes nothing
+        return f"the kernels could not be stored or loaded: {' '.join(str(error).split())}"
+
+
+def _obtain(name: str) -> ctypes.CDLL:
+    compiler = shutil.which(name)
+    if compiler is None:
+        raise KernelsUnavailable(f"no C compiler '{name}' on the PATH")
+    openmp = _openmp_of_torch()
+    flags = (*FLAGS, "-c", "-fopenmp") if openmp else (*FLAGS, "-c")
+    sources = {file: (resources.files(__package__) / file).read_text() for file in SOURCES}
+    version = _run([compiler, "--version"]).partition("\n")[0]
+    key = hashlib.sha256(repr((sources, flags, version, _processor())).encode()).hexdigest()[:16]
+    library = _cache_directory() / f"lif-{key}.so"
+    if not library.exists():
+        _compile(compiler, flags, sources, library)
+    if openmp:
+        ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)  # already mapped: this only makes its symbols visible
+    return ctypes.CDLL(str(library))
+
+
+def _openmp_of_torch() -> str | None:
+    """Path of the GNU OpenMP runtime in this process (torch brings one), if there is one."""
+    maps = Path("/proc/self/maps")
+    found = re.findall(r"(/.*libgomp.*)", maps.read_text()) if maps.exists() else []  # its path may hold spaces
+    return found[0] if found else None
+
+
+def _processor() -> str:
+    """What -march=native depends on: a cache on a shared home directory may serve several machines."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^flags\s*:.*$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return found.group() if found else platform.processor()
+
+
+def _cache_directory() -> Path:
+    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or a private temporary directory where that cannot be written."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=CACHE_MODE)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="dsf-kernels-"))
+    return root if os.access(root, os.W_OK) else Path(tempfile.mkdtemp(prefix="dsf-kernels-"))
+
+
+def _compile(compiler: str, flags: tuple[str, ...], sources: dict[str, str], library: Path) -> None:
+    """Compile beside the final place and rename, so that processes racing for it see a whole file or none."""
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+        for name, text in sources.items():
+            (Path(scratch) / name).write_text(text)
+        object_file, shared = f"{scratch}/kernels.o", Path(scratch) / library.name
+        _run([compiler, *flags, f"{scratch}/{SOURCES[0]}", "-o", object_file])
+        _run([compiler, "-shared", object_file, "-o", str(shared)])  # without -fopenmp: torch's runtime serves
+        shared.replace(library)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelsUnavailable(f"{command[0]} failed: {' '.join(str(error).split())}") from None
+    if done.returncode != 0:
+        raise KernelsUnavailable(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+    return done.stdout

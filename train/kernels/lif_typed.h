@@ -1,0 +1,188 @@
+/* The kernels for one combination of types; lif_kernels.c includes this once per combination. */
+
+typedef struct {
+    REAL decay, threshold, half_width, slope;
+} NAME(Neuron);
+
+/* Sum and squared deviations of every channel over all rows of (rows, channels): mean and m2 = sum (y - mean)^2. */
+void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *restrict m2,
+                   int64_t rows, int64_t channels, int threads) {
+    const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
+    REAL *partial = malloc(sizeof(REAL) * 2 * chunks * channels);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t k = 0; k < chunks; k++) {
+        const int64_t first = k * CHUNK, last = first + CHUNK < rows ? first + CHUNK : rows;
+        const CURRENT *origin = y + first * channels; /* shifting by a sample keeps the squares small */
+        REAL *sum = partial + 2 * k * channels, *square = sum + channels;
+        for (int64_t c = 0; c < channels; c++) sum[c] = square[c] = 0;
+        for (int64_t r = first; r < last; r++) {
+            const CURRENT *row = y + r * channels;
+            for (int64_t c = 0; c < channels; c++) {
+                const REAL d = (REAL)LOAD(row[c]) - (REAL)LOAD(origin[c]);
+                sum[c] += d;
+                square[c] += d * d;
+            }
+        }
+    }
+    for (int64_t c = 0; c < channels; c++) mean[c] = m2[c] = 0;
+    for (int64_t k = 0; k < chunks; k++) { /* Chan et al. 1983: merge the chunks' means and squared deviations */
+        const int64_t first = k * CHUNK, size = rows - first < CHUNK ? rows - first : CHUNK;
+        const REAL *sum = partial + 2 * k * channels, *square = sum + channels;
+        for (int64_t c = 0; c < channels; c++) {
+            const double here = (double)LOAD(y[first * channels + c]) + sum[c] / (double)size;
+            const double spread = square[c] - (double)sum[c] * sum[c] / size, gap = here - mean[c];
+            m2[c] += spread + gap * gap * ((double)first * size / (first + size));
+            mean[c] += gap * size / (first + size);
+        }
+    }
+    free(partial);
+}
+
+void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
+                   SPIKE *restrict spikes, int64_t ticks, int64_t rows, int64_t channels,
+                   REAL decay, REAL threshold, int threads) {
+    const int64_t plane = rows * channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
+            const int64_t n = channels - c0 < LANES ? channels - c0 : LANES;
+            REAL v[LANES] = {0};
+            for (int64_t t = 0; t < ticks; t++) {
+                const int64_t at = t * plane + r * channels + c0;
+                for (int64_t c = 0; c < n; c++) {
+                    const REAL m = decay * v[c] + (scale[c0 + c] * (REAL)LOAD(y[at + c]) + shift[c0 + c]);
+                    const int fired = m > threshold;
+                    spikes[at + c] = STORE_SPIKE(fired ? (REAL)1 : (REAL)0);
+                    v[c] = fired ? (REAL)0 : m;
+                }
+            }
+        }
+}
+
+/* Gradient of the loss to x for one row and up to LANES channels, ticks running backwards, into g (ticks, LANES). */
+static inline void NAME(row_gradient)(const CURRENT *restrict y, const REAL *restrict scale,
+                                      const REAL *restrict shift, const SPIKE *restrict grad, REAL *restrict g,
+                                      int64_t ticks, int64_t plane, int64_t n, const NAME(Neuron) *neuron) {
+    REAL carry[LANES] = {0};
+    const REAL decay = neuron->decay, threshold = neuron->threshold; /* in registers: g may not alias them */
+    const REAL half_width = neuron->half_width, height = neuron->slope;
+    for (int64_t t = 0; t < ticks; t++) /* membranes before reset, into g */
+        for (int64_t c = 0; c < n; c++) {
+            const REAL m = decay * carry[c] + (scale[c] * (REAL)LOAD(y[t * plane + c]) + shift[c]);
+            g[t * LANES + c] = m;
+            carry[c] = m > threshold ? (REAL)0 : m;
+        }
+    for (int64_t c = 0; c < n; c++) carry[c] = 0;
+    for (int64_t t = ticks - 1; t >= 0; t--)
+        for (int64_t c = 0; c < n; c++) {
+            const REAL m = g[t * LANES + c], distance = m - threshold;
+            const REAL near = distance < 0 ? -distance : distance;
+            const REAL slope = near < half_width ? height : (REAL)0;
+            const REAL kept = m > threshold ? (REAL)0 : decay;
+            carry[c] = slope * (REAL)LOAD_SPIKE(grad[t * plane + c]) + kept * carry[c];
+            g[t * LANES + c] = carry[c];
+        }
+}
+
+/* Per channel: sum of g and sum of g * (y - centre), what a batch norm's own gradient needs. */
+void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
+                         const REAL *restrict centre, const SPIKE *restrict grad, double *restrict sum_g,
+                         double *restrict sum_gy, int64_t ticks, int64_t rows, int64_t channels,
+                         REAL decay, REAL threshold, REAL half_width, REAL slope, int threads) {
+    const NAME(Neuron) neuron = {decay, threshold, half_width, slope};
+    const int64_t plane = rows * channels, chunks = (rows + CHUNK - 1) / CHUNK;
+    REAL *partial = calloc(2 * chunks * channels, sizeof(REAL));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t k = 0; k < chunks; k++) {
+        const int64_t last = (k + 1) * CHUNK < rows ? (k + 1) * CHUNK : rows;
+        REAL g[ticks * LANES];
+        for (int64_t r = k * CHUNK; r < last; r++)
+            for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
+                const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
+                REAL *sum = partial + 2 * k * channels + c0, *product = sum + channels;
+                NAME(row_gradient)(y + at, scale + c0, shift + c0, grad + at, g, ticks, plane, n, &neuron);
+                for (int64_t t = 0; t < ticks; t++)
+                    for (int64_t c = 0; c < n; c++) {
+                        sum[c] += g[t * LANES + c];
+                        product[c] += g[t * LANES + c] * ((REAL)LOAD(y[at + t * plane + c]) - centre[c0 + c]);
+                    }
+            }
+    }
+    for (int64_t c = 0; c < channels; c++) sum_g[c] = sum_gy[c] = 0;
+    for (int64_t k = 0; k < chunks; k++)
+        for (int64_t c = 0; c < channels; c++) {
+            sum_g[c] += partial[2 * k * channels + c];
+            sum_gy[c] += partial[(2 * k + 1) * channels + c];
+        }
+    free(partial);
+}
+
+/* grad_y = gain * g + offset + slant * (y - centre). */
+void NAME(backward_apply)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
+                          const REAL *restrict centre, const REAL *restrict gain, const REAL *restrict offset,
+                          const REAL *restrict slant, const SPIKE *restrict grad, CURRENT *restrict grad_y,
+                          int64_t ticks, int64_t rows, int64_t channels,
+                          REAL decay, REAL threshold, REAL half_width, REAL slope, int threads) {
+    const NAME(Neuron) neuron = {decay, threshold, half_width, slope};
+    const int64_t plane = rows * channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        REAL g[ticks * LANES];
+        for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
+            const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
+            NAME(row_gradient)(y + at, scale + c0, shift + c0, grad + at, g, ticks, plane, n, &neuron);
+            for (int64_t t = 0; t < ticks; t++)
+                for (int64_t c = 0; c < n; c++) {
+                    const REAL deviation = (REAL)LOAD(y[at + t * plane + c]) - centre[c0 + c];
+                    grad_y[at + t * plane + c] =
+                        STORE(gain[c0 + c] * g[t * LANES + c] + offset[c0 + c] + slant[c0 + c] * deviation);
+                }
+        }
+    }
+}
+
+/* The same two steps for a batch norm without a neuron behind it: g is the gradient itself, over (rows, channels). */
+void NAME(affine_sums)(const CURRENT *restrict y, const REAL *restrict centre, const SPIKE *restrict grad,
+                       double *restrict sum_g, double *restrict sum_gy, int64_t rows, int64_t channels, int threads) {
+    const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
+    REAL *partial = calloc(2 * chunks * channels, sizeof(REAL));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t k = 0; k < chunks; k++) {
+        const int64_t last = (k + 1) * CHUNK < rows ? (k + 1) * CHUNK : rows;
+        REAL *sum = partial + 2 * k * channels, *product = sum + channels;
+        for (int64_t r = k * CHUNK; r < last; r++)
+            for (int64_t c = 0; c < channels; c++) {
+                const REAL g = LOAD_SPIKE(grad[r * channels + c]);
+                sum[c] += g;
+                product[c] += g * ((REAL)LOAD(y[r * channels + c]) - centre[c]);
+            }
+    }
+    for (int64_t c = 0; c < channels; c++) sum_g[c] = sum_gy[c] = 0;
+    for (int64_t k = 0; k < chunks; k++)
+        for (int64_t c = 0; c < channels; c++) {
+            sum_g[c] += partial[2 * k * channels + c];
+            sum_gy[c] += partial[(2 * k + 1) * channels + c];
+        }
+    free(partial);
+}
+
+void NAME(affine_apply)(const CURRENT *restrict y, const REAL *restrict centre, const REAL *restrict gain,
+                        const REAL *restrict offset, const REAL *restrict slant, const SPIKE *restrict grad,
+                        CURRENT *restrict grad_y, int64_t rows, int64_t channels, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < channels; c++) {
+            const REAL deviation = (REAL)LOAD(y[r * channels + c]) - centre[c];
+            const REAL g = LOAD_SPIKE(grad[r * channels + c]);
+            grad_y[r * channels + c] = STORE(gain[c] * g + offset[c] + slant[c] * deviation);
+        }
+}
+
+#undef NAME
+#undef REAL
+#undef CURRENT
+#undef SPIKE
+#undef LOAD
+#undef STORE
+#undef LOAD_SPIKE
+#undef STORE_SPIKE

@@ -1,0 +1,120 @@
+"""Typed calls into the C kernels, on contiguous CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import CDLL, c_double, c_float, c_int, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from dsf.train.kernels.build import KernelsUnavailable, load_kernels
+
+MAX_TICKS = 64
+"""Backward keeps one row's membranes of all ticks on the stack."""
+
+_SUFFIX = {
+    (torch.float32, torch.float32): "float32",
+    (torch.float64, torch.float64): "float64",
+    (torch.float32, torch.bfloat16): "float32_bfloat16",
+    (torch.bfloat16, torch.bfloat16): "bfloat16",
+}
+"""Kernel variants by the dtypes of currents and spikes."""
+_WITHOUT_TICKS = {"moments", "affine_sums", "affine_apply"}
+"""Kernels for which every axis but the last is rows."""
+
+
+def covers(current: Tensor, spike_dtype: torch.dtype) -> bool:
+    """Whether a kernel exists for these (ticks, ..., channels) currents, and can be built on this machine."""
+    if current.device.type != "cpu" or (current.dtype, spike_dtype) not in _SUFFIX or len(current) > MAX_TICKS:
+        return False
+    try:
+        load_kernels()
+    except KernelsUnavailable:
+        return False
+    return True
+
+
+def real_dtype(current: torch.dtype) -> torch.dtype:
+    """The dtype in which a kernel computes, and which its per-channel vectors have."""
+    return torch.float64 if current == torch.float64 else torch.float32
+
+
+def _call(name: str, current: Tensor, spike_dtype: torch.dtype, *arguments: Tensor | float) -> None:
+    """Call ``name`` with pointers for tensors, then sizes, then reals, then the number of threads."""
+    library: CDLL = load_kernels()
+    function = getattr(library, f"{name}_{_SUFFIX[current.dtype, spike_dtype]}")
+    function.restype = None
+    real = c_double if real_dtype(current.dtype) == torch.float64 else c_float
+    pointers = [c_void_p(item.data_ptr()) for item in arguments if isinstance(item, Tensor)]
+    reals: list[ctypes._SimpleCData] = [real(item) for item in arguments if not isinstance(item, Tensor)]
+    sizes = [c_int64(size) for size in _sizes(current, with_ticks=name not in _WITHOUT_TICKS)]
+    function(*pointers, *sizes, *reals, c_int(torch.get_num_threads()))
+
+
+def _sizes(current: Tensor, with_ticks: bool) -> tuple[int, ...]:
+    channels = current.shape[-1]
+    rows = current.numel() // max(channels, 1)
+    return (len(current), rows // len(current), channels) if with_ticks else (rows, channels)
+
+
+def moments(current: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and sum of squared deviations (channels,) in float64 over all other axes."""
+    current = current.contiguous()
+    mean = torch.empty(current.shape[-1], dtype=torch.float64)
+    squares = torch.empty_like(mean)
+    spike_dtype = current.dtype
+    _call("moments", current, spike_dtype, current, mean, squares)
+    return mean, squares
+
+
+def forward(
+    current: Tensor, scale: Tensor, shift: Tensor, spike_dtype: torch.dtype, decay: float, threshold: float
+) -> Tensor:
+    """Spikes of LIF(scale * current + shift)."""
+    current = current.contiguous()
+    spikes = torch.empty(current.shape, dtype=spike_dtype)
+    _call("forward", current, spike_dtype, current, scale, shift, spikes, decay, threshold)
+    return spikes
+
+
+def backward_sums(
+    current: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, grad: Tensor, *constants: float
+) -> tuple[Tensor, Tensor]:
+    """Per channel, in float64: sum g and sum g * (current - centre); ``constants`` as in NeuronConstants."""
+    total = torch.empty(current.shape[-1], dtype=torch.float64)
+    product = torch.empty_like(total)
+    arguments = (current.contiguous(), scale, shift, centre, grad.contiguous(), total, product)
+    _call("backward_sums", current, grad.dtype, *arguments, *constants)
+    return total, product
+
+
+def backward_apply(
+    current: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    *constants: float,
+) -> Tensor:
+    """Gain * g + offset + slant * (current - centre)."""
+    result = torch.empty_like(current, memory_format=torch.contiguous_format)
+    arguments = (current.contiguous(), scale, shift, centre, *coefficients, grad.contiguous(), result)
+    _call("backward_apply", current, grad.dtype, *arguments, *constants)
+    return result
+
+
+def affine_sums(y: Tensor, centre: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Per channel, in float64: sum grad and sum grad * (y - centre)."""
+    total = torch.empty(y.shape[-1], dtype=torch.float64)
+    product = torch.empty_like(total)
+    _call("affine_sums", y, grad.dtype, y.contiguous(), centre, grad.contiguous(), total, product)
+    return total, product
+
+
+def affine_apply(y: Tensor, centre: Tensor, coefficients: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
+    """Gain * grad + offset + slant * (y - centre)."""
+    result = torch.empty_like(y, memory_format=torch.contiguous_format)
+    _call("affine_apply", y, grad.dtype, y.contiguous(), centre, *coefficients, grad.contiguous(), result)
+    return result

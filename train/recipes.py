@@ -1,0 +1,87 @@
+"""Recipes of the datasets that ``dsf-data collect`` makes: which behaviour policies, in which order, how noisy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsf.tasks import UserError
+from dsf.train.data import LOCAL_NAMESPACE
+
+REPLAY_SNAPSHOTS = 8
+"""Actors, in the order of training, that stand for D4RL's replay buffer up to the medium policy."""
+EXPERT_NOISE = {"hopper": 0.3, "walker2d": 1.0, "halfcheetah": 1.0}
+"""Share of its trained noise with which an expert acts: at full noise Hopper's falls in a third of its episodes."""
+WAYPOINT_NOISE = 0.5
+"""Standard deviation of the Gaussian on a waypoint controller's actions; D4RL's maze2d sets have the same."""
+BALANCE_NOISE = 0.1
+"""Share of random pushes among CartPole's."""
+
+SAC = "SAC snapshots shipped with dsf"
+CONTROLLER = "controller written by hand, part of dsf"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which actors make a dataset, in which order; each contributes an equal share of the steps.
+
+    Attributes:
+        task: name of the task.
+        family: first word of the dataset's name.
+        role: the rest of it.
+        actors: shipped actors or controllers, each with its noise. An actor's scales the standard deviation of its
+            Gaussian (1 is the policy as it was trained); for a controller's see its class.
+        algorithm: how Minari is told where the actions come from.
+    """
+
+    task: str
+    family: str
+    role: str
+    actors: tuple[tuple[str, float], ...]
+    algorithm: str = SAC
+
+    @property
+    def name(self) -> str:
+        """What ``dsf-data collect`` calls it."""
+        return f"{self.family}-{self.role}"
+
+    @property
+    def dataset_id(self) -> str:
+        """Minari id of the dataset."""
+        return f"{LOCAL_NAMESPACE}/{self.family}/{self.role}-v0"
+
+
+def _locomotion(task: str) -> tuple[Recipe, ...]:
+    """D4RL's roles: medium stops short of the expert, replay is the way there, medium-expert half of each."""
+    medium, expert = (f"{task}_medium", 1.0), (f"{task}_expert", EXPERT_NOISE[task])
+    replay = tuple((f"{task}_replay_{index}", 1.0) for index in range(REPLAY_SNAPSHOTS))
+    return (
+        Recipe(task, task, "medium", (medium,)),
+        Recipe(task, task, "medium-replay", replay),
+        Recipe(task, task, "medium-expert", (medium, expert)),
+        Recipe(task, task, "expert", (expert,)),
+    )
+
+
+def _point_maze(role: str) -> Recipe:
+    return Recipe(f"pointmaze-{role}", "pointmaze", role, (("waypoint", WAYPOINT_NOISE),), CONTROLLER)
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        *(recipe for task in EXPERT_NOISE for recipe in _locomotion(task)),
+        *(_point_maze(maze + reward) for maze in ("open", "umaze", "medium", "large") for reward in ("", "-dense")),
+        Recipe("cartpole", "cartpole", "expert", (("balance", BALANCE_NOISE),), CONTROLLER),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Look a recipe up.
+
+    Raises:
+        UserError: no recipe has this name.
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown dataset '{name}': dsf-data can collect {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]
