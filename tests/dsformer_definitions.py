@@ -1,11 +1,11 @@
 """Slow, independent definitions of DSFormer's parts: the paper's equations, one token and one tick at a time.
 
-Written from arXiv 2504.03800 (and, for SDSA, from Spike-driven Transformer v1 and v2), not from ``dsf.train``, with which
-they share nothing but the names of parameters. Everything is float64, and gradients come from autograd over scalars and
-vectors, through a straight-through step of our own.
+Written from arXiv 2504.03800 (and, for SDSA, from Spike-driven Transformer v1 and v2), not from ``dsf.train``, with
+which they share nothing but the names of parameters. Everything is float64, and gradients come from autograd over
+single vectors, through a straight-through step of our own.
 
-A :data:`Stream` holds a residual stream: ``stream[tick][window][token]`` is a vector over channels. Only tokens that exist
-are in it, so a window may have fewer than ``context`` of them: the missing ones are the oldest.
+A :data:`Stream` holds a residual stream: ``stream[tick][window][token]`` is a vector over channels. Only tokens that
+exist are in it, so a window may have fewer than ``context`` of them: the missing ones are the oldest.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ Vector = Tensor
 Stream = list[list[list[Vector]]]
 EPS = 1e-5
 MOMENTUM = 0.1
-SURROGATE_HALF_WIDTH = 0.5
+PAPER_WIDTH = 1.0
 
 
 class Step(torch.autograd.Function):
-    """s = v > threshold, strictly; ds/dv = 1 where |v - threshold| < 1/2, else 0."""
+    """s = v > threshold, strictly; ds/dv = 1 / width where |v - threshold| < width / 2, else 0."""
 
     @staticmethod
-    def forward(ctx: Any, membrane: Tensor, threshold: float) -> Tensor:
+    def forward(ctx: Any, membrane: Tensor, threshold: float, width: float) -> Tensor:
         ctx.save_for_backward(membrane)
-        ctx.threshold = threshold
+        ctx.threshold, ctx.width = threshold, width
         return torch.where(membrane > threshold, 1.0, 0.0).to(membrane.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (membrane,) = ctx.saved_tensors
-        inside = (membrane > ctx.threshold - SURROGATE_HALF_WIDTH) & (membrane < ctx.threshold + SURROGATE_HALF_WIDTH)
-        return torch.where(inside, gradients[0], torch.zeros_like(gradients[0])), None
+        inside = (membrane > ctx.threshold - ctx.width / 2) & (membrane < ctx.threshold + ctx.width / 2)
+        return torch.where(inside, gradients[0] / ctx.width, torch.zeros_like(gradients[0])), None, None
 
 
 @dataclass
 class Neuron:
     """v[t] = decay * v[t-1] * (1 - s[t-1]) + x[t]; v[-1] = 0.
 
-    ``margin`` is how close a membrane came to the threshold or to an edge of the surrogate without lying on it: nearer than
-    rounding errors, two correct computations may differ by a whole spike. A membrane that lies on one exactly was counted
-    in integers, which both sides do without rounding.
+    ``margin`` is how close a membrane came to the threshold or to an edge of the surrogate without lying on it: nearer
+    than rounding errors, two correct computations may differ by a whole spike. A membrane that lies on one exactly was
+    counted in integers, which both sides do without rounding.
     """
 
     decay: float
     threshold: float
+    width: float = PAPER_WIDTH
     margin: float = math.inf
 
     def spikes(self, currents: list[Vector]) -> list[Vector]:
@@ -59,9 +60,9 @@ class Neuron:
         membrane, spike, fired = torch.zeros_like(currents[0]), torch.zeros_like(currents[0]), []
         for current in currents:
             membrane = self.decay * membrane * (1.0 - spike.detach()) + current
-            spike = Step.apply(membrane, self.threshold)
+            spike = Step.apply(membrane, self.threshold, self.width)
             fired.append(spike)
-            for edge in (-SURROGATE_HALF_WIDTH, 0.0, SURROGATE_HALF_WIDTH):
+            for edge in (-self.width / 2, 0.0, self.width / 2):
                 distance = (membrane.detach() - self.threshold - edge).abs()
                 self.margin = min([self.margin, *distance[distance > 0.0].tolist()])
         return fired
@@ -160,7 +161,8 @@ class Definition:
 
     Attributes:
         values: parameters and running statistics, by the names they have in our modules.
-        neuron: the LIF of all populations.
+        neuron: the LIF of all populations but one.
+        attention_neuron: the LIF on attention's sum; None means the same as all others.
         norm, attention, positional_bias, heads, context, window: as in ModelConfig.
         blend: PTBN's lambda.
         training: whether batch norms use the batch's statistics.
@@ -176,6 +178,12 @@ class Definition:
     window: int = 1
     blend: float = 0.0
     training: bool = True
+    attention_neuron: Neuron | None = None
+
+    @property
+    def margin(self) -> float:
+        """The smallest margin of any neuron."""
+        return min(self.neuron.margin, self.attention_neuron.margin if self.attention_neuron else math.inf)
 
     def linear(self, stream: Stream, name: str) -> Stream:
         """W x, without bias."""
@@ -212,17 +220,22 @@ class Definition:
         """Spikes of a stream of currents."""
         return lif(stream, self.neuron)
 
+    def fire_attention(self, stream: Stream) -> Stream:
+        """Spikes of attention's own neuron."""
+        return lif(stream, self.attention_neuron or self.neuron)
+
     def mix(self, query: Stream, key: Stream, value: Stream, name: str) -> Stream:
         """Attention's spikes from those of query, key and value."""
         if self.attention == "pssa":
-            return self.fire(self.pssa(query, key, value, self.values[f"{name}positional_bias"]))
+            return self.fire_attention(self.pssa(query, key, value, self.values[f"{name}positional_bias"]))
         if self.attention == "sdsa1":
-            gate = self.fire(sdsa1(key, value))
+            gate = self.fire_attention(sdsa1(key, value))
             return shape_like(query, lambda t, w, i: query[t][w][i] * gate[t][w][i])
-        return self.fire({"tssa": tssa, "sssa": sssa, "sdsa3": sdsa3}[self.attention](query, key, value, self.heads))
+        rule = {"tssa": tssa, "sssa": sssa, "sdsa3": sdsa3}[self.attention]
+        return self.fire_attention(rule(query, key, value, self.heads))
 
     def pssa(self, query: Stream, key: Stream, value: Stream, bias: Tensor) -> Stream:
-        """q_i * sum_j B_ij (k AND v)_j, 0 <= i - j < w; B_ij is b_{i-j}, or B at the positions i and j in the window."""
+        """q_i * sum_j B_ij (k AND v)_j, 0 <= i - j < w; B_ij is b_{i-j}, or B at positions i and j in the window."""
 
         def out(tick: int, window: int, token: int) -> Vector:
             absent = self.context - len(query[tick][window])  # the last token of a window is always in its last place

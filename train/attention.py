@@ -60,14 +60,14 @@ class SpikingAttention(nn.Module):
         self.qkv_norm = make_norm(config.norm, 3 * width, gain)
         offset_channels(self.qkv_norm, slice(width, 3 * width), config.key_value_offset)
         self.qkv_lif = LIF(config.decay, config.threshold)
-        self.attention_lif = LIF(config.decay, config.threshold)
+        self.attention_lif = LIF(config.decay, config.threshold, config.attention_surrogate_width)
         self.project = nn.Linear(width, width, bias=False)
         self.project_norm = make_norm(config.norm, width, gain)
 
     def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
         """Map the residual stream (ticks, rows, width) to this branch's contribution, same shape."""
         spikes = self.qkv_lif(self.qkv(self.input_lif(residual)), self.qkv_norm)
-        query, key, value = spikes.chunk(3, dim=-1)
+        query, key, value = (exact(part) for part in spikes.chunk(3, dim=-1))
         output: Tensor = self.project_norm(self.project(self.mix(query, key, value, tokens)))
         return output
 
@@ -93,8 +93,9 @@ class PSSA(SpikingAttention):
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
         """See the class."""
-        summed = self.windowed_sum(tokens.unpack(key * value))
-        spikes: Tensor = self.attention_lif(query * tokens.repack(summed))
+        with full_precision(query):
+            current = query * tokens.repack(self.windowed_sum(tokens.unpack(key * value)))
+        spikes: Tensor = self.attention_lif(current)
         return spikes
 
     def windowed_sum(self, coincidences: Tensor) -> Tensor:
@@ -122,8 +123,9 @@ class SSSA(SpikingAttention):
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
         """See the class."""
-        current = attend(*(self.split(tokens.unpack(spikes)) for spikes in (query, key, value)))
-        spikes: Tensor = self.attention_lif(self.scale * tokens.repack(self.join(current)))
+        with full_precision(query):
+            attended = attend(*(self.split(tokens.unpack(spikes)) for spikes in (query, key, value)))
+        spikes: Tensor = self.attention_lif(self.scale * tokens.repack(self.join(attended)))
         return spikes
 
     def split(self, padded: Tensor) -> Tensor:
@@ -150,7 +152,8 @@ class TSSA(SpikingAttention):
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
         """See the class."""
         ticks = query.shape[0]
-        folded = attend(*(self.fold(tokens.unpack(spikes)) for spikes in (query, key, value)))
+        with full_precision(query):
+            folded = attend(*(self.fold(tokens.unpack(spikes)) for spikes in (query, key, value)))
         current = folded.unflatten(-1, (ticks, -1)).permute(3, 0, 2, 1, 4).flatten(-2)
         spikes: Tensor = self.attention_lif(tokens.repack(current))
         return spikes
@@ -172,6 +175,16 @@ class SDSA1(SpikingAttention):
         summed = tokens.unpack(key * value).cumsum(dim=2)
         spikes: Tensor = query * self.attention_lif(tokens.repack(summed))
         return spikes
+
+
+def exact(spikes: Tensor) -> Tensor:
+    """Spikes in a dtype whose sums are exact: bfloat16 would round counts above 256."""
+    return spikes.float() if spikes.dtype == torch.bfloat16 else spikes
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """No autocast for what happens inside, for the same reason."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

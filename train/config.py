@@ -22,8 +22,14 @@ Precision = Literal["auto", "fp32", "bf16"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 MIN_INPUT_BITS, MAX_INPUT_BITS = 4, 16
-ADDED_FIELDS = {"attention", "positional_bias", "heads", "key_value_offset"}
-"""Fields of ModelConfig younger than checkpoint format 1: where absent, their defaults say what those models were."""
+ADDED_FIELDS = {
+    "attention": "pssa",
+    "positional_bias": "relative",
+    "heads": 1,
+    "attention_surrogate_width": 1.0,
+    "key_value_offset": 0.0,
+}
+"""Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class ModelConfig:
     """Tokens K in a training window and in window-mode inference."""
     window: int = 7
     """Tokens w that PSSA looks back on, the present one included. 1 + L*(w-1) <= K makes stream mode exact."""
+    attention_surrogate_width: float = 2.0
+    """Full width of the surrogate gradient's rectangle at attention's own neuron (membrane units). That neuron adds up
+    coincidences, so its membranes are whole numbers at first: the paper's width 1 ends exactly at 0 and at 1, and no
+    gradient ever reaches queries, keys and values. All other neurons have the paper's width."""
     key_value_offset: float = 0.0
     """Initial offset of the norms before the key and value neurons (membrane units). 0 is the paper's: keys and values
     then coincide in about 1 % of the ticks and attention is nearly silent; half the threshold makes that 10 %."""
@@ -76,6 +86,10 @@ class ModelConfig:
             raise UserError(f"model.decay is {self.decay}: it must be in [0, 1)")
         if self.key_value_offset and self.norm == "none":
             raise UserError("model.key_value_offset needs a norm to offset: choose another --model.norm than none")
+        if self.attention_surrogate_width <= 0.0:
+            raise UserError(
+                f"model.attention_surrogate_width is {self.attention_surrogate_width}: it must be positive"
+            )
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
@@ -132,7 +146,7 @@ class TrainConfig:
     """One training run. Schedule defaults follow the paper's released configuration."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Minari dataset id, such as dsf/hopper/medium-expert-v0 (make it with dsf-data collect hopper-medium-expert), or
+    """Minari dataset id, such as dsf/hopper/medium-expert-v1 (make it with dsf-data collect hopper-medium-expert), or
     a D4RL name (dsf-data list)."""
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
@@ -163,7 +177,7 @@ class TrainConfig:
     precision: Precision = "auto"
     """Of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else fp32."""
     neuron: NeuronKind = "fused"
-    """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results."""
+    """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None
     """Run directory or checkpoint of a trained float model, to start quantization-aware training from."""
     qat_steps: int = 0
@@ -271,7 +285,7 @@ def model_config_from_json(values: dict[str, Any]) -> ModelConfig:
         UserError: a field is unknown or missing: the checkpoint comes from another version.
     """
     names = {item.name for item in dataclasses.fields(ModelConfig)}
-    wrong = ", ".join(sorted((set(values) - names) | (names - set(values) - ADDED_FIELDS)))
+    wrong = ", ".join(sorted((set(values) - names) | (names - set(values) - set(ADDED_FIELDS))))
     if wrong:
         raise UserError(f"model config does not fit this version of dsf (fields: {wrong}): retrain or use that version")
-    return ModelConfig(**values)
+    return ModelConfig(**{**ADDED_FIELDS, **values})

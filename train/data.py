@@ -236,7 +236,7 @@ def open_minari(dataset_id: str) -> Any:
     import minari
 
     local = (
-        f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v0)"
+        f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v1)"
     )
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")

@@ -1,7 +1,8 @@
 """Fold every norm into its Linear: a batch norm at inference is affine, so nothing is lost.
 
 gain * (W x - mean) / sqrt(var + eps) + offset + skip * W x  =  W' x + b'   with
-W' = (gain / sqrt(var + eps) + skip) W   and   b' = offset - gain * mean / sqrt(var + eps).  All folding happens in float64.
+W' = (gain / sqrt(var + eps) + skip) W   and   b' = offset - gain * mean / sqrt(var + eps).
+All folding happens in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dsf.train.model import DSFormer
 from dsf.train.norm import BatchNorm
 
 NORM_SUFFIX = "_norm"
-"""A norm is called as the Linear in front of it, with this suffix; only ``final_norm`` stands in front of its Linear."""
+"""A norm is named after the Linear in front of it; only ``final_norm`` stands in front of its Linear."""
 
 
 def float64(tensor: Tensor) -> FloatArray:

@@ -128,8 +128,9 @@ class _BatchNormLIF(torch.autograd.Function):
         constants: NeuronConstants | None,
         spike_dtype: torch.dtype,
     ) -> Tensor:
+        real = native.real_dtype(y.dtype)  # what the kernels read, whatever the norm's own dtype
         slope = weight * moments.inverse_deviation
-        scale, shift = slope + skip, bias - moments.mean * slope
+        scale, shift = (slope + skip).to(real), (bias - moments.mean * slope).to(real)
         ctx.save_for_backward(y, weight, skip, scale, shift)
         ctx.moments, ctx.constants = moments, constants
         return _fire(y, scale, shift, constants, spike_dtype)
@@ -150,7 +151,8 @@ class _BatchNormLIF(torch.autograd.Function):
             slant = -weight * deviation**3 * (product / moments.count)
             return scale, offset.to(scale.dtype), slant.to(scale.dtype)
 
-        grad_y, total, product = _gradient(y, scale, shift, moments.mean, grads[0], ctx.constants, coefficients)
+        mean = moments.mean.to(scale.dtype)
+        grad_y, total, product = _gradient(y, scale, shift, mean, grads[0], ctx.constants, coefficients)
         grad_weight = (moments.inverse_deviation * product).to(weight.dtype)
         grad_skip = (product + moments.mean * total).sum().to(skip.dtype)
         return grad_y, grad_weight, total.to(weight.dtype), grad_skip, None, None, None

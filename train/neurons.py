@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import snntorch
 import torch
 from snntorch import surrogate
@@ -15,12 +17,17 @@ SURROGATE_WIDTH = 1.0
 """Full width of the rectangular surrogate gradient, centred on the threshold (membrane units)."""
 
 
-def rectangular_gradient(shifted: Tensor, gradient: Tensor, _spikes: Tensor) -> Tensor:
+def rectangular_gradient(width: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Surrogate of the Heaviside step: pass the gradient where |v - threshold| < width / 2, over the width.
 
-    ``shifted`` is v - threshold. DSFormer's release uses this rectangle with width 1.
+    DSFormer's release uses this rectangle with width 1. The answer is what snnTorch's ``custom_surrogate`` takes: a
+    function of v - threshold, the gradient that arrives, and the spikes.
     """
-    return gradient * (shifted.abs() < SURROGATE_WIDTH / 2) / SURROGATE_WIDTH
+
+    def gradient(shifted: Tensor, arriving: Tensor, _spikes: Tensor) -> Tensor:
+        return arriving * (shifted.abs() < width / 2) / width
+
+    return gradient
 
 
 def spike_dtype(drive: Tensor) -> torch.dtype:
@@ -43,14 +50,14 @@ class LIF(nn.Module):
 
     kind: NeuronKind = "fused"
 
-    def __init__(self, decay: float, threshold: float) -> None:
+    def __init__(self, decay: float, threshold: float, surrogate_width: float = SURROGATE_WIDTH) -> None:
         super().__init__()
-        self.constants = NeuronConstants(decay, threshold, SURROGATE_WIDTH / 2, 1.0 / SURROGATE_WIDTH)
+        self.constants = NeuronConstants(decay, threshold, surrogate_width / 2, 1.0 / surrogate_width)
         self.leaky = snntorch.Leaky(
             beta=decay,
             threshold=threshold,
             reset_mechanism="zero",
-            spike_grad=surrogate.custom_surrogate(rectangular_gradient),
+            spike_grad=surrogate.custom_surrogate(rectangular_gradient(surrogate_width)),
         )
 
     def forward(self, drive: Tensor, norm: nn.Module | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call  # type: ignore[attr-defined]  # torch 2.3 does not list it
 
 from dsf.tasks.policy import FloatArray
 from dsf.train.attention import PSSA, PackedTokens

@@ -9,8 +9,10 @@ from dsf.train.data import LOCAL_NAMESPACE
 
 REPLAY_SNAPSHOTS = 8
 """Actors, in the order of training, that stand for D4RL's replay buffer up to the medium policy."""
-EXPERT_NOISE = {"hopper": 0.3, "walker2d": 1.0, "halfcheetah": 1.0}
-"""Share of its trained noise with which an expert acts: at full noise Hopper's falls in a third of its episodes."""
+EXPERT_NOISE = {"hopper": 0.5, "walker2d": 1.0, "halfcheetah": 1.0}
+"""Share of its trained noise with which an expert acts."""
+VERSIONS = {("hopper", "expert"): 1, ("hopper", "medium-expert"): 1}
+"""Versions of the sets, where not 0: version 0 of these two had another expert (return 3110 instead of 3240)."""
 WAYPOINT_NOISE = 0.5
 """Standard deviation of the Gaussian on a waypoint controller's actions; D4RL's maze2d sets have the same."""
 BALANCE_NOISE = 0.1
@@ -47,7 +49,8 @@ class Recipe:
     @property
     def dataset_id(self) -> str:
         """Minari id of the dataset."""
-        return f"{LOCAL_NAMESPACE}/{self.family}/{self.role}-v0"
+        version = VERSIONS.get((self.family, self.role), 0)
+        return f"{LOCAL_NAMESPACE}/{self.family}/{self.role}-v{version}"
 
 
 def _locomotion(task: str) -> tuple[Recipe, ...]:

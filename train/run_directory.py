@@ -34,15 +34,16 @@ class RunDirectory:
         self.path, self.writes = path, writes
         self.events: EventFile | None = None
 
-    def open(self, config: dict[str, Any], step: int, steps: int) -> None:
+    def open(self, config: dict[str, Any], step: int, steps: int, keep_best: bool) -> None:
         """Create the directory, write the config, and clean up behind a run that was killed after its ``step``.
 
-        Metrics logged later are dropped: they are to come again, like those of the evaluation behind the last step.
+        What was written later is dropped: it is to come again, like the metrics of the evaluation behind the last of
+        ``steps``. Without ``keep_best``, that holds for the best weights, too.
         """
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in self.path.glob(PARTIAL_FILES):
+        for leftover in [*self.path.glob(PARTIAL_FILES), *([] if keep_best else [self.path / BEST_NAME])]:
             leftover.unlink(missing_ok=True)
         with _writing(self.path / CONFIG_NAME):
             write_json(self.path / CONFIG_NAME, config)

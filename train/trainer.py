@@ -210,8 +210,8 @@ class Trainer:
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
-        shown = rank() == 0
-        self.directory.open(to_json(config), self.step, config.steps)
+        shown = rank() == 0 and console.is_terminal  # elsewhere, report() prints lines
+        self.directory.open(to_json(config), self.step, config.steps, keep_best=self.best is not None)
         with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
             bar = progress.add_task("", total=config.steps, completed=self.step)
             self.model.train()

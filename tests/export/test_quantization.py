@@ -147,7 +147,7 @@ def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> Non
     assert len(recorded) == len([*network.of_kind(Synapses), *network.of_kind(Window)]) + 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     bits=BITS,
@@ -172,7 +172,7 @@ def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
     assert rung.passed, rung.summary
     exported = quantize(fold(network), "hopper", 4, threshold_units=256)
     rung = compare_integers(*folded[:2], *run_reference(exported, tokens))
-    assert rung.details["spike_agreement_overall"] > 0.999, rung.summary
+    assert rung.details["spike_agreement_overall"] > 0.995, rung.summary
     mask = torch.ones(20, 8, dtype=torch.bool)
     with torch.no_grad():
         assert torch.allclose(

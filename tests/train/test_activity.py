@@ -91,7 +91,7 @@ def test_paying_for_events_lowers_them() -> None:
         reached |= {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
         optimizer.step()
     assert {"embed.weight", "blocks.0.attention.qkv.weight", "blocks.1.mlp.expand_norm.batch.bias"} <= reached
-    assert shares[-1] < 0.5 * shares[0]
+    assert shares[-1] < 0.8 * shares[0]
 
 
 def test_recording_changes_no_action(model: DSFormer) -> None:

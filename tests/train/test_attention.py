@@ -75,6 +75,7 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
         mlp_ratio=draw(st.integers(1, 2)),
         threshold=draw(st.sampled_from([0.5, 0.375, 1.0])),
         # snnTorch holds decay and threshold in float32, so only such values mean the same to all
+        attention_surrogate_width=draw(st.sampled_from([1.0, 1.5, 2.0])),
         decay=draw(st.sampled_from([0.0, 0.25, 0.5, 0.625]) | st.floats(0.0, 0.9375, width=32)),
         norm=draw(st.sampled_from(NORMS)),
     )
@@ -95,6 +96,7 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
     definition = Definition(
         values=own_values(module),
         neuron=Neuron(config.decay, config.threshold),
+        attention_neuron=Neuron(config.decay, config.threshold, config.attention_surrogate_width),
         norm=config.norm,
         attention=config.attention,
         positional_bias=config.positional_bias,
@@ -119,7 +121,7 @@ def test_rules_that_mix_tokens_agree_with_their_definitions(case: Case) -> None:
     ours, defined = spikes.clone().requires_grad_(), spikes.clone().requires_grad_()
     streams = [stream_of(part, case.lengths) for part in defined]
     expected = tensor_of(case.definition.mix(*streams, "attention."))
-    assume(case.definition.neuron.margin > SAFE_MARGIN)
+    assume(case.definition.margin > SAFE_MARGIN)
     mixed = rule.mix(*ours, PackedTokens(case.mask))
     assert torch.equal(mixed, expected)
     mixed.backward(case.upstream)
@@ -134,7 +136,7 @@ def test_whole_blocks_agree_with_their_definition(case: Case, kind: NeuronKind) 
     set_neuron_kind(case.module, kind)
     ours, defined = case.residual.clone().requires_grad_(), case.residual.clone().requires_grad_()
     expected = tensor_of(case.definition.block(stream_of(defined, case.lengths)))
-    assume(case.definition.neuron.margin > SAFE_MARGIN)
+    assume(case.definition.margin > SAFE_MARGIN)
     output = case.module(ours, PackedTokens(case.mask))
     assert_close(output, expected, 1e-9, "values")
     output.backward(case.upstream)
@@ -183,3 +185,21 @@ def test_the_ablation_has_no_attention() -> None:
     config = ModelConfig(width=8, attention="none")
     assert make_attention(config) is None
     assert not any("attention" in name for name, _ in Block(config).named_parameters())
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_gradients_reach_queries_keys_and_values_from_the_first_step(attention: AttentionKind) -> None:
+    """Attention's currents are counts: with the paper's surrogate their membranes lie on its edges, and none passes."""
+    reached = {}
+    for width in (1.0, 2.0):
+        torch.manual_seed(0)
+        module = Block(ModelConfig(width=16, attention=attention, attention_surrogate_width=width)).train()
+        set_blend(module, 0.0)
+        residual = torch.randn(4, 40, 16, generator=torch.Generator().manual_seed(0))
+        module(residual, PackedTokens(torch.ones(2, 20, dtype=torch.bool))).square().sum().backward()
+        assert module.attention is not None
+        parts = module.attention.qkv.weight.grad.chunk(3)
+        reached[width] = [bool(part.abs().max() > 0.0) for part in parts]
+    assert reached[2.0] == [True, True, True]
+    if attention in ("pssa", "tssa", "sssa"):
+        assert reached[1.0] == [False, False, False]

@@ -36,7 +36,7 @@ def test_collecting_is_deterministic_and_makes_a_genuine_minari_dataset(minari_s
         hashes.append(load_dataset(recipe.dataset_id).content_hash)
     assert hashes[0] == hashes[1]
     assert hashes[2] != hashes[0]
-    dataset = minari.load_dataset("dsf/hopper/medium-expert-v0")
+    dataset = minari.load_dataset("dsf/hopper/medium-expert-v1")
     assert dataset.total_steps == 700
     assert dataset.env_spec.id == "Hopper-v5"
     assert [path.name for path in minari_store.iterdir() if path.name.startswith(".collect-")] == []

@@ -29,10 +29,10 @@ STEPS = 20
 HALF_BLENDED = ("--blend-fraction", "0.5", "--precision", "fp32", "--steps", str(STEPS))
 PADDED = ("--model.context", "30")
 """Windows as long as this begin before their episode in an eighth of all draws."""
-TOLERANCE = 1e-4
-"""Of a weight, absolute, after twenty steps of at most 1e-3 each. Sums over ranks round in another order (relative
-1e-7 in float32), and AdamW divides a gradient by its own size, so that small gradients carry larger relative errors
-into steps; a share of the data gone wrong would move weights by the learning rate, ten times the tolerance."""
+TOLERANCE = 1e-5
+"""Absolute, of a weight or running statistic after twenty steps. Sums over ranks round in another order than those of
+one process: in float32 that left 1.2e-7 here. One share of the batch gone wrong leaves 5e-4 (a wrong weight of the rate
+penalty) to 7e-2 (statistics of one rank alone)."""
 TIMEOUT_S = 120.0
 
 
@@ -104,4 +104,4 @@ def test_killed_rank_ends_the_run(victim: str, tiny_store: Path, tmp_path: Path)
     assert len(messages(errors)) == 1, errors
     assert "another process of this run has ended" in errors or "ended by SIGTERM" in errors
     assert "dsf/train" not in errors  # the survivor's traceback
-    assert load_checkpoint(tmp_path).header["step"] >= 5 and not list(tmp_path.glob("*.partial"))
+    assert load_checkpoint(tmp_path).header["step"] >= 5

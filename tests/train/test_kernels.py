@@ -1,4 +1,4 @@
-"""The C kernels against plain torch operations, on every dtype and layout, and what happens where they cannot be built."""
+"""The C kernels against plain torch operations, in every dtype and layout, and machines that cannot build them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = [
 """Of currents and spikes, as far as kernels go."""
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2}
 """Kernels and torch add in another order; where the current is bfloat16, so is its gradient."""
-SUBPROCESS_TIMEOUT_S = 120.0
+SUBPROCESS_TIMEOUT_S = 240.0
 
 
 @contextmanager

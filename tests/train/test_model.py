@@ -118,23 +118,16 @@ COPY_LAG = 2
 def copy_loss(attention: AttentionKind, seed: int) -> float:
     """Train to repeat the observation of ``COPY_LAG`` tokens ago; the last steps' loss as a share of its variance.
 
-    Observations are independent of each other, so whoever cannot look back stays at 1. The threshold of 0.45 and biases
-    of 0.75 keep the attention neuron's current, a count times the bias, off the edges of its surrogate: with 0.5 and 1
-    the membrane is 0 or 1 there, exactly where the rectangle ends, and no gradient reaches query, key and value.
+    Observations are independent of each other, so whoever cannot look back stays at 1.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    config = ModelConfig(
-        width=32, blocks=1, ticks=2, context=8, window=4, mlp_ratio=2, attention=attention, threshold=0.45
-    )
+    config = ModelConfig(width=32, blocks=1, ticks=2, context=8, window=4, mlp_ratio=2, attention=attention)
     codec = InputCodec(offset=np.zeros(1), step=np.ones(1), unit=np.full(1, 0.02), bits=8)
     model = DSFormer(config, codec, action_size=1).train()
     set_blend(model, 0.0)
-    for name, parameter in model.named_parameters():
-        if name.endswith("positional_bias"):
-            torch.nn.init.constant_(parameter, 0.75)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    mask, losses, steps = torch.ones(32, 8, dtype=torch.bool), [], 250
+    mask, losses, steps = torch.ones(32, 8, dtype=torch.bool), [], 200
     for _ in range(steps):
         observed = torch.randint(-100, 101, (32, 8, 1), generator=generator).float()
         target = observed[:, :-COPY_LAG] / 125.0

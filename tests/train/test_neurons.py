@@ -134,5 +134,5 @@ def test_surrogate_gradient_is_a_rectangle_and_the_reset_is_detached() -> None:
     for kind in KINDS:
         spikes, gradient = spikes_and_gradient(kind, current, torch.ones_like(current), 0.25, 0.5)
         assert spikes.flatten().tolist() == [0.0, 1.0, 1.0]
-        # v = -0.2, 0.85, 1.2 (reset): the rectangle covers 0 .. 1, so only tick 1 passes; tick 0 reaches it by the leak.
+        # v = -0.2, 0.85, 1.2 (reset): the rectangle covers 0 .. 1: only tick 1 passes; tick 0 reaches it by the leak
         assert torch.allclose(gradient.flatten(), torch.tensor([0.25, 1.0, 0.0]))

@@ -35,7 +35,7 @@ def test_entries_are_consistent() -> None:
 
 
 def test_names_resolve_to_minari_ids() -> None:
-    assert resolve("hopper-medium-expert-v2") == "dsf/hopper/medium-expert-v0"
+    assert resolve("hopper-medium-expert-v2") == "dsf/hopper/medium-expert-v1"
     assert resolve("hopper-medium-v2") == "dsf/hopper/medium-v0"  # Minari's medium is not D4RL's
     assert REGISTRY["hopper-medium-v2"].alternative == "mujoco/hopper/medium-v0"
     assert resolve("pen-human-v1") == "D4RL/pen/human-v2"

@@ -13,7 +13,7 @@ import torch
 from conftest import assert_refused
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import HOPPER, TINY, metrics, train_here, trained
+from training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from dsf.train.run_directory import BEST_NAME, LOSS, METRICS_NAME
@@ -66,6 +66,14 @@ def test_run_continues_over_what_a_kill_left_behind(run: Path) -> None:
         after = load_file(run / name)
         assert after.keys() == tensors.keys() and all(torch.equal(after[key], tensors[key]) for key in tensors)
     assert load_checkpoint(run).header["best"] == best
+
+
+def test_new_run_over_one_killed_before_its_first_checkpoint_starts_from_nothing(run: Path) -> None:
+    (run / CHECKPOINT_NAME).unlink()
+    trained(HOPPER, "--out", str(run), *SETTINGS, *UNSCORED, "--eval-every", "0", "--seed", "3")
+    assert [row["step"] for row in metrics(run)] == [*range(1, STEPS + 1), STEPS]
+    assert not (run / BEST_NAME).exists()  # it was another run's
+    assert load_checkpoint(run).header["best"] is None
 
 
 def test_tensorboard_keeps_every_step_once(run: Path) -> None:

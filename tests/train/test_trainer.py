@@ -1,70 +1,172 @@
-"""The real command line: training, resuming bit for bit, and refusing."""
+"""The real command line: a run's files and scores, and one line for everything that can go wrong."""
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import minari
+import numpy as np
 import pytest
 import torch
 from conftest import assert_refused, run_command
-from safetensors.torch import load_file
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box
+from minari.data_collector import EpisodeBuffer
+from training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_here, trained
 
-from dsf.tasks import UserError
+from dsf.tasks import UserError, get_task
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config import TrainConfig
-from dsf.train.trainer import blend_factor, learning_rate_factor
+from dsf.train.evaluation import evaluate
+from dsf.train.run_directory import BEST_NAME, METRICS_NAME
+from dsf.train.schedule import blend_factor, learning_rate_factor
 
-TINY = ["--model.width", "8", "--model.blocks", "1", "--model.context", "6", "--model.window", "3"]
-TINY += ["--batch-size", "4", "--log-every", "5", "--eval-episodes", "1", "--threads", "1"]
-
-
-@pytest.fixture
-def dataset(minari_store: Path) -> str:
-    """A small local dataset."""
-    assert run_command("dsf-data", "collect", "hopper-medium", "--steps", "400").returncode == 0
-    return "dsf/hopper/medium-v0"
+TARGETS = ("3600.0", "1800.0")
+EVALUATED = ("--eval-episodes", "2", "--eval-seed", "40", "--eval-targets", *TARGETS)
+DISK_FULL_TIMEOUT_S = 120.0
 
 
-def test_train_writes_a_run_that_reloads(dataset: str, tmp_path: Path) -> None:
+def test_train_writes_a_run_that_reloads(tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run_command("dsf-train", dataset, "--out", str(out), "--steps", "20", *TINY)
-    assert result.returncode == 0, result.stderr
+    settings = ("--steps", "20", *TINY, "--log-every", "5", "--eval-episodes", "1")
+    result = run_command("dsf-train", HOPPER, "--out", str(out), *settings)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
     assert "target return 3600" in result.stdout and "95 %" in result.stdout
+    assert "last checkpoint, target return 1800" in result.stdout and "best checkpoint" not in result.stdout
     assert json.loads((out / "config.json").read_text())["model"]["width"] == 8
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [5, 10, 15, 20, 20] and "eval/return" in rows[-1]
-    assert list(out.glob("events.out.tfevents*"))
+    assert [row["step"] for row in metrics(out)] == [5, 10, 15, 20, 20]
+    assert {"eval/return@3600", "eval/return@1800", "events_per_token"} <= metrics(out)[-1].keys()
+    assert len(list(out.glob("events.out.tfevents*"))) == 1 and not (out / BEST_NAME).exists()
     checkpoint = load_checkpoint(out)
-    assert checkpoint.header["dataset"]["id"] == dataset and checkpoint.header["scores"][0]["checkpoint"] == "last"
+    assert checkpoint.header["dataset"]["id"] == HOPPER and checkpoint.header["step"] == 20
     assert checkpoint.build_model().config.width == 8
-    assert_refused(run_command("dsf-train", dataset, "--out", str(out), *TINY), "--resume")
 
 
-def test_resume_is_bit_identical_to_an_unbroken_run(dataset: str, tmp_path: Path) -> None:
-    settings = ["--steps", "30", "--checkpoint-every", "10", *TINY, "--eval-episodes", "0"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert run_command("dsf-train", dataset, "--out", str(whole), *settings).returncode == 0
-    # Stop the second run after its first checkpoint by asking for it in a process that dies right there.
-    script = (
-        "import os, sys; from dsf.train import trainer, cli\n"
-        "save = trainer.Trainer.save\n"
-        "def save_and_die(self, header):\n"
-        "    save(self, header); os._exit(9)\n"
-        "trainer.Trainer.save = save_and_die\n"
-        f"sys.argv = ['dsf-train', {dataset!r}, '--out', {str(broken)!r}] + {settings!r}\n"
-        "cli.main()\n"
+def test_best_and_last_are_kept_apart(tiny_store: Path, tmp_path: Path) -> None:
+    said = trained(HOPPER, "--out", str(tmp_path), "--steps", "80", "--eval-every", "20", *TINY, *EVALUATED)
+    last, best = load_checkpoint(tmp_path).header, load_checkpoint(tmp_path / BEST_NAME).header
+    assert [score["checkpoint"] for score in last["scores"]] == ["last", "last"]
+    assert [score["target_return"] for score in last["scores"]] == [3600.0, 1800.0]
+    assert all(score["seeds"] == [40, 41] and score["step"] == 80 for score in last["scores"])
+
+    rows = [row for row in metrics(tmp_path) if "events_per_token" in row]
+    assert [row["step"] for row in rows] == [20, 40, 60, 80]
+    returns = [max(row["eval/return@3600"], row["eval/return@1800"]) for row in rows]
+    top = int(np.argmax(returns))  # the first of equals
+    (score,) = best["scores"]
+    assert score == best["best"] == last["best"]
+    assert score["checkpoint"] == "best" and score["seeds"] == [40, 41]
+    assert score["return_mean"] == returns[top] and score["step"] == best["step"] == rows[top]["step"]
+    assert f"best checkpoint by these episodes (step {score['step']})" in said and str(tmp_path / BEST_NAME) in said
+
+    task = get_task("hopper")  # the files hold the weights that were scored, and the same seeds score the same
+    for name, scores in ((CHECKPOINT_NAME, last["scores"]), (BEST_NAME, best["scores"])):
+        model = load_checkpoint(tmp_path / name).build_model()
+        for recorded in scores:
+            targets = [recorded["target_return"]]
+            assert evaluate(model, task, recorded["checkpoint"], recorded["step"], targets, [40, 41]) == [recorded]
+    assert not load_checkpoint(tmp_path / BEST_NAME).group("optimizer")
+
+
+def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -> None:
+    for name, evaluations in (("often", ("--eval-every", "5", *EVALUATED)), ("never", UNSCORED)):
+        trained(HOPPER, "--out", str(tmp_path / name), "--steps", "15", *TINY, *evaluations)
+    often, never = load_checkpoint(tmp_path / "often").tensors, load_checkpoint(tmp_path / "never").tensors
+    assert often.keys() == never.keys() and all(torch.equal(often[name], never[name]) for name in often)
+
+
+@pytest.mark.parametrize("file_name", [CHECKPOINT_NAME, METRICS_NAME])
+def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_store: Path, tmp_path: Path) -> None:
+    steps = 300
+    settings = ("--out", str(tmp_path), "--steps", str(steps), "--checkpoint-every", "5", *TINY, *UNSCORED)
+    settings = (*settings, "--model.width", "32")
+    program = str(Path(sys.executable).parent / "dsf-train")
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([program, HOPPER, *settings], text=True, **pipes)
+    deadline = time.monotonic() + DISK_FULL_TIMEOUT_S
+    while not (tmp_path / CHECKPOINT_NAME).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # From now on no file may grow beyond this, which fails as on a full disk, in the middle of a write.
+    size = (tmp_path / file_name).stat().st_size
+    room = size // 2 if file_name == CHECKPOINT_NAME else size + 10
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
+    _, errors = process.communicate(timeout=DISK_FULL_TIMEOUT_S)
+    ended = subprocess.CompletedProcess([], process.returncode, "", errors)
+    assert_failed(ended, f"could not write {tmp_path / file_name}", "File too large", "free some space", "--resume")
+    assert not list(tmp_path.glob("*.partial"))
+
+    good = load_checkpoint(tmp_path)
+    assert 5 <= good.header["step"] < steps and good.build_model().config.width == 32
+    said = trained(HOPPER, *settings, "--resume")
+    assert f"step {good.header['step']} of {steps}" in said and load_checkpoint(tmp_path).header["step"] == steps
+    assert [row["step"] for row in metrics(tmp_path)] == [*range(1, steps + 1), steps]
+
+
+def test_diverging_run_ends_in_one_line_and_keeps_no_broken_weights(tiny_store: Path, tmp_path: Path) -> None:
+    settings = ("--steps", "60", "--checkpoint-every", "1", *TINY, *UNSCORED)
+    result = train_here(HOPPER, "--out", str(tmp_path), *settings, "--learning-rate", "1e9")
+    assert_failed(result, "the loss is", "lower --learning-rate")
+    assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(tmp_path).tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("--model.context", "5000"), ("--model.context is 5000, longer than every episode", "choose")),
+        (("--device", "cuda"), ("--device is cuda", "--device cpu")),
+        (("--eval-targets", "many"), ("--eval-targets",)),
+        (("--data.top-percent", "0"), ("--data.top-percent is 0",)),
+    ],
+    ids=["context", "device", "targets", "top percent"],
+)
+def test_wrong_arguments_are_refused(
+    arguments: tuple[str, ...], fragments: tuple[str, ...], tiny_store: Path, tmp_path: Path
+) -> None:
+    assert_refused(train_here(HOPPER, "--out", str(tmp_path / "run"), *TINY, *arguments), *fragments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "fragment"),
+    [
+        ({"observations": np.full((31, 11), np.nan)}, "observations holds a value that is not finite"),
+        ({"rewards": np.zeros((30, 2))}, "rewards has shape (30, 2)"),
+    ],
+    ids=["NaN", "shape"],
+)
+def test_wrong_data_are_refused(
+    changed: dict[str, np.ndarray], fragment: str, minari_store: Path, tmp_path: Path
+) -> None:
+    episode = EpisodeBuffer(
+        observations=np.zeros((31, 11)),
+        actions=np.zeros((30, 3), np.float32),
+        rewards=np.zeros(30),
+        terminations=np.arange(30) == 29,
+        truncations=np.zeros(30, bool),
     )
-    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 9
-    assert load_checkpoint(broken).header["step"] == 10
-    resumed = run_command("dsf-train", dataset, "--out", str(broken), "--resume", *settings)
-    assert resumed.returncode == 0, resumed.stderr
-    left, right = load_file(whole / CHECKPOINT_NAME), load_file(broken / CHECKPOINT_NAME)
-    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    other = run_command("dsf-train", dataset, "--out", str(broken), "--resume", *settings, "--seed", "5")
-    assert_refused(other, "another seed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Minari misses an author, a permalink and an environment
+        minari.create_dataset_from_buffers(
+            "test/wrong-v0",
+            [episode, replace(episode, **changed)],
+            observation_space=Box(-np.inf, np.inf, (11,), np.float64),
+            action_space=Box(-1, 1, (3,), np.float32),
+        )
+    metadata = minari_store / "test/wrong-v0/data/metadata.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "env_spec": EnvSpec("Hopper-v5").to_json()}))
+    result = train_here("test/wrong-v0", "--out", str(tmp_path / "run"), *TINY)
+    assert_refused(result, "dataset 'test/wrong-v0', episode 1", fragment)
+
+
+def test_missing_dataset_is_refused(minari_store: Path, tmp_path: Path) -> None:
+    assert_refused(train_here("dsf/hopper/medium-v0", "--out", str(tmp_path / "run")), "dsf-data collect")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +180,7 @@ def test_config_refuses_numbers_that_cannot_work(field: str, value: float) -> No
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert_refused(run_command("dsf-train", "dsf/x-v0", "--out", str(tmp_path / "file" / "run")), "name a directory")
+    assert_refused(train_here("dsf/x-v0", "--out", str(tmp_path / "file" / "run")), "name a directory")
 
 
 def test_schedules() -> None:
