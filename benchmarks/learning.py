@@ -196,10 +196,11 @@ def write_document(lines: list[dict[str, Any]]) -> None:
     """Replace the generated part of docs/results.md."""
     steps = sorted({line["steps"] for line in lines})
     seconds = np.median([line["seconds"] for line in lines])
+    target, last = get_task("hopper").target_returns[0], EVAL_SEED + EPISODES - 1
     head = (
-        f"{len(lines)} runs of {', '.join(map(str, steps))} steps (median {seconds:.0f} s on one thread); last checkpoint, "
-        f"target return {get_task('hopper').target_returns[0]:g}, {EPISODES} episodes per seed, reset seeds {EVAL_SEED} to "
-        f"{EVAL_SEED + EPISODES - 1}; mean over all episodes [95 % bootstrap], then each training seed's mean.\n"
+        f"{len(lines)} runs of {', '.join(map(str, steps))} steps of {BATCH} windows (median {seconds:.0f} s on one "
+        f"thread of a busy machine); last checkpoint, target return {target:g}, {EPISODES} episodes per training seed, "
+        f"reset seeds {EVAL_SEED} to {last}; mean over all episodes [95 % bootstrap], then each training seed's mean.\n"
     )
     before, rest = DOCUMENT.read_text().split(BEGIN)
     write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines)}\n{END}{rest.split(END)[1]}")

@@ -12,6 +12,7 @@ a busy machine slows all of them; medians are shown. What they are:
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import tempfile
@@ -196,14 +197,16 @@ def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, f
     seconds: dict[str, list[float]] = {"eager_s": [], "ours_s": [], "floor_s": []}
     ahead = next(batches)
     for _ in range(rounds):
-        seconds["eager_s"].append(timed(lambda: eager(ahead), trainer.device))
+        seconds["eager_s"].append(timed(functools.partial(eager, ahead), trainer.device))
         seconds["floor_s"].append(timed(floor, trainer.device))
         started = clock(trainer.device)
         trainer.train_step(ahead)
         ahead = next(batches)  # ours pays for its batches
         seconds["ours_s"].append(clock(trainer.device) - started)
     warm = slice(1, None) if rounds > 1 else slice(None)
-    return {name: statistics.median(values[warm]) for name, values in seconds.items()} | {"precision": trainer.precision}
+    return {name: statistics.median(values[warm]) for name, values in seconds.items()} | {
+        "precision": trainer.precision
+    }
 
 
 def clock(device: torch.device) -> float:

@@ -146,7 +146,7 @@ class SDSA3(SSSA):
 class TSSA(SpikingAttention):
     """As SSSA with the ticks folded into the features: one score matrix for all ticks (DSFormer, section 4.2).
 
-    A = mask(Q K^T) over ticks * channels features per head, out = A V, no scale. Tick 0 therefore depends on tick T - 1.
+    A = mask(Q K^T) over ticks * channels features per head, out = A V, no scale. So tick 0 depends on tick T - 1.
     """
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:

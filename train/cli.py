@@ -53,13 +53,16 @@ def train(config: TrainConfig) -> None:
     for obstacle in export_obstacles(config.model, data.task.discrete):
         console.print(f"warning: this run cannot be exported: {obstacle}")
     if data.out_of_range_actions:
-        console.print(f"note: {data.out_of_range_actions} actions of {data.dataset_id} leave [-1, 1]; tanh cannot reach them")
+        console.print(
+            f"note: {data.out_of_range_actions} actions of {data.dataset_id} leave [-1, 1]; tanh cannot reach them"
+        )
     trainer = Trainer(config, data)
     if config.resume:
         trainer.restore()
     console.print(
         f"DSFormer-{config.model.attention.upper()}, {trainer.model.parameter_count():,} parameters, on "
-        f"{data.dataset_id} ({data.steps} steps, sha256 {data.content_hash[:12]}), step {trainer.step} of {config.steps}"
+        f"{data.dataset_id} ({data.steps} steps, sha256 {data.content_hash[:12]}), "
+        f"step {trainer.step} of {config.steps}"
     )
     console.print(describe_computation(trainer.device.type, trainer.precision, config, world_size()))
     header = trainer.run(console)
@@ -85,7 +88,9 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron = f"fused, plain torch operations and slower ({reason}): install a C compiler"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
-    return f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
+    return (
+        f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
+    )
 
 
 def main() -> NoReturn:

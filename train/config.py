@@ -41,8 +41,8 @@ class ModelConfig:
     blocks: int = 3
     """Transformer blocks L, each attention then MLP."""
     attention: AttentionKind = "pssa"
-    """pssa and tssa are the paper's, sssa its per-tick baseline; sdsa1 and sdsa3 are Spike-driven Transformer's (v1, v2)
-    made causal; none leaves the attention branch out (ablation)."""
+    """pssa and tssa are the paper's, sssa its per-tick baseline; sdsa1 and sdsa3 are Spike-driven Transformer's (v1 and
+    v2) made causal; none leaves the attention branch out (ablation)."""
     positional_bias: BiasKind = "relative"
     """PSSA's bias: a vector over lags (the paper's Eq. 7), or the full K x K matrix of the paper's release."""
     heads: int = 1
@@ -87,9 +87,7 @@ class ModelConfig:
         if self.key_value_offset and self.norm == "none":
             raise UserError("model.key_value_offset needs a norm to offset: choose another --model.norm than none")
         if self.attention_surrogate_width <= 0.0:
-            raise UserError(
-                f"model.attention_surrogate_width is {self.attention_surrogate_width}: it must be positive"
-            )
+            raise UserError(f"model.attention_surrogate_width is {self.attention_surrogate_width}: it must be positive")
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:

@@ -62,9 +62,14 @@ def score_record(engine: str, checkpoint: str, target: float, task: Task, episod
 def describe_score(score: dict[str, Any], task: Task) -> str:
     """One line: rule, target, episodes, seeds, mean and interval, normalised score."""
     low, high = score["return_interval_95"]
-    rule = "last checkpoint" if score["checkpoint"] == "last" else f"best checkpoint by these episodes (step {score['step']})"
+    rule = (
+        "last checkpoint"
+        if score["checkpoint"] == "last"
+        else f"best checkpoint by these episodes (step {score['step']})"
+    )
     return (
         f"{rule}, target return {score['target_return']:g}, {len(score['seeds'])} episodes (seeds "
-        f"{min(score['seeds'])}..{max(score['seeds'])}): return {score['return_mean']:.1f} [95 % {low:.1f}, {high:.1f}], "
+        f"{min(score['seeds'])}..{max(score['seeds'])}): return {score['return_mean']:.1f} "
+        f"[95 % {low:.1f}, {high:.1f}], "
         f"{task.score_label} {score['score_mean']:.1f}"
     )

@@ -92,7 +92,7 @@ def fused_batch_norm_lif(
 
 
 def batch_norm(y: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, moments: ChannelMoments) -> Tensor:
-    """weight * (y - mean) / deviation + bias + skip * y, in the dtype of ``y`` (..., channels)."""
+    """Weight * (y - mean) / deviation + bias + skip * y, in the dtype of ``y`` (..., channels)."""
     skip = weight.new_zeros(()) if skip is None else skip
     normalised: Tensor = _BatchNormLIF.apply(y, weight, bias, skip, moments, None, y.dtype)
     return normalised

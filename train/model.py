@@ -1,8 +1,8 @@
 """Decision SpikeFormer (DSFormer): a return-conditioned policy whose Linears see only spikes.
 
 One token per environment step (observation, previous action, return-to-go) is embedded, held for T inner ticks on a
-real-valued residual stream, and passed through L blocks x += attention(x); x += MLP(x). Every branch starts with a LIF on
-the residual and every Linear is followed by a norm that export folds into it. Source: arXiv 2504.03800, section 4.
+real-valued residual stream, and passed through L blocks x += attention(x); x += MLP(x). Every branch starts with a LIF
+on the residual and every Linear is followed by a norm that export folds into it. Source: arXiv 2504.03800, section 4.
 """
 
 from __future__ import annotations

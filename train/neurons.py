@@ -31,7 +31,7 @@ def rectangular_gradient(width: float) -> Callable[[Tensor, Tensor, Tensor], Ten
 
 
 def spike_dtype(drive: Tensor) -> torch.dtype:
-    """The dtype spikes take: autocast's, because the Linears behind would cast them to it anyway (0 and 1 are exact)."""
+    """The dtype spikes take: autocast's, because the Linears behind would cast them to it anyway (exactly)."""
     if drive.device.type == "cpu":
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else drive.dtype
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else drive.dtype

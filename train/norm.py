@@ -1,7 +1,7 @@
 """The norms of DSFormer and of its ablation (arXiv 2504.03800, section 4.3): ptbn, tdbn, tdln, reptbn, none.
 
 All gains start at the firing threshold (the "threshold-dependent" of tdBN, Zheng et al. 2021); statistics of batch
-norms run over ticks, batch and tokens (and ranks); padded tokens never get here, because the model packs the valid ones.
+norms run over ticks, batch and tokens (and ranks); padded tokens never get here: the model packs the valid ones.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class BatchNorm(nn.Module):
 
     def moments(self, x: Tensor) -> ChannelMoments:
         """The moments to normalise by: the batch's while training (they also move the running ones)."""
-        batch = self.batch
+        batch, momentum = self.batch, self.batch.momentum
         running_mean, running_var = cast(Tensor, batch.running_mean), cast(Tensor, batch.running_var)
         if not self.training:
             return ChannelMoments(running_mean, (running_var + batch.eps).rsqrt(), running_var, 0)
         moments = batch_moments(x, batch.eps)
         unbiased = moments.variance * (moments.count / max(moments.count - 1, 1))
         with torch.no_grad():
-            running_mean.lerp_(moments.mean.to(running_mean.dtype), cast(float, batch.momentum))
-            running_var.lerp_(unbiased.to(running_var.dtype), cast(float, batch.momentum))
+            running_mean.lerp_(moments.mean.to(running_mean.dtype), momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), momentum)
             cast(Tensor, batch.num_batches_tracked).add_(1)
         return moments
 

@@ -30,6 +30,7 @@ class TorchPolicy:
         self.mask = np.roll(self.mask, -1, axis=1)
         self.windows[:, -1] = self.model.codec.encode(token.vector())
         self.mask[:, -1] = True
+        device = self.model.input_unit.device
         with torch.inference_mode():
-            actions = self.model(torch.from_numpy(self.windows), torch.from_numpy(self.mask))
-        return actions[:, -1].numpy().astype(np.float64)
+            actions = self.model(torch.from_numpy(self.windows).to(device), torch.from_numpy(self.mask).to(device))
+        return actions[:, -1].cpu().numpy().astype(np.float64)

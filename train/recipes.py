@@ -13,6 +13,8 @@ EXPERT_NOISE = {"hopper": 0.5, "walker2d": 1.0, "halfcheetah": 1.0}
 """Share of its trained noise with which an expert acts."""
 VERSIONS = {("hopper", "expert"): 1, ("hopper", "medium-expert"): 1}
 """Versions of the sets, where not 0: version 0 of these two had another expert (return 3110 instead of 3240)."""
+FIRST_HOPPER_EXPERT = ("hopper_expert_v0", 0.3)
+"""The expert of version 0, with its noise: the shipped network was trained on it."""
 WAYPOINT_NOISE = 0.5
 """Standard deviation of the Gaussian on a waypoint controller's actions; D4RL's maze2d sets have the same."""
 BALANCE_NOISE = 0.1
@@ -33,6 +35,7 @@ class Recipe:
         actors: shipped actors or controllers, each with its noise. An actor's scales the standard deviation of its
             Gaussian (1 is the policy as it was trained); for a controller's see its class.
         algorithm: how Minari is told where the actions come from.
+        version: of the Minari id.
     """
 
     task: str
@@ -40,29 +43,26 @@ class Recipe:
     role: str
     actors: tuple[tuple[str, float], ...]
     algorithm: str = SAC
+    version: int = 0
 
     @property
     def name(self) -> str:
-        """What ``dsf-data collect`` calls it."""
-        return f"{self.family}-{self.role}"
+        """What ``dsf-data collect`` calls it; an old version says which."""
+        old = self.version < VERSIONS.get((self.family, self.role), 0)
+        return f"{self.family}-{self.role}" + (f"-v{self.version}" if old else "")
 
     @property
     def dataset_id(self) -> str:
         """Minari id of the dataset."""
-        version = VERSIONS.get((self.family, self.role), 0)
-        return f"{LOCAL_NAMESPACE}/{self.family}/{self.role}-v{version}"
+        return f"{LOCAL_NAMESPACE}/{self.family}/{self.role}-v{self.version}"
 
 
 def _locomotion(task: str) -> tuple[Recipe, ...]:
     """D4RL's roles: medium stops short of the expert, replay is the way there, medium-expert half of each."""
     medium, expert = (f"{task}_medium", 1.0), (f"{task}_expert", EXPERT_NOISE[task])
     replay = tuple((f"{task}_replay_{index}", 1.0) for index in range(REPLAY_SNAPSHOTS))
-    return (
-        Recipe(task, task, "medium", (medium,)),
-        Recipe(task, task, "medium-replay", replay),
-        Recipe(task, task, "medium-expert", (medium, expert)),
-        Recipe(task, task, "expert", (expert,)),
-    )
+    actors = {"medium": (medium,), "medium-replay": replay, "medium-expert": (medium, expert), "expert": (expert,)}
+    return tuple(Recipe(task, task, role, who, version=VERSIONS.get((task, role), 0)) for role, who in actors.items())
 
 
 def _point_maze(role: str) -> Recipe:
@@ -73,6 +73,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         *(recipe for task in EXPERT_NOISE for recipe in _locomotion(task)),
+        Recipe("hopper", "hopper", "medium-expert", (("hopper_medium", 1.0), FIRST_HOPPER_EXPERT)),
         *(_point_maze(maze + reward) for maze in ("open", "umaze", "medium", "large") for reward in ("", "-dense")),
         Recipe("cartpole", "cartpole", "expert", (("balance", BALANCE_NOISE),), CONTROLLER),
     )

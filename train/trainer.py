@@ -94,9 +94,7 @@ class Trainer:
         set_neuron_kind(self.model, config.neuron)
         self.decide = torch.compile(self.model.decide, dynamic=True) if config.compile else self.model.decide
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.directory = RunDirectory(config.out, writes=rank() == 0)
         self.step = 0
         self.scores: list[dict[str, Any]] = []
@@ -233,9 +231,7 @@ class Trainer:
         """Metrics, and lines of progress where no bar can be drawn."""
         config = self.config
         if self.step % config.log_every == 0 or self.step == config.steps:
-            self.directory.log(
-                self.step, {LOSS: loss, "train/blend": blend_factor(self.step - 1, config)}
-            )
+            self.directory.log(self.step, {LOSS: loss, "train/blend": blend_factor(self.step - 1, config)})
         if rank() == 0 and not console.is_terminal and self.step % max(config.steps // LOG_LINES, 1) == 0:
             console.print(f"step {self.step} of {config.steps}, loss {loss:.4f}")
 
@@ -267,9 +263,7 @@ class Trainer:
 
     def measure_activity(self) -> Activity:
         """Firing rates and synaptic events on windows of the training data, in evaluation mode."""
-        source = BatchSource(
-            self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed
-        )
+        source = BatchSource(self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed)
         batch = source.draw(0)
         self.model.eval()
         with torch.no_grad(), record_activity(self.model) as activity:
