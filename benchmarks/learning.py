@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dsf.tasks import get_task, mean_confidence_interval
+from dsf.tasks import get_task
 from dsf.tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ SEEDS = (0, 1, 2)
 ABLATION_SEEDS = (0, 1)
 NORMS = ("tdbn", "tdln", "none")
 PENALTIES = (0.1, 0.3)
+RESAMPLES = 10_000
 EPISODES, EVAL_SEED = 20, 7_000
 """Reset seeds 7000 .. 7019: not used for any choice (targets, learning rates and recipes used others)."""
 DATASET_STEPS = 100_000
@@ -145,12 +146,17 @@ def result_line(cell: Cell, out: Path, dataset: str, steps: int, seconds: float)
 
 
 def pooled(lines: list[dict[str, Any]]) -> str:
-    """Mean normalised score over seeds, [95 % bootstrap over all episodes], and each seed's mean."""
-    task = get_task("hopper")
-    scores = [task.score(value) for line in lines for value in line["score"]["returns"]]
-    interval = mean_confidence_interval(scores)
-    seeds = ", ".join(f"{line['score']['score_mean']:.1f}" for line in lines)
-    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}] ({seeds})"
+    """Mean normalised score, [95 % bootstrap that draws training seeds, then reset seeds], and each seed's mean."""
+    task, generator = get_task("hopper"), np.random.default_rng(0)
+    scores = np.array([[task.score(value) for value in line["score"]["returns"]] for line in lines])
+    seeds, episodes = scores.shape
+    means = [
+        scores[generator.integers(seeds, size=seeds)][:, generator.integers(episodes, size=episodes)].mean()
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    each = ", ".join(f"{line['score']['score_mean']:.1f}" for line in lines)
+    return f"{scores.mean():.1f} [{low:.1f}, {high:.1f}] ({each})"
 
 
 def select(lines: list[dict[str, Any]], role: str, options: dict[str, str]) -> list[dict[str, Any]]:
@@ -200,7 +206,8 @@ def write_document(lines: list[dict[str, Any]]) -> None:
     head = (
         f"{len(lines)} runs of {', '.join(map(str, steps))} steps of {BATCH} windows (median {seconds:.0f} s on one "
         f"thread of a busy machine); last checkpoint, target return {target:g}, {EPISODES} episodes per training seed, "
-        f"reset seeds {EVAL_SEED} to {last}; mean over all episodes [95 % bootstrap], then each training seed's mean.\n"
+        f"reset seeds {EVAL_SEED} to {last}; mean [95 % bootstrap over training seeds and episodes], then each "
+        f"training seed's mean.\n"
     )
     before, rest = DOCUMENT.read_text().split(BEGIN)
     write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines)}\n{END}{rest.split(END)[1]}")
@@ -238,7 +245,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(lines, indent=2) + "\n")
     if not options.quick:
-        write_document(lines)
+        write_document([line for line in lines if line["steps"] == options.steps])
 
 
 if __name__ == "__main__":

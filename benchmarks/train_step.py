@@ -5,7 +5,7 @@ a busy machine slows all of them; medians are shown. What they are:
 
 * eager: DSFormer-PSSA as one writes it first: every Linear and every snnTorch neuron called tick by tick, norms on
   permuted stacks of ticks, fp32, AdamW.
-* ours: ``Trainer.train_step`` with its batches, at the given --precision and --neuron.
+* ours: ``Trainer.train_step`` behind PTBN's blend, at the given --precision and --neuron.
 * floor: only the matrix products of such a step, forward and both backward ones, fp32.
 """
 
@@ -30,6 +30,7 @@ from dsf.train.codec import TokenStatistics
 from dsf.train.config import ModelConfig, TrainConfig
 from dsf.train.data import OfflineDataset
 from dsf.train.neurons import LIF
+from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.trainer import Trainer
 
 WIDTHS = (128, 256)
@@ -175,7 +176,7 @@ def bare_products(trainer: Trainer) -> Callable[[], None]:
     return run
 
 
-def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, float | str]:
+def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, float]:
     """Median seconds of the three."""
     with tempfile.TemporaryDirectory() as scratch:
         config = TrainConfig(
@@ -201,7 +202,7 @@ def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, f
         seconds["floor_s"].append(timed(floor, trainer.device))
         started = clock(trainer.device)
         trainer.train_step(ahead)
-        ahead = next(batches)  # ours pays for its batches
+        ahead = next(batches)  # drawn in the meantime, as in training
         seconds["ours_s"].append(clock(trainer.device) - started)
     warm = slice(1, None) if rounds > 1 else slice(None)
     return {name: statistics.median(values[warm]) for name, values in seconds.items()} | {
@@ -236,11 +237,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = {str(width): measure(width, QUICK_ROUNDS if options.quick else ROUNDS, options) for width in WIDTHS}
+    precision = resolve_precision(options.precision, resolve_device(options.device))
     print("| D | eager | ours | floor | eager / ours | ours / floor |\n|---|---|---|---|---|---|")
     for width, row in results.items():
-        eager, ours, floor = (float(row[key]) for key in ("eager_s", "ours_s", "floor_s"))
+        eager, ours, floor = (row[key] for key in ("eager_s", "ours_s", "floor_s"))
         print(
-            f"| {width} | {eager:.3f} s | {ours:.3f} s ({row['precision']}) | {floor:.3f} s (fp32) "
+            f"| {width} | {eager:.3f} s | {ours:.3f} s ({precision}) | {floor:.3f} s (fp32) "
             f"| {eager / ours:.2f} | {ours / floor:.2f} |"
         )
     if options.json:

@@ -7,7 +7,7 @@ import io
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SCORE_SCALE = 100.0
 """D4RL scores are percentages: 0 is a random policy, 100 the reference expert."""
+DELAYED = "-delayed"
+"""Ends the name of a task whose rewards are delayed."""
 ROBOTICS_EXTRA = "robotics"
 KNOWN_MODEL_WARNING = "settotalmass"
 """MuJoCo 3.17 finds this attribute of Gymnasium's HalfCheetah deprecated; nothing here can change that."""
@@ -45,6 +47,8 @@ class Task:
         reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment.
         observation_keys: parts of a Dict observation (goal environments), in the order of the flat vector.
         env_kwargs: what the environment is made with, beside its horizon.
+        delayed_reward: rewards come with the last step only (DSFormer's delayed-reward experiment), so that the
+            return-to-go stays at the target all along. Such a task is called NAME-delayed.
         extra: the optional part of dsf that brings the environment; empty where none is needed.
     """
 
@@ -62,6 +66,7 @@ class Task:
     reference: str = "D4RL"
     observation_keys: tuple[str, ...] = ()
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    delayed_reward: bool = False
     extra: str = ""
 
     @property
@@ -72,6 +77,10 @@ class Task:
     def score(self, episode_return: float) -> float:
         """Normalised score: 100 * (return - random) / (expert - random) (Fu et al. 2020, section 5)."""
         return SCORE_SCALE * (episode_return - self.random_return) / (self.expert_return - self.random_return)
+
+    def delayed(self) -> Task:
+        """This task with its rewards delayed to the end of the episode."""
+        return self if self.delayed_reward else replace(self, name=f"{self.name}{DELAYED}", delayed_reward=True)
 
     def flat_observation(self, observation: Any) -> FloatArray:
         """The observation as float64 (..., observation_size): one step's, or a dataset's dict of (..., d) arrays.

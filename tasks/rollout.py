@@ -38,7 +38,8 @@ class _Lane:
         """Execute one action; return the episode if this ended it."""
         observation, reward, terminated, truncated, _ = self.env.step(self.task.env_action(action))
         self.observation, self.previous_action = self.task.flat_observation(observation), self.task.executed(action)
-        self.wanted -= float(reward)
+        if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
+            self.wanted -= float(reward)
         self.total += float(reward)
         self.decisions += 1
         if not (terminated or truncated):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsf.tasks.console import UserError
-from dsf.tasks.definition import ROBOTICS_EXTRA, Task
+from dsf.tasks.definition import DELAYED, ROBOTICS_EXTRA, Task
 
 __all__ = ["TASKS", "Task", "get_task", "task_for_env"]
 
@@ -162,14 +162,15 @@ _OTHER_DYNAMICS = {
 
 
 def get_task(name: str) -> Task:
-    """Look a task up by name.
+    """Look a task up by name, which may end with -delayed.
 
     Raises:
         UserError: no task has this name.
     """
-    if name not in TASKS:
+    base = name.removesuffix(DELAYED)
+    if base not in TASKS:
         raise UserError(f"unknown task '{name}': choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    return TASKS[base] if base == name else TASKS[base].delayed()
 
 
 def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Task:

@@ -13,6 +13,8 @@ from random_networks import random_model
 
 from dsf.train.model import DSFormer
 
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch.compile forks a pool that outlives its test
+
 
 def shared_memory_segments() -> set[str]:
     """Names of the POSIX shared-memory segments that Python's SharedMemory made."""

@@ -134,7 +134,8 @@ def load_checkpoint(run: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         header = json.loads(metadata[HEADER_KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
+        _ = header["model"], header["codec"], header["task"], header["step"]
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({type(error).__name__}: {error})") from None
     if header.get("format") != FORMAT_VERSION:
         raise UserError(

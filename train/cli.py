@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
-from dsf.train.config import TrainConfig, export_obstacles
+from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
 
 
 def run(config: TrainConfig) -> None:
@@ -34,8 +36,21 @@ def check_place(config: TrainConfig) -> None:
     existing = (config.out / CHECKPOINT_NAME).exists()
     if existing and not config.resume:
         raise UserError(f"{config.out} already holds a checkpoint: pass --resume to continue it, or another --out")
+    if not existing and not is_own_directory(config.out):
+        raise UserError(f"--out {config.out} holds a {CONFIG_NAME} that is not dsf-train's: name another directory")
     if config.resume and not existing:
         raise UserError(f"--resume: {config.out} holds no {CHECKPOINT_NAME}: drop --resume to start a new run")
+
+
+def is_own_directory(place: Path) -> bool:
+    """Whether nothing in a directory would be overwritten that an earlier run did not write."""
+    path = place / CONFIG_NAME
+    if not path.exists():
+        return True
+    try:
+        return {"dataset", "model", "steps"} <= set(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        return False
 
 
 def train(config: TrainConfig) -> None:
@@ -65,6 +80,11 @@ def train(config: TrainConfig) -> None:
         f"step {trainer.step} of {config.steps}"
     )
     console.print(describe_computation(trainer.device.type, trainer.precision, config, world_size()))
+    for target in config.eval_targets:
+        if target > (reach := trainer.codec.largest(-1) * data.task.return_scale):
+            console.print(
+                f"note: return-to-go ends at {reach:.0f}: {target:g} looks the same until the difference is earned"
+            )
     header = trainer.run(console)
     if unusual := trainer.activity.unusual():
         console.print(f"warning: {len(unusual)} populations hardly compute: {'; '.join(unusual)}")
@@ -77,15 +97,19 @@ def train(config: TrainConfig) -> None:
 
 def describe_computation(device: str, precision: str, config: TrainConfig, processes: int) -> str:
     """One line: device, precision, and how neurons are computed (nothing falls back in silence)."""
-    from dsf.train.kernels.build import KernelsUnavailable, load_kernels
+    from dsf.train.kernels.build import KernelsUnavailable, load_kernels, use_torch_threads
 
     neuron = "snnTorch's Leaky, tick by tick"
     if config.neuron == "fused" and device == "cpu":
         try:
             load_kernels()
-            neuron = "fused, C kernels"
+            neuron = "fused, C kernels" + (
+                "" if use_torch_threads() else " on one thread (torch has no GNU OpenMP here)"
+            )
+            neuron += " (--compile has nothing to do)" if config.compile else ""
         except KernelsUnavailable as reason:
-            neuron = f"fused, plain torch operations and slower ({reason}): install a C compiler"
+            compiled = " under torch.compile" if config.compile else ""
+            neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
     return (

@@ -103,6 +103,10 @@ class InputCodec:
         """Largest integer the codec emits."""
         return (1 << (self.bits - 1)) - 1
 
+    def largest(self, feature: int) -> float:
+        """The largest value of a feature that is not clipped (feature units)."""
+        return float(self.offset[feature] + self.limit * self.step[feature])
+
     def encode(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
         """Quantize (..., features) in float64, so that every engine gets the same integers."""
         scaled = np.rint((features.astype(np.float64) - self.offset) / self.step)

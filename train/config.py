@@ -21,6 +21,8 @@ NeuronKind = Literal["fused", "snntorch"]
 Precision = Literal["auto", "fp32", "bf16"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
+CONFIG_NAME = "config.json"
+"""Where a run directory keeps its TrainConfig."""
 MIN_INPUT_BITS, MAX_INPUT_BITS = 4, 16
 ADDED_FIELDS = {
     "attention": "pssa",
@@ -34,7 +36,11 @@ ADDED_FIELDS = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The DSFormer family (arXiv 2504.03800, section 4). Defaults are the paper's Hopper setting with PSSA."""
+    """The DSFormer family (arXiv 2504.03800, section 4).
+
+    Defaults have the paper's size (D = 128, 3 blocks, T = 4, K = 20) with PSSA; docs/architecture.md says where they
+    differ: window 7 instead of 8, a foldable embedding norm, 8-bit inputs, a relative bias, attention's surrogate.
+    """
 
     width: int = 128
     """Channels D of the residual stream."""
@@ -187,7 +193,7 @@ class TrainConfig:
     """Firing threshold in units of the residual in quantization-aware training, a power of two: finer is larger, and
     dsf-export must be able to prove that no sum overflows."""
     compile: bool = False
-    """Let torch.compile fuse the network: worth its start-up time on a GPU."""
+    """Let torch.compile fuse the neurons where no C kernel computes them, as on a GPU: worth its start-up there."""
     log_every: int = 100
     """Steps between two rows of metrics."""
     checkpoint_every: int = 1_000
@@ -228,8 +234,6 @@ class TrainConfig:
             raise UserError("--init starts quantization-aware training: say how long with --qat-steps")
         if self.qat_steps and self.init is None and not self.resume:
             raise UserError("--qat-steps needs a trained float model to start from: name its run with --init")
-        if self.qat_steps and self.compile:
-            raise UserError("--compile cannot fuse quantization-aware training: drop it, or --qat-steps")
 
     def of_phase(self) -> TrainConfig:
         """What the trainer follows: this config, but for quantization-aware training its own steps and learning rate.

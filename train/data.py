@@ -188,7 +188,7 @@ def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig)
     kept = best_episodes(store.returns, config.top_percent)
     return OfflineDataset(
         dataset_id=dataset_id,
-        task=task,
+        task=task.delayed() if config.delayed_reward else task,  # scores must be conditioned as training was
         content_hash=store.content_hash,
         tokens=store.tokens,
         actions=store.actions,

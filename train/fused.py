@@ -1,8 +1,8 @@
 """Batch norm, and LIF(batch_norm(y)) in one pass, forward and backward without stored membranes or masks.
 
 snnTorch's ``Leaky`` keeps about ten tensors per tick for autograd; here backward recomputes the membrane from y. The
-arithmetic is the definition's (:class:`dsf.train.neurons.LIF`), in C on CPUs (:mod:`dsf.train.kernels`) and in plain
-torch operations elsewhere, which ``torch.compile`` can fuse.
+arithmetic is the definition's (:class:`dsf.train.neurons.LIF`), in C on CPUs (:mod:`dsf.train.kernels`) and in torch
+operations elsewhere (:mod:`dsf.train.portable`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsf.train.distributed import gather_from_ranks, sum_over_ranks
+from dsf.train import portable
+from dsf.train.distributed import gather_from_ranks, sum_over_ranks, world_size
 from dsf.train.kernels import native
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -51,13 +52,26 @@ class ChannelMoments:
 def batch_moments(y: Tensor, eps: float) -> ChannelMoments:
     """Moments of (..., channels) over all other axes and all ranks (Chan et al. 1983 merges the ranks)."""
     y = y.detach()
+    count = y.numel() // y.shape[-1]
+    if count == 0:
+        raise ValueError("a batch norm without a single token has no statistics")
     if native.covers(y, y.dtype):
         mean, squares = native.moments(y)
     else:
-        flat = y.reshape(-1, y.shape[-1]).double()
-        mean = flat.mean(dim=0)
-        squares = (flat - mean).square_().sum(dim=0)
-    count = float(y.numel() // y.shape[-1])
+        flat = y.reshape(-1, y.shape[-1])
+        # One rank in a GPU's precision; shifted by a sample, so that squares stay small.
+        shifted = flat.to(native.real_dtype(y.dtype)) - flat[0]
+        average = shifted.mean(dim=0)
+        mean, squares = (average + flat[0]).double(), (shifted - average).square().sum(dim=0).double()
+    if world_size() > 1:
+        mean, squares, count = merge_ranks(mean, squares, count)
+    variance = squares / count
+    real = native.real_dtype(y.dtype)
+    return ChannelMoments(mean.to(real), (variance + eps).rsqrt().to(real), variance.to(real), count)
+
+
+def merge_ranks(mean: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+    """The ranks' means, squared deviations and counts as one."""
     total, total_mean, total_squares = 0.0, torch.zeros_like(mean), torch.zeros_like(squares)
     for part in gather_from_ranks(torch.cat([mean.new_tensor([count]), mean, squares])):
         size, here, spread = float(part[0]), *part[1:].chunk(2)
@@ -65,9 +79,7 @@ def batch_moments(y: Tensor, eps: float) -> ChannelMoments:
         total_squares = total_squares + spread + gap.square() * (total * size / (total + size))
         total_mean = total_mean + gap * (size / (total + size))
         total += size
-    variance = total_squares / total
-    real = native.real_dtype(y.dtype)
-    return ChannelMoments(total_mean.to(real), (variance + eps).rsqrt().to(real), variance.to(real), int(total))
+    return total_mean, total_squares, int(total)
 
 
 def fused_lif(current: Tensor, constants: NeuronConstants, spike_dtype: torch.dtype) -> Tensor:
@@ -165,16 +177,7 @@ def _fire(
         return torch.addcmul(shift, y, scale).to(spike_dtype)
     if native.covers(y, spike_dtype):
         return native.forward(y, scale, shift, spike_dtype, constants.decay, constants.threshold)
-    return (_membranes(y, scale, shift, constants) > constants.threshold).to(spike_dtype)
-
-
-def _membranes(y: Tensor, scale: Tensor, shift: Tensor, constants: NeuronConstants) -> Tensor:
-    """Membranes before reset, (ticks, ...)."""
-    membranes, rest = [], torch.zeros_like(y[0], dtype=scale.dtype)
-    for tick in y:
-        membranes.append(constants.decay * rest + (scale * tick + shift))
-        rest = membranes[-1].masked_fill(membranes[-1] > constants.threshold, 0.0)
-    return torch.stack(membranes)
+    return portable.spikes(y, scale, shift, constants.decay, constants.threshold, spike_dtype)
 
 
 def _gradient(
@@ -202,25 +205,10 @@ def _gradient(
             total, product = native.backward_sums(y, scale, shift, mean, grad, *numbers)
         chosen = (torch.ones_like(scale), none, none) if coefficients is None else coefficients(total, product)
         return native.backward_apply(y, scale, shift, mean, chosen, grad, *numbers), total, product
-    if constants is None:
-        g = grad.to(scale.dtype)
-    else:
-        g = _current_gradient(_membranes(y, scale, shift, constants), grad, constants)
+    g = grad.to(scale.dtype)
+    if constants is not None:
+        g = portable.current_gradient(y, scale, shift, grad, *astuple(constants))
     if coefficients is None:
         return g.to(y.dtype), none, none
-    rows = (-1, y.shape[-1])
-    deviation = (y - mean).reshape(rows)
-    total, product = g.reshape(rows).sum(dim=0).double(), (g.reshape(rows) * deviation).sum(dim=0).double()
-    gain, offset, slant = coefficients(total, product)
-    return (gain * g + offset + slant * deviation.view_as(g)).to(y.dtype), total, product
-
-
-def _current_gradient(membranes: Tensor, grad: Tensor, constants: NeuronConstants) -> Tensor:
-    """Backward through the ticks; the reset is detached."""
-    gradients, carry = [], torch.zeros_like(membranes[0])
-    for membrane, upstream in zip(membranes.flip(0), grad.flip(0)):
-        near = (membrane - constants.threshold).abs() < constants.half_width
-        kept = (constants.decay * carry).masked_fill(membrane > constants.threshold, 0.0)
-        carry = (constants.slope * upstream.to(membrane.dtype)).masked_fill(~near, 0.0) + kept
-        gradients.append(carry)
-    return torch.stack(gradients).flip(0)
+    total, product = portable.channel_sums(y, mean, g)
+    return portable.norm_gradient(y, mean, g, *coefficients(total, product)), total, product

@@ -32,7 +32,10 @@ def rectangular_gradient(width: float) -> Callable[[Tensor, Tensor, Tensor], Ten
 
 def spike_dtype(drive: Tensor) -> torch.dtype:
     """The dtype spikes take: autocast's, because the Linears behind would cast them to it anyway (exactly)."""
-    if drive.device.type == "cpu":
+    device = drive.device.type
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 and later
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else drive.dtype
+    if device == "cpu":
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else drive.dtype
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else drive.dtype
 

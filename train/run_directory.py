@@ -13,12 +13,13 @@ from torch import Tensor
 from dsf.tasks.console import CommandFailed
 from dsf.tasks.files import write_json, write_text
 from dsf.train.checkpoint import CHECKPOINT_NAME, save_checkpoint
+from dsf.train.config import CONFIG_NAME
 from dsf.train.event_file import EventFile
 
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.jsonl"
-CONFIG_NAME = "config.json"
-PARTIAL_FILES = "*.partial"
+PARTIAL_FILES = ("checkpoint.partial", "best.partial", ".config.json.partial", ".metrics.jsonl.partial")
+"""What a run may leave that is killed while it writes."""
 """What a killed run may have left of a file it was writing."""
 LOSS = "train/loss"
 """In every row of metrics but an evaluation's."""
@@ -43,8 +44,8 @@ class RunDirectory:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self.path.glob(PARTIAL_FILES), *([] if keep_best else [self.path / BEST_NAME])]:
-            leftover.unlink(missing_ok=True)
+        for leftover in [*PARTIAL_FILES, *([] if keep_best else [BEST_NAME])]:
+            (self.path / leftover).unlink(missing_ok=True)
         with _writing(self.path / CONFIG_NAME):
             write_json(self.path / CONFIG_NAME, config)
         with _writing(self.path / METRICS_NAME):

@@ -11,7 +11,7 @@ def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Linear warm-up, then half a cosine to zero; 0 <= step < config.steps."""
     warmup = config.warmup_fraction * config.steps
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)
     progress = (step - warmup) / max(config.steps - warmup, 1.0)
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 

@@ -31,6 +31,7 @@ from dsf.train.evaluation import evaluate
 from dsf.train.initial import initial_model
 from dsf.train.neurons import set_neuron_kind
 from dsf.train.norm import set_blend
+from dsf.train.portable import compile_kernels
 from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.qat import QuantizedDSFormer, deployed
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
@@ -92,7 +93,8 @@ class Trainer:
             data, self.codec, config.batch_size, config.model.context, config.seed, rank(), world_size()
         )
         set_neuron_kind(self.model, config.neuron)
-        self.decide = torch.compile(self.model.decide, dynamic=True) if config.compile else self.model.decide
+        if config.compile:
+            compile_kernels()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.directory = RunDirectory(config.out, writes=rank() == 0)
@@ -141,7 +143,9 @@ class Trainer:
             for name in sorted(my_settings.keys() - FREE_ON_RESUME)
             if my_settings[name] != their_settings.get(name)
         ]
-        different += [name for name in ("dataset", "codec", "precision", "model") if mine[name] != theirs.get(name)]
+        different += [
+            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+        ]
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
         if theirs["step"] and not checkpoint.group("optimizer"):
@@ -188,7 +192,7 @@ class Trainer:
         """Answers for the existing tokens, (tokens, action_size) in float32."""
         tokens = PackedTokens(mask)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            answers: Tensor = self.decide(tokens.pack(integers), tokens)
+            answers: Tensor = self.model.decide(tokens.pack(integers), tokens)
         return answers.float()
 
     def action_loss(self, answers: Tensor, actions: Tensor) -> Tensor:

@@ -197,3 +197,15 @@ def test_interval_holds_the_mean_and_narrows_with_the_sample() -> None:
     assert few.low <= few.mean <= few.high
     assert many.high - many.low < few.high - few.low
     assert mean_confidence_interval([2.0]).low == 2.0
+
+
+def test_delayed_task_keeps_asking_for_the_whole_target() -> None:
+    """As in training on delayed rewards: every token of an episode holds the same return-to-go."""
+    task = replace(get_task("hopper-delayed"), max_steps=8)
+    assert task.name == "hopper-delayed" and task.delayed() is task
+    policy = RandomPolicy(1, task.action_size)
+    (episode,) = rollout(task, policy, [0], 3600.0)
+    assert episode.decisions >= 5 and episode.episode_return > 0.0
+    assert {float(token.return_to_go[0]) for token in policy.tokens} == {3.6}
+    with pytest.raises(UserError, match="unknown task 'nope-delayed'"):
+        get_task("nope-delayed")

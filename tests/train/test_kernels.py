@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dsf.train import portable
 from dsf.train.fused import NeuronConstants, batch_moments, fused_batch_norm_lif, fused_lif
 from dsf.train.kernels import native
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
@@ -208,6 +209,34 @@ def test_more_ticks_than_kernels_hold_are_computed_with_torch() -> None:
     assert torch.equal(lif_results(currents, upstream)[0][:-1], lif_results(currents[:-1], upstream[:-1])[0])
 
 
+def test_vectors_of_another_length_are_refused_before_the_kernel_reads_past_their_end() -> None:
+    with pytest.raises(ValueError, match="8 values for 16 channels"):
+        native.forward(torch.zeros(2, 3, 16), torch.ones(8), torch.zeros(16), torch.float32, 0.25, 0.5)
+
+
+def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated by dynamo, run without inductor, whose C++ build would take a minute."""
+    names = ("spikes", "current_gradient", "channel_sums", "norm_gradient")
+    plain = {name: getattr(portable, name) for name in names}
+    for name in names:
+        monkeypatch.setattr(portable, name, plain[name])  # puts them back afterwards
+    portable.compile_kernels("aot_eager")
+    for rows in (5, 9):
+        y, grad = random_currents((4, rows, 3), torch.float32, rows), random_currents((4, rows, 3), torch.float32, 1)
+        scale, shift = torch.rand(3) + 0.5, torch.rand(3)
+        arguments = {
+            "spikes": (y, scale, shift, 0.25, 0.5, torch.float32),
+            "current_gradient": (y, scale, shift, grad, 0.25, 0.5, 0.5, 1.0),
+            "channel_sums": (y, shift, grad),
+            "norm_gradient": (y, shift, grad, scale, shift, scale),
+        }
+        for name, values in arguments.items():
+            assert getattr(portable, name) is not plain[name]
+            found, expected = getattr(portable, name)(*values), plain[name](*values)
+            pairs = zip(found, expected) if isinstance(found, tuple) else [(found, expected)]
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
+
+
 IN_A_PROCESS = """
 import sys, torch
 from dsf.train.cli import describe_computation
@@ -262,7 +291,7 @@ def test_without_a_working_compiler_neurons_compute_the_same_and_training_says_s
     assert process.returncode == 0, errors
     unavailable, computation = output.splitlines()
     assert unavailable.startswith("unavailable:") and reason in unavailable
-    assert "plain torch operations and slower" in computation and reason in computation
+    assert "fused, torch operations, slower" in computation and reason in computation
     assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "found.pt"), expected_spikes()))
     assert not list(tmp_path.glob("cache/**/*.so"))
 

@@ -158,7 +158,6 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
         ({"init": Path("x")}, "--init starts .* --qat-steps"),
         ({"qat_steps": -1}, "--qat-steps is -1"),
         ({"threshold_units": 100}, "--threshold-units is 100: it must be a power of two, 16 to 4096"),
-        ({"qat_steps": 5, "init": Path("x"), "compile": True}, "--compile cannot fuse"),
     ],
 )
 def test_settings_that_cannot_work(fields: dict[str, int], words: str) -> None:

@@ -99,7 +99,7 @@ def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_sto
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
     _, errors = process.communicate(timeout=DISK_FULL_TIMEOUT_S)
     ended = subprocess.CompletedProcess([], process.returncode, "", errors)
-    assert_failed(ended, f"could not write {tmp_path / file_name}", "File too large", "free some space", "--resume")
+    assert_failed(ended, f"could not write {tmp_path}", "File too large", "free some space", "--resume")
     assert not list(tmp_path.glob("*.partial"))
 
     good = load_checkpoint(tmp_path)
@@ -116,6 +116,13 @@ def test_diverging_run_ends_in_one_line_and_keeps_no_broken_weights(tiny_store: 
     assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(tmp_path).tensors.values())
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide a GPU that the machine may have."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     ("arguments", "fragments"),
     [
@@ -188,6 +195,24 @@ def test_schedules() -> None:
     assert blend_factor(0, config) == 1.0 and blend_factor(5, config) == 0.5 and blend_factor(10, config) == 0.0
     assert learning_rate_factor(0, config) == pytest.approx(0.1) and learning_rate_factor(9, config) == 1.0
     assert learning_rate_factor(10, config) == 1.0 and learning_rate_factor(99, config) < 1e-3
+    for steps in range(1, 60):
+        config = TrainConfig("x", steps=steps)
+        assert max(learning_rate_factor(step, config) for step in range(steps)) <= 1.0
+
+
+def test_directory_of_something_else_is_not_overwritten(tiny_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"name": "another project"}')
+    (tmp_path / "other.partial").write_text("not ours")
+    assert_refused(train_here(HOPPER, "--out", str(tmp_path), *TINY), "that is not dsf-train's")
+    assert (tmp_path / "config.json").read_text() == '{"name": "another project"}'
+    assert (tmp_path / "other.partial").exists()
+
+
+def test_targets_beyond_the_input_range_are_noted(tiny_store: Path, tmp_path: Path) -> None:
+    said = trained(
+        HOPPER, "--out", str(tmp_path), "--steps", "2", *TINY, "--eval-episodes", "1", "--eval-targets", "9000"
+    )
+    assert "return-to-go ends at 3600: 9000 looks the same" in said
 
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ loaded already. Two runtimes in one process would let two pools of threads spin 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -15,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -60,12 +62,20 @@ def _obtain(name: str) -> ctypes.CDLL:
     sources = {file: (resources.files(__package__) / file).read_text() for file in SOURCES}
     version = _run([compiler, "--version"]).partition("\n")[0]
     key = hashlib.sha256(repr((sources, flags, version, _processor())).encode()).hexdigest()[:16]
-    library = _cache_directory() / f"lif-{key}.so"
-    if not library.exists():
-        _compile(compiler, flags, sources, library)
     if openmp:
         ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)  # already mapped: this only makes its symbols visible
-    return ctypes.CDLL(str(library))
+    with _cache_directory() as cache:
+        library = cache / f"lif-{key}.so"
+        if library.exists():
+            with contextlib.suppress(OSError):  # a power cut may have left half a file behind a whole name
+                return ctypes.CDLL(str(library))
+        _compile(compiler, flags, sources, library)
+        return ctypes.CDLL(str(library))
+
+
+def use_torch_threads() -> bool:
+    """Whether the kernels run on torch's threads; else they run on the calling one."""
+    return _openmp_of_torch() is not None
 
 
 def _openmp_of_torch() -> str | None:
@@ -82,14 +92,20 @@ def _processor() -> str:
     return found.group() if found else platform.processor()
 
 
-def _cache_directory() -> Path:
-    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or a private temporary directory where that cannot be written."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
+@contextlib.contextmanager
+def _cache_directory() -> Iterator[Path]:
+    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or one for this process alone where that cannot be written."""
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
         root.mkdir(parents=True, exist_ok=True, mode=CACHE_MODE)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="dsf-kernels-"))
-    return root if os.access(root, os.W_OK) else Path(tempfile.mkdtemp(prefix="dsf-kernels-"))
+        writable = os.access(root, os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
+        writable = False
+    if writable:
+        yield root
+    else:
+        with tempfile.TemporaryDirectory(prefix="dsf-kernels-") as scratch:  # a loaded library needs no file
+            yield Path(scratch)
 
 
 def _compile(compiler: str, flags: tuple[str, ...], sources: dict[str, str], library: Path) -> None:

@@ -11,10 +11,9 @@
  * never depends on the number of threads. Compiled without floating-point contraction: rounding is snnTorch's.
  */
 #include <stdint.h>
-#include <stdlib.h>
 
 enum { LANES = 64,      /* channels whose membranes stay in registers and in the first-level cache */
-       CHUNK = 32 };    /* rows behind one partial sum */
+       CHUNK = 32 };    /* rows behind one partial sum; CHUNK_ROWS in native.py */
 
 typedef uint16_t bfloat16;
 

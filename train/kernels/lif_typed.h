@@ -4,11 +4,11 @@ typedef struct {
     REAL decay, threshold, half_width, slope;
 } NAME(Neuron);
 
-/* Sum and squared deviations of every channel over all rows of (rows, channels): mean and m2 = sum (y - mean)^2. */
-void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *restrict m2,
+/* ``partial`` is zeroed scratch space, (2 * chunks of rows, channels), here and below.
+ * Sum and squared deviations of every channel over all rows of (rows, channels): mean and m2 = sum (y - mean)^2. */
+void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *restrict m2, REAL *restrict partial,
                    int64_t rows, int64_t channels, int threads) {
     const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
-    REAL *partial = malloc(sizeof(REAL) * 2 * chunks * channels);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t k = 0; k < chunks; k++) {
         const int64_t first = k * CHUNK, last = first + CHUNK < rows ? first + CHUNK : rows;
@@ -35,7 +35,6 @@ void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *res
             mean[c] += gap * size / (first + size);
         }
     }
-    free(partial);
 }
 
 void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
@@ -87,11 +86,10 @@ static inline void NAME(row_gradient)(const CURRENT *restrict y, const REAL *res
 /* Per channel: sum of g and sum of g * (y - centre), what a batch norm's own gradient needs. */
 void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
                          const REAL *restrict centre, const SPIKE *restrict grad, double *restrict sum_g,
-                         double *restrict sum_gy, int64_t ticks, int64_t rows, int64_t channels,
+                         double *restrict sum_gy, REAL *restrict partial, int64_t ticks, int64_t rows, int64_t channels,
                          REAL decay, REAL threshold, REAL half_width, REAL slope, int threads) {
     const NAME(Neuron) neuron = {decay, threshold, half_width, slope};
     const int64_t plane = rows * channels, chunks = (rows + CHUNK - 1) / CHUNK;
-    REAL *partial = calloc(2 * chunks * channels, sizeof(REAL));
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t k = 0; k < chunks; k++) {
         const int64_t last = (k + 1) * CHUNK < rows ? (k + 1) * CHUNK : rows;
@@ -114,7 +112,6 @@ void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, 
             sum_g[c] += partial[2 * k * channels + c];
             sum_gy[c] += partial[(2 * k + 1) * channels + c];
         }
-    free(partial);
 }
 
 /* grad_y = gain * g + offset + slant * (y - centre). */
@@ -143,9 +140,9 @@ void NAME(backward_apply)(const CURRENT *restrict y, const REAL *restrict scale,
 
 /* The same two steps for a batch norm without a neuron behind it: g is the gradient itself, over (rows, channels). */
 void NAME(affine_sums)(const CURRENT *restrict y, const REAL *restrict centre, const SPIKE *restrict grad,
-                       double *restrict sum_g, double *restrict sum_gy, int64_t rows, int64_t channels, int threads) {
+                       double *restrict sum_g, double *restrict sum_gy, REAL *restrict partial, int64_t rows,
+                       int64_t channels, int threads) {
     const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
-    REAL *partial = calloc(2 * chunks * channels, sizeof(REAL));
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t k = 0; k < chunks; k++) {
         const int64_t last = (k + 1) * CHUNK < rows ? (k + 1) * CHUNK : rows;
@@ -163,7 +160,6 @@ void NAME(affine_sums)(const CURRENT *restrict y, const REAL *restrict centre, c
             sum_g[c] += partial[2 * k * channels + c];
             sum_gy[c] += partial[(2 * k + 1) * channels + c];
         }
-    free(partial);
 }
 
 void NAME(affine_apply)(const CURRENT *restrict y, const REAL *restrict centre, const REAL *restrict gain,

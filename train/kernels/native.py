@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
 
+CHUNK_ROWS = 32
+"""Rows behind one partial sum, as CHUNK in lif_kernels.c."""
 MAX_TICKS = 64
 """Backward keeps one row's membranes of all ticks on the stack."""
 
@@ -48,8 +50,16 @@ def _call(name: str, current: Tensor, spike_dtype: torch.dtype, *arguments: Tens
     real = c_double if real_dtype(current.dtype) == torch.float64 else c_float
     pointers = [c_void_p(item.data_ptr()) for item in arguments if isinstance(item, Tensor)]
     reals: list[ctypes._SimpleCData] = [real(item) for item in arguments if not isinstance(item, Tensor)]
+    for item in pointers_to_channels(arguments):
+        if item.numel() != current.shape[-1]:  # the kernel would read or write past the end
+            raise ValueError(f"{name}: {item.numel()} values for {current.shape[-1]} channels")
     sizes = [c_int64(size) for size in _sizes(current, with_ticks=name not in _WITHOUT_TICKS)]
     function(*pointers, *sizes, *reals, c_int(torch.get_num_threads()))
+
+
+def pointers_to_channels(arguments: tuple[Tensor | float, ...]) -> list[Tensor]:
+    """The per-channel vectors among a kernel's arguments."""
+    return [item for item in arguments if isinstance(item, Tensor) and item.dim() < 2]
 
 
 def _sizes(current: Tensor, with_ticks: bool) -> tuple[int, ...]:
@@ -58,13 +68,20 @@ def _sizes(current: Tensor, with_ticks: bool) -> tuple[int, ...]:
     return (len(current), rows // len(current), channels) if with_ticks else (rows, channels)
 
 
+def _scratch(current: Tensor, with_ticks: bool) -> Tensor:
+    """Room for two partial sums per chunk of rows and channel."""
+    *_, rows, channels = _sizes(current, with_ticks)
+    chunks = (rows + CHUNK_ROWS - 1) // CHUNK_ROWS
+    return torch.zeros(2 * chunks, channels, dtype=real_dtype(current.dtype))
+
+
 def moments(current: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared deviations (channels,) in float64 over all other axes."""
     current = current.contiguous()
     mean = torch.empty(current.shape[-1], dtype=torch.float64)
     squares = torch.empty_like(mean)
     spike_dtype = current.dtype
-    _call("moments", current, spike_dtype, current, mean, squares)
+    _call("moments", current, spike_dtype, current, mean, squares, _scratch(current, with_ticks=False))
     return mean, squares
 
 
@@ -84,7 +101,8 @@ def backward_sums(
     """Per channel, in float64: sum g and sum g * (current - centre); ``constants`` as in NeuronConstants."""
     total = torch.empty(current.shape[-1], dtype=torch.float64)
     product = torch.empty_like(total)
-    arguments = (current.contiguous(), scale, shift, centre, grad.contiguous(), total, product)
+    scratch = _scratch(current, with_ticks=True)
+    arguments = (current.contiguous(), scale, shift, centre, grad.contiguous(), total, product, scratch)
     _call("backward_sums", current, grad.dtype, *arguments, *constants)
     return total, product
 
@@ -109,7 +127,8 @@ def affine_sums(y: Tensor, centre: Tensor, grad: Tensor) -> tuple[Tensor, Tensor
     """Per channel, in float64: sum grad and sum grad * (y - centre)."""
     total = torch.empty(y.shape[-1], dtype=torch.float64)
     product = torch.empty_like(total)
-    _call("affine_sums", y, grad.dtype, y.contiguous(), centre, grad.contiguous(), total, product)
+    scratch = _scratch(y, with_ticks=False)
+    _call("affine_sums", y, grad.dtype, y.contiguous(), centre, grad.contiguous(), total, product, scratch)
     return total, product
 
 
