@@ -69,6 +69,11 @@ def finish(process: subprocess.Popen[bytes]) -> None:
         raise SystemExit(f"kill_and_resume: dsf-train ended with {process.returncode}: {errors.decode().strip()}")
 
 
+def partial_files(out: Path) -> list[Path]:
+    """What a killed run was writing."""
+    return [out / name for name in PARTIAL_FILES if (out / name).exists()]
+
+
 def last_step(out: Path) -> int:
     """The last step of which metrics show a whole row; 0 if there is none."""
     path = out / METRICS_NAME
@@ -87,7 +92,7 @@ def await_moment(process: subprocess.Popen[bytes], out: Path, chance: random.Ran
     if aim == "any":
         time.sleep(chance.uniform(0.0, 10 * POLL_S))  # not always the moment after a row of metrics
         return
-    while process.poll() is None and not any(out.glob(PARTIAL_FILES)):
+    while process.poll() is None and not partial_files(out):
         pass  # the file lives for a millisecond: waiting would miss it
 
 
@@ -102,7 +107,7 @@ def kill_somewhere(process: subprocess.Popen[bytes], out: Path, chance: random.R
         raise SystemExit(f"kill_and_resume: dsf-train ended with {process.returncode}: {errors.decode().strip()}")
     path = out / METRICS_NAME
     half_line = path.exists() and not path.read_text().endswith("\n")
-    return Kill(aim, last_step(out), sorted(left.name for left in out.glob(PARTIAL_FILES)), half_line)
+    return Kill(aim, last_step(out), [left.name for left in partial_files(out)], half_line)
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
@@ -116,7 +121,7 @@ def differences(whole: Path, broken: Path) -> list[str]:
         found += [f"{name}: header's {key}" for key in COMPARED if left.header[key] != right.header[key]]
     if (whole / METRICS_NAME).read_text() != (broken / METRICS_NAME).read_text():
         found.append(METRICS_NAME)
-    return found + [str(left) for left in broken.glob(PARTIAL_FILES)]
+    return found + [str(left) for left in partial_files(broken)]
 
 
 def same(left: torch.Tensor, right: torch.Tensor | None) -> bool:

@@ -1,6 +1,6 @@
 """Learning evidence: train and score every cell of docs/results.md, in parallel, resumable, then write the tables.
 
-    python benchmarks/learning.py --steps 3000 --workers 2
+    python benchmarks/learning.py --workers 2
 
 Each cell is one run of ``dsf-train`` on a locally made Hopper dataset, one thread each, in ``--out`` (a finished cell
 is not run again, an interrupted one goes on from its checkpoint). Scores are those of the last checkpoint at the
@@ -216,7 +216,7 @@ def write_document(lines: list[dict[str, Any]]) -> None:
 def main() -> None:
     """Run what is missing, then render."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "learning")
     parser.add_argument("--store", type=Path, default=ROOT / "runs" / "minari", help="where the datasets are made")

@@ -341,6 +341,7 @@ def own_values(module: nn.Module) -> dict[str, Tensor]:
 
 def assert_close(ours: Tensor, defined: Tensor, tolerance: float, what: str) -> None:
     """Equal up to ``tolerance`` of the largest value, or of one where all are smaller."""
+    ours, defined = ours.detach(), defined.detach()
     scale = max(1.0, float(defined.abs().max())) if defined.numel() else 1.0
     error = float((ours - defined).abs().max()) if defined.numel() else 0.0
     assert error <= tolerance * scale, f"{what}: off by {error:.3g} where values reach {scale:.3g}"

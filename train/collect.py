@@ -22,7 +22,7 @@ from dsf.tasks import UserError, get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.tasks.console import CommandFailed
 from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
-from dsf.train.data import store_path
+from dsf.train.minari_store import store_path
 from dsf.train.recipes import RECIPES, Recipe, get_recipe
 
 __all__ = ["RECIPES", "Recipe", "collect_episodes", "get_recipe", "require_free_place", "write_dataset"]

@@ -8,14 +8,11 @@ batch, so every choice shares the same files.
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +23,10 @@ from dsf.tasks.task import task_for_env
 from dsf.train import flat_store
 from dsf.train.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
 from dsf.train.config import DataConfig
-from dsf.train.flat_store import FlatEpisode, FlatStore, Float32Array, IntArray
+from dsf.train.flat_store import FlatStore, Float32Array, IntArray
+from dsf.train.flatten import check_spaces, flat_episodes
+from dsf.train.minari_store import open_minari, store_path, user_cache_path
 
-LOCAL_NAMESPACE = "dsf"
-"""Minari namespace of the datasets that ``dsf-data collect`` makes."""
-DATASET_ID = re.compile(r"([\w-]+/)*[\w-]+-v\d+")
-"""Minari's ids: namespaces, a name, and a version."""
 CACHE_NAME = ".dsf-cache"
 """Directory of the flat files inside a dataset's own: they leave with it, and Minari does not look at hidden names."""
 EPISODES_PER_CHUNK = 1024
@@ -227,62 +222,6 @@ def summary_chunks(
         yield lengths[chosen], summaries
 
 
-def open_minari(dataset_id: str) -> Any:
-    """Open a dataset from the local store or the remote hub; every failure is one line.
-
-    Raises:
-        UserError: the dataset is neither here nor reachable.
-    """
-    import minari
-
-    local = (
-        f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v1)"
-    )
-    if not DATASET_ID.fullmatch(dataset_id):
-        raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
-    store = Path(store_path())
-    if store.exists() and not store.is_dir():
-        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
-    if (store / dataset_id / "data").exists():
-        try:
-            return minari.load_dataset(dataset_id)
-        except Exception as error:  # damaged metadata fail in as many ways as there are
-            raise unreadable(dataset_id, error) from None
-    if dataset_id.startswith(f"{LOCAL_NAMESPACE}/"):
-        raise UserError(f"dataset '{dataset_id}' is not in {store}: {local}")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the hub client's retries would bury the one line below
-    new_store = not store.exists()
-    try:
-        return minari.load_dataset(dataset_id, download=True)
-    except Exception as error:  # the hub's client raises types of its own, not OSError, when there is no network
-        if new_store and store.is_dir() and not any(store.iterdir()):
-            store.rmdir()  # Minari makes it before it looks
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UserError(f"dataset '{dataset_id}' could not be downloaded ({reason}); {local}") from None
-
-
-def unreadable(dataset_id: str, error: Exception) -> UserError:
-    """The one line for a local dataset that Minari cannot read."""
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    return UserError(f"dataset '{dataset_id}' in {store_path()} cannot be read ({reason}): make or download it again")
-
-
-def one_line(error: Exception, limit: int = 120) -> str:
-    """The start of an exception's message, on one line."""
-    return " ".join(str(error).split())[:limit]
-
-
-def store_path() -> str:
-    """Where Minari keeps datasets."""
-    return os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))
-
-
-def user_cache_path() -> Path:
-    """Where flat files go if the Minari store cannot be written; every store has a directory of its own there."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "dsf" / flat_store.checksum(str(Path(store_path()).resolve()))[:16]
-
-
 def source_fingerprint(directory: Path, task: Task) -> str:
     """Changes whenever the flat files of the Minari dataset in ``directory`` could: with its files, task or format."""
     source = directory / "data"
@@ -290,138 +229,3 @@ def source_fingerprint(directory: Path, task: Task) -> str:
     states = [[str(path.relative_to(source)), *flat_store.file_state(path)] for path in files]
     sizes = [task.observation_size, task.action_size, task.return_scale, task.discrete, task.observation_keys]
     return flat_store.checksum([flat_store.FORMAT, sizes, states])
-
-
-def check_spaces(dataset_id: str, task: Task, observation_space: Any, action_space: Any) -> None:
-    """Refuse spaces that do not fit the task; sizes of boxes are left to the episodes, which may differ from them.
-
-    Raises:
-        UserError: names the space and what the task needs.
-    """
-    actions = type(action_space).__name__
-    if task.discrete:
-        if actions != "Discrete":
-            raise UserError(
-                f"dataset '{dataset_id}' has a {actions} action space, but task '{task.name}' chooses among "
-                f"{task.action_size} actions (a Discrete space): choose a dataset with discrete actions"
-            )
-        if (action_space.n, action_space.start) != (task.action_size, 0):
-            raise UserError(
-                f"dataset '{dataset_id}' has actions {action_space.start} to "
-                f"{action_space.start + action_space.n - 1}, but task '{task.name}' has 0 to {task.action_size - 1}: "
-                f"choose a dataset of {task.env_id} as it is registered"
-            )
-    elif actions != "Box":
-        raise UserError(
-            f"dataset '{dataset_id}' has a {actions} action space: "
-            "this policy needs continuous actions (a Box); choose a continuous-control dataset"
-        )
-    if task.observation_keys:
-        missing = set(task.observation_keys) - set(getattr(observation_space, "spaces", None) or ())
-        if type(observation_space).__name__ != "Dict" or missing:
-            raise UserError(
-                f"dataset '{dataset_id}' has no Dict observation space with {', '.join(task.observation_keys)}: "
-                f"task '{task.name}' needs them all; choose a dataset of {task.env_id} as it is registered"
-            )
-    elif type(observation_space).__name__ != "Box" or len(observation_space.shape) != 1:
-        raise UserError(f"dataset '{dataset_id}' has no flat Box observation space: choose one that has")
-
-
-def flat_episodes(dataset_id: str, task: Task, dataset: Any) -> Iterator[FlatEpisode]:
-    """Read a Minari dataset one episode at a time.
-
-    Raises:
-        UserError: it cannot be read, has no episodes, or one of them is wrong.
-    """
-    episodes = iter(dataset.iterate_episodes())
-    number = 0
-    while True:
-        try:
-            episode = next(episodes, None)
-        except Exception as error:  # h5py and pyarrow have their own for each way in which a file can be damaged
-            raise unreadable(dataset_id, error) from None
-        if episode is None:
-            break
-        yield flatten(f"dataset '{dataset_id}', episode {number}", task, episode)
-        number += 1
-    if number == 0:
-        raise UserError(f"dataset '{dataset_id}' has no episodes")
-
-
-def flatten(where: str, task: Task, episode: Any) -> FlatEpisode:
-    """Turn one Minari episode into tokens and actions.
-
-    Raises:
-        UserError: sizes do not fit the task, the episode is empty, or a value is not usable.
-    """
-    steps = len(episode.actions)
-    if steps == 0:
-        raise UserError(f"{where} is empty: it has no steps; remove it from the dataset")
-    arrays = {
-        "observations": flat_observations(where, task, episode.observations),
-        "actions": np.asarray(episode.actions),
-        "rewards": np.asarray(episode.rewards),
-    }
-    expected = {
-        "observations": (steps + 1, task.observation_size),
-        "actions": (steps,) if task.discrete else (steps, task.action_size),
-        "rewards": (steps,),
-    }
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
-            raise UserError(
-                f"{where}: {name} has shape {arrays[name].shape}, expected {shape} with steps > 0; "
-                "write the dataset again with arrays of these shapes"
-            )
-        if arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all():
-            raise UserError(f"{where}: {name} holds a value that is not finite; clean the dataset first")
-    vectors = one_hot(where, task, arrays["actions"]) if task.discrete else arrays["actions"]
-    # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).
-    previous = np.vstack([np.zeros((1, task.action_size)), np.clip(vectors[:-1], -1.0, 1.0)])
-    with np.errstate(over="ignore"):
-        return_to_go = np.cumsum(arrays["rewards"][::-1], dtype=np.float64)[::-1]
-        scaled = return_to_go[:, None] / task.return_scale
-        tokens = np.hstack([arrays["observations"][:-1], previous, scaled]).astype(np.float32)
-        actions = vectors.astype(np.float32)
-    if not (np.isfinite(tokens).all() and np.isfinite(actions).all()):
-        raise UserError(f"{where}: it holds a value too large for 32-bit floats; clean the dataset first")
-    return FlatEpisode(
-        tokens=tokens,
-        actions=actions,
-        episode_return=float(return_to_go[0]),
-        out_of_range=int((np.abs(vectors) > 1.0).any(axis=1).sum()),
-        source=(*arrays.values(), np.asarray(episode.terminations), np.asarray(episode.truncations)),
-    )
-
-
-def flat_observations(where: str, task: Task, observations: Any) -> npt.NDArray[Any]:
-    """Observations as recorded where they are flat, else the task's parts of them side by side.
-
-    Raises:
-        UserError: the parts have different lengths.
-    """
-    if not task.observation_keys:
-        return np.asarray(observations)
-    shapes = {key: np.shape(observations[key]) for key in task.observation_keys}
-    if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
-        found = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
-        raise UserError(
-            f"{where}: observations has shapes {found}, expected a row per step and one for the end in each; "
-            "write the dataset again with arrays of these shapes"
-        )
-    return task.flat_observation(observations)
-
-
-def one_hot(where: str, task: Task, choices: npt.NDArray[Any]) -> FloatArray:
-    """Discrete actions (steps,) as (steps, action_size).
-
-    Raises:
-        UserError: a choice is none of the task's.
-    """
-    known = np.isin(choices, np.arange(task.action_size))
-    if not known.all():
-        raise UserError(
-            f"{where}: actions holds {choices[~known][0]}, expected 0 to {task.action_size - 1}; "
-            "clean the dataset first"
-        )
-    return np.eye(task.action_size)[choices.astype(np.int64)]

@@ -17,7 +17,8 @@ from rich.table import Table
 from dsf.tasks import UserError, get_task, run_command
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent, write_json
-from dsf.train.data import OfflineDataset, load_dataset, store_path
+from dsf.train.data import OfflineDataset, load_dataset
+from dsf.train.minari_store import store_path
 from dsf.train.registry import REGISTRY, resolve
 
 HIDDEN_PREFIX = "."

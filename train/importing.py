@@ -13,7 +13,7 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.tasks import Task, UserError, get_task
 from dsf.tasks.task import task_for_env
-from dsf.train.data import DATASET_ID, one_line
+from dsf.train.minari_store import DATASET_ID, one_line
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsf.tasks import UserError
-from dsf.train.data import LOCAL_NAMESPACE
+from dsf.train.minari_store import LOCAL_NAMESPACE
 
 REPLAY_SNAPSHOTS = 8
 """Actors, in the order of training, that stand for D4RL's replay buffer up to the medium policy."""

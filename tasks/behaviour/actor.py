@@ -9,6 +9,8 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
+from dsf.tasks.console import UserError
+
 Float32Array = npt.NDArray[np.float32]
 
 HIDDEN_LAYERS = 2
@@ -40,8 +42,15 @@ class Actor:
 
 
 def load_actor(name: str, noise: float = 1.0) -> Actor:
-    """Read a shipped actor, such as ``hopper_expert``; ``noise`` scales its exploration."""
-    content = (resources.files(__package__) / f"{name}.npz").read_bytes()
+    """Read a shipped actor, such as ``hopper_expert``; ``noise`` scales its exploration.
+
+    Raises:
+        UserError: no such actor is shipped.
+    """
+    path = resources.files(__package__) / f"{name}.npz"
+    if not path.is_file():
+        raise UserError(f"behaviour policy '{name}' does not ship with dsf: make it with tasks/behaviour/recipe")
+    content = path.read_bytes()
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return Actor(
             hidden=tuple((arrays[f"w{index}"], arrays[f"b{index}"]) for index in range(HIDDEN_LAYERS)),

@@ -37,13 +37,13 @@ from dsf.train.data import (
     OfflineDataset,
     best_episodes,
     configure,
-    flatten,
     load_dataset,
     require_context,
     sample_windows,
     source_fingerprint,
 )
 from dsf.train.flat_store import LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
+from dsf.train.flatten import flatten
 
 HOPPER = get_task("hopper")
 ID = "test/data-v0"

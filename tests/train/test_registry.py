@@ -10,7 +10,7 @@ from conftest import assert_refused, run_command
 
 from dsf.tasks import UserError, get_task
 from dsf.train.collect import RECIPES, collect_episodes, get_recipe, write_dataset
-from dsf.train.data import DATASET_ID
+from dsf.train.minari_store import DATASET_ID
 from dsf.train.registry import LOCAL, REGISTRY, REMOTE, resolve
 
 

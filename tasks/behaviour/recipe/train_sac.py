@@ -1,4 +1,4 @@
-"""Train the soft actor-critic (SAC) whose snapshots become this project's behaviour policies.
+"""Train the soft actor-critic (SAC, or its variant TQC) whose snapshots become this project's behaviour policies.
 
 This is a recipe, not a part of the ``dsf`` package: current sbx / stable-baselines3 pin other torch and
 gymnasium versions than Lava allows, so it runs in an environment of its own (see README.md one folder up)::
@@ -19,27 +19,30 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
-from sbx import SAC
+from sbx import SAC, TQC
 from stable_baselines3.common.callbacks import BaseCallback
 
-HIDDEN = (128, 128)
+LAYERS = 2
+"""Hidden layers of actor and critics; dsf.tasks.behaviour reads as many."""
+QUANTILES_TO_DROP = 5
+"""Of 25 per critic: TQC's (Kuznetsov et al. 2020) guard against over-estimation, with its authors' value for Hopper."""
 DECAY_SHARE = 0.3
 """Share of the run, at its end, over which the learning rate falls linearly to zero: it steadies a late policy."""
 
 
-def actor_arrays(model: SAC) -> dict[str, np.ndarray]:
+def actor_arrays(model: SAC | TQC) -> dict[str, np.ndarray]:
     """Return the squashed-Gaussian actor as arrays: hidden layers w0, b0, w1, b1, then mean and log_std heads."""
     params = model.policy.actor_state.params["params"]
     names = sorted(params, key=lambda name: int(name.rsplit("_", 1)[1]))
     out: dict[str, np.ndarray] = {}
-    for index, name in enumerate(names[: len(HIDDEN)]):
+    for index, name in enumerate(names[:LAYERS]):
         out[f"w{index}"], out[f"b{index}"] = params[name]["kernel"], params[name]["bias"]
-    for role, name in zip(("mean", "log_std"), names[len(HIDDEN) :], strict=True):
+    for role, name in zip(("mean", "log_std"), names[LAYERS:], strict=True):
         out[f"w_{role}"], out[f"b_{role}"] = params[name]["kernel"], params[name]["bias"]
     return {key: np.asarray(value, np.float32) for key, value in out.items()}
 
 
-def stochastic_returns(model: SAC, env_id: str, episodes: int, seed: int) -> list[float]:
+def stochastic_returns(model: SAC | TQC, env_id: str, episodes: int, seed: int) -> list[float]:
     """Undiscounted returns of ``episodes`` roll-outs with sampled actions."""
     env, returns = gym.make(env_id), []
     for episode in range(episodes):
@@ -86,20 +89,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400_000)
     parser.add_argument("--every", type=int, default=5_000)
     parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--algorithm", choices=["sac", "tqc"], default="sac")
+    parser.add_argument("--hidden", type=int, default=128, help="units in each of two hidden layers")
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = SAC(
+    algorithm = {"sac": SAC, "tqc": TQC}[args.algorithm]
+    extra = {"top_quantiles_to_drop_per_net": QUANTILES_TO_DROP} if args.algorithm == "tqc" else {}
+    model = algorithm(
         "MlpPolicy",
         args.env,
         seed=args.seed,
         learning_rate=lambda remaining: min(1.0, remaining / DECAY_SHARE) * args.learning_rate,
-        batch_size=128,
+        batch_size=args.batch,
         learning_starts=5_000,
         train_freq=8,
         gradient_steps=8,
-        policy_kwargs={"net_arch": list(HIDDEN)},
+        policy_kwargs={"net_arch": [args.hidden] * LAYERS},
+        **extra,
     )
     model.learn(args.steps, callback=Snapshots(args.out, args.env, args.every, args.episodes))
 
