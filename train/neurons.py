@@ -34,7 +34,8 @@ def spike_dtype(drive: Tensor) -> torch.dtype:
     """The dtype spikes take: autocast's, because the Linears behind would cast them to it anyway (exactly)."""
     device = drive.device.type
     if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 and later
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else drive.dtype
+        enabled = torch.is_autocast_enabled(device)  # type: ignore[call-arg]  # 2.3's takes nothing
+        return torch.get_autocast_dtype(device) if enabled else drive.dtype
     if device == "cpu":
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else drive.dtype
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else drive.dtype
