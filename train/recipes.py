@@ -9,10 +9,9 @@ from dsf.train.minari_store import LOCAL_NAMESPACE
 
 REPLAY_SNAPSHOTS = 8
 """Actors, in the order of training, that stand for D4RL's replay buffer up to the medium policy."""
-EXPERT_NOISE = {"hopper": 0.5, "walker2d": 1.0, "halfcheetah": 1.0}
-"""Share of its trained noise with which an expert acts."""
+LOCOMOTION = ("hopper", "walker2d", "halfcheetah")
 VERSIONS = {("hopper", "expert"): 1, ("hopper", "medium-expert"): 1}
-"""Versions of the sets, where not 0: version 0 of these two had another expert (return 3110 instead of 3240)."""
+"""Versions of the sets, where not 0: version 0 of these two had another expert (return 3110, now 3310)."""
 FIRST_HOPPER_EXPERT = ("hopper_expert_v0", 0.3)
 """The expert of version 0, with its noise: the shipped network was trained on it."""
 WAYPOINT_NOISE = 0.5
@@ -59,7 +58,7 @@ class Recipe:
 
 def _locomotion(task: str) -> tuple[Recipe, ...]:
     """D4RL's roles: medium stops short of the expert, replay is the way there, medium-expert half of each."""
-    medium, expert = (f"{task}_medium", 1.0), (f"{task}_expert", EXPERT_NOISE[task])
+    medium, expert = (f"{task}_medium", 1.0), (f"{task}_expert", 1.0)
     replay = tuple((f"{task}_replay_{index}", 1.0) for index in range(REPLAY_SNAPSHOTS))
     actors = {"medium": (medium,), "medium-replay": replay, "medium-expert": (medium, expert), "expert": (expert,)}
     return tuple(Recipe(task, task, role, who, version=VERSIONS.get((task, role), 0)) for role, who in actors.items())
@@ -72,7 +71,7 @@ def _point_maze(role: str) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        *(recipe for task in EXPERT_NOISE for recipe in _locomotion(task)),
+        *(recipe for task in LOCOMOTION for recipe in _locomotion(task)),
         Recipe("hopper", "hopper", "medium-expert", (("hopper_medium", 1.0), FIRST_HOPPER_EXPERT)),
         *(_point_maze(maze + reward) for maze in ("open", "umaze", "medium", "large") for reward in ("", "-dense")),
         Recipe("cartpole", "cartpole", "expert", (("balance", BALANCE_NOISE),), CONTROLLER),
