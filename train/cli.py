@@ -17,10 +17,11 @@ def run(config: TrainConfig) -> None:
     """Train, evaluate, and say where the checkpoint is."""
     require_installed("train", "torch", "snntorch", "minari", "safetensors", "tensorboard")
     from dsf.train.distributed import process_group
+    from dsf.train.initial import with_model_of_checkpoint
 
     check_place(config)
     with process_group(config.device):
-        train(config.of_phase())
+        train(with_model_of_checkpoint(config.of_phase()))
 
 
 def check_place(config: TrainConfig) -> None:
@@ -69,7 +70,8 @@ def train(config: TrainConfig) -> None:
         console.print(f"warning: this run cannot be exported: {obstacle}")
     if data.out_of_range_actions:
         console.print(
-            f"note: {data.out_of_range_actions} actions of {data.dataset_id} leave [-1, 1]; tanh cannot reach them"
+            f"note: in {data.out_of_range_actions} steps of {data.dataset_id} an action leaves [-1, 1], which tanh "
+            f"cannot reach: dsf-data import --clip-actions would clip them"
         )
     trainer = Trainer(config, data)
     if config.resume:

@@ -61,15 +61,14 @@ def score_record(engine: str, checkpoint: str, target: float, task: Task, episod
 
 def describe_score(score: dict[str, Any], task: Task) -> str:
     """One line: rule, target, episodes, seeds, mean and interval, normalised score."""
-    low, high = score["return_interval_95"]
-    rule = (
-        "last checkpoint"
-        if score["checkpoint"] == "last"
-        else f"best checkpoint by these episodes (step {score['step']})"
-    )
+    seeds, (low, high) = score["seeds"], score["return_interval_95"]
+    rule = "last checkpoint"
+    if score["checkpoint"] == "best":
+        rule = f"best checkpoint by these episodes (step {score['step']})"
+    episodes, interval = f"{len(seeds)} episodes (seeds {min(seeds)}..{max(seeds)})", f" [95 % {low:.1f}, {high:.1f}]"
+    if len(seeds) == 1:
+        episodes, interval = f"one episode (seed {seeds[0]})", ""
     return (
-        f"{rule}, target return {score['target_return']:g}, {len(score['seeds'])} episodes (seeds "
-        f"{min(score['seeds'])}..{max(score['seeds'])}): return {score['return_mean']:.1f} "
-        f"[95 % {low:.1f}, {high:.1f}], "
+        f"{rule}, target return {score['target_return']:g}, {episodes}: return {score['return_mean']:.1f}{interval}, "
         f"{task.score_label} {score['score_mean']:.1f}"
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from dsf.tasks import UserError
+from dsf.tasks.definition import DELAYED
 from dsf.tasks.policy import FloatArray
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 from dsf.train.codec import InputCodec
-from dsf.train.config import TrainConfig, export_obstacles
+from dsf.train.config import ModelConfig, TrainConfig, export_obstacles
 from dsf.train.data import OfflineDataset
 from dsf.train.model import DSFormer
 from dsf.train.qat import QuantizedDSFormer, quantization_aware
@@ -21,6 +23,14 @@ def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
     targets: FloatArray = np.full((len(data.task.target_returns), data.tokens.shape[1]), np.nan)
     targets[:, -1] = np.array(data.task.target_returns) / data.task.return_scale
     return InputCodec.fit(data.statistics, targets, bits)
+
+
+def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
+    """Quantization-aware training keeps the architecture of the checkpoint it goes on from, unless told another."""
+    if not config.qat_steps or config.model != ModelConfig():
+        return config
+    source = config.out if config.resume else config.init or Path()
+    return dataclasses.replace(config, model=load_checkpoint(source).model_config())
 
 
 def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
@@ -55,6 +65,12 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
     header = checkpoint.header
     if header.get("quantization") is not None:
         raise UserError(f"--init: {checkpoint.path} is quantized already: name the float run that it started from")
+    if (
+        header["task"].removesuffix(DELAYED) == data.task.name.removesuffix(DELAYED)
+        and header["task"] != data.task.name
+    ):
+        which = "with" if header["task"].endswith(DELAYED) else "without"
+        raise UserError(f"--init: {checkpoint.path} was trained {which} --data.delayed-reward: repeat that")
     if header["task"] != data.task.name:
         raise UserError(
             f"--init: {checkpoint.path} was trained for {header['task']}, {data.dataset_id} is for {data.task.name}: "

@@ -24,9 +24,9 @@ def open_minari(dataset_id: str) -> Any:
     """
     import minari
 
-    local = (
-        f"make a local one with 'dsf-data collect hopper-medium-expert' (id {LOCAL_NAMESPACE}/hopper/medium-expert-v1)"
-    )
+    from dsf.train.registry import way_to_make  # it names datasets of this store
+
+    local = way_to_make(dataset_id)
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
     store = Path(store_path())

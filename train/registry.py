@@ -73,14 +73,33 @@ REGISTRY: dict[str, Entry] = {entry.d4rl_name: entry for entry in _entries()}
 
 
 def resolve(name: str) -> str:
-    """The Minari id for a D4RL name; anything else, such as a Minari id, is returned as it is.
+    """The Minari id for a D4RL name, with or without its version, or for a name that ``dsf-data collect`` takes.
+
+    Anything else, such as a Minari id, is returned as it is.
 
     Raises:
         UserError: a D4RL name with a version that is not registered.
     """
     if name in REGISTRY:
         return REGISTRY[name].source
-    for known in REGISTRY:
+    if name in RECIPES:
+        return RECIPES[name].dataset_id
+    for known, entry in REGISTRY.items():
+        if VERSION.sub("", known) == name:
+            return entry.source
         if VERSION.sub("", known) == VERSION.sub("", name):
-            raise UserError(f"dataset '{name}' is not registered in this version: use {known}")
+            raise UserError(f"dataset '{name}' is registered as {known}: use that name")
     return name
+
+
+def way_to_make(dataset_id: str) -> str:
+    """What to do where a dataset is neither here nor reachable: the command that makes it or what stands in for it."""
+    local = {recipe.dataset_id: recipe for recipe in RECIPES.values()}
+    stand_ins = [dataset_id]
+    for entry in REGISTRY.values():
+        if dataset_id in (entry.source, entry.alternative):
+            stand_ins += [entry.source, entry.alternative]
+    for stand_in in stand_ins:
+        if stand_in in local:
+            return f"make a local one with 'dsf-data collect {local[stand_in].name}' (id {stand_in})"
+    return "'dsf-data list' shows what there is, and what 'dsf-data collect' can make here"

@@ -75,6 +75,13 @@ def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def merge_scores(earlier: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores of one step: a finished run that is resumed with other targets or seeds keeps those it has."""
+    asked = [(score["step"], score["target_return"], score["seeds"]) for score in found]
+    same_step = [score for score in earlier if score.get("step") == found[0]["step"]]
+    return [s for s in same_step if (s["step"], s["target_return"], s["seeds"]) not in asked] + found
+
+
 class Trainer:
     """One run: model, optimizer, batches and the files in its directory."""
 
@@ -152,7 +159,7 @@ class Trainer:
             raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
         self.model.load_state_dict(checkpoint.group("model"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
-        self.step, self.best = int(theirs["step"]), theirs.get("best")
+        self.step, self.best, self.scores = int(theirs["step"]), theirs.get("best"), theirs["scores"]
 
     def train_step(self, batch: Batch) -> float:
         """One optimizer step; returns the loss over the global batch."""
@@ -252,7 +259,8 @@ class Trainer:
             bar = progress.add_task("evaluating", total=len(targets) * config.eval_episodes * task.max_steps)
             seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
             advance = lambda running: progress.advance(bar, running)  # noqa: E731
-            self.scores = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
+            found = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
+            self.scores = merge_scores(self.scores, found)
             progress.remove_task(bar)
             metrics |= {f"eval/return@{score['target_return']:g}": score["return_mean"] for score in self.scores}
             self.keep_best()

@@ -19,6 +19,7 @@ from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config import ModelConfig, TrainConfig
 from dsf.train.data import OfflineDataset, load_dataset
 from dsf.train.folding import fold_norms
+from dsf.train.initial import with_model_of_checkpoint
 from dsf.train.integers import LifIntegers
 from dsf.train.model import DSFormer
 from dsf.train.qat import QuantizedDSFormer, deployed, quantization_aware
@@ -163,3 +164,12 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
 def test_settings_that_cannot_work(fields: dict[str, int], words: str) -> None:
     with pytest.raises(UserError, match=words):
         TrainConfig("x", **fields)
+
+
+def test_architecture_comes_from_the_checkpoint_unless_another_is_asked_for(float_run: Path) -> None:
+    config = TrainConfig("x", init=float_run, qat_steps=5)
+    theirs = load_checkpoint(float_run).model_config()
+    assert theirs.width == 16 and with_model_of_checkpoint(config).model == theirs
+    asked = dataclasses.replace(config, model=ModelConfig(width=32))
+    assert with_model_of_checkpoint(asked) == asked
+    assert with_model_of_checkpoint(TrainConfig("x")).model == ModelConfig()

@@ -11,7 +11,7 @@ from conftest import assert_refused, run_command
 from dsf.tasks import UserError, get_task
 from dsf.train.collect import RECIPES, collect_episodes, get_recipe, write_dataset
 from dsf.train.minari_store import DATASET_ID
-from dsf.train.registry import LOCAL, REGISTRY, REMOTE, resolve
+from dsf.train.registry import LOCAL, REGISTRY, REMOTE, resolve, way_to_make
 
 
 def test_every_set_of_the_paper_is_registered() -> None:
@@ -42,7 +42,7 @@ def test_names_resolve_to_minari_ids() -> None:
     assert resolve("maze2d-large-dense-v1") == "D4RL/pointmaze/large-dense-v2"
     assert resolve("mujoco/hopper/medium-v0") == "mujoco/hopper/medium-v0"
     assert resolve("nope") == "nope"
-    with pytest.raises(UserError, match="'hopper-medium-v0' is not registered in this version: use hopper-medium-v2"):
+    with pytest.raises(UserError, match="'hopper-medium-v0' is registered as hopper-medium-v2"):
         resolve("hopper-medium-v0")
 
 
@@ -64,3 +64,28 @@ def test_list_shows_what_is_here(minari_store: Path, tmp_path: Path) -> None:
 
 def test_list_refuses_a_place_that_cannot_be_written(minari_store: Path, tmp_path: Path) -> None:
     assert_refused(run_command("dsf-data", "list", "--json", str(tmp_path / "none" / "list.json")), "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset_id"),
+    [
+        ("walker2d-medium", "dsf/walker2d/medium-v0"),
+        ("pointmaze-umaze", "dsf/pointmaze/umaze-v0"),
+        ("x/y-v3", "x/y-v3"),
+    ],
+)
+def test_names_without_version_and_names_of_recipes_are_understood(name: str, dataset_id: str) -> None:
+    assert resolve(name) == dataset_id
+
+
+@pytest.mark.parametrize(
+    ("dataset_id", "recipe"),
+    [
+        ("dsf/walker2d/medium-v0", "dsf-data collect walker2d-medium'"),
+        ("mujoco/halfcheetah/expert-v0", "dsf-data collect halfcheetah-expert'"),
+        ("D4RL/pointmaze/umaze-v2", "dsf-data collect pointmaze-umaze'"),
+        ("D4RL/pen/human-v2", "dsf-data list"),
+    ],
+)
+def test_what_cannot_be_loaded_names_what_can_be_made(dataset_id: str, recipe: str) -> None:
+    assert recipe in way_to_make(dataset_id)

@@ -51,6 +51,15 @@ def test_killed_runs_end_as_the_unbroken_one(tmp_path: Path) -> None:
     assert "kill 3 of 3" in done.stdout and "0 mismatches" in done.stdout
 
 
+def test_finished_run_is_scored_at_another_target_and_keeps_its_scores(run: Path) -> None:
+    before = load_checkpoint(run).header["scores"]
+    trained(HOPPER, "--out", str(run), "--resume", *SETTINGS, *SCORED, "--eval-targets", "777")
+    after = load_checkpoint(run).header["scores"]
+    assert after[: len(before)] == before and [score["target_return"] for score in after[len(before) :]] == [777.0]
+    last = json.loads((run / METRICS_NAME).read_text().splitlines()[-1])
+    assert {f"eval/return@{score['target_return']:g}" for score in after} <= set(last)
+
+
 def test_run_continues_over_what_a_kill_left_behind(run: Path) -> None:
     before = {name: load_file(run / name) for name in (CHECKPOINT_NAME, BEST_NAME)}
     rows, best = (run / METRICS_NAME).read_text(), load_checkpoint(run).header["best"]
@@ -105,7 +114,7 @@ def test_other_settings_are_named(changed: tuple[str, str], named: str, run: Pat
 def test_settings_that_touch_no_weight_may_change(run: Path) -> None:
     other = ("--eval-targets", "1800", "--eval-seed", "7", "--checkpoint-every", "5", "--log-every", "2")
     trained(HOPPER, "--out", str(run), "--resume", *SETTINGS, *SCORED, *other)
-    (score,) = load_checkpoint(run).header["scores"]
+    *_, score = load_checkpoint(run).header["scores"]
     assert score["target_return"] == 1800.0 and score["seeds"] == [7]
 
 
