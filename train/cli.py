@@ -66,7 +66,8 @@ def train(config: TrainConfig) -> None:
 
     console = Console(quiet=rank() != 0, soft_wrap=True)
     data = load_dataset(resolve(config.dataset), config.data)
-    for obstacle in export_obstacles(config.model, data.task.discrete):
+    # Quantization-aware training refuses what it cannot export.
+    for obstacle in [] if config.qat_steps else export_obstacles(config.model, data.task.discrete):
         console.print(f"warning: this run cannot be exported: {obstacle}")
     if data.out_of_range_actions:
         console.print(

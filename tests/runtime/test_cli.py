@@ -86,7 +86,11 @@ def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
     write_network(random_network(0), path)
     assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "6 features", "15 and 3")
     write_network(dataclasses.replace(random_network(0), task="walker2d"), path)
-    assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "unknown task 'walker2d'")
+    assert_refused(
+        run_command("dsf-sim-run", str(path), "--backend", "reference"), "6 features", "24 and 6", "walker2d"
+    )
+    write_network(dataclasses.replace(random_network(0), task="chess"), path)
+    assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "unknown task 'chess'")
 
 
 @pytest.mark.parametrize(
