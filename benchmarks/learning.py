@@ -4,7 +4,7 @@
 
 Each cell is one run of ``dsf-train`` on a locally made Hopper dataset, one thread each, in ``--out`` (a finished cell
 is not run again, an interrupted one goes on from its checkpoint). Scores are those of the last checkpoint at the
-task's first target return, on reset seeds that no choice was made on. ``docs/results.jsonl`` keeps one line per cell;
+task's first target return. ``docs/results.jsonl`` keeps one line per cell;
 the tables are made from it alone (``--render``).
 """
 
@@ -38,7 +38,8 @@ NORMS = ("tdbn", "tdln", "none")
 PENALTIES = (0.1, 0.3)
 RESAMPLES = 10_000
 EPISODES, EVAL_SEED = 20, 7_000
-"""Reset seeds 7000 .. 7019: not used for any choice (targets, learning rates and recipes used others)."""
+"""Reset seeds 7000 .. 7019. A first look at them (2,000 steps) preceded longer runs and another Hopper expert: the
+runs that are left must use fresh ones."""
 DATASET_STEPS = 100_000
 LEARNING_RATE, BATCH = 2e-3, 32
 """Chosen before the first run, for short runs: those of `make demo`."""
