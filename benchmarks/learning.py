@@ -133,7 +133,7 @@ def result_line(cell: Cell, out: Path, dataset: str, steps: int, seconds: float)
         "learning_rate": LEARNING_RATE,
         "precision": header["precision"],
         "revision": header["revision"],
-        "score": header["scores"][0],
+        "score": next(s for s in header["scores"] if s["checkpoint"] == "last" and s["seeds"][0] == EVAL_SEED),
         "loss": next(row["train/loss"] for row in reversed(metrics) if "train/loss" in row),
         "events_per_token": activity["events_per_token"],
         "attention_rate": [v for k, v in activity.items() if k.endswith("attention_lif")],
