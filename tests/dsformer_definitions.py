@@ -164,6 +164,7 @@ class Definition:
         neuron: the LIF of all populations but one.
         attention_neuron: the LIF on attention's sum; None means the same as all others.
         norm, attention, positional_bias, heads, context, window: as in ModelConfig.
+        scale: factor on attention's sum.
         blend: PTBN's lambda.
         training: whether batch norms use the batch's statistics.
     """
@@ -179,6 +180,7 @@ class Definition:
     blend: float = 0.0
     training: bool = True
     attention_neuron: Neuron | None = None
+    scale: float = 1.0
 
     @property
     def margin(self) -> float:
@@ -221,8 +223,8 @@ class Definition:
         return lif(stream, self.neuron)
 
     def fire_attention(self, stream: Stream) -> Stream:
-        """Spikes of attention's own neuron."""
-        return lif(stream, self.attention_neuron or self.neuron)
+        """Spikes of attention's own neuron, of its scaled sum."""
+        return lif(each(stream, lambda vector: self.scale * vector), self.attention_neuron or self.neuron)
 
     def mix(self, query: Stream, key: Stream, value: Stream, name: str) -> Stream:
         """Attention's spikes from those of query, key and value."""
@@ -310,13 +312,13 @@ def tssa(query: Stream, key: Stream, value: Stream, heads: int) -> Stream:
 
 
 def sdsa3(query: Stream, key: Stream, value: Stream, heads: int) -> Stream:
-    """0.125 * q_i (sum_{j<=i} k_j v_j^T): keys and values first, as Spike-driven Transformer v2 writes it."""
+    """q_i (sum_{j<=i} k_j v_j^T): keys and values first, as Spike-driven Transformer v2 writes it."""
 
     def out(tick: int, window: int, token: int, part: slice) -> Vector:
         memory = 0.0
         for other in range(token + 1):
             memory = memory + torch.outer(key[tick][window][other][part], value[tick][window][other][part])
-        return 0.125 * (query[tick][window][token][part] @ memory)
+        return query[tick][window][token][part] @ memory
 
     return per_head(query, heads, out)
 

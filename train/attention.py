@@ -13,9 +13,6 @@ from dsf.train.config import AttentionKind, ModelConfig
 from dsf.train.neurons import LIF
 from dsf.train.norm import make_norm, offset_channels
 
-SDSA3_SCALE = 0.125
-"""Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
-
 
 class PackedTokens:
     """The valid tokens of a padded (batch, context) window, in one row axis.
@@ -54,7 +51,7 @@ class SpikingAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, gain = config.width, config.threshold
-        self.heads = config.heads
+        self.heads, self.scale = config.heads, config.scale_of_attention
         self.input_lif = LIF(config.decay, config.threshold)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qkv_norm = make_norm(config.norm, 3 * width, gain)
@@ -115,11 +112,9 @@ class PSSA(SpikingAttention):
 class SSSA(SpikingAttention):
     """out_i[t] = LIF(scale * sum_{j<=i} (q_i[t] . k_j[t]) v_j[t]) per head: one integer score matrix per tick.
 
-    DSFormer's per-tick baseline, without scale. SDSA-3 (Spike-driven Transformer v2) writes the same sum as
-    q (k^T v), which makes it linear in the context, and scales it by ``SDSA3_SCALE``: causal SDSA-3 is this rule.
+    DSFormer's per-tick baseline (there without scale). SDSA-3 (Spike-driven Transformer v2) writes the same sum as
+    q (k^T v), which makes it linear in the context: causal SDSA-3 is this rule with another scale.
     """
-
-    scale = 1.0
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
         """See the class."""
@@ -137,16 +132,11 @@ class SSSA(SpikingAttention):
         return parts.transpose(2, 3).flatten(-2)
 
 
-class SDSA3(SSSA):
-    """SDSA-3 of Spike-driven Transformer v2 (Yao et al., ICLR 2024), made causal: :class:`SSSA` with a scale."""
-
-    scale = SDSA3_SCALE
-
-
 class TSSA(SpikingAttention):
     """As SSSA with the ticks folded into the features: one score matrix for all ticks (DSFormer, section 4.2).
 
-    A = mask(Q K^T) over ticks * channels features per head, out = A V, no scale. So tick 0 depends on tick T - 1.
+    A = mask(Q K^T) over ticks * channels features per head, out = LIF(scale * A V), in the paper without scale. So
+    tick 0 depends on tick T - 1.
     """
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
@@ -155,7 +145,7 @@ class TSSA(SpikingAttention):
         with full_precision(query):
             folded = attend(*(self.fold(tokens.unpack(spikes)) for spikes in (query, key, value)))
         current = folded.unflatten(-1, (ticks, -1)).permute(3, 0, 2, 1, 4).flatten(-2)
-        spikes: Tensor = self.attention_lif(tokens.repack(current))
+        spikes: Tensor = self.attention_lif(self.scale * tokens.repack(current))
         return spikes
 
     def fold(self, padded: Tensor) -> Tensor:
@@ -164,7 +154,7 @@ class TSSA(SpikingAttention):
 
 
 class SDSA1(SpikingAttention):
-    """out_i = q_i AND LIF(sum_{j<=i} (k AND v)_j) per channel and tick.
+    """out_i = q_i AND LIF(scale * sum_{j<=i} (k AND v)_j) per channel and tick.
 
     SDSA-1 of Spike-driven Transformer (Yao et al., NeurIPS 2023), whose sum runs over all tokens, made causal. The
     neuron stands before the query's gate.
@@ -173,7 +163,7 @@ class SDSA1(SpikingAttention):
     def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
         """See the class."""
         summed = tokens.unpack(key * value).cumsum(dim=2)
-        spikes: Tensor = query * self.attention_lif(tokens.repack(summed))
+        spikes: Tensor = query * self.attention_lif(self.scale * tokens.repack(summed))
         return spikes
 
 
@@ -197,7 +187,7 @@ ATTENTIONS: dict[AttentionKind, type[SpikingAttention]] = {
     "tssa": TSSA,
     "sssa": SSSA,
     "sdsa1": SDSA1,
-    "sdsa3": SDSA3,
+    "sdsa3": SSSA,
 }
 
 

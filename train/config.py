@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,11 +25,17 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 CONFIG_NAME = "config.json"
 """Where a run directory keeps its TrainConfig."""
 MIN_INPUT_BITS, MAX_INPUT_BITS = 4, 16
+SDSA3_SCALE = 0.125
+"""Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
+FEATURES_PER_UNIT = 8
+"""Features of a query behind one unit of tssa's and sssa's scaled scores. Unscaled, as in the paper's release, a score
+counts coincidences in hundreds of features and attention's neuron saturates (docs/results.md)."""
 ADDED_FIELDS = {
     "attention": "pssa",
     "positional_bias": "relative",
     "heads": 1,
     "attention_surrogate_width": 1.0,
+    "attention_scale": 1.0,
     "key_value_offset": 0.0,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
@@ -63,6 +70,10 @@ class ModelConfig:
     """Full width of the surrogate gradient's rectangle at attention's own neuron (membrane units). That neuron adds up
     coincidences, so its membranes are whole numbers at first: the paper's width 1 ends exactly at 0 and at 1, and no
     gradient ever reaches queries, keys and values. All other neurons have the paper's width."""
+    attention_scale: float | None = None
+    """Factor on attention's sum before its neuron. None is the rule's own: 1 for sdsa1, 1/8 for sdsa3 (its source), and
+    for tssa and sssa 8 over the features of a query, T * D / heads or D / heads, as a power of two: 1/64 and 1/16 at
+    the paper's size. 1 is the paper's. On a chip it divides a threshold. Not for pssa: its bias does."""
     key_value_offset: float = 0.0
     """Initial offset of the norms before the key and value neurons (membrane units). 0 is the paper's: keys and values
     then coincide in about 1 % of the ticks and attention is nearly silent; half the threshold makes that 10 %."""
@@ -94,10 +105,24 @@ class ModelConfig:
             raise UserError("model.key_value_offset needs a norm to offset: choose another --model.norm than none")
         if self.attention_surrogate_width <= 0.0:
             raise UserError(f"model.attention_surrogate_width is {self.attention_surrogate_width}: it must be positive")
+        if self.attention_scale is not None and self.attention_scale <= 0.0:
+            raise UserError(f"model.attention_scale is {self.attention_scale}: it must be positive")
+        if self.attention in ("pssa", "none") and self.attention_scale not in (None, 1.0):
+            raise UserError(f"model.attention_scale has no use for attention {self.attention}: leave it out")
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
             raise UserError(f"model.input_bits is {self.input_bits}: use {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
+
+    @property
+    def scale_of_attention(self) -> float:
+        """Factor on attention's sum: ``attention_scale``, or the rule's own."""
+        if self.attention_scale is not None:
+            return self.attention_scale
+        if self.attention in ("tssa", "sssa"):
+            features = self.width // self.heads * (self.ticks if self.attention == "tssa" else 1)
+            return min(1.0, 2.0 ** round(math.log2(FEATURES_PER_UNIT / features)))
+        return SDSA3_SCALE if self.attention == "sdsa3" else 1.0
 
     @property
     def receptive_field(self) -> int:

@@ -64,9 +64,12 @@ class Case:
 def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
     heads = draw(st.sampled_from([1, 2, 3]))
     context, ticks = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    attention = draw(st.sampled_from(kinds))
+    scale = draw(st.sampled_from([0.0625, 0.5, 3.0])) if attention not in ("pssa", "none") else 1.0
     config = ModelConfig(
         width=heads * draw(st.integers(1, 24 // heads)),
-        attention=draw(st.sampled_from(kinds)),
+        attention=attention,
+        attention_scale=scale,
         positional_bias=draw(st.sampled_from(["relative", "full"])),
         heads=heads,
         ticks=ticks,
@@ -103,6 +106,7 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
         heads=heads,
         context=context,
         window=config.window,
+        scale=scale,
         blend=blend,
         training=module.training,
     )
@@ -189,11 +193,12 @@ def test_the_ablation_has_no_attention() -> None:
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_gradients_reach_queries_keys_and_values_from_the_first_step(attention: AttentionKind) -> None:
-    """Attention's currents are counts: with the paper's surrogate their membranes lie on its edges, and none passes."""
+    """Unscaled currents are counts: with the paper's surrogate their membranes lie on its edges, and none passes."""
     reached = {}
     for width in (1.0, 2.0):
         torch.manual_seed(0)
-        module = Block(ModelConfig(width=16, attention=attention, attention_surrogate_width=width)).train()
+        config = ModelConfig(width=16, attention=attention, attention_surrogate_width=width, attention_scale=1.0)
+        module = Block(config).train()
         set_blend(module, 0.0)
         residual = torch.randn(4, 40, 16, generator=torch.Generator().manual_seed(0))
         module(residual, PackedTokens(torch.ones(2, 20, dtype=torch.bool))).square().sum().backward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -142,6 +142,7 @@ def copy_loss(attention: AttentionKind, seed: int) -> float:
 def test_attention_carries_information() -> None:
     assert copy_loss("none", seed=0) > 0.95
     assert copy_loss("pssa", seed=0) < 0.5
+    assert copy_loss("tssa", seed=0) < 0.9  # it has no positions: it must find the token by what is in it
 
 
 def test_paper_size_and_parameter_count() -> None:
@@ -153,9 +154,20 @@ def test_paper_size_and_parameter_count() -> None:
     assert ModelConfig().stream_is_exact and not ModelConfig(window=8).stream_is_exact
 
 
+def test_default_scales_of_attention() -> None:
+    """As the docstring of ``attention_scale`` says."""
+    scales = {name: ModelConfig(attention=name).scale_of_attention for name in get_args(AttentionKind)}
+    assert scales == {"pssa": 1.0, "tssa": 1 / 64, "sssa": 1 / 16, "sdsa1": 1.0, "sdsa3": 1 / 8, "none": 1.0}
+    assert ModelConfig(attention="tssa", heads=4, ticks=2).scale_of_attention == 1 / 8
+    assert ModelConfig(attention="sssa", width=4).scale_of_attention == 1.0
+    assert ModelConfig(attention="tssa", attention_scale=1.0).scale_of_attention == 1.0
+    with pytest.raises(UserError, match="attention pssa"):
+        ModelConfig(attention_scale=0.5)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0), ("window", 21), ("decay", 1.0), ("threshold", 0.0), ("input_bits", 17)],
+    [("width", 0), ("window", 21), ("decay", 1.0), ("threshold", 0.0), ("input_bits", 17), ("attention_scale", 0.0)],
 )
 def test_config_names_the_wrong_field(field: str, value: float) -> None:
     with pytest.raises(UserError, match=f"model.{field}"):
