@@ -36,6 +36,8 @@ SEEDS = (0, 1, 2)
 ABLATION_SEEDS = (0, 1)
 NORMS = ("tdbn", "tdln", "none")
 PENALTIES = (0.1, 0.3)
+LONGER = 3
+"""PSSA on medium-expert is also trained this many times as long."""
 RESAMPLES = 10_000
 EPISODES, EVAL_SEED = 20, 8_000
 """Reset seeds 8000 .. 8019: no run was scored on them before steps, learning rate and datasets were settled."""
@@ -51,6 +53,8 @@ class Cell:
     role: str
     seed: int
     options: dict[str, str] = field(default_factory=dict)
+    longer: int = 1
+    """Its steps, as a multiple of ``--steps``."""
 
     @property
     def name(self) -> str:
@@ -70,11 +74,9 @@ def cells() -> list[Cell]:
         chosen += [Cell("medium-expert", seed, {"model.attention": "pssa", "model.norm": n}) for n in NORMS]
         chosen.append(Cell("medium-expert", seed, {"model.attention": "none"}))
     chosen += [Cell(role, seed, {"model.attention": "tssa"}) for seed in SEEDS for role in SETS]
-    chosen += [
-        Cell("medium-expert", seed, {"model.attention": "pssa", "rate-penalty": str(penalty)})
-        for seed in SEEDS[:1]
-        for penalty in PENALTIES
-    ]
+    chosen += [Cell("medium-expert", seed, {"model.attention": "pssa"}, LONGER) for seed in SEEDS]
+    variants = [{"rate-penalty": str(penalty)} for penalty in PENALTIES] + [{"precision": "fp32"}]
+    chosen += [Cell("medium-expert", SEEDS[0], {"model.attention": "pssa", **variant}) for variant in variants]
     return chosen
 
 
@@ -103,8 +105,9 @@ def run(command: list[str], store: Path, log: Path | None) -> None:
 
 def train(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """Train and score one cell; returns its line of results."""
-    out = options.out / f"{options.steps}" / cell.name
-    settings = {"seed": cell.seed, "steps": options.steps, "batch-size": BATCH, "learning-rate": LEARNING_RATE}
+    steps = options.steps * cell.longer
+    out = options.out / f"{steps}" / cell.name
+    settings = {"seed": cell.seed, "steps": steps, "batch-size": BATCH, "learning-rate": LEARNING_RATE}
     settings |= {"threads": 1, "eval-episodes": EPISODES, "eval-seed": EVAL_SEED, "checkpoint-every": 250}
     settings |= {"eval-targets": get_task("hopper").target_returns[0], **cell.options}
     arguments = [item for name, value in settings.items() for item in (f"--{name}", str(value))]
@@ -113,7 +116,7 @@ def train(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     dataset = dataset_id(cell.role)
     run(["dsf-train", dataset, "--out", str(out), *arguments, *resume], options.store, out.with_suffix(".log"))
-    return result_line(cell, out, dataset, options.steps, time.monotonic() - started)
+    return result_line(cell, out, dataset, steps, time.monotonic() - started)
 
 
 def result_line(cell: Cell, out: Path, dataset: str, steps: int, seconds: float) -> dict[str, Any]:
@@ -155,9 +158,10 @@ def pooled(lines: list[dict[str, Any]]) -> str:
     return f"{scores.mean():.1f} [{low:.1f}, {high:.1f}] ({each})"
 
 
-def select(lines: list[dict[str, Any]], role: str, options: dict[str, str]) -> list[dict[str, Any]]:
+def select(lines: list[dict[str, Any]], role: str, options: dict[str, str], steps: int) -> list[dict[str, Any]]:
     """The lines of one cell of a table, by seed."""
-    chosen = [x for x in lines if x["dataset"] == dataset_id(role) and x["options"] == options]
+    found = (dataset_id(role), options, steps)
+    chosen = [x for x in lines if (x["dataset"], x["options"], x["steps"]) == found]
     return sorted(chosen, key=lambda line: int(line["seed"]))
 
 
@@ -167,46 +171,51 @@ def table(head: str, rows: list[tuple[str, list[list[dict[str, Any]]]]]) -> list
     return out + [f"| {name} | " + " | ".join(pooled(x) if x else "not run" for x in row) + " |" for name, row in rows]
 
 
-def render(lines: list[dict[str, Any]]) -> str:
+def render(lines: list[dict[str, Any]], steps: int) -> str:
     """The tables of docs/results.md."""
-    pssa, tssa = {"model.attention": "pssa"}, {"model.attention": "tssa"}
+    pssa, tssa, none = ({"model.attention": name} for name in ("pssa", "tssa", "none"))
+
+    def on_medium_expert(options: dict[str, str], longer: int = 1) -> list[dict[str, Any]]:
+        return select(lines, "medium-expert", options, steps * longer)
+
     norms = [("PTBN", pssa), *((n, {**pssa, "model.norm": n.lower()}) for n in ("tdBN", "tdLN", "none"))]
     text = ["### Attention", ""]
-    text += table(
-        "| D4RL-normalised | " + " | ".join(f"hopper-{role}" for role in SETS) + " |",
-        [(name, [select(lines, role, key) for role in SETS]) for name, key in (("PSSA", pssa), ("TSSA", tssa))],
-    )
+    rows = [
+        (name, [select(lines, role, key, steps) for role in SETS]) for name, key in (("PSSA", pssa), ("TSSA", tssa))
+    ]
+    rows.append((f"PSSA, {steps * LONGER:,} steps", [on_medium_expert(pssa, LONGER), [], []]))
+    text += table("| D4RL-normalised | " + " | ".join(f"hopper-{role}" for role in SETS) + " |", rows)
     text += ["", "### Norms (PSSA, hopper-medium-expert)", ""]
-    text += table("| norm | D4RL-normalised |", [(n, [select(lines, "medium-expert", key)]) for n, key in norms])
+    text += table("| norm | D4RL-normalised |", [(n, [on_medium_expert(key)]) for n, key in norms])
     text += ["", "### Without attention (hopper-medium-expert)", ""]
-    none = {"model.attention": "none"}
     text += table(
         "| network | D4RL-normalised |",
-        [(n, [select(lines, "medium-expert", key)]) for n, key in (("PSSA", pssa), ("no attention branch", none))],
+        [(n, [on_medium_expert(key)]) for n, key in (("PSSA", pssa), ("no attention branch", none))],
     )
     text += ["", "### Rate penalty (PSSA, hopper-medium-expert, seed 0)", ""]
     text += ["| --rate-penalty | synaptic events per decision | D4RL-normalised | loss |", "|---|---|---|---|"]
     for penalty in (0.0, *PENALTIES):
         key = {**pssa, "rate-penalty": str(penalty)} if penalty else pssa
-        for line in select(lines, "medium-expert", key)[:1]:
+        for line in on_medium_expert(key)[:1]:
             events = f"{line['events_per_token']:,.0f}"
             text.append(f"| {penalty} | {events} | {pooled([line])} | {line['loss']:.4f} |")
+    text += ["", "### Precision of the training's products (PSSA, hopper-medium-expert, seed 0)", ""]
+    text += ["| --precision | D4RL-normalised | loss |", "|---|---|---|"]
+    for key in (pssa, {**pssa, "precision": "fp32"}):
+        text += [f"| {x['precision']} | {pooled([x])} | {x['loss']:.4f} |" for x in on_medium_expert(key)[:1]]
     return "\n".join(text)
 
 
-def write_document(lines: list[dict[str, Any]]) -> None:
+def write_document(lines: list[dict[str, Any]], steps: int) -> None:
     """Replace the generated part of docs/results.md."""
-    steps = sorted({line["steps"] for line in lines})
-    seconds = np.median([line["seconds"] for line in lines])
     target, last = get_task("hopper").target_returns[0], EVAL_SEED + EPISODES - 1
     head = (
-        f"{len(lines)} runs of {', '.join(map(str, steps))} steps of {BATCH} windows (median {seconds:.0f} s on one "
-        f"thread of a busy machine); last checkpoint, target return {target:g}, {EPISODES} episodes per training seed, "
-        f"reset seeds {EVAL_SEED} to {last}; mean [95 % bootstrap over training seeds and episodes], then each "
-        f"training seed's mean.\n"
+        f"{len(lines)} runs of {steps:,} steps (where no other number is given) of {BATCH} windows; last checkpoint, "
+        f"target return {target:g}, {EPISODES} episodes per training seed, reset seeds {EVAL_SEED} to {last}; mean "
+        f"[95 % bootstrap over training seeds and episodes], then each training seed's mean.\n"
     )
     before, rest = DOCUMENT.read_text().split(BEGIN)
-    write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines)}\n{END}{rest.split(END)[1]}")
+    write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines, steps)}\n{END}{rest.split(END)[1]}")
 
 
 def main() -> None:
@@ -226,9 +235,11 @@ def main() -> None:
     if options.quick:
         options.steps, chosen, options.results = 20, chosen[:1], options.out / "quick.jsonl"
     lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
-    done = {(x["dataset"], x["seed"], json.dumps(x["options"])) for x in lines if x["steps"] == options.steps}
+    done = {(x["dataset"], x["seed"], json.dumps(x["options"]), x["steps"]) for x in lines}
     chosen = [cell for cell in chosen if cell.role in options.only]
-    todo = [c for c in chosen if (dataset_id(c.role), c.seed, json.dumps(c.options)) not in done]
+    todo = [
+        c for c in chosen if (dataset_id(c.role), c.seed, json.dumps(c.options), options.steps * c.longer) not in done
+    ]
     if not options.render:
         options.store.mkdir(parents=True, exist_ok=True)
         collect(options.only, options.store, console)
@@ -241,7 +252,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(lines, indent=2) + "\n")
     if not options.quick:
-        write_document([line for line in lines if line["steps"] == options.steps])
+        write_document(lines, options.steps)
 
 
 if __name__ == "__main__":
