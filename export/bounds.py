@@ -15,10 +15,14 @@ from dsf.export.network import (
     DECAY_BITS,
     LIF,
     MEMBRANE_FRACTION_BITS,
+    And,
+    Count,
     Encoder,
     Gate,
     Network,
     NetworkError,
+    Outer,
+    PlacedWindow,
     Readout,
     Residual,
     Synapses,
@@ -91,6 +95,13 @@ def _spikes(size: int) -> Interval:
     return Interval(np.zeros(size, np.int64), np.ones(size, np.int64))
 
 
+def _largest_count(node: Count | Outer, ticks: int) -> int:
+    """Spikes, or for scores coincidences of spikes, that one neuron can count."""
+    if isinstance(node, Count):
+        return node.reach
+    return node.reach * (node.size // node.heads) * (ticks if node.all_ticks else 1)
+
+
 def _constant(values: npt.NDArray[np.integer]) -> Interval:
     return Interval(values.astype(np.int64), values.astype(np.int64))
 
@@ -115,14 +126,17 @@ def prove(network: Network) -> list[Bound]:
                 largest = max(largest, total.largest)
             ranges[node.name] = total
             bounds.append(Bound(node.name, "residual", largest, ACCUMULATOR_LIMIT))
-        elif isinstance(node, Window):
-            both = np.stack([node.weights, np.zeros_like(node.weights)]).astype(np.int64)
-            low, high = both.min(axis=0).sum(), both.max(axis=0).sum()
+        elif isinstance(node, (Window, PlacedWindow)):
+            weights = node.weights.astype(np.int64)
+            low, high = np.minimum(weights, 0).sum(axis=-1).min(), np.maximum(weights, 0).sum(axis=-1).max()
             ranges[node.name] = Interval(np.full(node.size, low), np.full(node.size, high))
+        elif isinstance(node, (Count, Outer)):
+            high = np.full(node.size, _largest_count(node, network.ticks) * node.gain, np.int64)
+            ranges[node.name] = Interval(np.zeros_like(high), high)
         elif isinstance(node, LIF):
             bounds += _membrane_bounds(node, ranges[node.source])
             ranges[node.name] = _spikes(node.size)
-        elif isinstance(node, Gate):
+        elif isinstance(node, (Gate, And)):
             ranges[node.name] = _spikes(node.size)
         else:
             bounds += _readout_bounds(node, ranges[node.source], network.ticks)

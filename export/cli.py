@@ -94,7 +94,7 @@ def print_ladder(rungs: list[Rung], console: Console) -> None:
     for column in ("rung", "holds", "figures"):
         table.add_column(column, overflow="fold")
     for rung in rungs:
-        table.add_row(rung.name, "yes" if rung.passed else "NO", rung.summary)
+        table.add_row(rung.name, {True: "yes", False: "NO", None: "-"}[rung.passed], rung.summary)
     console.print(table)
 
 
@@ -144,7 +144,7 @@ def run(config: ExportConfig) -> None:
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
         rungs = verify(model, folded, network, task, seeds, target, config.max_score_drop, steps)
     print_ladder(rungs, console)
-    failed = [rung.name for rung in rungs if not rung.passed]
+    failed = [rung.name for rung in rungs if rung.passed is False]
     if failed:
         raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
     network = network.with_verification({"rungs": [dataclasses.asdict(rung) for rung in rungs]})

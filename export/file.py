@@ -23,7 +23,9 @@ import numpy as np
 from dsf.export.bounds import require_no_overflow
 from dsf.export.network import NODE_KINDS, Network, NetworkError, Node
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'."""
 SUFFIX = ".dsf.h5"
 USER_BLOCK_BYTES = 512
 MAGIC = b"dsf network file\n"
@@ -76,7 +78,7 @@ def read_network(path: Path) -> Network:
         raise NetworkError(f"cannot read network file {path}: {error.strerror}") from None
     if not content.startswith(MAGIC) or len(content) <= USER_BLOCK_BYTES:
         raise NetworkError(f"{path} is no dsf network file, or is truncated: make one with dsf-export")
-    if content[:USER_BLOCK_BYTES] != _user_block(content[USER_BLOCK_BYTES:]):
+    if content[:USER_BLOCK_BYTES] not in [_user_block(content[USER_BLOCK_BYTES:], v) for v in READABLE_VERSIONS]:
         raise NetworkError(f"{path}: SHA-256 does not match, the file was altered or cut short: export it again")
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
@@ -92,9 +94,9 @@ def file_digest(path: Path) -> str:
     return path.read_bytes()[len(MAGIC) :][:64].decode()
 
 
-def _user_block(body: bytes) -> bytes:
+def _user_block(body: bytes, version: int = FORMAT_VERSION) -> bytes:
     """Magic, digest, version, then zeros: every byte is determined, so any flipped one is seen."""
-    text = MAGIC + hashlib.sha256(body).hexdigest().encode() + f"\nformat {FORMAT_VERSION}\n".encode()
+    text = MAGIC + hashlib.sha256(body).hexdigest().encode() + f"\nformat {version}\n".encode()
     return text.ljust(USER_BLOCK_BYTES, b"\0")
 
 
@@ -131,8 +133,8 @@ def _write_node(group: h5py.Group, node: Node) -> None:
 
 def _read_body(file: h5py.File, path: Path) -> Network:
     header = json.loads(bytes(file["header"][()]))
-    if header["format"] != FORMAT_VERSION:
-        raise NetworkError(f"{path} has format {header['format']}, this dsf reads {FORMAT_VERSION}: export it again")
+    if header["format"] not in READABLE_VERSIONS:
+        raise NetworkError(f"{path} has format {header['format']}, this dsf reads {READABLE_VERSIONS}: export it again")
     return Network(
         task=header["task"],
         ticks=header["ticks"],
@@ -152,6 +154,8 @@ def _read_node(group: h5py.Group) -> Node:
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         declared = types_by_name[item.name]
+        if item.default is not dataclasses.MISSING and item.name not in group.attrs:
+            continue  # younger than the file's version
         if declared in _SCALARS:
             values[item.name] = declared(group.attrs[item.name])
         elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:

@@ -8,28 +8,50 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from dsf.export.attention import counted, lag_rows, lags_of, scored, windowed
 from dsf.tasks.policy import FloatArray
 from dsf.train.codec import InputCodec
+from dsf.train.config import AttentionKind
 from dsf.train.integers import Affine
 
 Observer = Callable[[str, FloatArray, FloatArray], None]
-"""Called with a population's name, its membranes before reset, and its spikes, each (ticks, lanes, neurons)."""
+"""Called with a population's name, its membranes before reset, and its spikes, each (ticks, tokens, lanes, neurons)."""
+
+
+@dataclass(frozen=True)
+class FoldedAttention:
+    """One attention branch: norm-free query, key and value, a rule, and the projection behind it.
+
+    Attributes:
+        kind: the rule.
+        qkv, project: affine maps.
+        window: tokens PSSA looks back on.
+        positional_bias: PSSA's, (window,) over lags or (K, K) over places.
+        heads: of the rules with scores.
+        scale: factor on the sum in front of attention's neuron.
+    """
+
+    kind: AttentionKind
+    qkv: Affine
+    project: Affine
+    window: int = 1
+    positional_bias: FloatArray | None = None
+    heads: int = 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class FoldedBlock:
-    """One block: PSSA (qkv, positional bias, project) and MLP (expand, contract)."""
+    """One block: attention (or none) and MLP (expand, contract)."""
 
-    qkv: Affine
-    positional_bias: FloatArray  # (window,)
-    project: Affine
+    attention: FoldedAttention | None
     expand: Affine
     contract: Affine
 
 
 @dataclass(frozen=True)
 class FoldedModel:
-    """The whole folded policy. ``embed`` reads the codec's integers."""
+    """The whole folded policy. ``embed`` reads the codec's integers; ``discrete`` heads score choices."""
 
     codec: InputCodec
     embed: Affine
@@ -39,43 +61,48 @@ class FoldedModel:
     decay: float
     ticks: int
     context: int
+    discrete: bool = False
 
 
 class FoldedEngine:
-    """Stream-mode engine for a folded model in float64."""
+    """Runs a folded model in float64 over whole windows, all tokens at once, as training does."""
 
-    def __init__(self, model: FoldedModel, lanes: int = 1) -> None:
-        self.model, self.lanes = model, lanes
-        width = len(model.embed.bias)
-        self.history = [np.zeros((len(b.positional_bias), model.ticks, lanes, width)) for b in model.blocks]
+    def __init__(self, model: FoldedModel, observe: Observer | None = None) -> None:
+        self.model, self.observe = model, observe
 
-    def reset(self, lane: int) -> None:
-        """Start a new episode in one lane."""
-        for past in self.history:
-            past[:, :, lane] = 0.0
+    def decide(self, graded: npt.NDArray[np.integer]) -> FloatArray:
+        """Map the codec's integers (tokens, lanes, features) to actions, or scores of choices, for every token.
 
-    def step_graded(self, graded: npt.NDArray[np.integer], observe: Observer | None = None) -> FloatArray:
-        """Consume the codec's integers (lanes, features); return actions (lanes, actions)."""
+        The first token has no past and the last one is the present. At most K tokens.
+        """
         model = self.model
         embedding = model.embed(graded.astype(np.float64))
         residual = np.broadcast_to(embedding, (model.ticks, *embedding.shape))
         for index, block in enumerate(model.blocks):
-            name = f"blocks.{index}"
-            spikes = self.fire(f"{name}.attention.input_lif", residual, observe)
-            qkv = self.fire(f"{name}.attention.qkv_lif", block.qkv(spikes), observe)
-            query, key, value = np.split(qkv, 3, axis=-1)
-            past = self.history[index]
-            past[1:] = past[:-1].copy()
-            past[0] = key * value
-            current = query * np.tensordot(block.positional_bias, past, axes=1)
-            attended = self.fire(f"{name}.attention.attention_lif", current, observe)
-            residual = residual + block.project(attended)
-            spikes = self.fire(f"{name}.mlp.input_lif", residual, observe)
-            hidden = self.fire(f"{name}.mlp.hidden_lif", block.expand(spikes), observe)
-            residual = residual + block.contract(hidden)
-        return np.tanh(model.head(residual.mean(axis=0)))
+            if block.attention is not None:
+                residual = residual + self.attend(f"blocks.{index}.attention", block.attention, residual)
+            spikes = self.fire(f"blocks.{index}.mlp.input_lif", residual)
+            residual = residual + block.contract(self.fire(f"blocks.{index}.mlp.hidden_lif", block.expand(spikes)))
+        outputs = model.head(residual.mean(axis=0))
+        return outputs if model.discrete else np.tanh(outputs)
 
-    def fire(self, name: str, currents: FloatArray, observe: Observer | None) -> FloatArray:
+    def attend(self, name: str, attention: FoldedAttention, residual: FloatArray) -> FloatArray:
+        """The attention branch's contribution to the residual, (ticks, tokens, lanes, channels)."""
+        spikes = self.fire(f"{name}.input_lif", residual)
+        query, key, value = np.split(self.fire(f"{name}.qkv_lif", attention.qkv(spikes)), 3, axis=-1)
+        neuron, tokens = f"{name}.attention_lif", residual.shape[1]
+        if attention.kind == "pssa":
+            assert attention.positional_bias is not None
+            weights = place_weights(attention.positional_bias, attention.window, tokens)
+            fired = self.fire(neuron, windowed(query, lags_of(key * value), weights))
+        elif attention.kind == "sdsa1":
+            fired = query * self.fire(neuron, attention.scale * counted(lags_of(key * value), tokens))
+        else:
+            lags, all_ticks = (lags_of(key), lags_of(value), tokens), attention.kind == "tssa"
+            fired = self.fire(neuron, attention.scale * scored(query, *lags, attention.heads, all_ticks))
+        return attention.project(fired)
+
+    def fire(self, name: str, currents: FloatArray) -> FloatArray:
         """V = decay * v * (1 - s) + x; s = v > threshold; v starts at 0."""
         membranes, spikes = np.empty_like(currents), np.empty_like(currents)
         rest = np.zeros_like(currents[0])
@@ -83,6 +110,13 @@ class FoldedEngine:
             membranes[tick] = self.model.decay * rest + current
             spikes[tick] = membranes[tick] > self.model.threshold
             rest = membranes[tick] * (1.0 - spikes[tick])
-        if observe is not None:
-            observe(name, membranes, spikes)
+        if self.observe is not None:
+            self.observe(name, membranes, spikes)
         return spikes
+
+
+def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
+    """PSSA's bias for :func:`~dsf.export.attention.windowed` over a window of ``tokens``, its end the present."""
+    if bias.ndim == 1:
+        return bias
+    return lag_rows(bias, window)[-tokens:, None]

@@ -7,6 +7,7 @@ a left shift. Spikes are 0 or 1; graded values are signed integers. Every membra
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -39,6 +40,10 @@ from dsf.train.integers import (
 from dsf.train.integers import (
     WEIGHT_BITS as WEIGHT_BITS,
 )
+
+HEADS = ("tanh", "choice")
+MAX_GAIN = (1 << (WEIGHT_BITS - 1)) - 1
+"""Largest gain of a count: it takes the place of a weight."""
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float64]
@@ -231,14 +236,141 @@ class Window:
         """Query population and gate."""
         return (self.query, self.gate)
 
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.gate
+
+    @property
+    def reach(self) -> int:
+        """Tokens that are read, the present one included."""
+        return len(self.weights)
+
+
+@dataclass(frozen=True)
+class PlacedWindow:
+    """a_i[t, n] = s_query_i[t, first + n] * sum_k weights[p_i, k] * s_gate_{i-k}[t, n]   (PSSA with the full bias).
+
+    p_i is token i's place in the replayed window, whose last place belongs to the present token; so only window mode is
+    this network. In stream mode every token takes the last place.
+    """
+
+    name: str
+    query: str
+    gate: str
+    first: int  # offset of the query neurons within their population
+    size: int
+    weights: IntArray  # (places, window); [p, k] is the bias of place p on place p - k, 0 where p < k
+
+    def __post_init__(self) -> None:
+        _require_range(self, "weights", WEIGHT_BITS, 2)
+        _require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+        _require(self.weights.shape[1] <= len(self.weights), self, "weights look back further than there are places")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and gate."""
+        return (self.query, self.gate)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.gate
+
+    @property
+    def reach(self) -> int:
+        """Tokens that are read, the present one included."""
+        return self.weights.shape[1]
+
+
+@dataclass(frozen=True)
+class Count:
+    """a_i[t, n] = gain * sum_k s_source_{i-k}[t, n],  k = 0 .. reach-1   (the sum of SDSA-1)."""
+
+    name: str
+    source: str
+    size: int
+    reach: int  # tokens that are read, the present one included
+    gain: int
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0 and self.reach > 0, self, "size or reach is out of range")
+        _require(0 < self.gain <= MAX_GAIN, self, f"gain is {self.gain}, expected 1 to {MAX_GAIN}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The gate that is counted."""
+        return (self.source,)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.source
+
+
+@dataclass(frozen=True)
+class Outer:
+    """a_i[t, n] = gain * sum_k c_ik[t, h(n)] * s_{i-k}[t, value + n],  k = 0 .. reach-1   (TSSA, SSSA, SDSA-3).
+
+    c_ik[t, h] = sum_m s_i[t, query + m] * s_{i-k}[t, key + m] over head h's channels m; with ``all_ticks`` also over
+    ticks, so that c_ik is the same at all of them (and tick 0 needs the token's last spikes).
+    """
+
+    name: str
+    source: str
+    query: int  # offsets of the operands within the source population
+    key: int
+    value: int
+    size: int
+    heads: int
+    all_ticks: int  # 1: scores are summed over ticks (TSSA); 0: one score per tick (SSSA, SDSA-3)
+    reach: int  # tokens that are read, the present one included
+    gain: int
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0 and self.reach > 0, self, "size or reach is out of range")
+        _require(min(self.query, self.key, self.value) >= 0, self, "an offset is negative")
+        _require(self.heads > 0 and self.size % self.heads == 0, self, f"heads {self.heads} do not divide {self.size}")
+        _require(self.all_ticks in (0, 1), self, f"all_ticks is {self.all_ticks}, expected 0 or 1")
+        _require(0 < self.gain <= MAX_GAIN, self, f"gain is {self.gain}, expected 1 to {MAX_GAIN}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The population that holds all operands."""
+        return (self.source,)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.source
+
+
+@dataclass(frozen=True)
+class And:
+    """s[t, n] = s_query[t, first + n] AND s_source[t, n]   (the query's gate of SDSA-1)."""
+
+    name: str
+    query: str
+    source: str
+    first: int  # offset of the query neurons within their population
+    size: int
+
+    def __post_init__(self) -> None:
+        _require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and the population that is gated."""
+        return (self.query, self.source)
+
 
 @dataclass(frozen=True)
 class Readout:
     """g[m] = (sum_t r[t, m] + (1 << shift >> 1)) >> shift;  y[n] = bias[n] + sum_m weights[n, m] * g[m];
-    action = tanh(scale * y).
+    head 'tanh': action = tanh(scale * y).   head 'choice': the choice is the first n with the largest y.
 
-    g is sent once per token, as graded spikes. y is an integer accumulator; only the last product and tanh run in
-    floating point, on the host.
+    g is sent once per token, as graded spikes. y is an integer accumulator; only the product with scale and tanh run in
+    floating point, on the host. Choices share one scale, so comparing y decides.
     """
 
     name: str
@@ -247,6 +379,7 @@ class Readout:
     bias: IntArray  # (actions,) accumulator units
     shift: int  # low bits of the summed residual that the head does not see
     scale: FloatArray  # (actions,) per accumulator unit
+    head: str = "tanh"
 
     def __post_init__(self) -> None:
         _require_range(self, "weights", WEIGHT_BITS, 2)
@@ -254,10 +387,12 @@ class Readout:
         _require(0 <= self.shift <= MAX_EXPONENT, self, f"shift is {self.shift}, expected 0 to {MAX_EXPONENT}")
         _require(self.scale.shape == self.bias.shape == self.weights.shape[:1], self, "weights, bias, scale disagree")
         _require(bool(np.isfinite(self.scale).all() and (self.scale > 0).all()), self, "scale is not positive")
+        _require(self.head in HEADS, self, f"head is '{self.head}', expected one of {', '.join(HEADS)}")
+        _require(self.head != "choice" or bool((self.scale == self.scale[0]).all()), self, "choices differ in scale")
 
     @property
     def size(self) -> int:
-        """Number of actions."""
+        """Number of actions, or of choices."""
         return len(self.weights)
 
     @property
@@ -266,19 +401,24 @@ class Readout:
         return (self.source,)
 
 
-Node = Encoder | Synapses | Residual | LIF | Gate | Window | Readout
-NODE_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Encoder, Synapses, Residual, LIF, Gate, Window, Readout)
-}
-SPIKING_KINDS = (LIF, Gate)
+Node = Encoder | Synapses | Residual | LIF | Gate | Window | PlacedWindow | Count | Outer | And | Readout
+NODE_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Node)}
+SPIKING_KINDS = (LIF, Gate, And)
 """Node kinds whose outputs are binary spikes."""
+HistoryNode = Window | PlacedWindow | Count | Outer
+HISTORY_KINDS = (Window, PlacedWindow, Count, Outer)
+"""Node kinds that read earlier tokens: ``reach`` tokens of the population ``remembered``."""
 
 _ALLOWED_SOURCES: dict[type[Any], tuple[type[Any], ...]] = {
-    Synapses: (Encoder, LIF, Gate),
+    Synapses: (Encoder, *SPIKING_KINDS),
     Residual: (Synapses, Residual),
-    LIF: (Synapses, Residual, Window),
+    LIF: (Synapses, Residual, *HISTORY_KINDS),
     Gate: (LIF,),
     Window: (LIF, Gate),
+    PlacedWindow: (LIF, Gate),
+    Count: (Gate,),
+    Outer: (LIF,),
+    And: (LIF,),
     Readout: (Residual,),
 }
 
@@ -322,6 +462,10 @@ class Network:
                     isinstance(known[source], allowed), node, f"source '{source}' is a {type(known[source]).__name__}"
                 )
             _check_sizes(node, known)
+            if isinstance(node, PlacedWindow):
+                _require(
+                    len(node.weights) == self.context, node, f"has not one place for each of {self.context} tokens"
+                )
             known[node.name] = node
 
     def __getitem__(self, name: str) -> Node:
@@ -342,14 +486,19 @@ class Network:
         return next(self.of_kind(Readout))
 
     @property
+    def with_history(self) -> tuple[HistoryNode, ...]:
+        """All nodes that read earlier tokens, in evaluation order."""
+        return tuple(node for node in self.nodes if isinstance(node, HISTORY_KINDS))
+
+    @property
     def receptive_field(self) -> int:
-        """Tokens that can influence one decision: 1 + sum over windows of (w - 1)."""
-        return 1 + sum(len(node.weights) - 1 for node in self.of_kind(Window))
+        """Tokens that can influence one decision in stream mode: 1 + sum over the nodes with history of (reach - 1)."""
+        return 1 + sum(node.reach - 1 for node in self.with_history)
 
     @property
     def stream_is_exact(self) -> bool:
         """Whether stream mode equals window mode bit for bit."""
-        return self.receptive_field <= self.context
+        return self.receptive_field <= self.context and not any(self.of_kind(PlacedWindow))
 
     def with_verification(self, verification: dict[str, Any]) -> Network:
         """The same network with another ladder table."""
@@ -365,6 +514,11 @@ def _check_sizes(node: Node, known: dict[str, Node]) -> None:
         _require(all(size == node.size for size in sizes), node, f"source sizes {sizes} differ from {node.size}")
     elif isinstance(node, Gate):
         _require(max(node.first, node.second) + node.size <= sizes[0], node, f"reads beyond {sizes[0]} neurons")
-    elif isinstance(node, Window):
+    elif isinstance(node, (Window, PlacedWindow, And)):
         _require(node.first + node.size <= sizes[0], node, f"reads beyond {sizes[0]} query neurons")
-        _require(sizes[1] == node.size, node, f"gate has {sizes[1]} neurons, expected {node.size}")
+        _require(sizes[1] == node.size, node, f"second source has {sizes[1]} neurons, expected {node.size}")
+    elif isinstance(node, Count):
+        _require(sizes[0] == node.size, node, f"source has {sizes[0]} neurons, expected {node.size}")
+    elif isinstance(node, Outer):
+        last = max(node.query, node.key, node.value) + node.size
+        _require(last <= sizes[0], node, f"reads beyond {sizes[0]} neurons")

@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from dsf.export.attention import lag_rows
 from dsf.export.bounds import require_no_overflow
-from dsf.export.folded import FoldedBlock, FoldedModel
+from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.export.network import (
     LIF,
     MAX_EXPONENT,
     WEIGHT_BITS,
+    And,
+    Count,
     Encoder,
     Gate,
     Network,
     NetworkError,
     Node,
+    Outer,
+    PlacedWindow,
     Readout,
     Residual,
     Synapses,
@@ -31,6 +36,7 @@ from dsf.train.quantization import (
     COARSEST_THRESHOLD_UNITS,
     FINEST_THRESHOLD_UNITS,
     Scales,
+    count_integers,
     decay_units,
     embed_integers,
     head_integers,
@@ -98,36 +104,82 @@ def _build(model: FoldedModel, scales: Scales, shift: int) -> tuple[Node, ...]:
     ]
     residual = "residual.0"
     for index, block in enumerate(model.blocks):
-        nodes += _block_nodes(index, block, residual, scales)
+        nodes += _block_nodes(index, block, residual, model, scales)
         residual = nodes[-1].name
     nodes.append(readout(model, residual, scales, shift))
     return tuple(nodes)
 
 
-def _block_nodes(index: int, block: FoldedBlock, residual: str, scales: Scales) -> list[Node]:
+def _block_nodes(index: int, block: FoldedBlock, residual: str, model: FoldedModel, scales: Scales) -> list[Node]:
     """The nodes of one transformer block; names are the torch module paths."""
-    attention, mlp = f"blocks.{index}.attention", f"blocks.{index}.mlp"
-    width = len(block.project.bias)
-    qkv_lif, after = f"{attention}.qkv_lif", f"residual.{index}.attention"
-    project, contract = residual_integers(block.project, scales), residual_integers(block.contract, scales)
+    nodes, mlp = [], f"blocks.{index}.mlp"
+    if block.attention is not None:
+        nodes = _attention_nodes(index, block.attention, residual, model, scales)
+        residual = nodes[-1].name
+    contract = residual_integers(block.contract, scales)
     return [
-        residual_lif(f"{attention}.input_lif", residual, width, scales),
-        *lif_stage(f"{attention}.qkv", f"{attention}.input_lif", qkv_lif, block.qkv, scales),
-        Gate(f"{attention}.coincidence", qkv_lif, first=width, second=2 * width, size=width),
-        *window_stage(attention, qkv_lif, width, block, scales),
-        residual_synapses(f"{attention}.project", f"{attention}.attention_lif", project),
-        Residual(after, (residual, f"{attention}.project"), project.bias),
-        residual_lif(f"{mlp}.input_lif", after, width, scales),
+        *nodes,
+        residual_lif(f"{mlp}.input_lif", residual, len(contract.bias), scales),
         *lif_stage(f"{mlp}.expand", f"{mlp}.input_lif", f"{mlp}.hidden_lif", block.expand, scales),
         residual_synapses(f"{mlp}.contract", f"{mlp}.hidden_lif", contract),
-        Residual(f"residual.{index + 1}", (after, f"{mlp}.contract"), contract.bias),
+        Residual(f"residual.{index + 1}", (residual, f"{mlp}.contract"), contract.bias),
     ]
+
+
+def _attention_nodes(
+    index: int, attention: FoldedAttention, residual: str, model: FoldedModel, scales: Scales
+) -> list[Node]:
+    """The nodes of one attention branch and of the residual behind it."""
+    name = f"blocks.{index}.attention"
+    project = residual_integers(attention.project, scales)
+    mixed = _mixing_nodes(name, attention, model, scales)
+    return [
+        residual_lif(f"{name}.input_lif", residual, len(project.bias), scales),
+        *lif_stage(f"{name}.qkv", f"{name}.input_lif", f"{name}.qkv_lif", attention.qkv, scales),
+        *mixed,
+        residual_synapses(f"{name}.project", mixed[-1].name, project),
+        Residual(f"residual.{index}.attention", (residual, f"{name}.project"), project.bias),
+    ]
+
+
+def _mixing_nodes(name: str, attention: FoldedAttention, model: FoldedModel, scales: Scales) -> list[Node]:
+    """From the spikes of query, key and value to those that the projection reads."""
+    qkv, width, reach = f"{name}.qkv_lif", len(attention.project.bias), model.context
+    coincidence = Gate(f"{name}.coincidence", qkv, first=width, second=2 * width, size=width)
+    if attention.kind == "pssa":
+        window = window_node(name, qkv, width, attention, scales)
+        return [coincidence, *window]
+    if attention.kind == "sdsa1":
+        found = count_integers(attention.scale, reach, scales)
+        count = Count(f"{name}.count", coincidence.name, width, reach, found.gain)
+        neuron = uniform_lif(f"{name}.attention_lif", count.name, width, found.threshold_units, scales)
+        return [coincidence, count, neuron, And(f"{name}.gated", qkv, neuron.name, first=0, size=width)]
+    all_ticks = attention.kind == "tssa"
+    features = width // attention.heads * (model.ticks if all_ticks else 1)
+    found = count_integers(attention.scale, reach * features, scales)
+    outer = Outer(
+        f"{name}.outer",
+        qkv,
+        query=0,
+        key=width,
+        value=2 * width,
+        size=width,
+        heads=attention.heads,
+        all_ticks=int(all_ticks),
+        reach=reach,
+        gain=found.gain,
+    )
+    return [outer, uniform_lif(f"{name}.attention_lif", outer.name, width, found.threshold_units, scales)]
+
+
+def uniform_lif(name: str, source: str, width: int, threshold: int, scales: Scales) -> LIF:
+    """A LIF population with one threshold and no bias."""
+    return LIF(name, source, np.full(width, threshold, np.int32), np.zeros(width, np.int16), 0, scales.decay)
 
 
 def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
     """A LIF that reads the residual directly: threshold exact by the choice of the unit, no bias."""
-    threshold = np.full(width, scales.threshold_units, np.int32)
-    return LIF(name, source, threshold, np.zeros(width, np.int16), 0, scales.decay)
+    return uniform_lif(name, source, width, scales.threshold_units, scales)
 
 
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:
@@ -137,13 +189,19 @@ def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) 
     return synapses, LIF(lif, name, found.thresholds, found.mantissa, found.bias_exponent, scales.decay)
 
 
-def window_stage(attention: str, qkv: str, width: int, block: FoldedBlock, scales: Scales) -> tuple[Window, LIF]:
+def window_node(
+    attention: str, qkv: str, width: int, folded: FoldedAttention, scales: Scales
+) -> tuple[Window | PlacedWindow, LIF]:
     """The PSSA window and its LIF, with a scale of their own."""
-    name = f"{attention}.window"
-    found = window_integers(block.positional_bias, scales, name)
-    window = Window(name, qkv, f"{attention}.coincidence", first=0, size=width, weights=found.weights)
-    thresholds, no_bias = np.full(width, found.threshold_units, np.int32), np.zeros(width, np.int16)
-    return window, LIF(f"{attention}.attention_lif", name, thresholds, no_bias, 0, scales.decay)
+    name, gate = f"{attention}.window", f"{attention}.coincidence"
+    assert folded.positional_bias is not None
+    found = window_integers(folded.positional_bias, scales, name)
+    window: Window | PlacedWindow
+    if found.weights.ndim == 1:
+        window = Window(name, qkv, gate, first=0, size=width, weights=found.weights)
+    else:
+        window = PlacedWindow(name, qkv, gate, 0, width, lag_rows(found.weights, folded.window))
+    return window, uniform_lif(f"{attention}.attention_lif", name, width, found.threshold_units, scales)
 
 
 def residual_synapses(name: str, source: str, integers: ResidualIntegers) -> Synapses:
@@ -153,6 +211,6 @@ def residual_synapses(name: str, source: str, integers: ResidualIntegers) -> Syn
 
 def readout(model: FoldedModel, residual: str, scales: Scales, shift: int) -> Readout:
     """The head, with one scale per action."""
-    head = head_integers(model.head, scales)
+    head = head_integers(model.head, scales, model.discrete)
     bias, scale = head.readout(scales.unit, model.ticks, shift)
-    return Readout("readout", residual, head.weights, bias, shift, scale)
+    return Readout("readout", residual, head.weights, bias, shift, scale, "choice" if model.discrete else "tanh")

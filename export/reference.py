@@ -10,27 +10,35 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from dsf.export.attention import Lagged, counted, lags_of, scored, windowed
 from dsf.export.network import (
     DECAY_BITS,
+    HISTORY_KINDS,
     LIF,
     MEMBRANE_FRACTION_BITS,
+    And,
+    Count,
     Encoder,
     Gate,
+    HistoryNode,
     IntArray,
     Network,
     NetworkError,
+    Outer,
+    PlacedWindow,
     Readout,
     Residual,
     Synapses,
-    Window,
 )
 from dsf.tasks import Token
 
 Int64Array = npt.NDArray[np.int64]
 Observer = Callable[[str, Int64Array], None]
-"""Called with a node's name and its values over the token, (ticks, lanes, neurons)."""
+"""Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""
 
 MEMBRANE_LIMIT = (1 << 23) - 1
+PRESENT = -1
+"""The place of the present token in a window."""
 
 
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
@@ -70,24 +78,25 @@ def fire(node: LIF, currents: Int64Array) -> Int64Array:
 
 
 def accumulate(node: Readout, residual: Int64Array) -> Int64Array:
-    """The action accumulators y (lanes, actions) from the residual (ticks, lanes, channels)."""
+    """The accumulators y (..., lanes, actions) from the residual (ticks, ..., lanes, channels)."""
     graded = (residual.sum(axis=0) + (1 << node.shift >> 1)) >> node.shift
     return integer_product(graded, node.weights) + node.bias
 
 
 def decode(node: Readout, accumulators: IntArray) -> npt.NDArray[np.float64]:
-    """Actions (lanes, actions) from accumulators: the only floating-point step, on the host."""
-    return np.tanh(node.scale * accumulators)
+    """Actions from accumulators (lanes, actions): the only floating-point step, on the host. Choices stay scores."""
+    scaled: npt.NDArray[np.float64] = node.scale * accumulators
+    return scaled if node.head == "choice" else np.tanh(scaled)
 
 
 class ReferenceEngine:
-    """Stream-mode engine: one token in, one decision out, per lane. Memory: the PSSA windows' bit histories."""
+    """Stream-mode engine: one token in, one decision out, per lane. Memory: the histories of nodes that look back."""
 
     def __init__(self, network: Network, lanes: int = 1) -> None:
         self.network, self.lanes = network, lanes
         self.history = {
-            node.name: np.zeros((len(node.weights), network.ticks, lanes, node.size), np.int64)
-            for node in network.of_kind(Window)
+            node.name: np.zeros((node.reach, network.ticks, lanes, network[node.remembered].size), np.int64)
+            for node in network.with_history
         }
 
     def reset(self, lane: int) -> None:
@@ -101,35 +110,14 @@ class ReferenceEngine:
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
         """As :meth:`step`, from the encoder's integers q (lanes, features)."""
-        values: dict[str, Int64Array] = {}
-        for node in self.network.nodes:
-            if isinstance(node, Encoder):
-                out = np.broadcast_to(graded.astype(np.int64) << node.shift, (self.network.ticks, *graded.shape))
-            elif isinstance(node, Synapses):
-                out = shift(integer_product(values[node.source], node.weights), node.exponent)
-            elif isinstance(node, Residual):
-                out = sum((values[source] for source in node.sources), start=node.bias.astype(np.int64))
-            elif isinstance(node, LIF):
-                out = fire(node, values[node.source])
-            elif isinstance(node, Gate):
-                both = values[node.source]
-                out = both[..., node.first :][..., : node.size] & both[..., node.second :][..., : node.size]
-            elif isinstance(node, Window):
-                out = self._attend(node, values[node.query], values[node.gate])
-            else:
-                out = accumulate(node, values[node.source])
-            values[node.name] = out
-            if observe is not None:
-                observe(node.name, out)
-        return values[self.network.readout.name]
+        return evaluate(self.network, graded, self._lags, PRESENT, observe)
 
-    def _attend(self, node: Window, query: Int64Array, coincidences: Int64Array) -> Int64Array:
-        """Shift the present coincidences into the history and apply the gated window sum."""
+    def _lags(self, node: HistoryNode, present: Int64Array) -> Lagged:
+        """Move the present spikes into the history and read from there."""
         past = self.history[node.name]
         past[1:] = past[:-1].copy()
-        past[0] = coincidences
-        window = np.tensordot(node.weights.astype(np.int64), past, axes=1)
-        return query[..., node.first :][..., : node.size] * window
+        past[0] = present
+        return lambda lag: past[lag]
 
 
 class IntegerPolicy:
@@ -152,27 +140,114 @@ class WindowReference:
 
     def __init__(self, network: Network, lanes: int = 1) -> None:
         self.network, self.lanes = network, lanes
-        self.tokens: list[list[IntArray]] = [[] for _ in range(lanes)]
+        self.window = np.zeros((network.context, lanes, network.encoder.size), np.int64)
+        self.exists = np.zeros((network.context, lanes), np.int64)
 
     def reset(self, lane: int) -> None:
         """Start a new episode in one lane."""
-        self.tokens[lane] = []
+        self.exists[:, lane] = 0
 
     def step(self, vector: npt.NDArray[np.floating], observe: Observer | None = None) -> Int64Array:
         """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
         return self.step_graded(encode(self.network.encoder, vector), observe)
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
-        """As :meth:`step`, from the encoder's integers (lanes, features)."""
-        answers = []
-        for lane, tokens in enumerate(self.tokens):
-            tokens.append(graded[lane : lane + 1])
-            del tokens[: -self.network.context]
-            engine = ReferenceEngine(self.network)
-            for token in tokens[:-1]:
-                engine.step_graded(token)
-            answers.append(engine.step_graded(tokens[-1], observe))
-        return np.concatenate(answers)
+        """As :meth:`step`, from the encoder's integers (lanes, features). Observers see the present token's values."""
+        for rows, newest in ((self.window, graded), (self.exists, 1)):
+            rows[:-1] = rows[1:].copy()
+            rows[-1] = newest
+        filled = int(self.exists.any(axis=1).sum())  # leading places that no lane has reached cost nothing
+        seen = None if observe is None else (lambda name, values: observe(name, _present(values)))
+        return replay(self.network, self.window[-filled:], self.exists[-filled:], seen)[-1]
+
+
+def replay(
+    network: Network, graded: IntArray, exists: IntArray | None = None, observe: Observer | None = None
+) -> Int64Array:
+    """Evaluate whole windows, all tokens at once; the last one is the present.
+
+    Args:
+        network: to run.
+        graded: the encoder's integers (tokens, lanes, features), at most K tokens.
+        exists: (tokens, lanes), 0 where a lane has no token yet; None means all exist.
+        observe: sees (ticks, tokens, lanes, neurons).
+
+    Returns:
+        accumulators (tokens, lanes, actions); those of absent tokens mean nothing.
+
+    Raises:
+        NetworkError: more than K tokens.
+    """
+    tokens = len(graded)
+    if tokens > network.context:
+        raise NetworkError(f"a window has {tokens} tokens, the network's context is {network.context}: shorten it")
+    lags = lambda _node, spikes: lags_of(spikes if exists is None else spikes * exists[..., None])  # noqa: E731
+    return evaluate(network, graded, lags, slice(network.context - tokens, None), observe)
+
+
+def _present(values: Int64Array) -> Int64Array:
+    """The last token of (ticks, tokens, lanes, neurons); a readout's values have no ticks."""
+    return values[:, -1] if values.ndim == 4 else values[-1]
+
+
+def evaluate(
+    network: Network,
+    graded: IntArray,
+    lags: Callable[[HistoryNode, Int64Array], Lagged],
+    places: int | slice,
+    observe: Observer | None,
+) -> Int64Array:
+    """All nodes in order: accumulators (..., lanes, actions) from the encoder's integers (..., lanes, features).
+
+    Args:
+        network: to run.
+        graded: with a tokens axis in front of the lanes, or without one.
+        lags: gives a node with history the past of the population it remembers, from that population's present.
+        places: of the tokens in the window, for :class:`~dsf.export.network.PlacedWindow`.
+        observe: called after every node.
+    """
+    values: dict[str, Int64Array] = {}
+    for node in network.nodes:
+        if isinstance(node, Encoder):
+            out = np.broadcast_to(graded.astype(np.int64) << node.shift, (network.ticks, *graded.shape))
+        elif isinstance(node, Synapses):
+            out = shift(integer_product(values[node.source], node.weights), node.exponent)
+        elif isinstance(node, Residual):
+            out = sum((values[source] for source in node.sources), start=node.bias.astype(np.int64))
+        elif isinstance(node, LIF):
+            out = fire(node, values[node.source])
+        elif isinstance(node, Gate):
+            both = values[node.source]
+            out = part(both, node.first, node.size) & part(both, node.second, node.size)
+        elif isinstance(node, And):
+            out = part(values[node.query], node.first, node.size) & values[node.source]
+        elif isinstance(node, HISTORY_KINDS):
+            out = current(node, values, lags(node, values[node.remembered]), places)
+        else:
+            out = accumulate(node, values[node.source])
+        values[node.name] = out
+        if observe is not None:
+            observe(node.name, out)
+    return values[network.readout.name]
+
+
+def current(node: HistoryNode, values: dict[str, Int64Array], lagged: Lagged, places: int | slice) -> Int64Array:
+    """The integer current of a node with history."""
+    if isinstance(node, Count):
+        return node.gain * counted(lagged, node.reach)
+    if isinstance(node, Outer):
+        query = part(values[node.source], node.query, node.size)
+        key, value = (lambda lag, first=first: part(lagged(lag), first, node.size) for first in (node.key, node.value))
+        return node.gain * scored(query, key, value, node.reach, node.heads, bool(node.all_ticks))
+    weights = node.weights.astype(np.int64)
+    if isinstance(node, PlacedWindow):
+        weights = weights[places] if isinstance(places, int) else weights[places, None]
+    return windowed(part(values[node.query], node.first, node.size), lagged, weights)
+
+
+def part(values: Int64Array, first: int, size: int) -> Int64Array:
+    """Neurons first .. first + size - 1 of a population."""
+    return values[..., first : first + size]
 
 
 def check_token_size(network: Network, observation_size: int, action_size: int) -> None:

@@ -9,7 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import LIF, SPIKING_KINDS, Encoder, Gate, Network, Node, Readout, Residual, Synapses, Window
+from dsf.export.network import (
+    LIF,
+    SPIKING_KINDS,
+    And,
+    Count,
+    Encoder,
+    Gate,
+    Network,
+    Node,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
 
 QUANTITIES = (
     "synaptic_events",
@@ -35,8 +50,9 @@ class NodeActivity:
         neuron_updates: one per neuron and tick (LIF, and the adders of Residual).
         messages: one per LIF spike, as if every population had one destination core (placement refines this).
         graded_messages: one per graded value sent (Encoder and Residual per tick, Readout's input per token).
-        dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate), and one register
-            read and add per query spike and window position (Window).
+        dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
+            read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
+            tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
         macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
     """
 
@@ -86,7 +102,7 @@ class SpikeCounter:
     def __init__(self, network: Network) -> None:
         self.network, self.decisions = network, 0
         self.spikes = {node.name: 0 for node in network.nodes if isinstance(node, SPIKING_KINDS)}
-        self.windows = tuple(network.of_kind(Window))
+        self.windows = tuple(node for node in network.nodes if isinstance(node, (Window, PlacedWindow, Outer)))
         self.query_spikes = {node.name: 0 for node in self.windows}
 
     def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> int:
@@ -96,7 +112,10 @@ class SpikeCounter:
         for name, count in fired.items():
             self.spikes[name] += count
         for window in self.windows:
-            query = spikes[window.query][..., window.first : window.first + window.size]
+            population, first = (
+                (window.source, window.query) if isinstance(window, Outer) else (window.query, window.first)
+            )
+            query = spikes[population][..., first : first + window.size]
             self.query_spikes[window.name] += int(np.count_nonzero(query))
         return sum(fired.values())
 
@@ -123,10 +142,15 @@ def _node_activity(node: Node, counter: SpikeCounter, slots: int) -> NodeActivit
     if isinstance(node, LIF):
         spikes = counter.spikes[node.name]
         return dataclasses.replace(base, spikes=spikes, messages=spikes, neuron_updates=node.size * slots)
-    if isinstance(node, Gate):
+    if isinstance(node, (Gate, And)):
         return dataclasses.replace(base, spikes=counter.spikes[node.name], dynamic_operations=node.size * slots)
-    if isinstance(node, Window):
-        return dataclasses.replace(base, dynamic_operations=counter.query_spikes[node.name] * len(node.weights))
+    if isinstance(node, (Window, PlacedWindow)):
+        return dataclasses.replace(base, dynamic_operations=counter.query_spikes[node.name] * node.reach)
+    if isinstance(node, Count):
+        return dataclasses.replace(base, dynamic_operations=node.size * slots * node.reach)
+    if isinstance(node, Outer):
+        reads = counter.query_spikes[node.name] + node.size * slots
+        return dataclasses.replace(base, dynamic_operations=reads * node.reach)
     assert isinstance(node, Readout)
     channels = node.weights.shape[1] * counter.decisions
     return dataclasses.replace(base, graded_messages=channels, macs=node.size * channels)

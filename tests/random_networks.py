@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from torch import nn
 
 from dsf.export.fold import fold
@@ -16,6 +17,28 @@ from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig
 from dsf.train.model import DSFormer
 
 ACTIONS = 3
+EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
+
+
+@st.composite
+def exportable(draw: Any, largest_width: int = 12, largest_blocks: int = 2, largest_context: int = 8) -> dict[str, Any]:
+    """Arguments of :func:`random_model`: every attention, norm and head that can become spikes."""
+    heads, context = draw(st.integers(1, 3)), draw(st.integers(1, largest_context))
+    return {
+        "seed": draw(st.integers(0, 2**31)),
+        "attention": draw(st.sampled_from(get_args(AttentionKind))),
+        "positional_bias": draw(st.sampled_from(get_args(BiasKind))),
+        "norm": draw(st.sampled_from(EXPORTABLE_NORMS)),
+        "discrete": draw(st.booleans()),
+        "heads": heads,
+        "width": heads * draw(st.integers(1, largest_width // heads)),
+        "blocks": draw(st.integers(1, largest_blocks)),
+        "ticks": draw(st.integers(1, 8)),
+        "context": context,
+        "window": draw(st.integers(1, context)),
+        "input_bits": draw(st.integers(4, 12)),
+        "decay": draw(st.sampled_from([0.25, 0.5, 0.875, 0.0])),
+    }
 
 
 def random_codec(features: int, bits: int, generator: np.random.Generator) -> InputCodec:
@@ -39,6 +62,7 @@ def random_model(
     positional_bias: BiasKind = "relative",
     heads: int = 1,
     embed_norm: EmbedNormKind = "ptbn",
+    discrete: bool = False,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -48,7 +72,7 @@ def random_model(
         blocks=blocks,
         ticks=ticks,
         context=context,
-        window=window,
+        window=min(window, context),
         mlp_ratio=2,
         decay=decay,
         input_bits=input_bits,
@@ -58,7 +82,7 @@ def random_model(
         heads=heads,
         embed_norm=embed_norm,
     )
-    model = DSFormer(config, random_codec(features, input_bits, generator), ACTIONS)
+    model = DSFormer(config, random_codec(features, input_bits, generator), ACTIONS, discrete)
     randomise(model, generator)
     if norm == "tdln" or embed_norm == "layernorm":
         randomise_layer_norms(model, generator)

@@ -99,6 +99,11 @@ class PSSA(SpikingAttention):
         """sum_j B_ij * coincidences[:, :, j] over the token axis of (ticks, batch, context, width)."""
         return self.bias_matrix(coincidences.shape[2]) @ coincidences
 
+    @property
+    def effective_bias(self) -> Tensor:
+        """The positional bias without entries that no token ever meets: what there is to quantize."""
+        return self.positional_bias if self.positional_bias.dim() == 1 else self.bias_matrix(len(self.positional_bias))
+
     def bias_matrix(self, context: int) -> Tensor:
         """B, (context, context), zero outside 0 <= i - j < w."""
         position = torch.arange(context, device=self.positional_bias.device)

@@ -67,7 +67,7 @@ def train(config: TrainConfig) -> None:
     console = Console(quiet=rank() != 0, soft_wrap=True)
     data = load_dataset(resolve(config.dataset), config.data)
     # Quantization-aware training refuses what it cannot export.
-    for obstacle in [] if config.qat_steps else export_obstacles(config.model, data.task.discrete):
+    for obstacle in [] if config.qat_steps else export_obstacles(config.model):
         console.print(f"warning: this run cannot be exported: {obstacle}")
     if data.out_of_range_actions:
         console.print(

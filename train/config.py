@@ -272,30 +272,19 @@ class TrainConfig:
         return dataclasses.replace(self, steps=self.qat_steps, learning_rate=rate, precision=precision)
 
 
-def export_obstacles(config: ModelConfig, discrete: bool = False) -> list[str]:
+def export_obstacles(config: ModelConfig) -> list[str]:
     """What keeps a trained network from becoming a network of integer spikes, each with the way out.
 
-    Some settings can never become spikes; others can, but not with this version of ``dsf-export``. ``dsf-train`` shows
-    them before it trains, ``dsf-export`` and quantization-aware training refuse with them.
-
-    Args:
-        config: of the model.
-        discrete: whether the task's actions are choices.
+    ``dsf-train`` shows them before it trains, ``dsf-export`` and quantization-aware training refuse with them.
     """
     never = "is a LayerNorm, which divides per token and cannot become spikes"
-    not_yet = "this version of dsf-export handles only"
     found = []
     if config.norm == "tdln":
-        layers = "blocks.0.attention.qkv_norm, like every norm behind it,"
+        first = "mlp.expand_norm" if config.attention == "none" else "attention.qkv_norm"
+        layers = f"blocks.0.{first}, like every norm behind it,"
         found.append(f"model.norm is tdln: {layers} {never}; use --model.norm ptbn")
     if config.embed_norm == "layernorm":
         found.append(f"model.embed_norm is layernorm: embed_norm {never}; use --model.embed-norm ptbn")
-    if config.attention != "pssa":
-        found.append(f"model.attention is {config.attention}: {not_yet} --model.attention pssa")
-    elif config.positional_bias == "full":
-        found.append(f"model.positional_bias is full: {not_yet} --model.positional-bias relative")
-    if discrete:
-        found.append(f"the task's actions are choices: {not_yet} tasks with continuous actions")
     return found
 
 

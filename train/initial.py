@@ -43,7 +43,7 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
     if not config.qat_steps:
         codec = fit_codec(data, config.model.input_bits)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
-    if obstacles := export_obstacles(config.model, task.discrete):
+    if obstacles := export_obstacles(config.model):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")
     if config.resume:
         checkpoint = load_checkpoint(config.out)

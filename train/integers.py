@@ -101,15 +101,23 @@ class EmbedIntegers:
 
 @dataclass(frozen=True)
 class WindowIntegers:
-    """PSSA's bias over lags, (window,) int8, and the integer ``threshold_units`` of the LIF it drives."""
+    """PSSA's bias, int8, (window,) over lags or (K, K) over places, and the ``threshold_units`` of its LIF."""
 
     weights: npt.NDArray[np.int8]
     threshold_units: int
     threshold: float
 
     def dequantized(self) -> FloatArray:
-        """The float bias these integers stand for, (window,)."""
+        """The float bias these integers stand for, same shape."""
         return self.weights * (self.threshold / self.threshold_units)
+
+
+@dataclass(frozen=True)
+class CountIntegers:
+    """The scale of an attention that counts: an integer ``gain`` on the count, and ``threshold_units`` of its LIF."""
+
+    gain: int
+    threshold_units: int
 
 
 @dataclass(frozen=True)

@@ -107,14 +107,16 @@ class QuantizedDSFormer(DSFormer):
         }
         for index, module in enumerate(self.blocks):
             block, name = cast(Block, module), f"blocks.{index}"
-            attention, mlp, window = cast(PSSA, block.attention), block.mlp, f"{name}.attention.window"
-            qkv, expand = f"{name}.attention.qkv", f"{name}.mlp.expand"
-            found[qkv] = lif_integers(affine(attention.qkv), self.scales, qkv)
-            found[window] = window_integers(float64(attention.positional_bias), self.scales, window)
-            found[f"{name}.attention.project"] = residual_integers(affine(attention.project), self.scales)
+            attention, mlp, expand = block.attention, block.mlp, f"{name}.mlp.expand"
+            if attention is not None:
+                qkv, window = f"{name}.attention.qkv", f"{name}.attention.window"
+                found[qkv] = lif_integers(affine(attention.qkv), self.scales, qkv)
+                found[f"{name}.attention.project"] = residual_integers(affine(attention.project), self.scales)
+                if isinstance(attention, PSSA):
+                    found[window] = window_integers(float64(attention.effective_bias), self.scales, window)
             found[expand] = lif_integers(affine(mlp.expand), self.scales, expand)
             found[f"{name}.mlp.contract"] = residual_integers(affine(mlp.contract), self.scales)
-        found["readout"] = head_integers(affine(self.head), self.scales)
+        found["readout"] = head_integers(affine(self.head), self.scales, self.discrete)
         return found
 
     def values(self) -> dict[str, FloatArray]:

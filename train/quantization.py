@@ -32,6 +32,7 @@ from dsf.train.integers import (
     THRESHOLD_BITS,
     WEIGHT_BITS,
     Affine,
+    CountIntegers,
     EmbedIntegers,
     HeadIntegers,
     LifIntegers,
@@ -44,6 +45,8 @@ FINEST_THRESHOLD_UNITS, COARSEST_THRESHOLD_UNITS = 4096, 16
 """Range of the residual LIFs' threshold, in residual units (powers of two)."""
 FINE_BIAS_UNITS = 1023
 """Biases up to this many synaptic units keep a resolution of a quarter unit (13-bit mantissa, 1/64 unit, 2**4)."""
+RATIO_DECIMALS = 12
+"""Relative errors of a count's scale that agree to so many decimals are equal."""
 FINE_THRESHOLD_UNITS = 64
 """Thresholds below this many synaptic units would round the scale noticeably; an exponent on the sum refines them."""
 
@@ -123,20 +126,38 @@ def embed_integers(affine: Affine, input_bits: int, scales: Scales) -> EmbedInte
 
 
 def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntegers:
-    """Quantize PSSA's bias over lags (window,), with a scale of its own; ``name`` is for errors.
+    """Quantize PSSA's bias, of any shape, with a scale of its own; ``name`` is for errors.
 
     Raises:
         UserError: a bias exceeds the range of the integers.
     """
-    limit = (1 << (WEIGHT_BITS - 1)) - 1  # w numbers per block: never worth fewer bits
-    units = int(neuron_thresholds(np.abs(bias).max(keepdims=True), limit, name, scales)[0])
+    limit = (1 << (WEIGHT_BITS - 1)) - 1  # few numbers per block: never worth fewer bits
+    units = int(neuron_thresholds(np.abs(bias).max(keepdims=True), limit, name, scales).item())
     weights = np.rint(bias * units / scales.threshold).astype(np.int8)
     return WindowIntegers(weights, units, scales.threshold)
 
 
-def head_integers(head: Affine, scales: Scales) -> HeadIntegers:
-    """Quantize the head."""
-    weight_scale = np.maximum(np.abs(head.weight).max(axis=1), np.finfo(float).tiny) / scales.weight_limit
+def count_integers(scale: float, largest: int, scales: Scales) -> CountIntegers:
+    """The gain and threshold whose ratio is nearest to scale / threshold; the smallest gain among equals.
+
+    Args:
+        scale: float factor on the count.
+        largest: largest count.
+        scales: float threshold.
+    """
+    ratio = scales.threshold / scale
+    gains = np.arange(1, max(1, min((1 << (WEIGHT_BITS - 1)) - 1, (CURRENT_LIMIT - 1) // largest)) + 1)
+    thresholds = np.clip(np.rint(gains * ratio), 1, (1 << THRESHOLD_BITS) - 1)
+    best = int(np.argmin(np.round(np.abs(thresholds / gains / ratio - 1.0), RATIO_DECIMALS)))
+    return CountIntegers(int(gains[best]), int(thresholds[best]))
+
+
+def head_integers(head: Affine, scales: Scales, discrete: bool = False) -> HeadIntegers:
+    """Quantize the head, with a scale per action; choices share one, so that integers decide between them."""
+    strongest = np.abs(head.weight).max(axis=1)
+    if discrete:
+        strongest = np.full_like(strongest, strongest.max())
+    weight_scale = np.maximum(strongest, np.finfo(float).tiny) / scales.weight_limit
     return HeadIntegers(np.rint(head.weight / weight_scale[:, None]).astype(np.int8), weight_scale, head.bias)
 
 

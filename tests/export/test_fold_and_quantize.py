@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import random_model, random_network, random_tokens
+from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
 from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
 from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine
+from dsf.export.reference import ReferenceEngine, decode
 from dsf.export.verify import _Recorder, compare_fold, run_folded, run_reference, run_torch
 from dsf.tasks import UserError
-from dsf.train.config import AttentionKind, ModelConfig, NormKind, export_obstacles
+from dsf.train.config import ModelConfig, export_obstacles
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
-from dsf.train.quantization import Scales, bias_parts, largest_threshold_for_bias
-
-SIZES = {
-    "width": st.integers(1, 16),
-    "blocks": st.integers(1, 3),
-    "ticks": st.integers(1, 6),
-    "window": st.integers(1, 5),
-    "input_bits": st.integers(4, 12),
-}
+from dsf.train.quantization import Scales, bias_parts, count_integers, largest_threshold_for_bias
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), norm=st.sampled_from(["ptbn", "tdbn", "reptbn", "none"]), **SIZES)
-def test_fold_is_exact(seed: int, norm: NormKind, **sizes: int) -> None:
-    model = random_model(seed, norm=norm, **sizes)
-    limit = model.codec.limit
-    tokens = np.random.default_rng(seed).integers(-limit, limit + 1, (5, 8, 6)).astype(np.int32)
+@settings(max_examples=100, deadline=None)
+@given(sizes=exportable(largest_width=16, largest_blocks=3))
+def test_fold_is_exact(sizes: dict[str, Any]) -> None:
+    model = random_model(**sizes)
+    limit, context = model.codec.limit, sizes["context"]
+    tokens = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (5, context, 6)).astype(np.int32)
     rung = compare_fold(*run_torch(model, tokens), *run_folded(fold(model), tokens))
     assert rung.passed, rung.summary
-    assert rung.details["compared_spikes"] == 5 * 8 * sizes["ticks"] * sizes["blocks"] * sizes["width"] * 8
+    populations = 3 if sizes["attention"] == "none" else 8
+    per_slot = sizes["ticks"] * sizes["blocks"] * sizes["width"] * populations
+    assert rung.details["compared_spikes"] == 5 * context * per_slot
 
 
 def test_random_networks_are_alive() -> None:
@@ -52,12 +46,14 @@ def test_random_networks_are_alive() -> None:
     assert all(0.02 < rate < 0.98 for rate in rates.values()), rates
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), bits=st.integers(2, 8), **SIZES)
-def test_no_run_leaves_the_proven_bounds(seed: int, bits: int, **sizes: int) -> None:
-    network = random_network(seed, bits, **sizes)
+@settings(max_examples=100, deadline=None)
+@given(sizes=exportable(), bits=st.integers(2, 8))
+def test_no_run_leaves_the_proven_bounds(sizes: dict[str, Any], bits: int) -> None:
+    network = random_network(bits=bits, **sizes)
     require_no_overflow(network)
     limits = {bound.node: bound.largest for bound in prove(network) if bound.quantity in ("shifted sum", "residual")}
+    currents = {bound.node: bound.largest for bound in prove(network) if bound.quantity == "current"}
+    limits |= {node.source: currents[node.name] for node in network.of_kind(LIF)}
     largest = dict.fromkeys(limits, 0)
 
     def observe(name: str, values: np.ndarray) -> None:
@@ -65,7 +61,7 @@ def test_no_run_leaves_the_proven_bounds(seed: int, bits: int, **sizes: int) -> 
             largest[name] = max(largest[name], int(np.abs(values).max()))
 
     engine = ReferenceEngine(network, lanes=4)
-    for token in random_tokens(network, 6, 4, seed):
+    for token in random_tokens(network, 6, 4, sizes["seed"]):
         engine.step_graded(token, observe)
     assert all(largest[name] <= limits[name] for name in limits)
 
@@ -88,9 +84,9 @@ def test_scale_rules() -> None:
     qkv, lif = network["blocks.0.attention.qkv"], network["blocks.0.attention.qkv_lif"]
     assert isinstance(qkv, Synapses) and isinstance(lif, LIF)
     scale = (model.config.threshold / lif.threshold * 2.0**qkv.exponent)[:, None]
-    assert (np.abs(qkv.weights * scale - folded.blocks[0].qkv.weight) <= scale / 2 + 1e-9).all()
+    assert (np.abs(qkv.weights * scale - folded.blocks[0].attention.qkv.weight) <= scale / 2 + 1e-9).all()
     scales = Scales(8, model.config.threshold, 1, lif.decay)
-    capped = lif.threshold == largest_threshold_for_bias(folded.blocks[0].qkv.bias, scales)
+    capped = lif.threshold == largest_threshold_for_bias(folded.blocks[0].attention.qkv.bias, scales)
     assert np.abs(qkv.weights)[~capped].max(axis=1).min() > 120 and capped.mean() < 0.2
     entry = network["blocks.0.attention.input_lif"]
     assert isinstance(entry, LIF)
@@ -167,15 +163,6 @@ def test_layernorm_is_refused_with_field_and_way_out(model: torch.nn.Module) -> 
             {"embed_norm": "layernorm"},
             r"embed_norm is a LayerNorm.* cannot become spikes; use --model\.embed-norm ptbn",
         ),
-        (
-            {"positional_bias": "full"},
-            r"model\.positional_bias is full: this version of dsf-export handles only .*relative",
-        ),
-        *(
-            ({"attention": kind}, rf"model\.attention is {kind}: this version of dsf-export handles only .* pssa$")
-            for kind in get_args(AttentionKind)
-            if kind != "pssa"
-        ),
     ],
 )
 def test_what_cannot_be_exported_is_named_before_and_after_training(fields: dict[str, Any], words: str) -> None:
@@ -186,11 +173,23 @@ def test_what_cannot_be_exported_is_named_before_and_after_training(fields: dict
     assert str(refusal.value) == f"cannot export: {obstacle}"
 
 
-def test_choices_and_several_obstacles_are_refused_in_one_line(model: DSFormer) -> None:
+def test_several_obstacles_are_refused_in_one_line(model: DSFormer) -> None:
     assert export_obstacles(model.config) == []
-    config = ModelConfig(norm="tdln", attention="tssa")
-    choices = DSFormer(config, model.codec, 2, discrete=True)
-    with pytest.raises(
-        UserError, match=r"model\.norm is tdln.*; model\.attention is tssa.*; the task's actions are choi"
-    ):
-        fold(choices)
+    config = ModelConfig(norm="tdln", embed_norm="layernorm", attention="none")
+    broken = DSFormer(config, model.codec, 2)
+    with pytest.raises(UserError, match=r"model\.norm is tdln: blocks\.0\.mlp\.expand_norm.*; model\.embed_norm"):
+        fold(broken)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 64, 1 / 8, 0.3, 2.5])
+def test_the_scale_of_a_count_becomes_a_ratio_of_integers(scale: float) -> None:
+    found = count_integers(scale, largest=1000, scales=Scales(8, 0.5, 64, 3072))
+    assert found.gain / found.threshold_units == pytest.approx(scale / 0.5, rel=1e-9)
+    assert count_integers(0.123456, 10, Scales(8, 0.5, 64, 3072)).gain > 1
+
+
+def test_integer_choices_are_the_largest_accumulators() -> None:
+    network = random_network(1, discrete=True)
+    assert network.readout.head == "choice" and len(set(network.readout.scale)) == 1
+    accumulators = np.random.default_rng(0).integers(-9, 10, (50, 3))
+    assert np.array_equal(decode(network.readout, accumulators).argmax(axis=1), accumulators.argmax(axis=1))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import ACTIONS, random_model
+from random_networks import ACTIONS, exportable, random_model
 
+from dsf.export.attention import lag_rows
 from dsf.export.fold import fold
-from dsf.export.network import LIF, Encoder, Network, NetworkError, Readout, Residual, Synapses, Window
+from dsf.export.network import LIF, Encoder, Network, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.export.verify import compare_fold, compare_integers, run_folded, run_reference, run_torch
 from dsf.train.integers import (
@@ -100,7 +103,7 @@ def assert_round_trip(wanted: np.ndarray, got: np.ndarray, integers: np.ndarray,
 def trained_a_little(model: DSFormer, bits: int, units: int, steps: int) -> Recording:
     """A few optimizer steps, then one more forward pass."""
     start = quantization_aware(model, bits, units)
-    network = Recording(model.config, model.codec, ACTIONS, bits=bits, threshold_units=units)
+    network = Recording(model.config, model.codec, ACTIONS, model.discrete, bits=bits, threshold_units=units)
     network.load_state_dict(start.state_dict())
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -131,7 +134,7 @@ def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> Non
             assert np.array_equal(lif.bias_mantissa, integers.mantissa) and lif.bias_exponent == integers.bias_exponent
         elif isinstance(integers, WindowIntegers):
             lif = next(other for other in network.of_kind(LIF) if other.source == name)
-            assert isinstance(node, Window) and (lif.threshold == integers.threshold_units).all()
+            assert isinstance(node, (Window, PlacedWindow)) and (lif.threshold == integers.threshold_units).all()
         elif isinstance(integers, HeadIntegers):
             assert isinstance(node, Readout)
             assert (np.abs(node.bias * node.scale - integers.bias) <= node.scale / 2 * (1 + 1e-9)).all()
@@ -143,20 +146,17 @@ def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> Non
             if isinstance(integers, EmbedIntegers):
                 assert isinstance(network.encoder, Encoder) and np.array_equal(network.encoder.shift, integers.shifts)
         weights = integers.synapses.weights if isinstance(integers, EmbedIntegers) else integers.weights
+        if isinstance(node, PlacedWindow):
+            weights = lag_rows(weights, node.reach)
         assert np.array_equal(node.weights, weights), name
-    assert len(recorded) == len([*network.of_kind(Synapses), *network.of_kind(Window)]) + 1
+    kinds = (Synapses, Window, PlacedWindow, Readout)
+    assert len(recorded) == sum(isinstance(node, kinds) for node in network.nodes)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    bits=BITS,
-    norm=st.sampled_from(["ptbn", "tdbn", "reptbn", "none"]),
-    ticks=st.integers(1, 4),
-    **SIZES,
-)
-def test_export_finds_exactly_the_integers_trained_with(seed: int, bits: int, **fields: int) -> None:
-    network = trained_a_little(random_model(seed, **fields), bits, COARSEST_THRESHOLD_UNITS, steps=3)
+@given(sizes=exportable(), bits=BITS)
+def test_export_finds_exactly_the_integers_trained_with(sizes: dict[str, Any], bits: int) -> None:
+    network = trained_a_little(random_model(**sizes), bits, COARSEST_THRESHOLD_UNITS, steps=3)
     exported = quantize(fold(network), "hopper", bits, threshold_units=COARSEST_THRESHOLD_UNITS)
     assert_same_integers(exported, network.recorded)
     assert threshold_units(exported) == COARSEST_THRESHOLD_UNITS

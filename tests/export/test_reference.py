@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import random_network, random_tokens
+from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.network import LIF, Gate, Network, Readout, Residual, Synapses, Window
-from dsf.export.reference import ReferenceEngine, WindowReference
+from dsf.export.network import (
+    LIF,
+    SPIKING_KINDS,
+    And,
+    Count,
+    Gate,
+    HistoryNode,
+    Network,
+    NetworkError,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+)
+from dsf.export.reference import ReferenceEngine, WindowReference, replay
+from dsf.train.config import AttentionKind
 
 
-def slow_decisions(network: Network, tokens: np.ndarray) -> tuple[list[list[int]], dict[str, list[list[list[int]]]]]:
-    """Plain Python integers, one neuron at a time, straight from the node docstrings. (tokens, features) in."""
+def slow_decisions(
+    network: Network, tokens: np.ndarray, replayed: bool = False
+) -> tuple[list[list[int]], dict[str, list[list[list[int]]]]]:
+    """Plain Python integers, one neuron at a time, straight from the node docstrings. (tokens, features) in.
+
+    ``replayed``: the tokens are a window, so each has its place; in a stream all take the last one.
+    """
     history: dict[str, list[list[list[int]]]] = {}
     answers, spikes = [], {}
-    for token in tokens.tolist():
+    for index, token in enumerate(tokens.tolist()):
+        place = network.context - (len(tokens) - index if replayed else 1)
         graded = [q << s for q, s in zip(token, network.encoder.shift.tolist())]
         values: dict[str, list[list[int]]] = {"encoder": [graded] * network.ticks}
         for node in network.nodes[1:]:
@@ -39,22 +63,42 @@ def slow_decisions(network: Network, tokens: np.ndarray) -> tuple[list[list[int]
                     [tick[node.first + n] & tick[node.second + n] for n in range(node.size)]
                     for tick in values[node.source]
                 ]
+            elif isinstance(node, And):
+                out = [
+                    [query[node.first + n] & tick[n] for n in range(node.size)]
+                    for query, tick in zip(values[node.query], values[node.source])
+                ]
             else:
-                assert isinstance(node, Window)
-                past = [values[node.gate], *history.get(node.name, [])][: len(node.weights)]
+                past = [values[node.remembered], *history.get(node.name, [])][: node.reach]
                 history[node.name] = past
                 out = [
-                    [
-                        values[node.query][t][node.first + n]
-                        * sum(int(w) * p[t][n] for w, p in zip(node.weights, past))
-                        for n in range(node.size)
-                    ]
+                    [_slow_current(node, values, past, place, t, n) for n in range(node.size)]
                     for t in range(network.ticks)
                 ]
             values[node.name] = out
-            if isinstance(node, (LIF, Gate)):
+            if isinstance(node, SPIKING_KINDS):
                 spikes.setdefault(node.name, []).append(out)
     return answers, spikes
+
+
+def _slow_current(
+    node: HistoryNode, values: dict[str, list[list[int]]], past: list[list[list[int]]], place: int, t: int, n: int
+) -> int:
+    """One neuron's current at one tick, from what its remembered population fired in the last tokens."""
+    if isinstance(node, Count):
+        return node.gain * sum(spikes[t][n] for spikes in past)
+    if isinstance(node, Outer):
+        channels = node.size // node.heads
+        head = range(n // channels * channels, (n // channels + 1) * channels)
+        ticks = range(len(past[0])) if node.all_ticks else [t]
+        query, total = values[node.source], 0
+        for spikes in past:
+            score = sum(query[u][node.query + m] * spikes[u][node.key + m] for u in ticks for m in head)
+            total += score * spikes[t][node.value + n]
+        return node.gain * total
+    weights = node.weights[place] if isinstance(node, PlacedWindow) else node.weights
+    total = sum(int(weight) * spikes[t][n] for weight, spikes in zip(weights, past))
+    return values[node.query][t][node.first + n] * total
 
 
 def _shift(value: int, exponent: int) -> int:
@@ -81,27 +125,59 @@ def _slow_readout(node: Readout, residual: list[list[int]]) -> list[int]:
     return [sum(w * g for w, g in zip(row, graded)) + int(b) for row, b in zip(node.weights.tolist(), node.bias)]
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    bits=st.integers(2, 8),
-    width=st.integers(1, 6),
-    blocks=st.integers(1, 2),
-    ticks=st.integers(1, 8),
-    window=st.integers(1, 5),
-    decay=st.sampled_from([0.25, 0.5, 0.875, 0.0]),
-)
-def test_reference_is_the_docstrings(seed: int, bits: int, decay: float, **sizes: int) -> None:
-    network = random_network(seed, bits, decay=decay, **sizes)
-    tokens = random_tokens(network, 7, 1, seed)
+@settings(max_examples=80, deadline=None)
+@given(sizes=exportable(largest_width=6, largest_context=6), bits=st.integers(2, 8))
+def test_reference_is_the_docstrings(sizes: dict[str, Any], bits: int) -> None:
+    network = random_network(bits=bits, **sizes)
+    tokens = random_tokens(network, 7, 1, sizes["seed"])
     engine, observed = ReferenceEngine(network), {}
 
     def observe(name: str, values: np.ndarray) -> None:
-        if isinstance(network[name], (LIF, Gate)):
+        if isinstance(network[name], SPIKING_KINDS):
             observed.setdefault(name, []).append(values[:, 0].tolist())
 
     answers = [engine.step_graded(token, observe)[0].tolist() for token in tokens]
     assert (answers, observed) == slow_decisions(network, tokens[:, 0])
+
+
+@settings(max_examples=80, deadline=None)
+@given(sizes=exportable(largest_width=6, largest_context=6), bits=st.integers(2, 8), data=st.data())
+def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bits: int, data: st.DataObject) -> None:
+    """Every token of a window that is replayed whole, and the decisions of lanes that started at different times."""
+    network = random_network(bits=bits, **sizes)
+    length = data.draw(st.integers(1, network.context))
+    window, observed = random_tokens(network, length, 2, sizes["seed"]), {}
+
+    def observe(name: str, values: np.ndarray) -> None:
+        if isinstance(network[name], SPIKING_KINDS):
+            observed[name] = values[:, :, 1].swapaxes(0, 1).tolist()
+
+    answers = replay(network, window, observe=observe)
+    assert (answers[:, 1].tolist(), observed) == slow_decisions(network, window[:, 1], replayed=True)
+    engine, tokens = WindowReference(network, lanes=2), random_tokens(network, length + 3, 2, sizes["seed"])
+    for step, token in enumerate(tokens):
+        if step == 2:
+            engine.reset(1)
+        found = engine.step_graded(token)
+        for lane, start in ((0, 0), (1, 2 if step >= 2 else 0)):
+            seen = tokens[max(start, step + 1 - network.context) : step + 1, lane]
+            assert found[lane].tolist() == slow_decisions(network, seen, replayed=True)[0][-1]
+
+
+def test_a_window_longer_than_the_context_is_refused() -> None:
+    network = random_network(0, context=4)
+    with pytest.raises(NetworkError, match="5 tokens, the network's context is 4"):
+        replay(network, random_tokens(network, 5, 1, 0))
+
+
+@pytest.mark.parametrize("attention", [kind for kind in get_args(AttentionKind) if kind != "pssa"])
+def test_rules_over_the_whole_context_stream_exactly_with_one_block_only(attention: AttentionKind) -> None:
+    for blocks in (1, 2):
+        network = random_network(3, attention=attention, blocks=blocks, context=5)
+        stream, windowed = ReferenceEngine(network), WindowReference(network)
+        tokens = random_tokens(network, 15, 1, seed=3)
+        same = all(np.array_equal(stream.step_graded(token), windowed.step_graded(token)) for token in tokens)
+        assert same == network.stream_is_exact == (blocks == 1 or attention == "none")
 
 
 @settings(max_examples=40, deadline=None)

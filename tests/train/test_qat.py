@@ -140,7 +140,7 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
 
     refused("no checkpoint at", "nowhere", init=tmp_path / "nowhere")
     refused("model.norm is tdln", "--model.norm ptbn", arguments=("--model.norm", "tdln"))
-    refused("model.attention is tssa", "handles only", arguments=("--model.attention", "tssa"))
+    refused("has another --model.attention than tssa", arguments=("--model.attention", "tssa"))
     refused("model.positional_bias is full", arguments=("--model.positional-bias", "full"))
     refused("choices", dataset=CARTPOLE)
     refused("--init", "another --model.ticks than 2: use 4", arguments=("--model.ticks", "2"))
