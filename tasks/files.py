@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,21 @@ def require_writable_parent(path: Path) -> None:
         raise UserError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed if anything fails."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(text)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json(path: Path, values: Any) -> None:
