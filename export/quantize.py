@@ -6,17 +6,19 @@ provably impossible; a model from quantization-aware training keeps the unit it 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dsf.export.attention import lag_rows
 from dsf.export.bounds import require_no_overflow
+from dsf.export.calibrate import Calibration
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.export.network import (
     LIF,
     MAX_EXPONENT,
-    WEIGHT_BITS,
     And,
     Count,
     Encoder,
@@ -31,10 +33,12 @@ from dsf.export.network import (
     Synapses,
     Window,
 )
-from dsf.train.integers import Affine, ResidualIntegers
+from dsf.tasks import UserError
+from dsf.train.integers import WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization import (
     COARSEST_THRESHOLD_UNITS,
     FINEST_THRESHOLD_UNITS,
+    QuantizationConfig,
     Scales,
     count_integers,
     decay_units,
@@ -49,34 +53,80 @@ from dsf.train.quantization import (
 def quantize(
     model: FoldedModel,
     task: str,
-    bits: int = WEIGHT_BITS,
+    bits: int | None = None,
     provenance: dict[str, Any] | None = None,
     threshold_units: int | None = None,
+    *,
+    whole_biases: bool = False,
+    config: QuantizationConfig | None = None,
+    calibration: Calibration | None = None,
 ) -> Network:
     """Quantize with the finest residual unit, then the smallest readout shift, whose overflow proof holds.
 
     Args:
         model: folded model.
         task: name of the task it was trained for.
-        bits: signed width of the weights.
+        bits: signed width of the weights, 8 by default; short for a ``config`` of so many bits.
         provenance: where the network comes from (JSON values).
         threshold_units: the threshold in residual units where training has fixed it; None searches.
+        whole_biases: round LIF biases to whole synaptic units, the only ones netx knows.
+        config: how weights become integers; None takes the defaults.
+        calibration: of this model (:func:`dsf.export.calibrate.calibrate`), for the rules of ``config`` that use it.
 
     Raises:
-        UserError: bits out of range, a decay that 12 bits cannot say, or a weight no integer scale can hold.
+        UserError: bits out of range, a decay that 12 bits cannot say, a weight no integer scale can hold, a missing
+            calibration, or rules that the integers of quantization-aware training were not trained with.
         NetworkError: even the coarsest unit, or the fixed one, could overflow; the message names the node.
+        ValueError: both ``bits`` and a ``config`` of other bits.
     """
-    decay = decay_units(model.decay)
+    rules = QuantizationConfig(WEIGHT_BITS if bits is None else bits) if config is None else config
+    if bits not in (None, rules.bits):
+        raise ValueError(f"bits is {bits}, config.bits is {rules.bits}: give one of them")
+    _require_applicable(rules, calibration, threshold_units)
+    channels = calibration.channel_exponents() if calibration and rules.residual_channel_scales else None
+    inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
+
+    @functools.cache
+    def scales_and_body(units: int) -> tuple[Scales, tuple[Node, ...]]:
+        scales = Scales(rules.bits, model.threshold, units, decay, whole_biases, rules, inputs, channels)
+        return scales, _build(model, scales)
 
     def attempt(units: int, shift: int) -> tuple[Network | None, str]:
-        scales = Scales(bits, model.threshold, units, decay)
         try:
-            network = Network(task, model.ticks, model.context, _build(model, scales, shift), provenance or {})
+            scales, body = scales_and_body(units)
+            nodes = (*body, readout(model, body[-1].name, scales, shift))
+            network = Network(task, model.ticks, model.context, nodes, provenance or {})
             require_no_overflow(network)
         except NetworkError as error:
             return None, str(error)
         return network, ""
 
+    return _finest(attempt, threshold_units)
+
+
+def _require_applicable(
+    rules: QuantizationConfig, calibration: Calibration | None, threshold_units: int | None
+) -> None:
+    """Refuse rules that lack their data, or that would change integers that were trained.
+
+    Raises:
+        UserError: either.
+    """
+    if rules.needs_calibration and calibration is None:
+        raise UserError("bias correction and residual channel scales need a calibration: give its tokens, or drop them")
+    if threshold_units is not None and rules != QuantizationConfig(rules.bits):
+        raise UserError(
+            "the integers of quantization-aware training are exported as they were trained: drop all options on "
+            "rounding, clipping, bias correction and scales"
+        )
+
+
+def _finest(attempt: Callable[[int, int], tuple[Network | None, str]], threshold_units: int | None) -> Network:
+    """The finest network that can be: ``attempt`` gives it for residual units and a readout shift, or a reason.
+
+    Raises:
+        NetworkError: there is none.
+    """
     units, shift = FINEST_THRESHOLD_UNITS if threshold_units is None else threshold_units, MAX_EXPONENT
     network, reason = attempt(units, shift)
     if network is None and threshold_units is not None:
@@ -94,7 +144,8 @@ def quantize(
     return network
 
 
-def _build(model: FoldedModel, scales: Scales, shift: int) -> tuple[Node, ...]:
+def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
+    """All nodes but the readout; the last one is the residual that it reads."""
     codec = model.codec
     embed = embed_integers(model.embed, codec.bits, scales)
     nodes: list[Node] = [
@@ -106,7 +157,6 @@ def _build(model: FoldedModel, scales: Scales, shift: int) -> tuple[Node, ...]:
     for index, block in enumerate(model.blocks):
         nodes += _block_nodes(index, block, residual, model, scales)
         residual = nodes[-1].name
-    nodes.append(readout(model, residual, scales, shift))
     return tuple(nodes)
 
 
@@ -116,7 +166,7 @@ def _block_nodes(index: int, block: FoldedBlock, residual: str, model: FoldedMod
     if block.attention is not None:
         nodes = _attention_nodes(index, block.attention, residual, model, scales)
         residual = nodes[-1].name
-    contract = residual_integers(block.contract, scales)
+    contract = residual_integers(block.contract, scales, f"{mlp}.contract")
     return [
         *nodes,
         residual_lif(f"{mlp}.input_lif", residual, len(contract.bias), scales),
@@ -131,7 +181,7 @@ def _attention_nodes(
 ) -> list[Node]:
     """The nodes of one attention branch and of the residual behind it."""
     name = f"blocks.{index}.attention"
-    project = residual_integers(attention.project, scales)
+    project = residual_integers(attention.project, scales, f"{name}.project")
     mixed = _mixing_nodes(name, attention, model, scales)
     return [
         residual_lif(f"{name}.input_lif", residual, len(project.bias), scales),
@@ -179,11 +229,12 @@ def uniform_lif(name: str, source: str, width: int, threshold: int, scales: Scal
 
 def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
     """A LIF that reads the residual directly: threshold exact by the choice of the unit, no bias."""
-    return uniform_lif(name, source, width, scales.threshold_units, scales)
+    units = np.broadcast_to(scales.threshold_units / scales.channel_factors, width).astype(np.int32)
+    return LIF(name, source, units, np.zeros(width, np.int16), 0, scales.decay)
 
 
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:
-    """Synapses with one scale per neuron, and the LIF that absorbs these scales in threshold and bias."""
+    """Synapses with one scale per neuron (or layer), and the LIF that absorbs it in threshold and bias."""
     found = lif_integers(affine, scales, name)
     synapses = Synapses(name, source, found.weights, found.exponent)
     return synapses, LIF(lif, name, found.thresholds, found.mantissa, found.bias_exponent, scales.decay)
@@ -210,7 +261,7 @@ def residual_synapses(name: str, source: str, integers: ResidualIntegers) -> Syn
 
 
 def readout(model: FoldedModel, residual: str, scales: Scales, shift: int) -> Readout:
-    """The head, with one scale per action."""
+    """The head, with one scale per action, or one for all."""
     head = head_integers(model.head, scales, model.discrete)
     bias, scale = head.readout(scales.unit, model.ticks, shift)
     return Readout("readout", residual, head.weights, bias, shift, scale, "choice" if model.discrete else "tanh")

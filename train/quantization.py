@@ -8,12 +8,13 @@
 * A Linear that writes the residual shares the residual's unit, times a power of two per layer. One common scale fitted
   to the largest of these layers destroys the policy (the fold behind a nearly silent attention population makes its
   weights tens of times larger), so the unit is fine and the exponents do the rest.
+
+:class:`QuantizationConfig` has the choices (:mod:`dsf.train.rounding` applies them), :mod:`dsf.train.scales` the sizes.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,10 @@ import numpy.typing as npt
 from dsf.tasks import UserError
 from dsf.tasks.policy import FloatArray
 from dsf.train.integers import (
-    ACCUMULATOR_LIMIT,
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
     CURRENT_LIMIT,
-    DECAY_BITS,
     MAX_EXPONENT,
-    MAX_INPUT_BITS,
     MEMBRANE_FRACTION_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -39,94 +37,97 @@ from dsf.train.integers import (
     ResidualIntegers,
     WindowIntegers,
 )
+from dsf.train.rounding import MIN_BITS as MIN_BITS
+from dsf.train.rounding import InputStatistics as InputStatistics
+from dsf.train.rounding import QuantizationConfig as QuantizationConfig
+from dsf.train.rounding import least_error, reaches, round_weights
+from dsf.train.scales import COARSEST_THRESHOLD_UNITS as COARSEST_THRESHOLD_UNITS
+from dsf.train.scales import FINEST_THRESHOLD_UNITS as FINEST_THRESHOLD_UNITS
+from dsf.train.scales import Scales as Scales
+from dsf.train.scales import decay_units as decay_units
+from dsf.train.scales import feature_shifts, neuron_thresholds, threshold_exponent
+from dsf.train.scales import largest_threshold_for_bias as largest_threshold_for_bias
 
-MIN_BITS = 2
-FINEST_THRESHOLD_UNITS, COARSEST_THRESHOLD_UNITS = 4096, 16
-"""Range of the residual LIFs' threshold, in residual units (powers of two)."""
-FINE_BIAS_UNITS = 1023
-"""Biases up to this many synaptic units keep a resolution of a quarter unit (13-bit mantissa, 1/64 unit, 2**4)."""
 RATIO_DECIMALS = 12
 """Relative errors of a count's scale that agree to so many decimals are equal."""
-FINE_THRESHOLD_UNITS = 64
-"""Thresholds below this many synaptic units would round the scale noticeably; an exponent on the sum refines them."""
-
-
-@dataclass(frozen=True)
-class Scales:
-    """What all layers share while a model is quantized.
-
-    Attributes:
-        bits: signed width of the weights.
-        threshold: firing threshold of the float model.
-        threshold_units: the same threshold in residual units; unit = threshold / threshold_units.
-        decay: of 4096, what a membrane loses per tick; see :func:`decay_units`.
-    """
-
-    bits: int
-    threshold: float
-    threshold_units: int
-    decay: int
-
-    def __post_init__(self) -> None:
-        if not MIN_BITS <= self.bits <= WEIGHT_BITS:
-            raise UserError(f"--bits is {self.bits}: synapses have {MIN_BITS} to {WEIGHT_BITS} bits")
-
-    @property
-    def weight_limit(self) -> int:
-        """Largest weight: the range is symmetric."""
-        return (1 << (self.bits - 1)) - 1
-
-    @property
-    def unit(self) -> float:
-        """Float value of one residual unit."""
-        return self.threshold / self.threshold_units
-
-
-def decay_units(decay: float) -> int:
-    """What a membrane loses per tick, of 4096, where it keeps the share ``decay``.
-
-    Raises:
-        UserError: 12 bits cannot say it.
-    """
-    lost = (1.0 - decay) * (1 << DECAY_BITS)
-    if lost != int(lost):
-        raise UserError(f"cannot quantize: decay {decay} is no multiple of 1/{1 << DECAY_BITS}; retrain with one")
-    return int(lost)
 
 
 def lif_integers(affine: Affine, scales: Scales, name: str) -> LifIntegers:
-    """Quantize a Linear that feeds only a LIF; ``name`` is for errors.
+    """Quantize a Linear that feeds only a LIF; ``name`` is for errors and finds the layer's inputs.
 
     Raises:
-        UserError: a weight or a bias leaves the range of the integers.
+        UserError: a weight or a bias leaves the range of the integers, or a calibration is missing.
     """
-    strongest = np.abs(affine.weight).max(axis=1)
-    exponent = threshold_exponent(strongest, affine.weight.shape[1], scales)
-    thresholds = neuron_thresholds(strongest, scales.weight_limit << exponent, name, scales)
-    thresholds = np.minimum(thresholds, largest_threshold_for_bias(affine.bias, scales))
+    exponent, thresholds = _exponent_and_thresholds(affine, scales, name)
     scale = scales.threshold / thresholds
-    weights = np.rint(affine.weight / scale[:, None] / (1 << exponent)).astype(np.int8)
-    mantissa, bias_exponent = bias_parts(affine.bias / scale, name)
-    return LifIntegers(weights, exponent, thresholds, mantissa, bias_exponent, scales.threshold)
+    weights, clipped = round_weights(affine.weight / scale[:, None] / (1 << exponent), scales.rules, name)
+    bias = _corrected_bias(affine, weights * (scale * 2.0**exponent)[:, None], scales, scales.inputs_of(name))
+    mantissa, bias_exponent = bias_parts(bias / scale, name, scales.whole_biases)
+    return LifIntegers(weights, exponent, thresholds, mantissa, bias_exponent, scales.threshold, clipped)
 
 
-def residual_integers(affine: Affine, scales: Scales) -> ResidualIntegers:
-    """Quantize a Linear that writes the residual, with the smallest power of two that fits its weights."""
-    wanted = affine.weight / scales.unit
-    strongest = float(np.abs(wanted).max()) / scales.weight_limit
-    exponent = max(math.ceil(math.log2(strongest)), -MAX_EXPONENT) if strongest > 0 else 0
-    weights = np.rint(wanted / 2.0**exponent).astype(np.int8)
-    return ResidualIntegers(weights, exponent, np.rint(affine.bias / scales.unit).astype(np.int32), scales.unit)
+def _exponent_and_thresholds(affine: Affine, scales: Scales, name: str) -> tuple[int, npt.NDArray[np.int32]]:
+    """The exponent of a LIF's synapses and the thresholds (neurons,), which say the scales of its weights."""
+    rules, shared = scales.rules, not scales.rules.per_channel
+    tried = reaches(affine.weight, rules, shared)
+    exponent = threshold_exponent(tried[0], affine.weight.shape[1], scales)
+    cap = largest_threshold_for_bias(affine.bias, scales)
+    cap = np.full_like(cap, cap.min()) if shared else cap
+    limit = scales.weight_limit << exponent
+    thresholds = np.stack([np.minimum(neuron_thresholds(reach, limit, name, scales), cap) for reach in tried])
+    steps = scales.threshold / thresholds * 2.0**exponent
+    best = least_error(affine.weight, steps, rules, scales.inputs_of(name), name, shared)
+    return exponent, thresholds[best, np.arange(len(best))]
 
 
-def embed_integers(affine: Affine, input_bits: int, scales: Scales) -> EmbedIntegers:
-    """Quantize the embedding, which reads the codec's integers of ``input_bits`` bits."""
-    shifts = feature_shifts(affine, input_bits, scales)
-    return EmbedIntegers(shifts, residual_integers(Affine(affine.weight / 2.0**shifts, affine.bias), scales))
+def residual_integers(affine: Affine, scales: Scales, name: str = "") -> ResidualIntegers:
+    """Quantize a Linear that writes the residual, with the smallest power of two that fits its weights.
+
+    Args:
+        affine: what it computes from its inputs.
+        scales: unit of the residual.
+        name: of the layer; finds its inputs, and decides what stochastic rounding draws.
+
+    Raises:
+        UserError: a calibration is missing.
+    """
+    return _residual_integers(affine, scales, name, scales.inputs_of(name))
+
+
+def _residual_integers(affine: Affine, scales: Scales, name: str, inputs: InputStatistics | None) -> ResidualIntegers:
+    rules, units = scales.rules, scales.unit * scales.channel_factors
+    wanted = affine.weight / units[:, None]
+    tried = reaches(wanted, rules, shared=True)[:, 0] / scales.weight_limit
+    exponents = list(dict.fromkeys(_fitting_exponent(float(strongest)) for strongest in tried))
+    steps = np.stack([np.broadcast_to(units * 2.0**exponent, len(wanted)) for exponent in exponents])
+    exponent = exponents[least_error(affine.weight, steps, rules, inputs, name, shared=True)[0]]
+    weights, clipped = round_weights(wanted / 2.0**exponent, rules, name)
+    bias = _corrected_bias(affine, weights * (units * 2.0**exponent)[:, None], scales, inputs)
+    return ResidualIntegers(weights, exponent, np.rint(bias / units).astype(np.int32), units, clipped)
+
+
+def _fitting_exponent(strongest: float) -> int:
+    """The smallest power of two that is no less than ``strongest``, but for the range of exponents."""
+    return max(math.ceil(math.log2(strongest)), -MAX_EXPONENT) if strongest > 0 else 0
+
+
+def embed_integers(affine: Affine, input_bits: int, scales: Scales, name: str = "embed") -> EmbedIntegers:
+    """Quantize the embedding, which reads the codec's integers of ``input_bits`` bits.
+
+    Raises:
+        UserError: a calibration is missing.
+    """
+    shifts, inputs = feature_shifts(affine, input_bits, scales), scales.inputs_of(name)
+    shifted = None if inputs is None else inputs.scaled(2.0**shifts)
+    return EmbedIntegers(
+        shifts, _residual_integers(Affine(affine.weight / 2.0**shifts, affine.bias), scales, name, shifted)
+    )
 
 
 def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntegers:
     """Quantize PSSA's bias, of any shape, with a scale of its own; ``name`` is for errors.
+
+    Few numbers, read by every channel: they always round to nearest, none is clipped.
 
     Raises:
         UserError: a bias exceeds the range of the integers.
@@ -152,72 +153,37 @@ def count_integers(scale: float, largest: int, scales: Scales) -> CountIntegers:
     return CountIntegers(int(gains[best]), int(thresholds[best]))
 
 
-def head_integers(head: Affine, scales: Scales, discrete: bool = False) -> HeadIntegers:
-    """Quantize the head, with a scale per action; choices share one, so that integers decide between them."""
-    strongest = np.abs(head.weight).max(axis=1)
-    if discrete:
-        strongest = np.full_like(strongest, strongest.max())
-    weight_scale = np.maximum(strongest, np.finfo(float).tiny) / scales.weight_limit
-    return HeadIntegers(np.rint(head.weight / weight_scale[:, None]).astype(np.int8), weight_scale, head.bias)
-
-
-def feature_shifts(embed: Affine, input_bits: int, scales: Scales) -> npt.NDArray[np.int8]:
-    """A power of two per input feature that evens out the columns of the embedding.
-
-    The widths of graded spikes and of the synaptic accumulator limit the largest shift.
-    """
-    strongest = np.abs(embed.weight).max(axis=0)
-    input_limit = (1 << (input_bits - 1)) - 1
-    room = ACCUMULATOR_LIMIT // (scales.weight_limit * input_limit * len(strongest))
-    largest = min(int(math.log2(max(room, 1))), MAX_INPUT_BITS - input_bits)
-    base = strongest.max() / 2.0**largest
-    with np.errstate(divide="ignore"):
-        return np.clip(np.ceil(np.log2(strongest / base)), 0, largest).astype(np.int8)
-
-
-def neuron_thresholds(strongest: FloatArray, limit: int, name: str, scales: Scales) -> npt.NDArray[np.int32]:
-    """Per-neuron thresholds floor(threshold * limit / max |w|): the scale threshold / theta then fits the weights.
-
-    Args:
-        strongest: (neurons,) largest magnitude among each neuron's weights.
-        limit: largest integer a weight may become.
-        name: node name for the error.
-        scales: float threshold.
+def head_integers(head: Affine, scales: Scales, discrete: bool = False, name: str = "readout") -> HeadIntegers:
+    """Quantize the head, with a scale per action; choices share one, so that integers decide between them.
 
     Raises:
-        UserError: a weight exceeds ``limit`` thresholds, so no integer threshold is left.
+        UserError: a calibration is missing.
     """
-    ceiling = (1 << THRESHOLD_BITS) - 1
-    with np.errstate(divide="ignore"):
-        thresholds = np.minimum(np.floor(scales.threshold * limit / strongest), ceiling)
-    if thresholds.min() < 1:
-        raise UserError(
-            f"cannot quantize: {name} has a folded weight of {strongest.max():.3g}, above {limit} thresholds; use more "
-            "--bits, or retrain: a nearly constant population inflates the weights behind it"
-        )
-    return thresholds.astype(np.int32)
+    rules, shared, inputs = scales.rules, discrete or not scales.rules.per_channel, scales.inputs_of(name)
+    factors = scales.channel_factors
+    weight = head.weight * factors  # one integer of a channel is worth so much
+    seen = None if inputs is None else inputs.scaled(1.0 / factors)
+    tried = np.maximum(reaches(weight, rules, shared), np.finfo(float).tiny) / scales.weight_limit
+    best = least_error(weight, tried, rules, seen, name, shared)
+    weight_scale = tried[best, np.arange(len(best))]
+    weights, clipped = round_weights(weight / weight_scale[:, None], rules, name)
+    bias = _corrected_bias(head, weights * weight_scale[:, None] / factors, scales, inputs)
+    return HeadIntegers(weights, weight_scale, bias, factors, clipped)
 
 
-def threshold_exponent(strongest: FloatArray, inputs: int, scales: Scales) -> int:
-    """The exponent that gives every threshold FINE_THRESHOLD_UNITS, as far as the current's range allows."""
-    wanted = FINE_THRESHOLD_UNITS * float(strongest.max()) / (scales.threshold * scales.weight_limit)
-    room = CURRENT_LIMIT // 2 // (inputs * scales.weight_limit)
-    return max(0, min(math.ceil(math.log2(max(wanted, 1.0))), int(math.log2(max(room, 1))), MAX_EXPONENT))
+def _corrected_bias(
+    affine: Affine, dequantized: FloatArray, scales: Scales, inputs: InputStatistics | None
+) -> FloatArray:
+    """The bias (outputs,), plus the mean error E[(W - Wq) s] of the synaptic sums if the rules ask for it."""
+    if inputs is None or not scales.rules.bias_correction:
+        return affine.bias
+    return affine.bias + (affine.weight - dequantized) @ inputs.mean
 
 
-def largest_threshold_for_bias(bias: FloatArray, scales: Scales) -> npt.NDArray[np.int32]:
-    """Per-neuron cap on the threshold that keeps biases within FINE_BIAS_UNITS.
-
-    All neurons of a population share one bias exponent. A neuron with tiny weights would otherwise take so fine a
-    scale that its bias coarsens everybody's.
-    """
-    with np.errstate(divide="ignore"):
-        cap = np.floor(FINE_BIAS_UNITS * scales.threshold / np.abs(bias))
-    return np.clip(cap, FINE_THRESHOLD_UNITS, (1 << THRESHOLD_BITS) - 1).astype(np.int32)
-
-
-def bias_parts(bias: FloatArray, name: str) -> tuple[npt.NDArray[np.int16], int]:
+def bias_parts(bias: FloatArray, name: str, whole: bool = False) -> tuple[npt.NDArray[np.int16], int]:
     """Split biases (synaptic units) into mantissas and one exponent: bias = mantissa * 2**exponent / 64.
+
+    With ``whole`` the exponent is at least 6, so that every bias is a whole number of synaptic units.
 
     Raises:
         UserError: the largest bias needs an exponent that Loihi does not have.
@@ -225,7 +191,8 @@ def bias_parts(bias: FloatArray, name: str) -> tuple[npt.NDArray[np.int16], int]
     fixed = bias * (1 << MEMBRANE_FRACTION_BITS)
     limit = (1 << (BIAS_MANTISSA_BITS - 1)) - 1
     largest = float(np.abs(fixed).max())
-    exponent = max(0, math.ceil(math.log2(largest / limit))) if largest > 0 else 0
+    finest = MEMBRANE_FRACTION_BITS if whole else 0
+    exponent = max(finest, math.ceil(math.log2(largest / limit))) if largest > 0 else finest
     if exponent >= 1 << BIAS_EXPONENT_BITS:
         raise UserError(
             f"cannot quantize: {name} has a folded bias of {np.abs(bias).max():.3g} synaptic units; retrain"
