@@ -73,8 +73,8 @@ def cells() -> list[Cell]:
     for seed in ABLATION_SEEDS:
         chosen += [Cell("medium-expert", seed, {"model.attention": "pssa", "model.norm": n}) for n in NORMS]
         chosen.append(Cell("medium-expert", seed, {"model.attention": "none"}))
-    chosen += [Cell(role, seed, {"model.attention": "tssa"}) for seed in SEEDS for role in SETS]
     chosen += [Cell("medium-expert", seed, {"model.attention": "pssa"}, LONGER) for seed in SEEDS]
+    chosen += [Cell(role, seed, {"model.attention": "tssa"}) for seed in SEEDS for role in SETS]
     variants = [{"rate-penalty": str(penalty)} for penalty in PENALTIES] + [{"precision": "fp32"}]
     chosen += [Cell("medium-expert", SEEDS[0], {"model.attention": "pssa", **variant}) for variant in variants]
     return chosen

@@ -83,12 +83,11 @@ def quantize(
     if bits not in (None, rules.bits):
         raise ValueError(f"bits is {bits}, config.bits is {rules.bits}: give one of them")
     _require_applicable(rules, calibration, threshold_units)
-    channels = calibration.channel_exponents() if calibration and rules.residual_channel_scales else None
     inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
 
     @functools.cache
     def scales_and_body(units: int) -> tuple[Scales, tuple[Node, ...]]:
-        scales = Scales(rules.bits, model.threshold, units, decay, whole_biases, rules, inputs, channels)
+        scales = Scales(rules.bits, model.threshold, units, decay, whole_biases, rules, inputs)
         return scales, _build(model, scales)
 
     def attempt(units: int, shift: int) -> tuple[Network | None, str]:
@@ -112,8 +111,8 @@ def _require_applicable(
     Raises:
         UserError: either.
     """
-    if rules.needs_calibration and calibration is None:
-        raise UserError("bias correction and residual channel scales need a calibration: give its tokens, or drop them")
+    if rules.bias_correction and calibration is None:
+        raise UserError("bias correction needs a calibration: give tokens to calibrate on, or drop --bias-correction")
     if threshold_units is not None and rules != QuantizationConfig(rules.bits):
         raise UserError(
             "the integers of quantization-aware training are exported as they were trained: drop all options on "
@@ -229,8 +228,7 @@ def uniform_lif(name: str, source: str, width: int, threshold: int, scales: Scal
 
 def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
     """A LIF that reads the residual directly: threshold exact by the choice of the unit, no bias."""
-    units = np.broadcast_to(scales.threshold_units / scales.channel_factors, width).astype(np.int32)
-    return LIF(name, source, units, np.zeros(width, np.int16), 0, scales.decay)
+    return uniform_lif(name, source, width, scales.threshold_units, scales)
 
 
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:

@@ -8,7 +8,7 @@ returns with confidence intervals. L0 and L1 run in float64 here, so that roundi
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from dsf.export.folded import FoldedEngine, FoldedModel
-from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.network import SPIKING_KINDS, IntArray, Network
+from dsf.export.proof import LANES, Rung, prove_network
 from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference, decode, replay
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
 from dsf.tasks.policy import FloatArray
@@ -29,71 +30,81 @@ FLOAT_TOLERANCE = 1e-5
 """Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
-STREAM_CONTEXTS = 3
-"""Stream mode is compared with window mode over this many contexts of consecutive decisions."""
 
 Recording = dict[str, npt.NDArray[np.bool_]]
 """Spikes per population, (tokens, ticks, lanes, neurons)."""
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One comparison of the ladder.
+class ClosedLoop:
+    """The episodes that compare float and integer policy.
 
     Attributes:
-        name: what was compared.
-        passed: whether it holds; None where the network does not claim it.
-        summary: one line of figures.
-        details: JSON values.
+        task: environment, reference scores.
+        seeds: reset seeds.
+        target_return: return asked for (reward units).
+        max_score_drop: D4RL-normalised points that the integers may lose.
+        on_step: progress callback, see :func:`dsf.tasks.rollout`.
     """
 
-    name: str
-    passed: bool | None
-    summary: str
-    details: dict[str, Any]
+    task: Task
+    seeds: range
+    target_return: float
+    max_score_drop: float
+    on_step: Callable[[int], None]
 
 
 def verify(
     model: DSFormer,
     folded: FoldedModel,
     network: Network,
-    task: Task,
-    seeds: range,
-    target_return: float,
-    max_score_drop: float,
-    on_step: Callable[[int], None],
-) -> list[Rung]:
-    """Climb L0 to L2 and return every rung, passed or not.
+    loop: ClosedLoop | None,
+    episodes: Sequence[IntArray] | None = None,
+) -> tuple[list[Rung], IntArray]:
+    """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
     Args:
         model: the trained model, in evaluation mode.
         folded: its folded form.
         network: its integer form.
-        task: closed-loop task.
-        seeds: reset seeds of the closed-loop episodes.
-        target_return: return asked for in these episodes (reward units).
-        max_score_drop: D4RL-normalised points that the integers may lose against the float policy.
-        on_step: progress callback, see :func:`dsf.tasks.rollout`.
+        loop: closed-loop episodes; None leaves that rung out, and ``episodes`` must be given.
+        episodes: tokens to compare on, (steps, features) encoder integers each; None takes those that the float policy
+            sees in ``loop``.
+
+    Returns:
+        the rungs, and the tokens of the open-loop comparison, (lanes, context, features).
     """
-    recorder = _Recorder(TorchPolicy(model, lanes=len(seeds)), network)
-    float_episodes = rollout(task, recorder, seeds, target_return, on_step)
-    recorder.cut([episode.decisions for episode in float_episodes])
-    tokens = recorder.sequences(model.config.context)
-    engine = ReferenceEngine if network.stream_is_exact else WindowReference
-    integer = IntegerPolicy(engine(network, lanes=len(seeds)))
-    integer_episodes = rollout(task, integer, seeds, target_return, on_step)
+    returns: list[Rung] = []
+    if loop is not None:
+        recorder, rung = run_closed_loop(model, network, loop)
+        returns, episodes = [rung], episodes or recorder.episodes
+    assert episodes is not None
+    sequences = spread_windows(episodes, network.context + 1, SEQUENCES)
+    tokens = sequences[:, -network.context :]
     l0_actions, l0_spikes = run_torch(model, tokens)
     l1_actions, l1_spikes, l1_margins = run_folded(folded, tokens)
     l2_actions, l2_spikes = run_reference(network, tokens)
-    return [
+    rungs = [
         compare_fold(l0_actions, l0_spikes, l1_actions, l1_spikes, l1_margins),
         compare_integers(l1_actions, l1_spikes, l2_actions, l2_spikes),
-        compare_returns(task, target_return, float_episodes, integer_episodes, max_score_drop),
-        compare_stream(network, recorder.longest()),
+        *returns,
+        *prove_network(network, sequences[:: SEQUENCES // LANES].swapaxes(0, 1)),
     ]
+    return rungs, tokens
 
 
-def run_torch(model: DSFormer, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording]:
+def run_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop) -> tuple[Recorder, Rung]:
+    """Float policy and integers on the same reset seeds; also what the float policy saw."""
+    lanes = len(loop.seeds)
+    recorder = Recorder(TorchPolicy(model, lanes))
+    floats = rollout(loop.task, recorder, loop.seeds, loop.target_return, loop.on_step)
+    recorder.cut([episode.decisions for episode in floats])
+    engine = ReferenceEngine(network, lanes) if network.stream_is_exact else WindowReference(network, lanes)
+    integers = rollout(loop.task, IntegerPolicy(engine), loop.seeds, loop.target_return, loop.on_step)
+    return recorder, compare_returns(loop, floats, integers)
+
+
+def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]:
     """L0 in float64 on (lanes, context, features) integers: actions (context, lanes, actions) and spikes."""
     model = copy.deepcopy(model).double().eval()
     recording: Recording = {}
@@ -116,9 +127,7 @@ def run_torch(model: DSFormer, tokens: npt.NDArray[np.int32]) -> tuple[FloatArra
     return actions.numpy().swapaxes(0, 1), recording
 
 
-def run_folded(
-    model: FoldedModel, tokens: npt.NDArray[np.int32]
-) -> tuple[FloatArray, Recording, dict[str, FloatArray]]:
+def run_folded(model: FoldedModel, tokens: IntArray) -> tuple[FloatArray, Recording, dict[str, FloatArray]]:
     """L1: as :func:`run_torch`, and each membrane's distance from the threshold."""
     spikes: Recording = {}
     margins: dict[str, FloatArray] = {}
@@ -130,7 +139,7 @@ def run_folded(
     return FoldedEngine(model, observe).decide(tokens.swapaxes(0, 1)), spikes, margins
 
 
-def run_reference(network: Network, tokens: npt.NDArray[np.int32]) -> tuple[FloatArray, Recording]:
+def run_reference(network: Network, tokens: IntArray) -> tuple[FloatArray, Recording]:
     """L2: as :func:`run_torch`."""
     spikes: Recording = {}
     spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
@@ -174,80 +183,55 @@ def compare_integers(
     return Rung("L1 folded float -> L2 integers", True, summary, details)
 
 
-def compare_returns(
-    task: Task, target_return: float, floats: list[Episode], integers: list[Episode], max_score_drop: float
-) -> Rung:
+def compare_returns(loop: ClosedLoop, floats: list[Episode], integers: list[Episode]) -> Rung:
     """L0 against L2 in closed loop, same reset seeds."""
     l0 = mean_confidence_interval([episode.episode_return for episode in floats])
     l2 = mean_confidence_interval([episode.episode_return for episode in integers])
-    drop = task.score(l0.mean) - task.score(l2.mean)
-    summary = f"return {l0} -> {l2} over {len(floats)} episodes, score drop {drop:.1f} (limit {max_score_drop:g})"
+    drop = loop.task.score(l0.mean) - loop.task.score(l2.mean)
+    summary = f"return {l0} -> {l2} over {len(floats)} episodes, score drop {drop:.1f} (limit {loop.max_score_drop:g})"
     details = {
-        "target_return": target_return,
+        "target_return": loop.target_return,
         "seeds": [episode.seed for episode in floats],
         "float": {**asdict(l0), "returns": [episode.episode_return for episode in floats]},
         "integer": {**asdict(l2), "returns": [episode.episode_return for episode in integers]},
         "score_drop": drop,
-        "max_score_drop": max_score_drop,
+        "max_score_drop": loop.max_score_drop,
     }
-    return Rung("L0 -> L2 closed loop", drop <= max_score_drop, summary, details)
+    return Rung("L0 -> L2 closed loop", drop <= loop.max_score_drop, summary, details)
 
 
-def compare_stream(network: Network, tokens: npt.NDArray[np.int32]) -> Rung:
-    """Stream mode against window mode on consecutive tokens (decisions, features), from an episode's first token."""
-    tokens = tokens[: STREAM_CONTEXTS * network.context]
-    stream, window = ReferenceEngine(network), WindowReference(network)
-    different = sum(
-        int(not np.array_equal(stream.step_graded(token[None]), window.step_graded(token[None]))) for token in tokens
-    )
-    exact = network.stream_is_exact
-    summary = (
-        f"{different} of {len(tokens)} decisions differ; receptive field {network.receptive_field}, K {network.context}"
-    )
-    if not exact:
-        summary += " (not claimed: stream mode is another policy here)"
-    tells = len(tokens) > network.context  # before that, window mode drops no token
-    if not tells:
-        summary += "; the longest episode is too short to tell them apart"
-    details = {"decisions": len(tokens), "different": different, "receptive_field": network.receptive_field}
-    return Rung("L2 stream = window", different == 0 if exact else None, summary, details)
+class Recorder:
+    """A policy that keeps every token it was shown, as the codec's integers."""
 
-
-class _Recorder:
-    """A policy that keeps every token it was shown, as the network's integers."""
-
-    def __init__(self, policy: TorchPolicy, network: Network) -> None:
+    def __init__(self, policy: TorchPolicy) -> None:
         self.policy, self.codec, self.lanes = policy, policy.model.codec, policy.lanes
-        self.episodes: list[list[npt.NDArray[np.int32]]] = [[] for _ in range(self.lanes)]
+        self.episodes: list[IntArray] = [np.zeros((0, len(self.codec.unit)), np.int32)] * self.lanes
+        self.running: list[list[IntArray]] = [[] for _ in range(self.lanes)]
 
     def reset(self, lane: int) -> None:
         """Forward to the policy."""
         self.policy.reset(lane)
-        self.episodes[lane] = []
+        self.running[lane] = []
 
     def act(self, token: Token) -> FloatArray:
         """Record, then decide."""
         for lane, graded in enumerate(self.codec.encode(token.vector())):
-            self.episodes[lane].append(graded)
+            self.running[lane].append(graded)
         return self.policy.act(token)
 
     def cut(self, lengths: list[int]) -> None:
-        """Forget what finished lanes went on seeing; ``lengths`` are the episodes' decisions, one episode per lane."""
-        self.episodes = [tokens[:length] for tokens, length in zip(self.episodes, lengths)]
+        """Keep each lane's first ``lengths`` tokens, one episode per lane: a finished lane goes on seeing tokens."""
+        self.episodes = [np.array(tokens[:length]) for tokens, length in zip(self.running, lengths)]
 
-    def longest(self) -> npt.NDArray[np.int32]:
-        """The longest recorded episode (decisions, features)."""
-        return np.array(max(self.episodes, key=len))
 
-    def sequences(self, context: int) -> npt.NDArray[np.int32]:
-        """Evenly spread windows (SEQUENCES, context, features), none across an episode's end.
+def spread_windows(episodes: Sequence[IntArray], length: int, count: int) -> IntArray:
+    """Evenly spread windows (count, length, features) of episodes (steps, features), none across an episode's end.
 
-        Where every episode is shorter than the context, the windows are as long as the longest one.
-        """
-        context = min(context, max(len(tokens) for tokens in self.episodes))
-        windows = [
-            np.array(tokens[start : start + context])
-            for tokens in self.episodes
-            for start in range(len(tokens) - context + 1)
-        ]
-        return np.stack([windows[index] for index in np.linspace(0, len(windows) - 1, SEQUENCES).astype(int)])
+    Where every episode is shorter than ``length``, the windows are as long as the longest one.
+    """
+    length = min(length, max(len(tokens) for tokens in episodes))
+    ends = np.cumsum([max(len(tokens) - length + 1, 0) for tokens in episodes])
+    chosen = np.linspace(0, ends[-1] - 1, count).astype(int)
+    found = np.searchsorted(ends, chosen, side="right")
+    starts = chosen - np.concatenate([[0], ends[:-1]])[found]
+    return np.stack([episodes[index][start : start + length] for index, start in zip(found, starts)])

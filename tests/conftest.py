@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from random_networks import random_model
 
+from dsf.train.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.model import DSFormer
+
+STORE_STEPS = {"hopper-medium": 400, "cartpole-expert": 300}
+"""Steps of the tiny datasets."""
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch.compile forks a pool that outlives its test
 
@@ -45,6 +49,25 @@ def minari_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     store.mkdir()
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
     return store
+
+
+@pytest.fixture(scope="session")
+def filled_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Minari store with both datasets."""
+    store = tmp_path_factory.mktemp("minari")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(store))
+        for name, steps in STORE_STEPS.items():
+            recipe = get_recipe(name)
+            write_dataset(recipe, collect_episodes(recipe, steps, 0, lambda: None), "test", overwrite=False)
+    return store
+
+
+@pytest.fixture
+def tiny_store(filled_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store with both datasets as this test's own; nobody writes to it."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(filled_store))
+    return filled_store
 
 
 def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,11 +13,14 @@ from torch import nn
 from dsf.export.fold import fold
 from dsf.export.network import Network
 from dsf.export.quantize import quantize
+from dsf.tasks import get_task
+from dsf.train.checkpoint import codec_to_json, save_checkpoint
 from dsf.train.codec import InputCodec, TokenStatistics
-from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind
+from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
 from dsf.train.model import DSFormer
 
 ACTIONS = 3
+"""Hopper's, too."""
 EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
 
 
@@ -125,3 +129,22 @@ def random_tokens(network: Network, count: int, lanes: int, seed: int) -> np.nda
     """(count, lanes, features) encoder integers over the whole range."""
     limit = network.encoder.limit
     return np.random.default_rng(seed).integers(-limit, limit + 1, (count, lanes, network.encoder.size))
+
+
+def write_checkpoint(path: Path, **fields: Any) -> Path:
+    """A checkpoint of a small Hopper model that was never trained; ``fields`` as for :func:`random_model`."""
+    task = get_task("hopper")
+    sizes = {"width": 8, "blocks": 1, "context": 6, "window": 3, **fields}
+    model = random_model(features=task.observation_size + task.action_size + 1, **sizes)
+    header = {
+        "model": to_json(model.config),
+        "train": {},
+        "codec": codec_to_json(model.codec),
+        "task": task.name,
+        "dataset": {"id": "test", "sha256": "0"},
+        "git_revision": "test",
+        "step": 0,
+        "scores": [],
+    }
+    save_checkpoint(path, {f"model.{name}": tensor for name, tensor in model.state_dict().items()}, header)
+    return path

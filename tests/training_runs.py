@@ -8,8 +8,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import torch
@@ -25,11 +26,16 @@ UNSCORED = ("--eval-episodes", "0")
 
 
 def train_here(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``dsf-train`` in this process, which saves the seconds that a new one takes to import torch."""
+    """Run ``dsf-train`` in this process."""
+    return run_here(main, "dsf-train", *arguments)
+
+
+def run_here(main: Callable[[], NoReturn], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a console script in this process, which saves the seconds that a new one takes to import torch."""
     output, errors = io.StringIO(), io.StringIO()
     handler, threads, code = signal.getsignal(signal.SIGTERM), torch.get_num_threads(), None
     with (
-        patch.object(sys, "argv", ["dsf-train", *arguments]),
+        patch.object(sys, "argv", [program, *arguments]),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(errors),
     ):

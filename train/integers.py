@@ -75,19 +75,19 @@ class ResidualIntegers:
         weights: (channels, inputs) int8.
         exponent: power of two on the synaptic sum.
         bias: (channels,) int32, residual units.
-        unit: float value of one residual unit, (channels,), or (1,) where all channels share it.
+        unit: float value of one residual unit.
         clipped: weights that were out of range and saturate.
     """
 
     weights: npt.NDArray[np.int8]
     exponent: int
     bias: npt.NDArray[np.int32]
-    unit: FloatArray
+    unit: float
     clipped: int = 0
 
     def dequantized(self) -> Affine:
         """The float map these integers compute, but for the rounding of a sum that is shifted right."""
-        return Affine(self.weights * (self.unit * 2.0**self.exponent)[:, None], self.bias * self.unit)
+        return Affine(self.weights * (self.unit * 2.0**self.exponent), self.bias * self.unit)
 
 
 @dataclass(frozen=True)
@@ -135,25 +135,23 @@ class HeadIntegers:
         weights: (actions, channels).
         weight_scale: (actions,), float value of one integer.
         bias: (actions,).
-        channel_factors: units of the residual's channels, (channels,), or (1,) where all are equal.
         clipped: weights that were out of range and saturate.
     """
 
     weights: npt.NDArray[np.int8]
     weight_scale: FloatArray
     bias: FloatArray
-    channel_factors: FloatArray
     clipped: int = 0
 
     def dequantized(self) -> Affine:
         """The float map these integers compute, from the residual's mean over ticks."""
-        return Affine(self.weights * self.weight_scale[:, None] / self.channel_factors, self.bias)
+        return Affine(self.weights * self.weight_scale[:, None], self.bias)
 
     def readout(self, unit: float, ticks: int, shift: int) -> tuple[npt.NDArray[np.int32], FloatArray]:
         """Bias (actions,) in accumulator units, and the float value of one such unit (actions,).
 
         Args:
-            unit: float value of one residual unit, where the channel's factor is 1.
+            unit: float value of one residual unit.
             ticks: summed over.
             shift: low bits of the summed residual that the head does not see.
         """

@@ -95,15 +95,14 @@ def residual_integers(affine: Affine, scales: Scales, name: str = "") -> Residua
 
 
 def _residual_integers(affine: Affine, scales: Scales, name: str, inputs: InputStatistics | None) -> ResidualIntegers:
-    rules, units = scales.rules, scales.unit * scales.channel_factors
-    wanted = affine.weight / units[:, None]
+    rules, wanted = scales.rules, affine.weight / scales.unit
     tried = reaches(wanted, rules, shared=True)[:, 0] / scales.weight_limit
     exponents = list(dict.fromkeys(_fitting_exponent(float(strongest)) for strongest in tried))
-    steps = np.stack([np.broadcast_to(units * 2.0**exponent, len(wanted)) for exponent in exponents])
+    steps = np.stack([np.full(len(wanted), scales.unit * 2.0**exponent) for exponent in exponents])
     exponent = exponents[least_error(affine.weight, steps, rules, inputs, name, shared=True)[0]]
     weights, clipped = round_weights(wanted / 2.0**exponent, rules, name)
-    bias = _corrected_bias(affine, weights * (units * 2.0**exponent)[:, None], scales, inputs)
-    return ResidualIntegers(weights, exponent, np.rint(bias / units).astype(np.int32), units, clipped)
+    bias = _corrected_bias(affine, weights * (scales.unit * 2.0**exponent), scales, inputs)
+    return ResidualIntegers(weights, exponent, np.rint(bias / scales.unit).astype(np.int32), scales.unit, clipped)
 
 
 def _fitting_exponent(strongest: float) -> int:
@@ -160,15 +159,12 @@ def head_integers(head: Affine, scales: Scales, discrete: bool = False, name: st
         UserError: a calibration is missing.
     """
     rules, shared, inputs = scales.rules, discrete or not scales.rules.per_channel, scales.inputs_of(name)
-    factors = scales.channel_factors
-    weight = head.weight * factors  # one integer of a channel is worth so much
-    seen = None if inputs is None else inputs.scaled(1.0 / factors)
-    tried = np.maximum(reaches(weight, rules, shared), np.finfo(float).tiny) / scales.weight_limit
-    best = least_error(weight, tried, rules, seen, name, shared)
+    tried = np.maximum(reaches(head.weight, rules, shared), np.finfo(float).tiny) / scales.weight_limit
+    best = least_error(head.weight, tried, rules, inputs, name, shared)
     weight_scale = tried[best, np.arange(len(best))]
-    weights, clipped = round_weights(weight / weight_scale[:, None], rules, name)
-    bias = _corrected_bias(head, weights * weight_scale[:, None] / factors, scales, inputs)
-    return HeadIntegers(weights, weight_scale, bias, factors, clipped)
+    weights, clipped = round_weights(head.weight / weight_scale[:, None], rules, name)
+    bias = _corrected_bias(head, weights * weight_scale[:, None], scales, inputs)
+    return HeadIntegers(weights, weight_scale, bias, clipped)
 
 
 def _corrected_bias(
@@ -195,6 +191,7 @@ def bias_parts(bias: FloatArray, name: str, whole: bool = False) -> tuple[npt.ND
     exponent = max(finest, math.ceil(math.log2(largest / limit))) if largest > 0 else finest
     if exponent >= 1 << BIAS_EXPONENT_BITS:
         raise UserError(
-            f"cannot quantize: {name} has a folded bias of {np.abs(bias).max():.3g} synaptic units; retrain"
+            f"cannot quantize: {name} has a folded bias of {np.abs(bias).max():.3g} synaptic units; retrain, or drop "
+            "--bias-correction if it is on"
         )
     return np.rint(fixed / (1 << exponent)).astype(np.int16), exponent

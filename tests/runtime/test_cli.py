@@ -1,4 +1,4 @@
-"""``dsf-sim-run`` and ``dsf-export`` from the outside: the main job, its JSON, and every refusal."""
+"""``dsf-sim-run`` from the outside: the main job, its JSON, and every refusal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import assert_refused, run_command
-from random_networks import random_model, random_network
+from random_networks import random_network
 
 from dsf.export.file import read_network, write_network
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.engine import require_lava
 from dsf.runtime.errors import BackendUnavailable
-from dsf.train.checkpoint import load_checkpoint, save_checkpoint
+from dsf.train.checkpoint import load_checkpoint
 
 KEYS = {
     "task",
@@ -117,57 +117,3 @@ def test_bad_options(arguments: list[str], words: str) -> None:
 def test_lava_on_a_newer_python_says_so() -> None:
     with pytest.raises(BackendUnavailable, match=r"needs Python 3\.10 .*this is 3\.12.*--backend reference"):
         require_lava((3, 12))
-
-
-def write_checkpoint(path: Path, **model_fields: object) -> Path:
-    """A checkpoint of an untrained small Hopper model."""
-    from dsf.train.checkpoint import codec_to_json
-    from dsf.train.config import ModelConfig, to_json
-    from dsf.train.model import DSFormer
-
-    codec = random_model(features=15, context=6, width=8, blocks=1).codec
-    config = ModelConfig(width=8, blocks=1, context=6, window=3, **model_fields)  # type: ignore[arg-type]
-    model = DSFormer(config, codec, 3)
-    header = {
-        "model": to_json(config),
-        "train": {},
-        "codec": codec_to_json(codec),
-        "task": "hopper",
-        "dataset": {"id": "test", "sha256": "0"},
-        "git_revision": "test",
-        "step": 0,
-        "scores": [],
-    }
-    save_checkpoint(path, {f"model.{name}": tensor for name, tensor in model.state_dict().items()}, header)
-    return path
-
-
-def test_export_writes_a_verified_file(tmp_path: Path) -> None:
-    run, out = write_checkpoint(tmp_path / "run.safetensors"), tmp_path / "net.dsf.h5"
-    result = run_command("dsf-export", str(run), "--target", "loihi", "-o", str(out), "--episodes", "2")
-    assert result.returncode == 0, result.stderr
-    assert "L0 torch -> L1 folded float" in result.stdout and "overflow impossible" in result.stdout
-    network = read_network(out)
-    assert len(network.verification["rungs"]) == 4 and network.provenance["bits"] == 8
-
-
-def test_export_exits_non_zero_and_writes_nothing_when_a_rung_fails(tmp_path: Path) -> None:
-    """An impossible demand on the lossy rung: the integers must gain a million points."""
-    run, out = write_checkpoint(tmp_path / "run.safetensors"), tmp_path / "net.dsf.h5"
-    result = run_command("dsf-export", str(run), "-o", str(out), "--episodes", "1", "--max-score-drop", "-1e6")
-    assert result.returncode == 1 and not out.exists()
-    assert result.stderr.strip() == "dsf-export: nothing written: the ladder fails at L0 -> L2 closed loop"
-
-
-@pytest.mark.parametrize("field", ["norm", "embed_norm"])
-def test_layernorm_checkpoint_cannot_be_exported(tmp_path: Path, field: str) -> None:
-    run = write_checkpoint(tmp_path / "run.safetensors", **{field: "layernorm"})
-    out = tmp_path / "net.dsf.h5"
-    option = f"--model.{field.replace('_', '-')} ptbn"
-    assert_refused(run_command("dsf-export", str(run), "-o", str(out)), "LayerNorm", option)
-    assert not out.exists()
-
-
-def test_export_of_nothing(tmp_path: Path) -> None:
-    assert_refused(run_command("dsf-export", str(tmp_path / "none")), "no checkpoint at", "dsf-train")
-    assert_refused(run_command("dsf-export", str(tmp_path), "-o", "/nowhere/x.h5"), "/nowhere does not exist")

@@ -1,0 +1,128 @@
+"""Random networks of every kind, proven through all engines: fold, integers, torch target and ONNX Runtime.
+
+    python benchmarks/engine_parity.py --networks 50000 --workers 2
+
+Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
+windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
+torch target and ONNX Runtime in every spike and accumulator. A failure names its seed: ``--first SEED --networks 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+QUICK_NETWORKS = 100
+LANES = 2
+SHARE = 50
+"""Networks that a worker takes at a time."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one network: spike slots compared, and the rungs that failed."""
+
+    seed: int
+    spikes: int
+    failed: tuple[str, ...]
+
+
+def draw(generator: np.random.Generator) -> dict[str, Any]:
+    """Arguments of ``random_model``."""
+    from random_networks import EXPORTABLE_NORMS
+
+    from dsf.train.config import AttentionKind, BiasKind
+
+    heads, context = int(generator.integers(1, 4)), int(generator.integers(1, 9))
+    return {
+        "attention": str(generator.choice(get_args(AttentionKind))),
+        "positional_bias": str(generator.choice(get_args(BiasKind))),
+        "norm": str(generator.choice(EXPORTABLE_NORMS)),
+        "discrete": bool(generator.integers(2)),
+        "heads": heads,
+        "width": heads * int(generator.integers(1, 64 // heads + 1)),
+        "blocks": int(generator.integers(1, 3)),
+        "ticks": int(generator.integers(1, 9)),
+        "context": context,
+        "window": int(generator.integers(1, context + 1)),
+        "input_bits": int(generator.integers(4, 13)),
+        "decay": float(generator.choice([0.25, 0.5, 0.875, 0.0])),
+    }
+
+
+def prove(seed: int) -> Outcome:
+    """One network through all engines; ONNX in stream mode for even seeds, in window mode for odd ones."""
+    from random_networks import random_model
+
+    from dsf.export.fold import fold
+    from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
+    from dsf.export.proof import compare_engines, compare_stream, compare_torch
+    from dsf.export.quantize import quantize
+    from dsf.export.reference import ReferenceEngine, WindowReference
+    from dsf.export.verify import compare_fold, run_folded, run_torch
+
+    generator = np.random.default_rng(seed)
+    model = random_model(seed, **draw(generator))
+    folded = fold(model)
+    network = quantize(folded, "hopper", int(generator.integers(2, 9)))
+    limit, context = network.encoder.limit, network.context
+    tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
+    window = tokens[:context].swapaxes(0, 1)
+    reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
+    rungs = [
+        compare_fold(*run_torch(model, window), *run_folded(folded, window)),
+        compare_stream(network, tokens),
+        compare_torch(network, tokens),
+        compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),
+    ]
+    spikes = sum(rung.details.get("compared_spikes", 0) for rung in rungs)
+    return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))
+
+
+def start_worker() -> None:
+    """One thread per worker."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """Prove, count, and fail if one network differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=int, default=50_000)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first network")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_NETWORKS} networks")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + (QUICK_NETWORKS if options.quick else options.networks))
+    started, console = time.perf_counter(), Console()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, start_worker) as pool:
+        outcomes = list(track(pool.map(prove, seeds, chunksize=SHARE), "networks", len(seeds), console=console))
+    seconds = time.perf_counter() - started
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    spikes = sum(outcome.spikes for outcome in outcomes)
+    console.print(f"{len(seeds):,} networks, {spikes:,} spike slots, {len(failed)} networks differ, {seconds:.0f} s")
+    for outcome in failed[:20]:
+        console.print(f"seed {outcome.seed}: {', '.join(outcome.failed)}")
+    if options.json:
+        figures = {"networks": len(seeds), "compared_spikes": spikes, "failed": len(failed), "seconds": seconds}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(int(bool(failed)))
+
+
+if __name__ == "__main__":
+    main()

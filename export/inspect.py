@@ -1,0 +1,265 @@
+"""What is inside a network: every node's widths, margins and synapses, and what a chip would make of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dsf.export.bounds import prove
+from dsf.export.chips import Chip, needed_bits, unchecked, violations
+from dsf.export.connections import fan_in
+from dsf.export.network import (
+    LIF,
+    SPIKING_KINDS,
+    Count,
+    Encoder,
+    Network,
+    Node,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
+from dsf.export.placement import Placement, place
+
+COLUMNS = {
+    "name": "node",
+    "kind": "kind",
+    "shape": "shape",
+    "weight_bits": "bits",
+    "scale": "scale",
+    "thresholds": "thresholds",
+    "fan_in": "fan-in",
+    "margin": "margin",
+    "synapses": "synapses",
+    "zero_share": "zeros",
+    "cores": "cores",
+}
+"""Keys of a node's description, in the table's order, and their headings."""
+
+
+def describe_nodes(network: Network, placement: Placement | None = None) -> list[dict[str, Any]]:
+    """One dictionary of JSON values per node, in evaluation order; None where a node has no such thing.
+
+    Keys: ``name``, ``kind``, ``shape``, ``weight_bits`` (signed width that the largest weight or gain needs),
+    ``scale`` (power of two on a sum, or what else scales), ``threshold_min`` and ``threshold_max`` (synaptic units),
+    ``fan_in`` (axons per neuron), ``margin`` (times that the tightest proven bound could grow), ``synapses`` (weights),
+    ``zero_share`` (of the weights), ``cores`` (with a placement: how many hold the node's neurons).
+    """
+    margins: dict[str, float] = {}
+    for bound in prove(network):
+        margins[bound.node] = min(bound.margin, margins.get(bound.node, np.inf))
+    return [_describe(network, node, margins.get(node.name), placement) for node in network.nodes]
+
+
+def _describe(network: Network, node: Node, margin: float | None, placement: Placement | None) -> dict[str, Any]:
+    weights = _weights(node)
+    stored = weights if isinstance(node, (Synapses, Readout)) else None
+    thresholds = node.threshold if isinstance(node, LIF) else None
+    cores = None if placement is None else len(placement.cores_of(node.name)) or None
+    return {
+        "name": node.name,
+        "kind": type(node).__name__,
+        "shape": [node.size] if stored is None else list(stored.shape),
+        "weight_bits": None if weights is None else needed_bits(int(np.abs(weights.astype(np.int64)).max())),
+        "scale": _scale(node),
+        "threshold_min": None if thresholds is None else int(thresholds.min()),
+        "threshold_max": None if thresholds is None else int(thresholds.max()),
+        "fan_in": None if isinstance(node, Encoder) else fan_in(network, node),
+        "margin": margin,
+        "synapses": None if stored is None else stored.size,
+        "zero_share": None if stored is None else float((stored == 0).mean()),
+        "cores": cores,
+    }
+
+
+def _weights(node: Node) -> npt.NDArray[np.integer] | None:
+    """Integers that multiply spikes or graded values: weights, or the gain of a count."""
+    if isinstance(node, (Synapses, Readout, Window, PlacedWindow)):
+        return node.weights
+    return np.array([node.gain]) if isinstance(node, (Count, Outer)) else None
+
+
+def _scale(node: Node) -> str | None:
+    """The powers of two and gains of a node, in words."""
+    if isinstance(node, Encoder):
+        return f"{node.bits} bits << {int(node.shift.min())}..{int(node.shift.max())}"
+    if isinstance(node, Synapses):
+        return f"2^{node.exponent}"
+    if isinstance(node, Readout):
+        return f"2^-{node.shift}, {node.head}"
+    if isinstance(node, LIF):
+        return f"bias 2^{node.bias_exponent}, decay {node.decay}/4096"
+    if isinstance(node, (Window, PlacedWindow)):
+        return f"{node.reach} tokens"
+    return f"gain {node.gain}, {node.reach} tokens" if isinstance(node, (Count, Outer)) else None
+
+
+def summarise(network: Network) -> dict[str, int]:
+    """Totals over nodes: neurons (of populations with a core), those that spike, and synapses (weights)."""
+    populations = [node for node in network.nodes if not isinstance(node, (Encoder, Synapses, Readout))]
+    matrices = [node.weights for node in network.nodes if isinstance(node, (Synapses, Readout))]
+    return {
+        "nodes": len(network.nodes),
+        "neurons": sum(node.size for node in populations),
+        "spiking_neurons": sum(node.size for node in populations if isinstance(node, SPIKING_KINDS)),
+        "adders": sum(node.size for node in populations if isinstance(node, Residual)),
+        "synapses": sum(weights.size for weights in matrices),
+        "zero_weights": sum(int((weights == 0).sum()) for weights in matrices),
+    }
+
+
+def inspect_network(
+    network: Network, chip: Chip | None = None, digest: str | None = None, share_cores: bool = False
+) -> dict[str, Any]:
+    """Everything that :func:`print_network` shows, as JSON values.
+
+    Args:
+        network: to inspect.
+        chip: to check and to place on; None leaves that out.
+        digest: SHA-256 of the file it came from, see :func:`dsf.export.file.file_digest`.
+        share_cores: see :func:`dsf.export.placement.place`.
+
+    Raises:
+        NetworkError: one neuron exceeds a core of the chip.
+    """
+    placement = None if chip is None else place(network, chip, share_cores)
+    found: dict[str, Any] = {
+        "task": network.task,
+        "ticks": network.ticks,
+        "context": network.context,
+        "receptive_field": network.receptive_field,
+        "stream_is_exact": network.stream_is_exact,
+        "target_return": network.target_return,
+        "digest": digest,
+        "provenance": network.provenance,
+        "totals": summarise(network),
+        "nodes": describe_nodes(network, placement),
+        "verification": network.verification,
+    }
+    if chip is not None and placement is not None:
+        found["chip"] = chip.to_json()
+        found["violations"] = [dataclasses.asdict(violation) for violation in violations(network, chip)]
+        found["unchecked"] = unchecked(chip)
+        found["placement"] = placement.to_json()
+    return found
+
+
+def print_network(
+    network: Network,
+    console: Console,
+    chip: Chip | None = None,
+    digest: str | None = None,
+    share_cores: bool = False,
+) -> None:
+    """Print header, nodes, totals, the chip's verdict and the verification ladder; see :func:`inspect_network`.
+
+    Raises:
+        NetworkError: one neuron exceeds a core of the chip.
+    """
+    found = inspect_network(network, chip, digest, share_cores)
+    lines = _header(found)
+    console.print(*map(escape, lines), sep="\n", soft_wrap=True)
+    console.print(_node_table(found["nodes"]))
+    totals = found["totals"]
+    console.print(
+        f"{totals['neurons']:,} neurons ({totals['spiking_neurons']:,} spike, {totals['adders']:,} add the residual), "
+        f"{totals['synapses']:,} synapses, {totals['zero_weights']:,} of them zero",
+        soft_wrap=True,
+    )
+    if chip is not None:
+        _print_chip(found, chip, console)
+    _print_ladder(found["verification"].get("rungs", []), console)
+
+
+def _header(found: dict[str, Any]) -> list[str]:
+    """Task, sizes, provenance in short, digest: one line each."""
+    mode = "equals" if found["stream_is_exact"] else "differs from"
+    target = "the task's first" if found["target_return"] is None else f"{found['target_return']:g}"
+    lines = [
+        f"task {found['task']}, T {found['ticks']}, K {found['context']}, target return {target}",
+        f"stream mode {mode} window mode (receptive field {found['receptive_field']})",
+    ]
+    provenance = found["provenance"]
+    dataset, train, model = (provenance.get(key) for key in ("dataset", "train_steps", "model"))
+    known = {
+        "dataset": dataset.get("id") if isinstance(dataset, dict) else dataset,
+        "attention": model.get("attention") if isinstance(model, dict) else model,
+        "steps": train,
+        "bits": provenance.get("bits"),
+        "trained at": provenance.get("train_revision"),
+        "exported at": provenance.get("export_revision"),
+    }
+    short = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    lines.append(f"from {short}" if short else "from nothing recorded")
+    return [*lines, f"sha256 {found['digest']}"] if found["digest"] else lines
+
+
+def _node_table(nodes: list[dict[str, Any]]) -> Table:
+    table = Table()
+    shown = [key for key in COLUMNS if key != "cores" or any(node["cores"] is not None for node in nodes)]
+    for key in shown:
+        table.add_column(COLUMNS[key], justify="left" if key in ("name", "kind", "scale") else "right", overflow="fold")
+    for node in nodes:
+        table.add_row(*(escape(_cell(node, key)) for key in shown))
+    return table
+
+
+def _cell(node: dict[str, Any], key: str) -> str:
+    """A description's value as text; empty where the node has no such thing."""
+    if key == "thresholds":
+        low, high = node["threshold_min"], node["threshold_max"]
+        return "" if low is None else str(low) if low == high else f"{low}..{high}"
+    value = node[key]
+    if value is None:
+        return ""
+    if key == "shape":
+        return " x ".join(map(str, value))
+    formats = {"margin": "{:.1f}x", "zero_share": "{:.1%}", "synapses": "{:,}"}
+    return formats.get(key, "{}").format(value)
+
+
+def _print_chip(found: dict[str, Any], chip: Chip, console: Console) -> None:
+    """Cores, and every rule that is broken, grouped by rule; then what nobody can check."""
+    placement, broken = found["placement"], found["violations"]
+    busiest, limit = placement["busiest"], placement["busiest"]["limit"].replace("_", " ")
+    sharing = "populations share cores" if placement["shared_cores"] else "every population on cores of its own"
+    console.print(
+        f"{chip.title}: {placement['total_cores']} cores on {placement['total_chips']} chip(s), {sharing}; "
+        f"fullest core {busiest['core']}: {busiest['fraction']:.0%} of its {limit}\n{placement['host']}",
+        soft_wrap=True,
+    )
+    verdict = f"{len(broken)} violations" if broken else "no published limit is broken"
+    console.print(f"{chip.title}: {verdict}; not checked: {', '.join(found['unchecked'])}", soft_wrap=True)
+    if not broken:
+        return
+    table = Table()
+    for column in ("rule", "node", "found", "limit", "source"):
+        table.add_column(column, overflow="fold")
+    for item in sorted(broken, key=lambda item: str(item["rule"])):
+        cells = (item["rule"], item["node"], item["found"], item["limit"], item["grade"])
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    console.print(table)
+
+
+def _print_ladder(rungs: list[dict[str, Any]], console: Console) -> None:
+    """The verification rungs stored in the file."""
+    if not rungs:
+        console.print("no verification is stored in this network")
+        return
+    table = Table()
+    for column in ("rung", "holds", "figures"):
+        table.add_column(column, overflow="fold")
+    for rung in rungs:
+        passed = rung.get("passed")
+        holds = "-" if passed is None else "yes" if passed else "NO"
+        table.add_row(escape(str(rung.get("name", ""))), holds, escape(str(rung.get("summary", ""))))
+    console.print(table)

@@ -1,0 +1,259 @@
+"""Layer by layer, what quantization did: scales, saturation, errors of weights and sums, spikes that still agree.
+
+A layer's own error is measured on the inputs it has at level L1, through the integers of its node, so that errors of
+earlier layers do not count; spike agreement compares whole networks, L1 with L2, and so does count them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from dsf.export.attention import lag_rows, lags_of, windowed
+from dsf.export.calibrate import Activity, run_layers
+from dsf.export.folded import FoldedAttention, FoldedModel, place_weights
+from dsf.export.network import (
+    LIF,
+    MEMBRANE_FRACTION_BITS,
+    WEIGHT_BITS,
+    Encoder,
+    Network,
+    NetworkError,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
+from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
+from dsf.tasks.policy import FloatArray
+from dsf.train.rounding import REACH_TOLERANCE
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One layer with weights. All fields are JSON values; None where there is nothing to say.
+
+    Attributes:
+        name: of the node.
+        scale_min, scale_max: float value of one integer weight, over the layer's weights.
+        exponent: power of two on the synaptic sum; of the readout, minus its shift; None for windows.
+        saturated: share of the weights that are at the limit of the range.
+        clipped: share of the weights whose float lies beyond what that limit stands for.
+        weights_db: weights against their rounding error, in dB; None without error.
+        sums_db: synaptic sums against the error of sum and bias, in dB; None without sum or error.
+        population: the LIF that reads the layer, directly or through the residual.
+        agreement: share of that population's spikes that are equal at L1 and L2.
+        firing_rate: of that population per tick, at L2.
+    """
+
+    name: str
+    scale_min: float
+    scale_max: float
+    exponent: int | None
+    saturated: float
+    clipped: float
+    weights_db: float | None
+    sums_db: float | None
+    population: str | None
+    agreement: float | None
+    firing_rate: float | None
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer's floats, and what its integers stand for: ``steps`` broadcast against the weights."""
+
+    weight: FloatArray
+    steps: FloatArray
+    sums: FloatArray  # without bias
+    error: FloatArray  # of sum and bias, same shape
+
+
+def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.integer]) -> list[LayerFigures]:
+    """Figures of every layer with weights, in evaluation order.
+
+    Args:
+        folded: level L1.
+        network: level L2 of the same model.
+        tokens: the codec's integers (tokens, lanes, features), at most K tokens; a lane is a window of its own.
+
+    Raises:
+        NetworkError: tokens do not fit, or the network is not of this model.
+    """
+    activity = run_layers(folded, tokens)
+    _require_same_layers(activity, network)
+    values: dict[str, Int64Array] = {}
+    replay(network, tokens, observe=values.__setitem__)
+    units, limit = _residual_units(folded, network), _weight_limit(network)
+    figures = []
+    for node in network.nodes:
+        if isinstance(node, Synapses):
+            layer, exponent, top = _synapses(node, network, activity, folded.threshold, units), node.exponent, limit
+        elif isinstance(node, Readout):
+            layer, exponent, top = _readout(node, activity, folded.ticks, units), -node.shift, limit
+        elif isinstance(node, (Window, PlacedWindow)):
+            layer, exponent, top = _window(node, network, folded, activity), None, (1 << (WEIGHT_BITS - 1)) - 1
+        else:
+            continue
+        population = _population(network, node.name)
+        figures.append(_figures(node, layer, exponent, top, population, activity, values))
+    return figures
+
+
+def _figures(
+    node: Synapses | Readout | Window | PlacedWindow,
+    layer: _Layer,
+    exponent: int | None,
+    limit: int,
+    population: str | None,
+    activity: Activity,
+    values: dict[str, Int64Array],
+) -> LayerFigures:
+    fired = None if population is None else values[population]
+    return LayerFigures(
+        name=node.name,
+        scale_min=float(layer.steps.min()),
+        scale_max=float(layer.steps.max()),
+        exponent=exponent,
+        saturated=float((np.abs(node.weights) == limit).mean()),
+        clipped=float((np.abs(layer.weight) > limit * layer.steps * (1.0 + REACH_TOLERANCE)).mean()),
+        weights_db=_decibels(layer.weight, node.weights * layer.steps - layer.weight),
+        sums_db=_decibels(layer.sums, layer.error),
+        population=population,
+        agreement=None if population is None else float((values[population] == activity.spikes[population]).mean()),
+        firing_rate=None if fired is None else float(fired.mean()),
+    )
+
+
+def _decibels(signal: FloatArray, error: FloatArray) -> float | None:
+    """Power of the signal against that of the error; None where either has none."""
+    power, noise = float(np.square(signal).sum()), float(np.square(error).sum())
+    return None if power == 0.0 or noise == 0.0 else float(10.0 * np.log10(power / noise))
+
+
+def _require_same_layers(activity: Activity, network: Network) -> None:
+    """Check that a network has exactly the layers of a model.
+
+    Raises:
+        NetworkError: one is missing, or one has another size; the message names it.
+    """
+    found = {node.name: node.weights.shape for node in network.nodes if isinstance(node, (Synapses, Readout))}
+    wanted = {name: affine.weight.shape for name, affine in activity.layers.items()}
+    different = sorted(name for name, _ in found.items() ^ wanted.items())
+    if different:
+        raise NetworkError(f"layer '{different[0]}' differs between network and model: fold the model it came from")
+
+
+def _synapses(
+    node: Synapses, network: Network, activity: Activity, threshold: float, residual_units: FloatArray
+) -> _Layer:
+    affine, inputs = activity.layers[node.name], activity.inputs[node.name]
+    source, lif = network[node.source], _reader(network, node.name)
+    columns = source.shift if isinstance(source, Encoder) else np.zeros(node.weights.shape[1], np.int8)
+    if lif is None:  # it writes the residual
+        residual = next(other for other in network.of_kind(Residual) if other.sources[-1] == node.name)
+        units, bias = residual_units, residual.bias.astype(np.float64)
+    else:
+        units, bias = threshold / lif.threshold, lif.bias / (1 << MEMBRANE_FRACTION_BITS)
+    integers = shift(integer_product(inputs.astype(np.int64) << columns, node.weights), node.exponent)
+    steps = units[:, None] * 2.0**node.exponent * 2.0**columns
+    return _Layer(affine.weight, steps, affine(inputs) - affine.bias, (integers + bias) * units - affine(inputs))
+
+
+def _readout(node: Readout, activity: Activity, ticks: int, units: FloatArray) -> _Layer:
+    head, residual = activity.layers[node.name], list(activity.residuals.values())[-1]
+    outputs = head(activity.inputs[node.name])
+    integers = accumulate(node, np.rint(residual / units).astype(np.int64))
+    steps = node.scale[:, None] * ticks / 2.0**node.shift / units
+    return _Layer(head.weight, steps, outputs - head.bias, node.scale * integers - outputs)
+
+
+def _window(node: Window | PlacedWindow, network: Network, folded: FoldedModel, activity: Activity) -> _Layer:
+    branch, lif = node.name.removesuffix(".window"), _reader(network, node.name)
+    attention = _attention_of(folded, branch)
+    assert attention.positional_bias is not None and lif is not None
+    query, key, value = np.split(activity.spikes[f"{branch}.qkv_lif"], 3, axis=-1)
+    bias, tokens = attention.positional_bias, query.shape[1]
+    weight = bias if bias.ndim == 1 else lag_rows(bias, attention.window)
+    rows = node.weights if node.weights.ndim == 1 else node.weights[-tokens:, None]
+    unit = folded.threshold / float(lif.threshold[0])
+    lagged = lags_of(key * value)
+    sums = windowed(query, lagged, place_weights(bias, attention.window, tokens))
+    return _Layer(weight, np.full(weight.shape, unit), sums, windowed(query, lagged, rows) * unit - sums)
+
+
+def _attention_of(folded: FoldedModel, branch: str) -> FoldedAttention:
+    """The branch called blocks.<i>.attention."""
+    attention = folded.blocks[int(branch.split(".")[1])].attention
+    assert attention is not None
+    return attention
+
+
+def _reader(network: Network, name: str) -> LIF | None:
+    """The LIF population that reads a node directly, if there is one."""
+    return next((lif for lif in network.of_kind(LIF) if lif.source == name), None)
+
+
+def _population(network: Network, name: str) -> str | None:
+    """The LIF population that reads a layer, directly or through the residual that it writes."""
+    lif = _reader(network, name)
+    if lif is None:
+        residual = next((other.name for other in network.of_kind(Residual) if other.sources[-1] == name), name)
+        lif = _reader(network, residual)
+    return None if lif is None else lif.name
+
+
+def _residual_units(folded: FoldedModel, network: Network) -> FloatArray:
+    """Float value (channels,) of one residual unit: the threshold of any LIF that reads a residual says it."""
+    lif = next(lif for lif in network.of_kind(LIF) if isinstance(network[lif.source], Residual))
+    return folded.threshold / lif.threshold
+
+
+def _weight_limit(network: Network) -> int:
+    """Largest weight of the narrowest range that holds all: layers that write the residual use more than half of it."""
+    weighted: list[Synapses | Readout] = [*network.of_kind(Synapses), network.readout]
+    largest = max(int(np.abs(node.weights.astype(np.int64)).max()) for node in weighted)
+    return (1 << max(largest, 1).bit_length()) - 1
+
+
+_COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "sums dB", "spikes agree", "rate")
+
+
+def print_layers(figures: list[LayerFigures], console: Console) -> None:
+    """The report as a table."""
+    table = Table(title="layers", title_justify="left")
+    for column in (
+        "layer",
+        "scale",
+        "exponent",
+        "at limit",
+        "clipped",
+        "weights dB",
+        "sums dB",
+        "spikes agree",
+        "rate",
+    ):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for layer in figures:
+        low, high = f"{layer.scale_min:.2g}", f"{layer.scale_max:.2g}"
+        table.add_row(
+            layer.name,
+            low if low == high else f"{low}..{high}",
+            _shown(layer.exponent, "d"),
+            _shown(layer.saturated, ".2%"),
+            _shown(layer.clipped, ".2%"),
+            _shown(layer.weights_db, ".1f"),
+            _shown(layer.sums_db, ".1f"),
+            _shown(layer.agreement, ".2%"),
+            _shown(layer.firing_rate, ".3f"),
+        )
+    console.print(table)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
