@@ -19,6 +19,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.network import NODE_KINDS, Network, NetworkError, Node
@@ -29,6 +30,8 @@ READABLE_VERSIONS = (1, FORMAT_VERSION)
 SUFFIX = ".dsf.h5"
 USER_BLOCK_BYTES = 512
 MAGIC = b"dsf network file\n"
+LARGEST_ARRAY = 1 << 28
+"""Numbers in one array: more would only exhaust the memory of whoever reads the file."""
 
 _ARRAY_TYPES = {
     "weights": np.int8,
@@ -83,7 +86,7 @@ def read_network(path: Path) -> Network:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             network = _read_body(file, path)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise NetworkError(f"{path}: content is not a network of this version ({error}): export it again") from None
     require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
     return network
@@ -132,7 +135,7 @@ def _write_node(group: h5py.Group, node: Node) -> None:
 
 
 def _read_body(file: h5py.File, path: Path) -> Network:
-    header = json.loads(bytes(file["header"][()]))
+    header = json.loads(bytes(_read_array(file, "header", np.uint8)))
     if header["format"] not in READABLE_VERSIONS:
         raise NetworkError(f"{path} has format {header['format']}, this dsf reads {READABLE_VERSIONS}: export it again")
     return Network(
@@ -161,9 +164,26 @@ def _read_node(group: h5py.Group) -> Node:
         elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
             values[item.name] = tuple(json.loads(group.attrs[item.name]))
         else:
-            values[item.name] = group[item.name][()]
-            expected = _ARRAY_TYPES[item.name]
-            if values[item.name].dtype != expected:
-                raise NetworkError(f"{group.name}/{item.name} has dtype {values[item.name].dtype}, expected {expected}")
+            values[item.name] = _read_array(group, item.name, _ARRAY_TYPES[item.name])
     node: Node = kind(**values)
     return node
+
+
+def _read_array(group: h5py.Group, name: str, expected: type[np.generic]) -> npt.NDArray[Any]:
+    """One array, after a look at what it claims to be: whoever signs a file anew may put anything in it.
+
+    Raises:
+        NetworkError: it lies elsewhere, has another type, or is larger than any network's.
+    """
+    where = f"{group.name}/{name}"
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise NetworkError(f"{where} is a link out of the file: export the network again")
+    stored = group[name]
+    if not isinstance(stored, h5py.Dataset) or stored.external or stored.is_virtual:
+        raise NetworkError(f"{where} holds no data of its own: export the network again")
+    if stored.dtype != expected:
+        raise NetworkError(f"{where} has dtype {stored.dtype}, expected {np.dtype(expected)}: export the network again")
+    if stored.size > LARGEST_ARRAY:
+        raise NetworkError(f"{where} claims {stored.size:,} numbers, limit {LARGEST_ARRAY:,}: export the network again")
+    values: npt.NDArray[Any] = stored[()]
+    return values

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import re
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from random_networks import random_network
 
-from dsf.export.file import read_network, write_network
+from dsf.export.file import USER_BLOCK_BYTES, _user_block, read_network, write_network
 from dsf.export.network import LIF, Network, NetworkError, Synapses
 
 
@@ -38,20 +42,89 @@ def test_same_network_same_bytes(path: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_every_flipped_bit_and_every_truncation_is_refused(path: Path, tmp_path: Path) -> None:
+def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
     generator = np.random.default_rng(0)
     damaged = tmp_path / "damaged.dsf.h5"
-    for position in [*range(0, 512, 3), *generator.integers(0, len(content), 800).tolist()]:
+    for position in [*range(512), *generator.integers(0, len(content), 8_500).tolist()]:
         flipped = bytearray(content)
-        flipped[position] ^= 1 << int(generator.integers(8))
+        flipped[position] ^= int(generator.integers(1, 256))
         damaged.write_bytes(flipped)
         with pytest.raises(NetworkError):
             read_network(damaged)
-    for length in [0, 1, 511, 512, 513, *generator.integers(0, len(content), 100).tolist()]:
+    for length in [0, 1, 511, 512, 513, *generator.integers(0, len(content), 1_000).tolist()]:
         damaged.write_bytes(content[:length])
         with pytest.raises(NetworkError):
             read_network(damaged)
+
+
+def sign(path: Path) -> None:
+    """Give an altered file a fitting digest: the work of someone who means harm."""
+    content = path.read_bytes()
+    path.write_bytes(_user_block(content[USER_BLOCK_BYTES:]) + content[USER_BLOCK_BYTES:])
+
+
+class Payload:
+    """Unpickling this creates a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return open, (str(self.proof), "w")
+
+
+def plant_pickle(group: h5py.Group, proof: Path) -> None:
+    del group["weights"]
+    group.create_dataset("weights", data=np.void(pickle.dumps(Payload(proof))))
+
+
+def plant_link(group: h5py.Group, proof: Path) -> None:
+    del group["weights"]
+    group["weights"] = h5py.ExternalLink(str(proof), "/weights")
+
+
+def plant_external(group: h5py.Group, proof: Path) -> None:
+    del group["weights"]
+    group.create_dataset("weights", (12, 6), np.int8, external=[(str(proof), 0, 72)])
+
+
+def plant_giant(group: h5py.Group, proof: Path) -> None:
+    del group["weights"]
+    group.create_dataset("weights", (1 << 20, 1 << 20), np.int8, chunks=(1, 1 << 20))
+
+
+def plant_kind(group: h5py.Group, proof: Path) -> None:
+    group.attrs["kind"] = "__import__('os').system('touch ' + str(proof))"
+
+
+def plant_group(group: h5py.Group, proof: Path) -> None:
+    del group["weights"]
+    group.create_group("weights")
+
+
+@pytest.mark.parametrize("plant", [plant_pickle, plant_link, plant_external, plant_giant, plant_kind, plant_group])
+def test_a_signed_malicious_file_runs_nothing_and_is_refused(path: Path, tmp_path: Path, plant: Any) -> None:
+    proof = tmp_path / "proof"
+    with h5py.File(path, "r+") as file:
+        plant(file["nodes/0001"], proof)
+    sign(path)
+    with pytest.raises(NetworkError):
+        read_network(path)
+    assert not proof.exists()
+
+
+def test_no_loader_can_execute_code() -> None:
+    """No unpickler, and nothing that evaluates text, in any room."""
+    source = Path(__file__).resolve().parents[2]
+    forbidden = re.compile(
+        r"^\s*(import|from) (pickle|cloudpickle|dill|joblib|marshal|shelve)\b"
+        r"|\btorch\.load\(|allow_pickle=True|\byaml\.(unsafe_)?load\(|(?<![\w.])(eval|exec)\(",
+        re.MULTILINE,
+    )
+    for room in ("tasks", "train", "export", "hardware_models", "runtime"):
+        for file in (source / room).rglob("*.py"):
+            assert (match := forbidden.search(file.read_text())) is None, f"{file}: {match.group()}"
 
 
 def test_network_that_could_overflow_is_refused_by_the_reader(path: Path) -> None:
