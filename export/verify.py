@@ -31,7 +31,7 @@ FLOAT_TOLERANCE = 1e-5
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
 PROOF_SEQUENCES = 2
-"""Of them, on how many the engines are compared: window mode replays each token K times. ``dsf-export verify`` takes more."""
+"""Of them, on how many the engines are compared: window mode replays every token K times."""
 
 Recording = dict[str, npt.NDArray[np.bool_]]
 """Spikes per population, (tokens, ticks, lanes, neurons)."""
