@@ -16,8 +16,8 @@ from dsf.export.fold import fold
 from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, decode
-from dsf.export.verify import _Recorder, compare_fold, run_folded, run_reference, run_torch
-from dsf.tasks import UserError
+from dsf.export.verify import Recorder, compare_fold, run_folded, run_reference, run_torch, spread_windows
+from dsf.tasks import Token, UserError
 from dsf.train.config import ModelConfig, export_obstacles
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
@@ -124,15 +124,24 @@ def test_partial_sums_that_cancel_are_still_bounded() -> None:
     assert values.times(np.array([[127, -127]])).largest == 127 * 30_000
 
 
-def test_recorder_forgets_what_finished_lanes_saw() -> None:
-    network = random_network(0)
-    recorder = _Recorder(TorchPolicy(random_model(0), lanes=2), network)
-    recorder.episodes = [[np.full(6, i) for i in range(9)], [np.full(6, 100 + i) for i in range(9)]]
+def test_recorder_keeps_what_running_lanes_saw() -> None:
+    """A lane whose episode has ended goes on seeing tokens; they are no part of it."""
+    recorder = Recorder(TorchPolicy(random_model(0), lanes=2))
+    observations = np.random.default_rng(0).normal(size=(9, 2, 2))
+    for observation in observations:
+        recorder.act(Token(observation, np.zeros((2, 3)), np.zeros(2)))
     recorder.cut([3, 9])
-    assert len(recorder.longest()) == 9 and recorder.longest()[0, 0] == 100
-    windows = recorder.sequences(4)
-    assert windows.shape[1:] == (4, 6) and windows.min() == 100
-    assert (np.diff(windows[:, :, 0], axis=1) == 1).all()
+    assert [len(tokens) for tokens in recorder.episodes] == [3, 9]
+    expected = recorder.codec.encode(np.pad(observations[:, 1], ((0, 0), (0, 4))))
+    assert np.array_equal(recorder.episodes[1], expected)
+
+
+def test_windows_are_spread_evenly_and_cross_no_episode() -> None:
+    episodes = [np.full((3, 1), 50) + np.arange(3)[:, None], 100 + np.arange(9)[:, None], np.arange(5)[:, None]]
+    windows = spread_windows(episodes, length=4, count=8)
+    assert windows.shape == (8, 4, 1) and (np.diff(windows[:, :, 0], axis=1) == 1).all()
+    assert windows[:, 0, 0].tolist() == [100, 101, 102, 103, 104, 105, 0, 1]
+    assert spread_windows(episodes[:1], length=4, count=2).shape == (2, 3, 1)
 
 
 @pytest.mark.parametrize(("name", "value", "words"), [("bits", 9, "--bits"), ("bits", 1, "--bits")])
