@@ -19,7 +19,7 @@ from rich.table import Table
 from dsf.export.chips import CHIPS, get_chip, violations
 from dsf.export.episodes import dataset_episodes
 from dsf.export.file import file_digest, read_network
-from dsf.export.network import LIF, Network
+from dsf.export.network import LIF, WEIGHT_BITS, Network
 from dsf.export.placement import place
 from dsf.export.quantize import quantize
 from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target, write_target
@@ -136,29 +136,32 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
     }
 
 
-def quantization_of(checkpoint: Checkpoint, bits: int | None) -> tuple[int | None, int | None]:
-    """Bits, and the threshold in residual units where quantization-aware training has fixed it (else None).
+def quantization_of(checkpoint: Checkpoint, config: ExportConfig) -> tuple[QuantizationConfig, int | None]:
+    """How weights become integers, and the threshold in residual units where quantization-aware training has fixed it.
 
     Raises:
-        UserError: other bits are asked for than were trained.
+        UserError: an option is out of range, or other bits or scales are asked for than were trained.
     """
-    trained = checkpoint.header.get("quantization")
+    trained, bits = checkpoint.header.get("quantization"), config.bits
     if trained is None:
-        return bits, None
+        return quantization_config(config, WEIGHT_BITS if bits is None else bits, config.per_channel), None
     if bits not in (None, trained["bits"]):
         raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
-    return trained["bits"], trained["threshold_units"]
+    per_channel = trained.get("per_channel", True)  # older checkpoints knew nothing else
+    if per_channel and not config.per_channel:
+        raise UserError(f"--no-per-channel: {checkpoint.path} was trained with one scale per neuron: drop it")
+    return quantization_config(config, trained["bits"], per_channel), trained["threshold_units"]
 
 
-def quantization_config(config: ExportConfig, bits: int | None) -> QuantizationConfig:
+def quantization_config(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationConfig:
     """The options that decide how weights become integers.
 
     Raises:
         UserError: one of them is out of range.
     """
     return QuantizationConfig(
-        **({} if bits is None else {"bits": bits}),
-        per_channel=config.per_channel,
+        bits,
+        per_channel,
         rounding=config.rounding,
         seed=config.rounding_seed,
         clipping=config.clipping,
@@ -198,8 +201,7 @@ def export_run(config: ExportConfig, console: Console) -> Exported:
     from dsf.train.qat import deployed
 
     checkpoint = load_checkpoint(config.run)
-    bits, threshold_units = quantization_of(checkpoint, config.bits)
-    rules = quantization_config(config, bits)
+    rules, threshold_units = quantization_of(checkpoint, config)
     trained = checkpoint.build_trained()
     task, folded = get_task(checkpoint.header["task"]), fold(trained)
     features = len(folded.codec.unit)

@@ -113,10 +113,10 @@ def _require_applicable(
     """
     if rules.bias_correction and calibration is None:
         raise UserError("bias correction needs a calibration: give tokens to calibrate on, or drop --bias-correction")
-    if threshold_units is not None and rules != QuantizationConfig(rules.bits):
+    if threshold_units is not None and rules != QuantizationConfig(rules.bits, rules.per_channel):
         raise UserError(
             "the integers of quantization-aware training are exported as they were trained: drop all options on "
-            "rounding, clipping, bias correction and scales"
+            "rounding, clipping and bias correction"
         )
 
 

@@ -214,6 +214,8 @@ class TrainConfig:
     computes with the integers' values. The learning rate is then a tenth of --learning-rate. 0: an ordinary run."""
     bits: int = WEIGHT_BITS
     """Signed width of the weights in quantization-aware training, 2 to 8."""
+    per_channel: bool = True
+    """One scale per neuron in quantization-aware training where thresholds can absorb it, else one per layer."""
     threshold_units: int = 256
     """Firing threshold in units of the residual in quantization-aware training, a power of two: finer is larger, and
     dsf-export must be able to prove that no sum overflows."""

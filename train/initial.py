@@ -53,7 +53,7 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
         return model
     checkpoint = load_checkpoint(config.init or Path())
     require_fitting(checkpoint, config, data)
-    return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units)
+    return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units, config.per_channel)
 
 
 def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDataset) -> None:

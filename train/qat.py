@@ -29,6 +29,7 @@ from dsf.train.quantization import (
     residual_integers,
     window_integers,
 )
+from dsf.train.rounding import QuantizationConfig
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -66,6 +67,7 @@ class QuantizedDSFormer(DSFormer):
         discrete: whether the head scores choices.
         bits: signed width of the weights.
         threshold_units: firing threshold in units of the residual; fixed, so that biases keep their grid.
+        per_channel: see :class:`~dsf.train.rounding.QuantizationConfig`.
 
     Raises:
         UserError: a norm cannot be folded, or bits or decay have no integers.
@@ -80,9 +82,11 @@ class QuantizedDSFormer(DSFormer):
         *,
         bits: int,
         threshold_units: int,
+        per_channel: bool = True,
     ) -> None:
         super().__init__(config, codec, action_size, discrete)
-        self.scales = Scales(bits, config.threshold, threshold_units, decay_units(config.decay))
+        rules = QuantizationConfig(bits, per_channel)
+        self.scales = Scales(bits, config.threshold, threshold_units, decay_units(config.decay), config=rules)
         fold_norms(self)
 
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
@@ -139,9 +143,14 @@ class QuantizedDSFormer(DSFormer):
         model.load_state_dict({**self.state_dict(), **values})
         return model.eval()
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int | bool]:
         """What the checkpoint's header says of the quantization."""
-        return {"bits": self.scales.bits, "threshold_units": self.scales.threshold_units}
+        scales = self.scales
+        return {
+            "bits": scales.bits,
+            "threshold_units": scales.threshold_units,
+            "per_channel": scales.rules.per_channel,
+        }
 
 
 def affine(linear: nn.Linear) -> Affine:
@@ -149,7 +158,7 @@ def affine(linear: nn.Linear) -> Affine:
     return Affine(float64(linear.weight), float64(linear.bias))
 
 
-def quantization_aware(model: DSFormer, bits: int, threshold_units: int) -> QuantizedDSFormer:
+def quantization_aware(model: DSFormer, bits: int, threshold_units: int, per_channel: bool = True) -> QuantizedDSFormer:
     """A trained float model, folded and ready for quantization-aware training; ``model`` stays as it is.
 
     Raises:
@@ -158,7 +167,13 @@ def quantization_aware(model: DSFormer, bits: int, threshold_units: int) -> Quan
     folded = copy.deepcopy(model)
     fold_norms(folded)
     quantized = QuantizedDSFormer(
-        model.config, model.codec, model.action_size, model.discrete, bits=bits, threshold_units=threshold_units
+        model.config,
+        model.codec,
+        model.action_size,
+        model.discrete,
+        bits=bits,
+        threshold_units=threshold_units,
+        per_channel=per_channel,
     )
     quantized.load_state_dict(folded.state_dict())
     return quantized.to(model.input_unit)

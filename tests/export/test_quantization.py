@@ -37,6 +37,7 @@ from dsf.train.quantization import (
     residual_integers,
     window_integers,
 )
+from dsf.train.rounding import QuantizationConfig
 
 BITS = st.integers(2, 8)
 SIZES = {"width": st.integers(1, 12), "blocks": st.integers(1, 2), "window": st.integers(1, 5)}
@@ -100,10 +101,10 @@ def assert_round_trip(wanted: np.ndarray, got: np.ndarray, integers: np.ndarray,
     assert (np.abs(got - wanted) <= step / 2 * (1 + 1e-9)).all()
 
 
-def trained_a_little(model: DSFormer, bits: int, units: int, steps: int) -> Recording:
+def trained_a_little(model: DSFormer, bits: int, units: int, steps: int, per_channel: bool = True) -> Recording:
     """A few optimizer steps, then one more forward pass."""
-    start = quantization_aware(model, bits, units)
-    network = Recording(model.config, model.codec, ACTIONS, model.discrete, bits=bits, threshold_units=units)
+    start = quantization_aware(model, bits, units, per_channel)
+    network = Recording(model.config, model.codec, ACTIONS, model.discrete, **start.to_json())
     network.load_state_dict(start.state_dict())
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -154,10 +155,11 @@ def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> Non
 
 
 @settings(max_examples=25, deadline=None)
-@given(sizes=exportable(), bits=BITS)
-def test_export_finds_exactly_the_integers_trained_with(sizes: dict[str, Any], bits: int) -> None:
-    network = trained_a_little(random_model(**sizes), bits, COARSEST_THRESHOLD_UNITS, steps=3)
-    exported = quantize(fold(network), "hopper", bits, threshold_units=COARSEST_THRESHOLD_UNITS)
+@given(sizes=exportable(), bits=BITS, per_channel=st.booleans())
+def test_export_finds_exactly_the_integers_trained_with(sizes: dict[str, Any], bits: int, per_channel: bool) -> None:
+    network = trained_a_little(random_model(**sizes), bits, COARSEST_THRESHOLD_UNITS, 3, per_channel)
+    rules = QuantizationConfig(bits, per_channel)
+    exported = quantize(fold(network), "hopper", threshold_units=COARSEST_THRESHOLD_UNITS, config=rules)
     assert_same_integers(exported, network.recorded)
     assert threshold_units(exported) == COARSEST_THRESHOLD_UNITS
 

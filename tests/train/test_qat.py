@@ -51,7 +51,7 @@ def test_exported_integers_are_the_trained_ones(float_run: Path, tiny_store: Pat
     start = ("--init", str(float_run), "--qat-steps", "30", "--bits", "4")
     trained(HOPPER, "--out", str(run), *start, *SMALL, "--eval-episodes", "1", "--eval-targets", "1800")
     checkpoint = load_checkpoint(run)
-    assert checkpoint.header["quantization"] == {"bits": 4, "threshold_units": 256}
+    assert checkpoint.header["quantization"] == {"bits": 4, "threshold_units": 256, "per_channel": True}
     assert checkpoint.header["step"] == 30 and checkpoint.header["train"]["learning_rate"] == pytest.approx(1e-3)
 
     export = ("dsf-export", str(run), "-o", str(file), "--episodes", "1", "--max-score-drop", "100")
@@ -141,8 +141,8 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
     refused("no checkpoint at", "nowhere", init=tmp_path / "nowhere")
     refused("model.norm is tdln", "--model.norm ptbn", arguments=("--model.norm", "tdln"))
     refused("has another --model.attention than tssa", arguments=("--model.attention", "tssa"))
-    refused("model.positional_bias is full", arguments=("--model.positional-bias", "full"))
-    refused("choices", dataset=CARTPOLE)
+    refused("has another --model.positional-bias than full", arguments=("--model.positional-bias", "full"))
+    refused("was trained for hopper", "is for cartpole", dataset=CARTPOLE)
     refused("--init", "another --model.ticks than 2: use 4", arguments=("--model.ticks", "2"))
     trained(HOPPER, "--out", str(tmp_path / "q"), "--init", str(float_run), "--qat-steps", "1", *SMALL, *UNSCORED)
     refused("--init", "quantized already", init=tmp_path / "q")
