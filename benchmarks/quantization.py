@@ -1,0 +1,253 @@
+"""Score against weight bits: plain rounding, least-squares clipping and quantization-aware training; writes docs tables.
+
+    python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
+
+Every cell is an integer network in closed loop (the reference engine, ``--episodes`` reset seeds), with its firing rate
+and energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell; a
+cell that is there is not run again. Quantization-aware training takes ``--qat-steps`` from the run's own weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dsf.export.network import Network
+from dsf.tasks import get_task, mean_confidence_interval, rollout
+from dsf.tasks.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCUMENT = ROOT / "docs" / "quantization.jsonl", ROOT / "docs" / "quantization.md"
+BEGIN, END = "<!-- quantization:begin -->", "<!-- quantization:end -->"
+BITS = (8, 6, 4, 3, 2)
+METHODS = ("plain", "mse", "qat")
+SCALES = ("per-channel", "per-layer")
+EVAL_SEED = 9_000
+PRESET = "loihi1_davies2018"
+CALIBRATION_WINDOWS = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One integer network."""
+
+    bits: int
+    method: str
+    scales: str
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether neurons have scales of their own."""
+        return self.scales == "per-channel"
+
+
+def cells() -> list[Cell]:
+    """Every cell; quantization-aware training last, since it takes longest."""
+    return [Cell(bits, method, scales) for method in METHODS for scales in SCALES for bits in BITS]
+
+
+def network_of(cell: Cell, options: argparse.Namespace) -> Network:
+    """Quantize, after a fine-tuning run where the cell asks for one."""
+    from dsf.export.calibrate import calibrate
+    from dsf.export.episodes import dataset_episodes
+    from dsf.export.fold import fold
+    from dsf.export.quantize import quantize
+    from dsf.export.verify import spread_windows
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.rounding import QuantizationConfig
+
+    checkpoint = load_checkpoint(fine_tuned(cell, options) if cell.method == "qat" else options.run)
+    folded = fold(checkpoint.build_trained())
+    clipping = "mse" if cell.method == "mse" else "max"
+    rules, calibration = QuantizationConfig(cell.bits, cell.per_channel, clipping=clipping), None
+    if cell.method == "mse":
+        episodes = dataset_episodes(options.dataset, folded.codec.encode, len(folded.codec.unit))
+        windows = spread_windows(episodes, folded.context, CALIBRATION_WINDOWS)
+        calibration = calibrate(folded, windows.swapaxes(0, 1))
+    units = checkpoint.header["quantization"]["threshold_units"] if cell.method == "qat" else None
+    return quantize(folded, checkpoint.header["task"], threshold_units=units, config=rules, calibration=calibration)
+
+
+def fine_tuned(cell: Cell, options: argparse.Namespace) -> Path:
+    """The run directory of this cell's quantization-aware training."""
+    out: Path = options.out / f"qat_{cell.bits}_{cell.scales}"
+    arguments = ["--out", out, "--init", options.run, "--qat-steps", options.qat_steps, "--bits", cell.bits]
+    arguments += ["--batch-size", 32, "--learning-rate", 2e-3, "--threads", options.threads, "--eval-episodes", 0]
+    flags = ["--per-channel" if cell.per_channel else "--no-per-channel"]
+    flags += ["--resume"] if (out / "checkpoint.safetensors").exists() else []
+    program = Path(sys.executable).parent / "dsf-train"
+    command = [str(program), options.dataset, *map(str, arguments), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        raise SystemExit(f"quantization: {done.stderr.strip()}")
+    return out
+
+
+def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
+    """Closed loop of an integer network: returns, firing rate, energy per decision."""
+    from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference
+
+    task, lanes = get_task(network.task), options.episodes
+    engine = (ReferenceEngine if network.stream_is_exact else WindowReference)(network, lanes)
+    episodes = rollout(task, IntegerPolicy(engine), seeds(options), task.target_returns[0])
+    found = summary([episode.episode_return for episode in episodes], task.name)
+    return found | (activity_of(network) if network.stream_is_exact else {})
+
+
+def activity_of(network: Network) -> dict[str, Any]:
+    """Firing rate and energy per decision over one episode of the reference."""
+    from dsf.hardware_models.energy import estimate_energy
+    from dsf.hardware_models.preset import load_preset
+    from dsf.runtime.closed_loop import run_closed_loop
+    from dsf.runtime.engine import open_engine
+
+    task = get_task(network.task)
+    with open_engine(network, "reference") as engine:
+        result = run_closed_loop(task, engine, range(EVAL_SEED, EVAL_SEED + 1), task.target_returns[0], 0)
+    energy = estimate_energy(result.activity, load_preset(PRESET))
+    return {
+        "firing_rate": result.activity.firing_rate,
+        "events": result.activity.per_decision("synaptic_events"),
+        "joules": energy.nominal,
+    }
+
+
+def score_float(options: argparse.Namespace) -> dict[str, Any]:
+    """Closed loop of the run itself."""
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.policy import TorchPolicy
+
+    checkpoint = load_checkpoint(options.run)
+    task = get_task(checkpoint.header["task"])
+    policy = TorchPolicy(checkpoint.build_model(), options.episodes)
+    episodes = rollout(task, policy, seeds(options), task.target_returns[0])
+    return summary([episode.episode_return for episode in episodes], task.name)
+
+
+def seeds(options: argparse.Namespace) -> range:
+    """Reset seeds."""
+    return range(EVAL_SEED, EVAL_SEED + options.episodes)
+
+
+def summary(returns: list[float], task: str) -> dict[str, Any]:
+    """Mean, interval and score of some returns."""
+    interval = mean_confidence_interval(returns)
+    return {"returns": returns, **asdict(interval), "score": get_task(task).score(interval.mean)}
+
+
+def table(lines: list[dict[str, Any]], run: str) -> list[str]:
+    """Markdown of one run."""
+    mine = {(line["bits"], line["method"], line["scales"]): line for line in lines if line["run"] == run}
+    base = mine[FLOAT]
+    text = [f"### {base['attention']}, `{base['dataset']}` ({run})", ""]
+    head = f"| method | scales | {' | '.join(f'{bits} bits' for bits in BITS)} |"
+    text += [f"float: {shown(base)}", "", head, "|" + "---|" * (len(BITS) + 2)]
+    for method in METHODS:
+        for scales in SCALES:
+            row = [mine.get((bits, method, scales)) for bits in BITS]
+            if any(row):
+                text.append(f"| {method} | {scales} | {' | '.join('-' if x is None else shown(x) for x in row)} |")
+    measured = [line for line in mine.values() if "joules" in line and line["scales"] == SCALES[0]]
+    if measured:
+        text += [
+            "",
+            "| method, bits | firing rate | synaptic events per decision | uJ per decision |",
+            "|---|---|---|---|",
+        ]
+    for line in measured:
+        name = f"{line['method']}, {line['bits']}"
+        text.append(f"| {name} | {line['firing_rate']:.1%} | {line['events']:,.0f} | {line['joules'] * 1e6:.1f} |")
+    return [*text, ""]
+
+
+def shown(line: dict[str, Any]) -> str:
+    """Score [95 % bootstrap over episodes]."""
+    task = get_task(line["task"])
+    return f"{line['score']:.1f} [{task.score(line['low']):.1f}, {task.score(line['high']):.1f}]"
+
+
+FLOAT = (32, "float", "-")
+
+
+def describe(cell: tuple[int, str, str], options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """A line of results."""
+    from dsf.train.checkpoint import load_checkpoint
+
+    header = load_checkpoint(options.run).header
+    bits, method, scales = cell
+    return {
+        "run": options.run.name,
+        "attention": header["model"].get("attention", "pssa"),
+        "task": header["task"],
+        "dataset": header["dataset"]["id"],
+        "train_steps": header["step"],
+        "bits": bits,
+        "method": method,
+        "scales": scales,
+        "qat_steps": options.qat_steps if method == "qat" else 0,
+        "seeds": [EVAL_SEED, EVAL_SEED + options.episodes - 1],
+        **found,
+    }
+
+
+def write_document(lines: list[dict[str, Any]]) -> None:
+    """Replace the generated part of docs/quantization.md."""
+    runs = list(dict.fromkeys(line["run"] for line in lines))
+    first, last = lines[0]["seeds"]
+    text = [f"Reset seeds {first} to {last}, the task's first target return; score [95 % bootstrap over episodes].", ""]
+    text += [row for run in runs for row in table(lines, run)]
+    before, rest = DOCUMENT.read_text().split(BEGIN)
+    write_text(DOCUMENT, f"{before}{BEGIN}\n" + "\n".join(text) + f"{END}{rest.split(END)[1]}")
+
+
+def main() -> None:
+    """Run what is missing, then render."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="run directory of dsf-train")
+    parser.add_argument("--dataset", help="what it was trained on")
+    parser.add_argument("--bits", type=int, nargs="*", default=list(BITS), choices=BITS)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--qat-steps", type=int, default=1_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quantization")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="the shipped network, 8 and 4 bits, 2 episodes")
+    parser.add_argument("--json", type=Path, help="also write all lines of results here")
+    options = parser.parse_args()
+    console, chosen = Console(), cells()
+    if options.quick:
+        from dsf.runtime.artifacts import checkpoint_path
+
+        options.run, options.episodes, options.results = checkpoint_path(), 2, options.out / "quick.jsonl"
+        options.results.unlink(missing_ok=True)
+        chosen = [Cell(bits, "plain", SCALES[0]) for bits in (8, 4)]
+    elif options.run is None or options.dataset is None:
+        parser.error("--run and --dataset are needed")
+    chosen = [cell for cell in chosen if cell.bits in options.bits and cell.method in options.methods]
+    lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
+    done = {(line["run"], line["bits"], line["method"], line["scales"]) for line in lines}
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    for key in [FLOAT, *((cell.bits, cell.method, cell.scales) for cell in chosen)]:
+        if (options.run.name, *key) in done:
+            continue
+        found = score_float(options) if key == FLOAT else score(network_of(Cell(*key), options), options)
+        lines.append(describe(key, options, found))
+        write_text(options.results, "".join(json.dumps(line) + "\n" for line in lines))
+        console.print(f"{key}: {shown(lines[-1])}")
+    if options.json:
+        options.json.write_text(json.dumps(lines, indent=2) + "\n")
+    if not options.quick:
+        write_document(lines)
+
+
+if __name__ == "__main__":
+    main()
