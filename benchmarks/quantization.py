@@ -1,10 +1,10 @@
-"""Score against weight bits: plain rounding, least-squares clipping and quantization-aware training; writes docs tables.
+"""Score against weight bits: plain rounding, least-squares clipping, quantization-aware training; writes docs tables.
 
     python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
 
 Every cell is an integer network in closed loop (the reference engine, ``--episodes`` reset seeds), with its firing rate
-and energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell; a
-cell that is there is not run again. Quantization-aware training takes ``--qat-steps`` from the run's own weights.
+and energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell;
+a cell that is there is not run again. Quantization-aware training takes ``--qat-steps`` from the run's own weights.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ def summary(returns: list[float], task: str) -> dict[str, Any]:
 
 def table(lines: list[dict[str, Any]], run: str) -> list[str]:
     """Markdown of one run."""
+    from dsf.hardware_models.preset import load_preset
+
     mine = {(line["bits"], line["method"], line["scales"]): line for line in lines if line["run"] == run}
     base = mine[FLOAT]
     text = [f"### {base['attention']}, `{base['dataset']}` ({run})", ""]
@@ -157,11 +159,9 @@ def table(lines: list[dict[str, Any]], run: str) -> list[str]:
                 text.append(f"| {method} | {scales} | {' | '.join('-' if x is None else shown(x) for x in row)} |")
     measured = [line for line in mine.values() if "joules" in line and line["scales"] == SCALES[0]]
     if measured:
-        text += [
-            "",
-            "| method, bits | firing rate | synaptic events per decision | uJ per decision |",
-            "|---|---|---|---|",
-        ]
+        grade = load_preset(PRESET).grade
+        head = f"| {SCALES[0]} | firing rate | synaptic events per decision | uJ per decision ({PRESET}, {grade}) |"
+        text += ["", head, "|---|---|---|---|"]
     for line in measured:
         name = f"{line['method']}, {line['bits']}"
         text.append(f"| {name} | {line['firing_rate']:.1%} | {line['events']:,.0f} | {line['joules'] * 1e6:.1f} |")
