@@ -220,16 +220,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quantization")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--quick", action="store_true", help="the shipped network, 8 and 4 bits, 2 episodes")
+    parser.add_argument("--quick", action="store_true", help="the shipped network, 8 bits, one episode")
     parser.add_argument("--json", type=Path, help="also write all lines of results here")
     options = parser.parse_args()
     console, chosen = Console(), cells()
     if options.quick:
         from dsf.runtime.artifacts import checkpoint_path
 
-        options.run, options.episodes, options.results = checkpoint_path(), 2, options.out / "quick.jsonl"
+        options.run, options.episodes, options.results = checkpoint_path(), 1, options.out / "quick.jsonl"
         options.results.unlink(missing_ok=True)
-        chosen = [Cell(bits, "plain", SCALES[0]) for bits in (8, 4)]
+        chosen = [Cell(bits, "plain", SCALES[0]) for bits in BITS[:1]]
     elif options.run is None or options.dataset is None:
         parser.error("--run and --dataset are needed")
     chosen = [cell for cell in chosen if cell.bits in options.bits and cell.method in options.methods]
