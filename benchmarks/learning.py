@@ -77,6 +77,7 @@ def cells() -> list[Cell]:
     chosen += [Cell(role, seed, {"model.attention": "tssa"}) for seed in SEEDS for role in SETS]
     variants = [{"rate-penalty": str(penalty)} for penalty in PENALTIES] + [{"precision": "fp32"}]
     chosen += [Cell("medium-expert", SEEDS[0], {"model.attention": "pssa", **variant}) for variant in variants]
+    chosen.append(Cell("medium-expert", SEEDS[0], {"model.attention": "pssa", "model.norm": "tdln"}, LONGER))
     return chosen
 
 
@@ -186,7 +187,8 @@ def render(lines: list[dict[str, Any]], steps: int) -> str:
     rows.append((f"PSSA, {steps * LONGER:,} steps", [on_medium_expert(pssa, LONGER), [], []]))
     text += table("| D4RL-normalised | " + " | ".join(f"hopper-{role}" for role in SETS) + " |", rows)
     text += ["", "### Norms (PSSA, hopper-medium-expert)", ""]
-    text += table("| norm | D4RL-normalised |", [(n, [on_medium_expert(key)]) for n, key in norms])
+    compared = [(n, [on_medium_expert(key), on_medium_expert(key, LONGER)]) for n, key in norms]
+    text += table(f"| norm | {steps:,} steps | {steps * LONGER:,} steps |", compared)
     text += ["", "### Without attention (hopper-medium-expert)", ""]
     text += table(
         "| network | D4RL-normalised |",
