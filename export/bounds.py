@@ -11,15 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import (
-    DECAY_BITS,
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
-    MEMBRANE_FRACTION_BITS,
     And,
     Count,
     Encoder,
     Gate,
-    Network,
     NetworkError,
     Outer,
     PlacedWindow,
@@ -28,7 +26,7 @@ from dsf.export.network import (
     Synapses,
     Window,
 )
-from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT
+from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 Int64Array = npt.NDArray[np.int64]
 

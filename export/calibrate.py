@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.folded import FoldedEngine, FoldedModel
-from dsf.export.network import NetworkError
+from dsf.export.nodes import NetworkError
 from dsf.tasks.policy import FloatArray
 from dsf.train.integers import Affine
 from dsf.train.quantization import InputStatistics

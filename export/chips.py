@@ -16,19 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.bounds import prove
-from dsf.export.network import (
-    HISTORY_KINDS,
-    LIF,
-    MEMBRANE_FRACTION_BITS,
-    And,
-    Encoder,
-    Gate,
-    Network,
-    Readout,
-    Residual,
-    Synapses,
-)
+from dsf.export.network import Network
+from dsf.export.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
 from dsf.tasks import UserError
+from dsf.train.integers import MEMBRANE_FRACTION_BITS
 
 Grade = Literal["published", "vendor brief", "inferred"]
 FULL_WEIGHT_BITS = 8

@@ -19,13 +19,15 @@ from rich.table import Table
 from dsf.export.chips import CHIPS, get_chip, violations
 from dsf.export.episodes import dataset_episodes
 from dsf.export.file import file_digest, read_network
-from dsf.export.network import LIF, WEIGHT_BITS, Network
+from dsf.export.network import Network
+from dsf.export.nodes import LIF
 from dsf.export.placement import place
 from dsf.export.quantize import quantize
 from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target, write_target
 from dsf.tasks import UserError, get_task, run_command
 from dsf.tasks.console import CommandFailed, require_installed
 from dsf.tasks.files import require_writable_parent
+from dsf.train.integers import WEIGHT_BITS
 from dsf.train.rounding import Clipping, QuantizationConfig, Rounding
 
 if TYPE_CHECKING:

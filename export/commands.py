@@ -16,7 +16,8 @@ from dsf.export.difference import compare, print_differences
 from dsf.export.episodes import dataset_episodes
 from dsf.export.file import file_digest, read_network
 from dsf.export.inspect import inspect_network, print_network
-from dsf.export.network import IntArray, Network
+from dsf.export.network import Network
+from dsf.export.nodes import IntArray
 from dsf.export.proof import LANES, prove_network, random_tokens, steps_for, versions
 from dsf.export.reference import encode
 from dsf.tasks import UserError, run_command

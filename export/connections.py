@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsf.export.chips import Chip, needed_bits, stored_weight_bits
-from dsf.export.network import And, Encoder, Gate, Network, Node, Outer, PlacedWindow, Readout, Synapses, Window
+from dsf.export.network import Network
+from dsf.export.nodes import And, Encoder, Gate, Node, Outer, PlacedWindow, Readout, Synapses, Window
 
 RELAY_BITS = needed_bits(1)
 """A population that is read directly is read through weights of 1."""

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dsf.export.network import Network, Node
+from dsf.export.network import Network
+from dsf.export.nodes import Node
 
 HEADER = "header"
 """Where fields belong that are no node's; :attr:`Difference.field` starts with their name."""

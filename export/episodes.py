@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import IntArray
+from dsf.export.nodes import IntArray
 from dsf.tasks import UserError
 
 LARGEST_COUNT = 200

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.bounds import require_no_overflow
-from dsf.export.network import NODE_KINDS, Network, NetworkError, Node
+from dsf.export.network import Network
+from dsf.export.nodes import NODE_KINDS, NetworkError, Node
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)
@@ -33,7 +34,7 @@ MAGIC = b"dsf network file\n"
 LARGEST_ARRAY = 1 << 28
 """Numbers in one array: more would only exhaust the memory of whoever reads the file."""
 
-_ARRAY_TYPES = {
+_ARRAY_TYPES: dict[str, type[np.generic]] = {
     "weights": np.int8,
     "bias": np.int32,
     "threshold": np.int32,

@@ -14,12 +14,12 @@ from rich.table import Table
 from dsf.export.bounds import prove
 from dsf.export.chips import Chip, needed_bits, unchecked, violations
 from dsf.export.connections import fan_in
-from dsf.export.network import (
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
     SPIKING_KINDS,
     Count,
     Encoder,
-    Network,
     Node,
     Outer,
     PlacedWindow,

@@ -16,21 +16,11 @@ from rich.table import Table
 from dsf.export.attention import lag_rows, lags_of, windowed
 from dsf.export.calibrate import Activity, run_layers
 from dsf.export.folded import FoldedAttention, FoldedModel, place_weights
-from dsf.export.network import (
-    LIF,
-    MEMBRANE_FRACTION_BITS,
-    WEIGHT_BITS,
-    Encoder,
-    Network,
-    NetworkError,
-    PlacedWindow,
-    Readout,
-    Residual,
-    Synapses,
-    Window,
-)
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
 from dsf.tasks.policy import FloatArray
+from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS
 from dsf.train.rounding import REACH_TOLERANCE
 
 

@@ -19,16 +19,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import (
-    BIAS_MANTISSA_BITS,
-    LIF,
-    MEMBRANE_FRACTION_BITS,
-    SPIKING_KINDS,
-    Network,
-    NetworkError,
-    Synapses,
-)
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
 from dsf.tasks.files import require_writable_parent
+from dsf.train.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
 
 RESET_OFFSET = 1
 """netx's ``reset_offset`` that makes membranes start at 0 when a token's first spikes arrive."""

@@ -31,15 +31,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.file import SUFFIX, file_digest, write_network
-from dsf.export.network import (
-    DECAY_BITS,
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
-    MEMBRANE_FRACTION_BITS,
     And,
     Count,
     Encoder,
     Gate,
-    Network,
     NetworkError,
     Node,
     Outer,
@@ -50,6 +48,7 @@ from dsf.export.network import (
     Window,
 )
 from dsf.tasks.files import require_writable_parent
+from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 DT = 1e-4
 """Seconds of one tick."""

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
-from dsf.export.network import IntArray, Network, NetworkError
+from dsf.export.network import Network
+from dsf.export.nodes import IntArray, NetworkError
 from dsf.export.onnx_graph import build, build_window
 from dsf.export.onnx_rules import SPIKES
 from dsf.export.reference import Int64Array, Observer

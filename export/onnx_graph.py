@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.file import file_digest
-from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.onnx_nodes import IntegerNodes
 from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, Past, StreamPast, WindowPast, check
 

@@ -11,17 +11,15 @@ from math import gcd
 import numpy as np
 from onnx import TensorProto
 
-from dsf.export.network import (
-    DECAY_BITS,
+from dsf.export.network import Network
+from dsf.export.nodes import (
     HISTORY_KINDS,
     LIF,
-    MEMBRANE_FRACTION_BITS,
     And,
     Count,
     Encoder,
     Gate,
     HistoryNode,
-    Network,
     Node,
     Outer,
     Readout,
@@ -29,7 +27,7 @@ from dsf.export.network import (
     Synapses,
 )
 from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, Past, counted, encode, scored, windowed
-from dsf.train.integers import ACCUMULATOR_LIMIT
+from dsf.train.integers import ACCUMULATOR_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 INT32, INT64, UINT8, DOUBLE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.DOUBLE
 

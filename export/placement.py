@@ -24,7 +24,8 @@ import numpy as np
 
 from dsf.export.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.connections import Connection, connections
-from dsf.export.network import LIF, Encoder, Network, NetworkError, Node, Readout, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Encoder, NetworkError, Node, Readout, Synapses
 
 QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
 """What fills a core; the chip's limit on it is called ``<quantity>_per_core``."""

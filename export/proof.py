@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.bounds import require_no_overflow
-from dsf.export.network import SPIKING_KINDS, IntArray, Network
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS, IntArray
 from dsf.export.reference import Int64Array, Observer, ReferenceEngine, WindowReference, encode, replay
 
 LANES = 8

@@ -16,14 +16,13 @@ from dsf.export.attention import lag_rows
 from dsf.export.bounds import require_no_overflow
 from dsf.export.calibrate import Calibration
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
-from dsf.export.network import (
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
-    MAX_EXPONENT,
     And,
     Count,
     Encoder,
     Gate,
-    Network,
     NetworkError,
     Node,
     Outer,
@@ -34,7 +33,7 @@ from dsf.export.network import (
     Window,
 )
 from dsf.tasks import UserError
-from dsf.train.integers import WEIGHT_BITS, Affine, ResidualIntegers
+from dsf.train.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization import (
     COARSEST_THRESHOLD_UNITS,
     FINEST_THRESHOLD_UNITS,

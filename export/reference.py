@@ -11,18 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.attention import Lagged, counted, lags_of, scored, windowed
-from dsf.export.network import (
-    DECAY_BITS,
+from dsf.export.network import Network
+from dsf.export.nodes import (
     HISTORY_KINDS,
     LIF,
-    MEMBRANE_FRACTION_BITS,
     And,
     Count,
     Encoder,
     Gate,
     HistoryNode,
     IntArray,
-    Network,
     NetworkError,
     Outer,
     PlacedWindow,
@@ -31,6 +29,7 @@ from dsf.export.network import (
     Synapses,
 )
 from dsf.tasks import Token
+from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 Int64Array = npt.NDArray[np.int64]
 Observer = Callable[[str, Int64Array], None]

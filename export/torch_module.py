@@ -23,18 +23,16 @@ from torch.nn import functional
 
 from dsf.export.attention import Lagged, counted, scored, windowed
 from dsf.export.bounds import require_no_overflow
-from dsf.export.network import (
-    DECAY_BITS,
+from dsf.export.network import Network
+from dsf.export.nodes import (
     HISTORY_KINDS,
     LIF,
-    MEMBRANE_FRACTION_BITS,
     NODE_KINDS,
     And,
     Count,
     Encoder,
     Gate,
     HistoryNode,
-    Network,
     NetworkError,
     Outer,
     PlacedWindow,
@@ -43,6 +41,7 @@ from dsf.export.network import (
     Synapses,
 )
 from dsf.tasks.files import replacing
+from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1

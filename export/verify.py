@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from dsf.export.folded import FoldedEngine, FoldedModel
-from dsf.export.network import SPIKING_KINDS, IntArray, Network
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS, IntArray
 from dsf.export.proof import Rung, prove_network
 from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference, decode, replay
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import (
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
     SPIKING_KINDS,
     And,
     Count,
     Encoder,
     Gate,
-    Network,
     Node,
     Outer,
     PlacedWindow,

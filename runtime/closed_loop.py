@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsf.export.network import IntArray, Network
+from dsf.export.network import Network
+from dsf.export.nodes import IntArray
 from dsf.export.reference import Int64Array, check_token_size, decode, encode
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.engine import Engine

@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.reference import Int64Array, ReferenceEngine
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.parity import Spikes

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import DECAY_BITS, LIF, MEMBRANE_FRACTION_BITS, Synapses, Window
+from dsf.export.nodes import LIF, Synapses, Window
+from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from dsf.export.network import MAX_INPUT_BITS, Network, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import Synapses
 from dsf.export.reference import Int64Array
 from dsf.runtime.engine import LavaModel
 from dsf.runtime.lava_layout import (
@@ -27,6 +28,7 @@ from dsf.runtime.lava_processes.ends import FusedEmbedding, FusedReadout, Residu
 from dsf.runtime.lava_processes.parts import EmbeddingRelay
 from dsf.runtime.lava_supervisor import LavaSupervisor
 from dsf.runtime.parity import Spikes
+from dsf.train.integers import MAX_INPUT_BITS
 
 GRADED_BITS = 24
 

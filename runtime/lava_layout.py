@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import LIF, Encoder, Gate, Network, NetworkError, Node, Readout, Residual, Synapses, Window
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Encoder, Gate, NetworkError, Node, Readout, Residual, Synapses, Window
 
 DENSE_TICKS = 1
 """Lava's Dense sends what it computed one tick earlier."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import SPIKING_KINDS, Network
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.reference import Int64Array, ReferenceEngine
 
 Spikes = dict[str, npt.NDArray[np.integer]]

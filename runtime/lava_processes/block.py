@@ -18,11 +18,12 @@ from lava.proc.dense.process import Dense
 from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
-from dsf.export.network import LIF, WEIGHT_BITS, Synapses
+from dsf.export.nodes import LIF, Synapses
 from dsf.runtime.lava_arithmetic import BitHistory, Neurons, Weights
 from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
 from dsf.runtime.lava_processes.ends import RESET_FLAG
 from dsf.runtime.lava_processes.parts import PssaWindow, Raster, Relay
+from dsf.train.integers import WEIGHT_BITS
 
 NO_CURRENT_MEMORY = 4095
 """LIF's du (offset by one in Lava) that makes the current last exactly one tick."""

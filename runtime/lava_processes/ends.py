@@ -18,7 +18,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.network import Encoder, Readout, Residual, Synapses
+from dsf.export.nodes import Encoder, Readout, Residual, Synapses
 from dsf.runtime.lava_arithmetic import Weights
 from dsf.runtime.lava_layout import Clock
 

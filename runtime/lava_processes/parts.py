@@ -15,7 +15,7 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.network import Gate, Window
+from dsf.export.nodes import Gate, Window
 from dsf.runtime.lava_arithmetic import BitHistory
 from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
 from dsf.runtime.lava_processes.ends import RESET_FLAG

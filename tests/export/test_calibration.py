@@ -21,7 +21,8 @@ from dsf.export.calibrate import calibrate, run_layers
 from dsf.export.fold import fold
 from dsf.export.folded import FoldedModel
 from dsf.export.layer_report import LayerFigures, layer_report, print_layers
-from dsf.export.network import LIF, Network, NetworkError, Synapses, Window
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, NetworkError, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.export.reference import decode, replay
 from dsf.export.verify import run_folded, run_reference

@@ -23,8 +23,10 @@ from dsf.export.chips import (
     unchecked,
     violations,
 )
-from dsf.export.network import DECAY_BITS, LIF, Encoder, Network, Outer, Residual, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Encoder, Outer, Residual, Synapses
 from dsf.tasks import UserError
+from dsf.train.integers import DECAY_BITS
 
 FIXED = ("Encoder", "Synapses", "LIF", "Readout")
 

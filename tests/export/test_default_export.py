@@ -16,7 +16,8 @@ from dsf.export.attention import lag_rows
 from dsf.export.bounds import require_no_overflow
 from dsf.export.fold import fold
 from dsf.export.folded import FoldedAttention, FoldedModel
-from dsf.export.network import LIF, Network, NetworkError, PlacedWindow, Readout, Residual
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
 from dsf.export.quantize import quantize
 from dsf.train.integers import Affine
 

@@ -15,7 +15,7 @@ from training_runs import run_here
 
 from dsf.export.cli import main
 from dsf.export.file import read_network, write_network
-from dsf.export.network import LIF
+from dsf.export.nodes import LIF
 from dsf.export.torch_module import read_torch
 
 OPEN_LOOP = ("--episodes", "0", "--dataset", "dsf/hopper/medium-v0")

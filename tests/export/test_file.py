@@ -14,7 +14,8 @@ import pytest
 from random_networks import random_network
 
 from dsf.export.file import USER_BLOCK_BYTES, _user_block, read_network, write_network
-from dsf.export.network import LIF, Network, NetworkError, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, NetworkError, Synapses
 
 
 @pytest.fixture

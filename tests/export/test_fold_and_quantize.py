@@ -13,7 +13,8 @@ from random_networks import exportable, random_model, random_network, random_tok
 
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
-from dsf.export.network import LIF, Network, NetworkError, Residual, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, NetworkError, Residual, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, decode
 from dsf.export.verify import Recorder, compare_fold, run_folded, run_reference, run_torch, spread_windows

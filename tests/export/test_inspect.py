@@ -20,7 +20,8 @@ from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, violations
 from dsf.export.difference import ABSENT, HEADER, compare, print_differences
 from dsf.export.file import file_digest, read_network, write_network
 from dsf.export.inspect import describe_nodes, inspect_network, print_network
-from dsf.export.network import LIF, Network, Readout, Synapses
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Readout, Synapses
 from dsf.export.placement import place
 from dsf.runtime.artifacts import network_path
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.fold import fold
-from dsf.export.network import LIF, Gate, Network, NetworkError, Synapses
+from dsf.export.network import Network
 from dsf.export.netx_file import (
     RESET_OFFSET,
     DenseStage,
@@ -26,6 +26,7 @@ from dsf.export.netx_file import (
     netx_weights,
     write_net,
 )
+from dsf.export.nodes import LIF, Gate, NetworkError, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire, integer_product, shift
 from dsf.tasks import UserError

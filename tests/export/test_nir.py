@@ -16,8 +16,9 @@ from random_networks import exportable, random_model, random_network, random_tok
 
 from dsf.export.file import file_digest, write_network
 from dsf.export.fold import fold
-from dsf.export.network import LIF, NODE_KINDS, Encoder, Network, NetworkError, Node, Readout, Residual, Synapses
+from dsf.export.network import Network
 from dsf.export.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exact, write_nir
+from dsf.export.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire
 from dsf.tasks import UserError

@@ -22,17 +22,8 @@ from dsf.export.bounds import require_no_overflow
 from dsf.export.file import file_digest, write_network
 from dsf.export.fold import fold
 from dsf.export.folded import FoldedEngine
-from dsf.export.network import (
-    LIF,
-    SPIKING_KINDS,
-    Encoder,
-    Network,
-    NetworkError,
-    Node,
-    Readout,
-    Residual,
-    Synapses,
-)
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, SPIKING_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
 from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
 from dsf.export.onnx_float import build_float, write_onnx_float
 from dsf.export.onnx_graph import build, build_window, write_onnx

@@ -16,20 +16,8 @@ from random_networks import exportable, random_network
 
 from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
 from dsf.export.file import read_network
-from dsf.export.network import (
-    LIF,
-    And,
-    Encoder,
-    Gate,
-    Network,
-    NetworkError,
-    Node,
-    Outer,
-    PlacedWindow,
-    Readout,
-    Synapses,
-    Window,
-)
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, And, Encoder, Gate, NetworkError, Node, Outer, PlacedWindow, Readout, Synapses, Window
 from dsf.export.placement import QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
 
@@ -42,7 +30,7 @@ def has_core(node: Node) -> bool:
 
 
 def readings(network: Network, node: Node, neuron: int) -> list[Reading]:
-    """What one neuron reads, from the equations in dsf.export.network."""
+    """What one neuron reads, from the equations in dsf.export.nodes."""
     if isinstance(node, Gate):
         return [(0, node.source, node.first + neuron, 2), (1, node.source, node.second + neuron, 2)]
     if isinstance(node, (Window, PlacedWindow)):

@@ -13,7 +13,8 @@ from random_networks import ACTIONS, exportable, random_model
 
 from dsf.export.attention import lag_rows
 from dsf.export.fold import fold
-from dsf.export.network import LIF, Encoder, Network, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.export.verify import compare_fold, compare_integers, run_folded, run_reference, run_torch
 from dsf.train.integers import (

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.network import (
+from dsf.export.network import Network
+from dsf.export.nodes import (
     LIF,
     SPIKING_KINDS,
     And,
     Count,
     Gate,
     HistoryNode,
-    Network,
     NetworkError,
     Outer,
     PlacedWindow,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.network import SPIKING_KINDS, NetworkError
+from dsf.export.nodes import SPIKING_KINDS, NetworkError
 from dsf.export.reference import WindowReference, decode, replay
 from dsf.export.torch_module import IntegerNetwork, read_torch, write_torch
 

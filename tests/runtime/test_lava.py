@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from random_networks import random_network, random_tokens
 
 from dsf.export.file import read_network
-from dsf.export.network import LIF, Network, NetworkError
+from dsf.export.network import Network
+from dsf.export.nodes import LIF, NetworkError
 from dsf.export.reference import encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop

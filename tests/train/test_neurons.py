@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_networks import random_model
 
-from dsf.export.network import LIF as IntegerLIF
+from dsf.export.nodes import LIF as IntegerLIF
 from dsf.export.reference import fire
 from dsf.train.config import NeuronKind
 from dsf.train.neurons import LIF, set_neuron_kind

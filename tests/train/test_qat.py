@@ -12,7 +12,7 @@ from random_networks import random_model
 from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 
 from dsf.export.file import read_network
-from dsf.export.network import LIF, Synapses
+from dsf.export.nodes import LIF, Synapses
 from dsf.tasks import UserError
 from dsf.train.batches import BatchSource
 from dsf.train.checkpoint import load_checkpoint

@@ -1,0 +1,409 @@
+"""The integer network: one dataclass per node kind, its docstring IS the integer equation. Needs numpy only.
+
+Conventions: t is a tick within a token (0 .. T-1), i a token, n a neuron. ``>>`` is an arithmetic shift (floor), ``<<``
+a left shift. Spikes are 0 or 1; graded values are signed integers. Every membrane starts at 0 for each token.
+"""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.tasks import UserError
+from dsf.train.integers import (
+    BIAS_EXPONENT_BITS,
+    BIAS_MANTISSA_BITS,
+    DECAY_BITS,
+    MAX_EXPONENT,
+    MAX_INPUT_BITS,
+    THRESHOLD_BITS,
+    WEIGHT_BITS,
+)
+
+HEADS = ("tanh", "choice")
+MAX_GAIN = (1 << (WEIGHT_BITS - 1)) - 1
+"""Largest gain of a count: it takes the place of a weight."""
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.float64]
+
+
+class NetworkError(UserError):
+    """A network that breaks its own rules; the message names node and field."""
+
+
+def require(condition: bool, node: Any, what: str) -> None:
+    """Raise what is wrong with a node, by its name.
+
+    Raises:
+        NetworkError: ``condition`` does not hold.
+    """
+    if not condition:
+        raise NetworkError(f"network node '{node.name}': {what}; export the network again")
+
+
+def require_range(node: Any, name: str, bits: int, ndim: int) -> None:
+    """Check that an array field is integer, has ``ndim`` axes, and fits ``bits`` signed bits (symmetric)."""
+    values = getattr(node, name)
+    limit = (1 << (bits - 1)) - 1
+    require(np.issubdtype(values.dtype, np.integer), node, f"{name} has dtype {values.dtype}, expected integers")
+    require(values.ndim == ndim and values.size > 0, node, f"{name} has shape {values.shape}, expected {ndim} axes")
+    require(
+        int(np.abs(values.astype(np.int64)).max()) <= limit,
+        node,
+        f"{name} leaves the range +-{limit} of {bits} bits",
+    )
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """q = clip(round_half_even((x - offset) / step), -L, L),  L = 2**(bits-1) - 1;  g[t] = q << shift  at every tick.
+
+    Runs where the observation arrives; ``g`` enters the chip as graded spikes. ``shift`` gives every feature a power of
+    two of its own, so that features with large weights do not coarsen the others' synapses.
+    """
+
+    name: str
+    offset: FloatArray  # (features,) feature units
+    step: FloatArray  # (features,) feature units per integer step
+    shift: IntArray  # (features,) power of two between q and g
+    bits: int  # signed width of q
+
+    def __post_init__(self) -> None:
+        require_range(self, "shift", MAX_INPUT_BITS.bit_length() + 1, 1)
+        require(self.shift.shape == self.offset.shape, self, "offset and shift differ in shape")
+        require(int(self.shift.min()) >= 0, self, "shift holds a negative value")
+        require(self.bits + int(self.shift.max()) <= MAX_INPUT_BITS, self, f"g exceeds {MAX_INPUT_BITS} bits")
+        require(self.offset.ndim == 1 and self.offset.shape == self.step.shape, self, "offset and step differ in shape")
+        require(bool(np.isfinite(self.offset).all()), self, "offset is not finite")
+        require(bool(np.isfinite(self.step).all() and (self.step > 0).all()), self, "step is not positive")
+        require(2 <= self.bits <= MAX_INPUT_BITS, self, f"bits is {self.bits}, expected 2 to {MAX_INPUT_BITS}")
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return len(self.offset)
+
+    @property
+    def limit(self) -> int:
+        """Largest q."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """No node feeds the encoder."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """a[t] = (sum_m weights[n, m] * s[t, m]) << exponent   (>> -exponent where it is negative)."""
+
+    name: str
+    source: str
+    weights: IntArray  # (neurons, inputs) int8, symmetric
+    exponent: int  # power of two on the sum
+
+    def __post_init__(self) -> None:
+        require_range(self, "weights", WEIGHT_BITS, 2)
+        require(abs(self.exponent) <= MAX_EXPONENT, self, f"exponent is {self.exponent}, limit {MAX_EXPONENT}")
+
+    @property
+    def size(self) -> int:
+        """Number of target neurons."""
+        return len(self.weights)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The spiking (or graded) population these synapses read."""
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """r[t] = sum of all sources' [t] + bias.  No state; relayed as graded spikes."""
+
+    name: str
+    sources: tuple[str, ...]
+    bias: IntArray  # (neurons,) residual units
+
+    def __post_init__(self) -> None:
+        require_range(self, "bias", 24, 1)
+        require(len(self.sources) > 0, self, "sources is empty")
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.bias)
+
+
+@dataclass(frozen=True)
+class LIF:
+    """Loihi's fixed-point leaky integrate-and-fire neuron, exactly as Lava computes it (du = 4095, reset per token).
+
+    v[t] = trunc_to_zero(v[t-1] * (4096 - decay) / 4096) + 64 * a[t] + (bias_mantissa << bias_exponent);
+    v[t] = clip(v[t], -(2**23 - 1), 2**23 - 1);  s[t] = v[t] > 64 * threshold;  v[t] = 0 where s[t].
+    """
+
+    name: str
+    source: str
+    threshold: IntArray  # (neurons,) synaptic units
+    bias_mantissa: IntArray  # (neurons,) 2**bias_exponent / 64 synaptic units
+    bias_exponent: int
+    decay: int  # of 4096: what the membrane loses per tick
+
+    def __post_init__(self) -> None:
+        require_range(self, "threshold", THRESHOLD_BITS + 1, 1)
+        require(bool((self.threshold > 0).all()), self, "threshold holds a value that is not positive")
+        require_range(self, "bias_mantissa", BIAS_MANTISSA_BITS, 1)
+        require(self.threshold.shape == self.bias_mantissa.shape, self, "threshold and bias_mantissa differ in shape")
+        require(0 <= self.bias_exponent < 1 << BIAS_EXPONENT_BITS, self, f"bias_exponent is {self.bias_exponent}")
+        require(0 <= self.decay <= 1 << DECAY_BITS, self, f"decay is {self.decay}, expected 0 to {1 << DECAY_BITS}")
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return len(self.threshold)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The synapses, window or residual whose values are this population's currents."""
+        return (self.source,)
+
+    @property
+    def bias(self) -> npt.NDArray[np.int64]:
+        """(neurons,), in 1/64 synaptic units."""
+        return self.bias_mantissa.astype(np.int64) << self.bias_exponent
+
+
+@dataclass(frozen=True)
+class Gate:
+    """s[t, n] = s_source[t, first + n] AND s_source[t, second + n]   (key AND value)."""
+
+    name: str
+    source: str
+    first: int
+    second: int
+    size: int
+
+    def __post_init__(self) -> None:
+        require(self.size > 0 and self.first >= 0 and self.second >= 0, self, "size or an offset is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The population that holds both operands."""
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Window:
+    """a_i[t, n] = s_query_i[t, first + n] * sum_k weights[k] * s_gate_{i-k}[t, n],  k = 0 .. w-1   (PSSA).
+
+    s_gate of tokens before the episode's start is 0. State: w * T bits per channel.
+    """
+
+    name: str
+    query: str
+    gate: str
+    first: int  # offset of the query neurons within their population
+    size: int
+    weights: IntArray  # (window,) the relative positional bias
+
+    def __post_init__(self) -> None:
+        require_range(self, "weights", WEIGHT_BITS, 1)
+        require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and gate."""
+        return (self.query, self.gate)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.gate
+
+    @property
+    def reach(self) -> int:
+        """Tokens that are read, the present one included."""
+        return len(self.weights)
+
+
+@dataclass(frozen=True)
+class PlacedWindow:
+    """a_i[t, n] = s_query_i[t, first + n] * sum_k weights[p_i, k] * s_gate_{i-k}[t, n]   (PSSA with the full bias).
+
+    p_i is token i's place in the replayed window, whose last place belongs to the present token; so only window mode is
+    this network. In stream mode every token takes the last place.
+    """
+
+    name: str
+    query: str
+    gate: str
+    first: int  # offset of the query neurons within their population
+    size: int
+    weights: IntArray  # (places, window); [p, k] is the bias of place p on place p - k, 0 where p < k
+
+    def __post_init__(self) -> None:
+        require_range(self, "weights", WEIGHT_BITS, 2)
+        require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+        require(self.weights.shape[1] <= len(self.weights), self, "weights look back further than there are places")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and gate."""
+        return (self.query, self.gate)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.gate
+
+    @property
+    def reach(self) -> int:
+        """Tokens that are read, the present one included."""
+        return self.weights.shape[1]
+
+
+@dataclass(frozen=True)
+class Count:
+    """a_i[t, n] = gain * sum_k s_source_{i-k}[t, n],  k = 0 .. reach-1   (the sum of SDSA-1)."""
+
+    name: str
+    source: str
+    size: int
+    reach: int  # tokens that are read, the present one included
+    gain: int
+
+    def __post_init__(self) -> None:
+        require(self.size > 0 and self.reach > 0, self, "size or reach is out of range")
+        require(0 < self.gain <= MAX_GAIN, self, f"gain is {self.gain}, expected 1 to {MAX_GAIN}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The gate that is counted."""
+        return (self.source,)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.source
+
+
+@dataclass(frozen=True)
+class Outer:
+    """a_i[t, n] = gain * sum_k c_ik[t, h(n)] * s_{i-k}[t, value + n],  k = 0 .. reach-1   (TSSA, SSSA, SDSA-3).
+
+    c_ik[t, h] = sum_m s_i[t, query + m] * s_{i-k}[t, key + m] over head h's channels m; with ``all_ticks`` also over
+    ticks, so that c_ik is the same at all of them (and tick 0 needs the token's last spikes).
+    """
+
+    name: str
+    source: str
+    query: int  # offsets of the operands within the source population
+    key: int
+    value: int
+    size: int
+    heads: int
+    all_ticks: int  # 1: scores are summed over ticks (TSSA); 0: one score per tick (SSSA, SDSA-3)
+    reach: int  # tokens that are read, the present one included
+    gain: int
+
+    def __post_init__(self) -> None:
+        require(self.size > 0 and self.reach > 0, self, "size or reach is out of range")
+        require(min(self.query, self.key, self.value) >= 0, self, "an offset is negative")
+        require(self.heads > 0 and self.size % self.heads == 0, self, f"heads {self.heads} do not divide {self.size}")
+        require(self.all_ticks in (0, 1), self, f"all_ticks is {self.all_ticks}, expected 0 or 1")
+        require(0 < self.gain <= MAX_GAIN, self, f"gain is {self.gain}, expected 1 to {MAX_GAIN}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The population that holds all operands."""
+        return (self.source,)
+
+    @property
+    def remembered(self) -> str:
+        """The population whose past is read."""
+        return self.source
+
+
+@dataclass(frozen=True)
+class And:
+    """s[t, n] = s_query[t, first + n] AND s_source[t, n]   (the query's gate of SDSA-1)."""
+
+    name: str
+    query: str
+    source: str
+    first: int  # offset of the query neurons within their population
+    size: int
+
+    def __post_init__(self) -> None:
+        require(self.size > 0 and self.first >= 0, self, "size or first is out of range")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Query population and the population that is gated."""
+        return (self.query, self.source)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """g[m] = (sum_t r[t, m] + (1 << shift >> 1)) >> shift;  y[n] = bias[n] + sum_m weights[n, m] * g[m];
+    head 'tanh': action = tanh(scale * y).   head 'choice': the choice is the first n with the largest y.
+
+    g is sent once per token, as graded spikes. y is an integer accumulator; only the product with scale and tanh run in
+    floating point, on the host. Choices share one scale, so comparing y decides.
+    """
+
+    name: str
+    source: str
+    weights: IntArray  # (actions, channels) int8, symmetric
+    bias: IntArray  # (actions,) accumulator units
+    shift: int  # low bits of the summed residual that the head does not see
+    scale: FloatArray  # (actions,) per accumulator unit
+    head: str = "tanh"
+
+    def __post_init__(self) -> None:
+        require_range(self, "weights", WEIGHT_BITS, 2)
+        require_range(self, "bias", 24, 1)
+        require(0 <= self.shift <= MAX_EXPONENT, self, f"shift is {self.shift}, expected 0 to {MAX_EXPONENT}")
+        require(self.scale.shape == self.bias.shape == self.weights.shape[:1], self, "weights, bias, scale disagree")
+        require(bool(np.isfinite(self.scale).all() and (self.scale > 0).all()), self, "scale is not positive")
+        require(self.head in HEADS, self, f"head is '{self.head}', expected one of {', '.join(HEADS)}")
+        require(self.head != "choice" or bool((self.scale == self.scale[0]).all()), self, "choices differ in scale")
+
+    @property
+    def size(self) -> int:
+        """Number of actions, or of choices."""
+        return len(self.weights)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The residual that is read out."""
+        return (self.source,)
+
+
+Node = Encoder | Synapses | Residual | LIF | Gate | Window | PlacedWindow | Count | Outer | And | Readout
+NODE_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Node)}
+SPIKING_KINDS = (LIF, Gate, And)
+"""Node kinds whose outputs are binary spikes."""
+HistoryNode = Window | PlacedWindow | Count | Outer
+HISTORY_KINDS = (Window, PlacedWindow, Count, Outer)
+"""Node kinds that read earlier tokens: ``reach`` tokens of the population ``remembered``."""
+
+ALLOWED_SOURCES: dict[type[Any], tuple[type[Any], ...]] = {
+    Synapses: (Encoder, *SPIKING_KINDS),
+    Residual: (Synapses, Residual),
+    LIF: (Synapses, Residual, *HISTORY_KINDS),
+    Gate: (LIF,),
+    Window: (LIF, Gate),
+    PlacedWindow: (LIF, Gate),
+    Count: (Gate,),
+    Outer: (LIF,),
+    And: (LIF,),
+    Readout: (Residual,),
+}
