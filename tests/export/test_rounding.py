@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from quantization_settings import CONFIGS
 
@@ -102,6 +102,7 @@ def test_errors_are_bounded_and_the_clipped_are_counted(
 
 @settings(max_examples=50, deadline=None)
 @given(shape=SHAPES, config=CONFIGS)
+@example(shape=(656, 1, 1), config=QuantizationConfig(bits=2, per_channel=False))
 def test_embedding_is_bounded_too(shape: tuple[int, int, int], config: QuantizationConfig) -> None:
     affine, inputs = random_layer(*shape)
     found = embed_integers(affine, 8, scales_of(config, inputs), NAME)

@@ -56,6 +56,7 @@ def wait_until(condition: object, seconds: float) -> bool:
 
 
 LOOP = """
+import signal
 import sys
 from pathlib import Path
 import numpy as np
@@ -73,6 +74,7 @@ def run(config):
             if count == 2:
                 print("running", flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a script starts with & inherits "ignore"
 run_command(run, SimRunConfig, "loop", "Run for ever.")
 """
 
