@@ -105,7 +105,7 @@ def feature_shifts(embed: Affine, input_bits: int, scales: Scales) -> npt.NDArra
     input_limit = (1 << (input_bits - 1)) - 1
     room = ACCUMULATOR_LIMIT // (scales.weight_limit * input_limit * len(strongest))
     largest = min(int(math.log2(max(room, 1))), MAX_INPUT_BITS - input_bits)
-    base = max(float(strongest.max()), np.finfo(float).tiny) / 2.0**largest  # an embedding may be all zeros
+    base = np.maximum(strongest.max(), np.finfo(float).tiny) / 2.0**largest  # an embedding may be all zeros
     with np.errstate(divide="ignore"):
         return np.clip(np.ceil(np.log2(strongest / base)), 0, largest).astype(np.int8)
 
