@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
-from dsf.tasks.files import require_writable_parent
+from dsf.tasks.files import replacing, require_writable_parent
 from dsf.train.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
 
 RESET_OFFSET = 1
@@ -62,15 +62,10 @@ def write_net(network: Network, stage_name: str, path: Path) -> None:
     require_writable_parent(path)
     stage = _find(network, stage_name)
     weights, bias = netx_weights(stage.synapses), netx_bias(stage.lif)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(stage=stage.name, neurons=stage.lif.name, task=network.task)
-            file.attrs.update(reset_interval=network.ticks, reset_offset=RESET_OFFSET)
-            _write_layers(file, stage, weights, bias)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(stage=stage.name, neurons=stage.lif.name, task=network.task)
+        file.attrs.update(reset_interval=network.ticks, reset_offset=RESET_OFFSET)
+        _write_layers(file, stage, weights, bias)
 
 
 def netx_weights(node: Synapses) -> npt.NDArray[np.int64]:

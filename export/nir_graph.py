@@ -47,7 +47,7 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.tasks.files import require_writable_parent
+from dsf.tasks.files import replacing, require_writable_parent
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 DT = 1e-4
@@ -123,12 +123,8 @@ def write_nir(network: Network, path: Path, partial: bool = False, source_digest
     """
     require_writable_parent(path)
     graph, omitted = build(network, partial, source_digest)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as temporary:
         nir.write(temporary, graph)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return omitted
 
 
