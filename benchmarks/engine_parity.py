@@ -67,11 +67,11 @@ def prove(seed: int) -> Outcome:
     from random_networks import random_model
 
     from dsf.export.fold import fold
+    from dsf.export.levels import FoldComparison, run_folded, run_torch
     from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
     from dsf.export.proof import compare_engines, compare_stream, compare_torch
     from dsf.export.quantize import quantize
     from dsf.export.reference import ReferenceEngine, WindowReference
-    from dsf.export.verify import compare_fold, run_folded, run_torch
 
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))
@@ -82,7 +82,7 @@ def prove(seed: int) -> Outcome:
     window = tokens[:context].swapaxes(0, 1)
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
     rungs = [
-        compare_fold(*run_torch(model, window), *run_folded(folded, window)),
+        FoldComparison().add(*run_torch(model, window), *run_folded(folded, window)).rung(),
         compare_stream(network, tokens),
         compare_torch(network, tokens),
         compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),

@@ -1,16 +1,17 @@
-"""What a folded network does on given tokens: how often inputs fire, and how far the residual's channels swing.
+"""What a folded network does on given tokens: how often the inputs of every layer fire.
 
 Quantization may weight errors with it (``dsf.train.rounding``); the report on layers compares integers with it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.folded import FoldedEngine, FoldedModel
+from dsf.export.folded import FoldedEngine, FoldedModel, lane_batches
 from dsf.export.nodes import NetworkError
 from dsf.tasks.policy import FloatArray
 from dsf.train.integers import Affine
@@ -21,32 +22,15 @@ OVER = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class ResidualStatistics:
-    """How one residual moves, per channel, in float units of the folded model.
-
-    Attributes:
-        mean: (channels,).
-        variance: (channels,).
-        largest: (channels,) largest magnitude.
-    """
-
-    mean: FloatArray
-    variance: FloatArray
-    largest: FloatArray
-
-
-@dataclass(frozen=True)
 class Calibration:
     """Statistics of one folded model over tokens, lanes and ticks.
 
     Attributes:
         inputs: what every layer with weights reads, by the name of its node.
-        residual: every residual, by the name of its node.
         tokens: how many tokens were seen.
     """
 
     inputs: dict[str, InputStatistics]
-    residual: dict[str, ResidualStatistics]
     tokens: int
 
 
@@ -58,13 +42,13 @@ class Activity:
         layers: the affine map of every layer with weights, by the name of its node.
         inputs: what each of them read. Ticks is 1 for the embedding, which reads the codec's integers at every tick
             alike, and for the readout, which reads the mean over ticks.
-        residuals: every residual, by the name of its node.
+        residual: the last one.
         spikes: every LIF population, by its name.
     """
 
     layers: dict[str, Affine]
     inputs: dict[str, FloatArray]
-    residuals: dict[str, FloatArray]
+    residual: FloatArray
     spikes: dict[str, FloatArray]
 
 
@@ -87,7 +71,6 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Activity:
     FoldedEngine(model, observe).decide(tokens)
     layers, inputs = {"embed": model.embed}, {"embed": tokens[None].astype(np.float64)}
     residual = np.broadcast_to(model.embed(inputs["embed"]), (model.ticks, *tokens.shape[:2], len(model.embed.bias)))
-    residuals = {"residual.0": residual}
     for index, block in enumerate(model.blocks):
         name, mlp = f"blocks.{index}.attention", f"blocks.{index}.mlp"
         if (attention := block.attention) is not None:
@@ -97,14 +80,12 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Activity:
                 fired = fired * np.split(spikes[f"{name}.qkv_lif"], 3, axis=-1)[0]
             inputs |= {f"{name}.qkv": spikes[f"{name}.input_lif"], f"{name}.project": fired}
             residual = residual + attention.project(fired)
-            residuals[f"residual.{index}.attention"] = residual
         layers |= {f"{mlp}.expand": block.expand, f"{mlp}.contract": block.contract}
         hidden = spikes[f"{mlp}.hidden_lif"]
         inputs |= {f"{mlp}.expand": spikes[f"{mlp}.input_lif"], f"{mlp}.contract": hidden}
         residual = residual + block.contract(hidden)
-        residuals[f"residual.{index + 1}"] = residual
     layers["readout"], inputs["readout"] = model.head, residual.mean(axis=0, keepdims=True)
-    return Activity(layers, inputs, residuals, spikes)
+    return Activity(layers, inputs, residual, spikes)
 
 
 def calibrate(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Calibration:
@@ -113,18 +94,18 @@ def calibrate(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Calibratio
     Raises:
         NetworkError: no tokens, too many, or of the wrong size.
     """
-    activity = run_layers(model, tokens)
-    return Calibration(
-        {
-            name: InputStatistics(values.mean(axis=OVER), values.var(axis=OVER))
-            for name, values in activity.inputs.items()
-        },
-        {
-            name: ResidualStatistics(values.mean(axis=OVER), values.var(axis=OVER), np.abs(values).max(axis=OVER))
-            for name, values in activity.residuals.items()
-        },
-        tokens.shape[0] * tokens.shape[1],
-    )
+    _require_tokens(model, tokens)
+    sums: dict[str, FloatArray] = {}
+    squares: dict[str, FloatArray] = {}
+    rows: Counter[str] = Counter()
+    for batch in lane_batches(tokens, axis=1):
+        for name, values in run_layers(model, batch).inputs.items():
+            sums[name] = sums.get(name, 0.0) + values.sum(axis=OVER)
+            squares[name] = squares.get(name, 0.0) + np.square(values).sum(axis=OVER)
+            rows[name] += values[..., 0].size
+    means = {name: total / rows[name] for name, total in sums.items()}
+    inputs = {name: InputStatistics(mean, squares[name] / rows[name] - mean**2) for name, mean in means.items()}
+    return Calibration(inputs, tokens.shape[0] * tokens.shape[1])
 
 
 def _require_tokens(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> None:

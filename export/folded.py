@@ -14,6 +14,9 @@ from dsf.train.codec import InputCodec
 from dsf.train.config import AttentionKind
 from dsf.train.integers import Affine
 
+LANES_AT_ONCE = 4
+"""Windows computed together where memory must not grow with their number."""
+
 Observer = Callable[[str, FloatArray, FloatArray], None]
 """Called with a population's name, its membranes before reset, and its spikes, each (ticks, tokens, lanes, neurons)."""
 
@@ -120,3 +123,8 @@ def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
     if bias.ndim == 1:
         return bias
     return lag_rows(bias, window)[-tokens:, None]
+
+
+def lane_batches(tokens: npt.NDArray[np.integer], axis: int) -> list[npt.NDArray[np.integer]]:
+    """Tokens cut into batches of at most LANES_AT_ONCE lanes; ``axis`` is that of the lanes."""
+    return np.array_split(tokens, max(-(-tokens.shape[axis] // LANES_AT_ONCE), 1), axis)

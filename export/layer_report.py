@@ -15,7 +15,7 @@ from rich.table import Table
 
 from dsf.export.attention import lag_rows, lags_of, windowed
 from dsf.export.calibrate import Activity, run_layers
-from dsf.export.folded import FoldedAttention, FoldedModel, place_weights
+from dsf.export.folded import FoldedAttention, FoldedModel, lane_batches, place_weights
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
@@ -54,6 +54,10 @@ class LayerFigures:
     firing_rate: float | None
 
 
+Weighted = Synapses | Readout | Window | PlacedWindow
+"""Nodes with weights."""
+
+
 @dataclass(frozen=True)
 class _Layer:
     """A layer's floats, and what its integers stand for: ``steps`` broadcast against the weights."""
@@ -62,6 +66,28 @@ class _Layer:
     steps: FloatArray
     sums: FloatArray  # without bias
     error: FloatArray  # of sum and bias, same shape
+
+
+@dataclass
+class _Tally:
+    """A layer's weights, and its sums and the spikes behind it added up over batches of lanes."""
+
+    weight: FloatArray
+    steps: FloatArray
+    power: float = 0.0
+    noise: float = 0.0
+    equal: int = 0
+    fired: int = 0
+    slots: int = 0
+
+    def add(self, layer: _Layer, spikes: tuple[FloatArray, Int64Array] | None) -> None:
+        """One more batch; ``spikes`` of the population at L1 and L2."""
+        self.power += _power(layer.sums)
+        self.noise += _power(layer.error)
+        if spikes is not None:
+            self.equal += int((spikes[0] == spikes[1]).sum())
+            self.fired += int(spikes[1].sum())
+            self.slots += spikes[1].size
 
 
 def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.integer]) -> list[LayerFigures]:
@@ -75,54 +101,58 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
     Raises:
         NetworkError: tokens do not fit, or the network is not of this model.
     """
-    activity = run_layers(folded, tokens)
-    _require_same_layers(activity, network)
-    values: dict[str, Int64Array] = {}
-    replay(network, tokens, observe=values.__setitem__)
-    units, limit = _residual_units(folded, network), _weight_limit(network)
-    figures = []
-    for node in network.nodes:
-        if isinstance(node, Synapses):
-            layer, exponent, top = _synapses(node, network, activity, folded.threshold, units), node.exponent, limit
-        elif isinstance(node, Readout):
-            layer, exponent, top = _readout(node, activity, folded.ticks, units), -node.shift, limit
-        elif isinstance(node, (Window, PlacedWindow)):
-            layer, exponent, top = _window(node, network, folded, activity), None, (1 << (WEIGHT_BITS - 1)) - 1
-        else:
-            continue
-        population = _population(network, node.name)
-        figures.append(_figures(node, layer, exponent, top, population, activity, values))
-    return figures
+    weighted = [node for node in network.nodes if isinstance(node, (Synapses, Readout, Window, PlacedWindow))]
+    tallies: dict[str, _Tally] = {}
+    for batch in lane_batches(tokens, axis=1):
+        activity = run_layers(folded, batch)
+        _require_same_layers(activity, network)
+        values: dict[str, Int64Array] = {}
+        replay(network, batch, observe=values.__setitem__)
+        for node in weighted:
+            layer, population = _layer(node, network, folded, activity), _population(network, node.name)
+            pair = None if population is None else (activity.spikes[population], values[population])
+            tallies.setdefault(node.name, _Tally(layer.weight, layer.steps)).add(layer, pair)
+    return [_figures(node, network, tallies[node.name]) for node in weighted]
 
 
-def _figures(
-    node: Synapses | Readout | Window | PlacedWindow,
-    layer: _Layer,
-    exponent: int | None,
-    limit: int,
-    population: str | None,
-    activity: Activity,
-    values: dict[str, Int64Array],
-) -> LayerFigures:
-    fired = None if population is None else values[population]
+def _layer(node: Weighted, network: Network, folded: FoldedModel, activity: Activity) -> _Layer:
+    units = _residual_units(folded, network)
+    if isinstance(node, Synapses):
+        return _synapses(node, network, activity, folded.threshold, units)
+    if isinstance(node, Readout):
+        return _readout(node, activity, folded.ticks, units)
+    return _window(node, network, folded, activity)
+
+
+def _figures(node: Weighted, network: Network, tally: _Tally) -> LayerFigures:
+    limit, exponent = _weight_limit(network), None
+    if isinstance(node, Synapses):
+        exponent = node.exponent
+    elif isinstance(node, Readout):
+        exponent = -node.shift
+    else:
+        limit = (1 << (WEIGHT_BITS - 1)) - 1
     return LayerFigures(
         name=node.name,
-        scale_min=float(layer.steps.min()),
-        scale_max=float(layer.steps.max()),
+        scale_min=float(tally.steps.min()),
+        scale_max=float(tally.steps.max()),
         exponent=exponent,
         saturated=float((np.abs(node.weights) == limit).mean()),
-        clipped=float((np.abs(layer.weight) > limit * layer.steps * (1.0 + REACH_TOLERANCE)).mean()),
-        weights_db=_decibels(layer.weight, node.weights * layer.steps - layer.weight),
-        sums_db=_decibels(layer.sums, layer.error),
-        population=population,
-        agreement=None if population is None else float((values[population] == activity.spikes[population]).mean()),
-        firing_rate=None if fired is None else float(fired.mean()),
+        clipped=float((np.abs(tally.weight) > limit * tally.steps * (1.0 + REACH_TOLERANCE)).mean()),
+        weights_db=_decibels(_power(tally.weight), _power(node.weights * tally.steps - tally.weight)),
+        sums_db=_decibels(tally.power, tally.noise),
+        population=_population(network, node.name),
+        agreement=tally.equal / tally.slots if tally.slots else None,
+        firing_rate=tally.fired / tally.slots if tally.slots else None,
     )
 
 
-def _decibels(signal: FloatArray, error: FloatArray) -> float | None:
-    """Power of the signal against that of the error; None where either has none."""
-    power, noise = float(np.square(signal).sum()), float(np.square(error).sum())
+def _power(values: FloatArray) -> float:
+    return float(np.square(values).sum())
+
+
+def _decibels(power: float, noise: float) -> float | None:
+    """Power of a signal against that of its error; None where either has none."""
     return None if power == 0.0 or noise == 0.0 else float(10.0 * np.log10(power / noise))
 
 
@@ -151,12 +181,12 @@ def _synapses(
     else:
         units, bias = threshold / lif.threshold, lif.bias / (1 << MEMBRANE_FRACTION_BITS)
     integers = shift(integer_product(inputs.astype(np.int64) << columns, node.weights), node.exponent)
-    steps = units[:, None] * 2.0**node.exponent * 2.0**columns
-    return _Layer(affine.weight, steps, affine(inputs) - affine.bias, (integers + bias) * units - affine(inputs))
+    steps, outputs = units[:, None] * 2.0**node.exponent * 2.0**columns, affine(inputs)
+    return _Layer(affine.weight, steps, outputs - affine.bias, (integers + bias) * units - outputs)
 
 
 def _readout(node: Readout, activity: Activity, ticks: int, units: FloatArray) -> _Layer:
-    head, residual = activity.layers[node.name], list(activity.residuals.values())[-1]
+    head, residual = activity.layers[node.name], activity.residual
     outputs = head(activity.inputs[node.name])
     integers = accumulate(node, np.rint(residual / units).astype(np.int64))
     steps = node.scale[:, None] * ticks / 2.0**node.shift / units
@@ -217,17 +247,7 @@ _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "
 def print_layers(figures: list[LayerFigures], console: Console) -> None:
     """The report as a table."""
     table = Table(title="layers", title_justify="left")
-    for column in (
-        "layer",
-        "scale",
-        "exponent",
-        "at limit",
-        "clipped",
-        "weights dB",
-        "sums dB",
-        "spikes agree",
-        "rate",
-    ):
+    for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "layer" else "right")
     for layer in figures:
         low, high = f"{layer.scale_min:.2g}", f"{layer.scale_max:.2g}"

@@ -42,7 +42,8 @@ PRESENT = -1
 
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
     """Values @ weights.T in exact integers, through float64: every partial sum stays far below 2**53."""
-    return (values.astype(np.float64) @ weights.T.astype(np.float64)).astype(np.int64)
+    rows = values.reshape(-1, values.shape[-1]).astype(np.float64)  # one large product, not a stack of small ones
+    return (rows @ weights.T.astype(np.float64)).astype(np.int64).reshape(*values.shape[:-1], len(weights))
 
 
 def shift(values: Int64Array, exponent: int) -> Int64Array:

@@ -67,6 +67,7 @@ def random_model(
     heads: int = 1,
     embed_norm: EmbedNormKind = "ptbn",
     discrete: bool = False,
+    mlp_ratio: int = 2,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -77,7 +78,7 @@ def random_model(
         ticks=ticks,
         context=context,
         window=min(window, context),
-        mlp_ratio=2,
+        mlp_ratio=mlp_ratio,
         decay=decay,
         input_bits=input_bits,
         attention=attention,

@@ -35,7 +35,8 @@ class Affine:
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """Map (..., inputs) to (..., outputs)."""
-        return x @ self.weight.T + self.bias
+        rows = x.reshape(-1, x.shape[-1])  # one large product, not a stack of small ones
+        return (rows @ self.weight.T + self.bias).reshape(*x.shape[:-1], len(self.bias))
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from random_networks import exportable, random_model, random_network, random_tok
 
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
+from dsf.export.levels import FoldComparison, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, NetworkError, Residual, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, decode
-from dsf.export.verify import Recorder, compare_fold, run_folded, run_reference, run_torch, spread_windows
+from dsf.export.verify import Recorder, spread_windows
 from dsf.tasks import Token, UserError
 from dsf.train.config import ModelConfig, export_obstacles
 from dsf.train.model import DSFormer
@@ -31,7 +32,7 @@ def test_fold_is_exact(sizes: dict[str, Any]) -> None:
     model = random_model(**sizes)
     limit, context = model.codec.limit, sizes["context"]
     tokens = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (5, context, 6)).astype(np.int32)
-    rung = compare_fold(*run_torch(model, tokens), *run_folded(fold(model), tokens))
+    rung = FoldComparison().add(*run_torch(model, tokens), *run_folded(fold(model), tokens)).rung()
     assert rung.passed, rung.summary
     populations = 3 if sizes["attention"] == "none" else 8
     per_slot = sizes["ticks"] * sizes["blocks"] * sizes["width"] * populations

@@ -13,10 +13,10 @@ from random_networks import ACTIONS, exportable, random_model
 
 from dsf.export.attention import lag_rows
 from dsf.export.fold import fold
+from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
-from dsf.export.verify import compare_fold, compare_integers, run_folded, run_reference, run_torch
 from dsf.train.integers import (
     Affine,
     EmbedIntegers,
@@ -171,10 +171,10 @@ def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
     limit = model.codec.limit
     tokens = np.random.default_rng(0).integers(-limit, limit + 1, (20, 8, 6)).astype(np.int32)
     folded = run_folded(fold(model), tokens)
-    rung = compare_fold(*run_torch(model, tokens), *folded)
+    rung = FoldComparison().add(*run_torch(model, tokens), *folded).rung()
     assert rung.passed, rung.summary
     exported = quantize(fold(network), "hopper", 4, threshold_units=256)
-    rung = compare_integers(*folded[:2], *run_reference(exported, tokens))
+    rung = IntegerComparison().add(*folded[:2], *run_reference(exported, tokens)).rung()
     assert rung.details["spike_agreement_overall"] > 0.995, rung.summary
     mask = torch.ones(20, 8, dtype=torch.bool)
     with torch.no_grad():
