@@ -78,7 +78,7 @@ def network_of(cell: Cell, options: argparse.Namespace) -> Network:
 
 def fine_tuned(cell: Cell, options: argparse.Namespace) -> Path:
     """The run directory of this cell's quantization-aware training."""
-    out: Path = options.out / f"qat_{cell.bits}_{cell.scales}"
+    out: Path = options.out / options.run.name / f"qat_{cell.bits}_{cell.scales}"
     arguments = ["--out", out, "--init", options.run, "--qat-steps", options.qat_steps, "--bits", cell.bits]
     arguments += ["--batch-size", 32, "--learning-rate", 2e-3, "--threads", options.threads, "--eval-episodes", 0]
     flags = ["--per-channel" if cell.per_channel else "--no-per-channel"]
