@@ -1,4 +1,4 @@
-"""Seconds and memory of a whole `dsf-export`, ladder included, for the default network and for one eight times as large.
+"""Seconds and memory of a whole `dsf-export`, ladder included, for the default network and one eight times as large.
 
     python benchmarks/export_cost.py
 
