@@ -10,8 +10,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
-import tempfile
 import types
 import typing
 from pathlib import Path
@@ -24,6 +22,7 @@ import numpy.typing as npt
 from dsf.export.bounds import require_no_overflow
 from dsf.export.network import Network
 from dsf.export.nodes import NODE_KINDS, NetworkError, Node
+from dsf.tasks.files import replacing
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)
@@ -49,24 +48,16 @@ _SCALARS = (int, str)
 
 
 def write_network(network: Network, path: Path) -> None:
-    """Write a network file whole or not at all (temporary name, flush, rename).
+    """Write a network file whole or not at all.
 
     Raises:
         OSError: the directory cannot be written.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with replacing(path) as temporary:
         _write_body(network, temporary)
         block = _user_block(temporary.read_bytes()[USER_BLOCK_BYTES:])
         with temporary.open("r+b") as file:
             file.write(block)
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_network(path: Path) -> Network:

@@ -8,8 +8,6 @@ gives ``accumulators``, ``actions`` and the ``next.*``. Window mode reads ``toke
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import onnx
@@ -21,6 +19,7 @@ from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.onnx_nodes import IntegerNodes
 from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, Past, StreamPast, WindowPast, check
+from dsf.tasks.files import replacing
 
 
 def build(network: Network, *, encoder: bool = True, spikes: bool = False) -> onnx.ModelProto:
@@ -103,21 +102,12 @@ def write_onnx(network: Network, path: Path, window: bool = False, source: Path 
 
 
 def save(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
-    """Check a graph and write it with its metadata, whole or not at all (temporary name, flush, rename).
+    """Check a graph and write it with its metadata, whole or not at all.
 
     Raises:
         OSError: the directory cannot be written.
     """
     helper.set_model_props(model, metadata)
     check(model)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -30,13 +30,39 @@ def require_writable_parent(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed if anything fails."""
-    temporary = path.with_name(f".{path.name}.partial")
+    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed if anything fails.
+
+    Content and name are flushed to the disk, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: naming ``path``; write and fsync themselves name no file.
+    """
+    temporary = path.with_name(partial_name(path.name))
     try:
         yield temporary
+        _flush(temporary)
         temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def partial_name(name: str) -> str:
+    """What a file is called while :func:`replacing` has it written."""
+    return f".{name}.partial"
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file or a directory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

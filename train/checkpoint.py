@@ -7,7 +7,6 @@ everything else: config, codec, step, provenance and scores.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from dsf.tasks import UserError
+from dsf.tasks.files import replacing
 from dsf.tasks.task import get_task
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig, model_config_from_json
@@ -101,23 +101,15 @@ def codec_to_json(codec: InputCodec) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write to a temporary name, flush to disk, rename: a crash leaves the previous checkpoint whole."""
-    temporary = path.with_suffix(".partial")
+    """Write whole or not at all: a crash leaves the previous checkpoint.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     text = json.dumps({"format": FORMAT_VERSION, **header}, sort_keys=True)
     data = serialize({name: tensor.contiguous() for name, tensor in tensors.items()}, {HEADER_KEY: text})
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)  # the new name must survive a power cut, too
-        os.fsync(directory)
-        os.close(directory)
-    except OSError as error:  # write and fsync do not know the file's name
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def load_checkpoint(run: Path) -> Checkpoint:

@@ -11,16 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import write_json, write_text
+from dsf.tasks.files import partial_name, write_json, write_text
 from dsf.train.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from dsf.train.config import CONFIG_NAME
 from dsf.train.event_file import EventFile
 
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.jsonl"
-PARTIAL_FILES = ("checkpoint.partial", "best.partial", ".config.json.partial", ".metrics.jsonl.partial")
+PARTIAL_FILES = tuple(partial_name(name) for name in (CHECKPOINT_NAME, BEST_NAME, CONFIG_NAME, METRICS_NAME))
 """What a run may leave that is killed while it writes."""
-"""What a killed run may have left of a file it was writing."""
 LOSS = "train/loss"
 """In every row of metrics but an evaluation's."""
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 
+from dsf.tasks.files import partial_name
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from dsf.train.run_directory import BEST_NAME, LOSS, METRICS_NAME
 
@@ -63,7 +64,7 @@ def test_finished_run_is_scored_at_another_target_and_keeps_its_scores(run: Path
 def test_run_continues_over_what_a_kill_left_behind(run: Path) -> None:
     before = {name: load_file(run / name) for name in (CHECKPOINT_NAME, BEST_NAME)}
     rows, best = (run / METRICS_NAME).read_text(), load_checkpoint(run).header["best"]
-    leftovers = [run / name for name in ("checkpoint.partial", "best.partial", ".config.json.partial")]
+    leftovers = [run / partial_name(name) for name in (CHECKPOINT_NAME, BEST_NAME, "config.json")]
     for leftover in leftovers:
         leftover.write_bytes(b"half a file")
     with (run / METRICS_NAME).open("a") as file:
