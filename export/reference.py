@@ -40,6 +40,9 @@ PRESENT = -1
 """The place of the present token in a window."""
 
 
+NOT_FINITE = "an observation, action or return-to-go is not finite: check the environment and the target"
+
+
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
     """Values @ weights.T in exact integers, through float64: every partial sum stays far below 2**53."""
     rows = values.reshape(-1, values.shape[-1]).astype(np.float64)  # one large product, not a stack of small ones
@@ -58,7 +61,7 @@ def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
         NetworkError: a value is not finite.
     """
     if not np.isfinite(vector).all():
-        raise NetworkError("an observation, action or return-to-go is not finite: check the environment and the target")
+        raise NetworkError(NOT_FINITE)
     scaled = np.rint((vector.astype(np.float64) - node.offset) / node.step)
     return np.clip(scaled, -node.limit, node.limit).astype(np.int64)
 

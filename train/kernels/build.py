@@ -1,7 +1,7 @@
-"""Build the C kernels with the machine's compiler, once, and load them through ctypes.
+"""Build C kernels with the machine's compiler, once, and load them through ctypes.
 
-The kernels share torch's thread pool: they are linked against no OpenMP runtime, and find the one that torch has
-loaded already. Two runtimes in one process would let two pools of threads spin against each other.
+Kernels with OpenMP share torch's thread pool: they are linked against no OpenMP runtime, and find the one that torch
+has loaded already. Two runtimes in one process would let two pools of threads spin against each other.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-SOURCES = ("lif_kernels.c", "lif_typed.h")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILER_TIMEOUT_S = 120.0
 CACHE_MODE = 0o700
@@ -30,46 +30,64 @@ class KernelsUnavailable(Exception):
     """The kernels cannot be built here; the message says why in one line."""
 
 
-def load_kernels() -> ctypes.CDLL:
+@dataclass(frozen=True)
+class KernelSource:
+    """C code that ships in a package.
+
+    Attributes:
+        package: import name of the package.
+        files: names of its files; the first is compiled, the others are included by it.
+        threads: whether loops run on torch's threads, where torch is loaded.
+    """
+
+    package: str
+    files: tuple[str, ...]
+    threads: bool = False
+
+
+LIF_KERNELS = KernelSource(__package__, ("lif_kernels.c", "lif_typed.h"), threads=True)
+
+
+def load_kernels(source: KernelSource = LIF_KERNELS) -> ctypes.CDLL:
     """Compile (or find) the shared library and load it; a compiler that failed is not asked again.
 
     Raises:
         KernelsUnavailable: no C compiler, or the compiler failed.
     """
-    found = _library_or_reason(os.environ.get("CC") or "cc")
+    found = _library_or_reason(source, os.environ.get("CC") or "cc")
     if isinstance(found, str):
         raise KernelsUnavailable(found)
     return found
 
 
 @functools.cache
-def _library_or_reason(compiler: str) -> ctypes.CDLL | str:
+def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | str:
     """The kernels as this compiler builds them, or why it cannot."""
     try:
-        return _obtain(compiler)
+        return _obtain(source, compiler)
     except KernelsUnavailable as error:
         return str(error)
     except OSError as error:  # a full disk, a cache mounted noexec, a compiler that writes nothing
         return f"the kernels could not be stored or loaded: {' '.join(str(error).split())}"
 
 
-def _obtain(name: str) -> ctypes.CDLL:
+def _obtain(source: KernelSource, name: str) -> ctypes.CDLL:
     compiler = shutil.which(name)
     if compiler is None:
         raise KernelsUnavailable(f"no C compiler '{name}' on the PATH")
-    openmp = _openmp_of_torch()
+    openmp = _openmp_of_torch() if source.threads else None
     flags = (*FLAGS, "-c", "-fopenmp") if openmp else (*FLAGS, "-c")
-    sources = {file: (resources.files(__package__) / file).read_text() for file in SOURCES}
+    texts = {file: (resources.files(source.package) / file).read_text() for file in source.files}
     version = _run([compiler, "--version"]).partition("\n")[0]
-    key = hashlib.sha256(repr((sources, flags, version, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((texts, flags, version, _processor())).encode()).hexdigest()[:16]
     if openmp:
         ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)  # already mapped: this only makes its symbols visible
     with _cache_directory() as cache:
-        library = cache / f"lif-{key}.so"
+        library = cache / f"{Path(source.files[0]).stem}-{key}.so"
         if library.exists():
             with contextlib.suppress(OSError):  # a power cut may have left half a file behind a whole name
                 return ctypes.CDLL(str(library))
-        _compile(compiler, flags, sources, library)
+        _compile(compiler, flags, texts, library)
         return ctypes.CDLL(str(library))
 
 
@@ -108,14 +126,14 @@ def _cache_directory() -> Iterator[Path]:
             yield Path(scratch)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], sources: dict[str, str], library: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], texts: dict[str, str], library: Path) -> None:
     """Compile beside the final place and rename, so that processes racing for it see a whole file or none."""
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
-        for name, text in sources.items():
+        for name, text in texts.items():
             (Path(scratch) / name).write_text(text)
         object_file, shared = f"{scratch}/kernels.o", Path(scratch) / library.name
-        _run([compiler, *flags, f"{scratch}/{SOURCES[0]}", "-o", object_file])
-        _run([compiler, "-shared", object_file, "-o", str(shared)])  # without -fopenmp: torch's runtime serves
+        _run([compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
+        _run([compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
         shared.replace(library)
 
 

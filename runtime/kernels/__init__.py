@@ -1,0 +1,1 @@
+"""The C code of the fast engine."""

@@ -1,0 +1,447 @@
+/* Integer engine of a spiking network: the arithmetic of export/nodes.py, event by event, for one token at a time.
+ *
+ * A network is an array of nodes in evaluation order. An *element* is one token of one lane; a *row* is one tick of one
+ * element. In stream mode a lane has one element per decision, and nodes that look back keep their past in rings; in
+ * window mode a lane has one element per token of its window, and the past lies beside the present. Rows are padded to
+ * PAD neurons, which never fire, so that no loop has a remainder.
+ *
+ * Behind spikes, every input that fires adds its row of weights. Neurons tend to fire in all ticks of a token or in
+ * none, so inputs are sorted by the ticks in which they fire, and each row of weights is read once for up to
+ * PATTERN_TICKS ticks. int16 sums hold SAFE_EVENTS weights of 8 bits and are then added to int32.
+ *
+ * Nothing is allocated here and nothing is global: one engine per thread.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+enum { PAD = 16,            /* neurons in a vector; rows are multiples of this */
+       TILE = 128,          /* neurons whose sums stay in registers while events are added */
+       SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
+       PATTERN_TICKS = 4,   /* 15 patterns of ticks */
+       FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
+       DECAY_BITS = 12 };
+
+enum { ENCODER, SYNAPSES, RESIDUAL, LIF, GATE, WINDOW, COUNT, OUTER, AND, READOUT };
+
+typedef int8_t bytes __attribute__((vector_size(16), aligned(16)));
+typedef int16_t shorts __attribute__((vector_size(32), aligned(32)));
+typedef int32_t ints __attribute__((vector_size(64), aligned(64)));
+
+typedef struct {
+    int32_t kind, size;
+    int32_t first_source, second_source;   /* nodes that are read; of RESIDUAL, second is -1 if there is only one */
+    int32_t first, second, third;          /* offsets within them: query (or first operand), key (second), value */
+    int32_t inputs;                        /* SYNAPSES, READOUT: length of a row of weights */
+    int32_t exponent;                      /* SYNAPSES: power of two; READOUT: right shift */
+    int32_t kept;                          /* LIF: share of 4096 that the membrane keeps */
+    int32_t reach, places;                 /* tokens looked back on; places is 1 but for PLACED windows */
+    int32_t heads, all_ticks, gain;
+    int32_t behind_spikes;                 /* SYNAPSES: 0 where the encoder is read */
+    const int8_t *weights;                 /* SYNAPSES (inputs, row); WINDOW (places, reach); COUNT (reach,): its gain;
+                                              READOUT (actions, row) */
+    const int32_t *bias, *threshold;       /* (row,) */
+    void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */
+    uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */
+    uint8_t *spikes_out;                   /* (lanes, ticks, size) of the present token, or NULL */
+    int64_t fired, query_fired;            /* spikes so far, and of what looks back, those of its query */
+} node;
+
+typedef struct {
+    node *nodes;
+    int32_t count, ticks, context, lanes, features, actions, window_mode, chunk;
+    const double *offset, *step;           /* (features,) of the encoder */
+    const int32_t *shift;
+    int32_t limit;
+    int32_t *tokens;                       /* (lanes, context, features) ring of encoder integers, window mode */
+    int64_t *age;                          /* (lanes,) tokens since the episode's start */
+    int32_t *graded;                       /* (chunk, features) */
+    int32_t *lane_of, *before, *left;      /* (chunk,) of each element: its lane, tokens before it in its window, and
+                                              tokens from it to the present, itself included */
+    int32_t *sums;                         /* (row,) scratch */
+    const uint8_t **pasts;                 /* (longest reach,) scratch */
+    int64_t tokens_seen;                   /* elements so far */
+} engine;
+
+/* Sign extension. GCC 12 makes five instructions of what processors have one for. */
+static inline shorts widened(const void *weights) {
+#ifdef __AVX2__
+    return (shorts)_mm256_cvtepi8_epi16(_mm_load_si128(weights));
+#else
+    return __builtin_convertvector(*(const bytes *)weights, shorts);
+#endif
+}
+
+static inline ints widened_sums(shorts sums) {
+#ifdef __AVX512F__
+    return (ints)_mm512_cvtepi16_epi32((__m256i)sums);
+#else
+    return __builtin_convertvector(sums, ints);
+#endif
+}
+
+static int32_t row_of(int32_t size) { return (size + PAD - 1) / PAD * PAD; }
+
+typedef struct {
+    int32_t count[1 << PATTERN_TICKS];
+    uint16_t inputs[1 << PATTERN_TICKS][SAFE_EVENTS];
+} patterns;
+
+/* ---- sums behind spikes ------------------------------------------------------------------------------------------ */
+
+/* Inputs of a block by the ticks in which they fire: bit t of a pattern is tick t of PATTERN_TICKS. */
+static void sort_by_pattern(const uint8_t *spikes, int64_t row, int32_t ticks, int32_t inputs, patterns *found) {
+    uint8_t pattern[SAFE_EVENTS] __attribute__((aligned(64)));
+    memcpy(pattern, spikes, inputs);
+    for (int32_t t = 1; t < ticks; t++)
+        for (int32_t n = 0; n < inputs; n++) pattern[n] |= (uint8_t)(spikes[t * row + n] << t);
+    memset(found->count, 0, sizeof found->count);
+    for (int32_t n = 0; n < inputs; n += 8) {   /* inputs is a whole number of rows */
+        uint64_t eight;
+        memcpy(&eight, pattern + n, 8);
+        while (eight) {
+            const int32_t byte = __builtin_ctzll(eight) >> 3, which = eight >> 8 * byte & 255;
+            found->inputs[which][found->count[which]++] = (uint16_t)(n + byte);
+            eight &= ~(255ull << 8 * byte);
+        }
+    }
+}
+
+/* Add the weights of a block's events to PAD * VECTORS neurons of up to PATTERN_TICKS ticks. An input that fires in
+ * several ticks is read once. Inlined, so that sums stay in registers for a constant number of vectors. */
+static inline __attribute__((always_inline)) void add_events(
+    const patterns *found, const int8_t *weights, int64_t row, int32_t ticks, int32_t *out, const int32_t vectors) {
+    shorts sums[PATTERN_TICKS][TILE / PAD];
+    memset(sums, 0, sizeof sums);
+    for (int32_t which = 1; which < 1 << ticks; which++) {
+        const int32_t count = found->count[which];
+        if (!count) continue;
+        shorts shared[TILE / PAD] = { { 0 } };
+        for (int32_t e = 0; e < count; e++) {
+            const int8_t *w = weights + found->inputs[which][e] * row;
+            for (int32_t i = 0; i < vectors; i++) shared[i] += widened(w + i * PAD);
+        }
+        for (int32_t t = 0; t < ticks; t++)
+            if (which >> t & 1)
+                for (int32_t i = 0; i < vectors; i++) sums[t][i] += shared[i];
+    }
+    for (int32_t t = 0; t < ticks; t++)
+        for (int32_t i = 0; i < vectors; i++)
+            *(ints *)(out + t * row + i * PAD) += widened_sums(sums[t][i]);
+}
+
+/* Sums behind the spikes of one element: for a block of inputs and a few ticks at a time, so that int16 holds them. */
+static void sum_spikes(const engine *e, const node *n, const uint8_t *spikes, int32_t *out) {
+    const int64_t row = row_of(n->size), source_row = row_of(n->inputs);
+    memset(out, 0, sizeof(int32_t) * e->ticks * row);
+    for (int32_t first = 0; first < source_row; first += SAFE_EVENTS)
+        for (int32_t tick = 0; tick < e->ticks; tick += PATTERN_TICKS) {
+            const int32_t inputs = source_row - first < SAFE_EVENTS ? (int32_t)source_row - first : SAFE_EVENTS;
+            const int32_t ticks = e->ticks - tick < PATTERN_TICKS ? e->ticks - tick : PATTERN_TICKS;
+            const int8_t *weights = n->weights + first * row;
+            patterns found;
+            sort_by_pattern(spikes + tick * source_row + first, source_row, ticks, inputs, &found);
+            int32_t tile = 0;
+            for (; tile + TILE <= row; tile += TILE)
+                add_events(&found, weights + tile, row, ticks, out + tick * row + tile, TILE / PAD);
+            for (; tile < row; tile += PAD) add_events(&found, weights + tile, row, ticks, out + tick * row + tile, 1);
+        }
+}
+
+static void shift_row(int32_t *values, int64_t size, int32_t exponent) {
+    if (exponent > 0)
+        for (int64_t n = 0; n < size; n++) values[n] = (int32_t)((uint32_t)values[n] << exponent);
+    else if (exponent < 0)
+        for (int64_t n = 0; n < size; n++) values[n] >>= -exponent;
+}
+
+static void synapses(const engine *e, const node *n, int32_t elements) {
+    const int32_t row = row_of(n->size);
+    int32_t *out = n->values;
+    if (!n->behind_spikes) {   /* graded inputs, the same at every tick */
+        for (int32_t k = 0; k < elements; k++) {
+            memset(e->sums, 0, sizeof(int32_t) * row);
+            for (int32_t m = 0; m < n->inputs; m++) {
+                const int32_t graded = e->graded[k * e->features + m] << e->shift[m];
+                for (int32_t i = 0; i < row; i++) e->sums[i] += graded * n->weights[(int64_t)m * row + i];
+            }
+            shift_row(e->sums, row, n->exponent);
+            for (int32_t t = 0; t < e->ticks; t++)
+                memcpy(out + ((int64_t)k * e->ticks + t) * row, e->sums, sizeof(int32_t) * row);
+        }
+        return;
+    }
+    const uint8_t *spikes = e->nodes[n->first_source].values;
+    const int64_t step = (int64_t)e->ticks * row_of(n->inputs);
+    for (int32_t k = 0; k < elements; k++) sum_spikes(e, n, spikes + k * step, out + (int64_t)k * e->ticks * row);
+    shift_row(out, (int64_t)elements * e->ticks * row, n->exponent);
+}
+
+/* ---- neurons ----------------------------------------------------------------------------------------------------- */
+
+/* trunc_to_zero(v * kept / 4096), as Lava; in two halves, so that no product leaves 32 bits (|v| < 2^23). */
+static inline ints leaked(ints v, int32_t kept) {
+    const ints sign = v >> 31, magnitude = (v ^ sign) - sign;
+    const ints high = magnitude >> DECAY_BITS, low = magnitude & ((1 << DECAY_BITS) - 1);
+    return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
+}
+
+static void fire(const engine *e, node *n, int32_t elements) {
+    const int32_t row = row_of(n->size);
+    const int32_t kept = n->kept, is_power = kept && !(kept & (kept - 1)), shift = DECAY_BITS - (is_power ? __builtin_ctz(kept) : 0);
+    for (int32_t k = 0; k < elements; k++)
+        for (int32_t tile = 0; tile < row; tile += PAD) {
+            const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
+            ints v = { 0 };
+            for (int32_t t = 0; t < e->ticks; t++) {
+                const int64_t at = ((int64_t)k * e->ticks + t) * row + tile;
+                const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
+                v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
+                v += current * (1 << FRACTION_BITS) + bias;   /* never clipped: the overflow proof holds */
+                const ints spikes = v > threshold;
+                v &= ~spikes;
+                *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
+            }
+        }
+}
+
+static int64_t count_spikes(const uint8_t *spikes, int64_t size) {
+    int64_t total = 0, i = 0;
+    for (; i + 8 <= size; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, spikes + i, 8);
+        total += __builtin_popcountll(eight);
+    }
+    for (; i < size; i++) total += spikes[i];
+    return total;
+}
+
+static void both(uint8_t *restrict out, const uint8_t *restrict x, const uint8_t *restrict y, int32_t size) {
+    for (int32_t i = 0; i < size; i++) out[i] = x[i] & y[i];
+}
+
+/* AND of two parts of populations, offsets within their rows. */
+static void gate(node *n, const node *a, int32_t at_a, const node *b, int32_t at_b, int32_t rows) {
+    const int64_t row = row_of(n->size), row_a = row_of(a->size), row_b = row_of(b->size);
+    for (int32_t r = 0; r < rows; r++)
+        both((uint8_t *)n->values + r * row, (const uint8_t *)a->values + r * row_a + at_a,
+             (const uint8_t *)b->values + r * row_b + at_b, n->size);
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+/* Where the remembered population's spikes (ticks, row) of element k and the tokens before it are; returns how many
+ * there are, at most the node's reach. */
+static int32_t look_back(const engine *e, const node *n, const node *source, int32_t k) {
+    const int64_t block = (int64_t)e->ticks * row_of(source->size);
+    const int32_t lane = e->lane_of[k];
+    const int64_t before = e->window_mode ? e->before[k] : e->age[lane];
+    const int32_t tokens = before + 1 < n->reach ? (int32_t)before + 1 : n->reach;
+    int64_t slot = e->age[lane] % n->reach;
+    for (int32_t lag = 0; lag < tokens; lag++) {
+        if (e->window_mode) {
+            e->pasts[lag] = (const uint8_t *)source->values + (k - lag) * block;
+        } else {
+            e->pasts[lag] = n->past + ((int64_t)lane * n->reach + slot) * block;
+            slot = slot ? slot - 1 : n->reach - 1;
+        }
+    }
+    return tokens;
+}
+
+static void remember(const engine *e, const node *n, const node *source, int32_t elements) {
+    const int64_t block = (int64_t)e->ticks * row_of(source->size);
+    for (int32_t k = 0; k < elements; k++) {
+        const int32_t lane = e->lane_of[k];
+        const int64_t slot = e->age[lane] % n->reach;
+        memcpy(n->past + ((int64_t)lane * n->reach + slot) * block, (const uint8_t *)source->values + k * block, block);
+    }
+}
+
+/* out[i] = sum over lags of weights[lag] * past[lag][i], for one element's ticks and neurons. */
+static void weighted_past(const engine *e, const node *n, const node *source, int32_t k, const int8_t *weights, int32_t *out) {
+    const int32_t size = e->ticks * row_of(n->size), tokens = look_back(e, n, source, k);
+    memset(out, 0, sizeof(int32_t) * size);
+    for (int32_t start = 0; start < tokens; start += SAFE_EVENTS)
+        for (int32_t at = 0; at < size; at += PAD) {
+            const int32_t end = tokens < start + SAFE_EVENTS ? tokens : start + SAFE_EVENTS;
+            shorts total = { 0 };
+            for (int32_t lag = start; lag < end; lag++)
+                total += widened(e->pasts[lag] + at) * (int16_t)weights[lag];
+            *(ints *)(out + at) += widened_sums(total);
+        }
+}
+
+static void window(const engine *e, node *n, int32_t elements) {
+    const node *query = &e->nodes[n->first_source], *gate = &e->nodes[n->second_source];
+    const int32_t row = row_of(n->size), query_row = row_of(query->size);
+    for (int32_t k = 0; k < elements; k++) {
+        const int32_t place = n->places == 1 ? 0 : n->places - e->left[k];
+        int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
+        weighted_past(e, n, gate, k, n->weights + (int64_t)place * n->reach, out);
+        for (int32_t t = 0; t < e->ticks; t++) {
+            const uint8_t *q = (const uint8_t *)query->values + ((int64_t)k * e->ticks + t) * query_row + n->first;
+            for (int32_t i = 0; i < n->size; i++) out[t * row + i] *= q[i];
+        }
+    }
+}
+
+static void counted(const engine *e, node *n, int32_t elements) {
+    for (int32_t k = 0; k < elements; k++)
+        weighted_past(e, n, &e->nodes[n->first_source], k, n->weights,
+                      (int32_t *)n->values + (int64_t)k * e->ticks * row_of(n->size));
+}
+
+static int32_t score(const uint8_t *query, const uint8_t *key, int32_t channels) {
+    int32_t total = 0;
+    for (int32_t i = 0; i < channels; i++) total += query[i] & key[i];
+    return total;
+}
+
+static void outer(const engine *e, node *n, int32_t elements) {
+    const node *source = &e->nodes[n->first_source];
+    const int32_t row = row_of(n->size), wide = row_of(source->size), channels = n->size / n->heads;
+    for (int32_t k = 0; k < elements; k++) {
+        const uint8_t *present = (const uint8_t *)source->values + (int64_t)k * e->ticks * wide;
+        int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
+        memset(out, 0, sizeof(int32_t) * e->ticks * row);
+        for (int32_t lag = 0, tokens = look_back(e, n, source, k); lag < tokens; lag++) {
+            const uint8_t *past = e->pasts[lag];
+            for (int32_t h = 0; h < n->heads; h++) {
+                const int32_t at = h * channels;
+                int32_t over_ticks = 0;
+                if (n->all_ticks)
+                    for (int32_t t = 0; t < e->ticks; t++)
+                        over_ticks += score(present + t * wide + n->first + at, past + t * wide + n->second + at, channels);
+                for (int32_t t = 0; t < e->ticks; t++) {
+                    const uint8_t *q = present + t * wide + n->first + at, *p = past + t * wide;
+                    const int32_t c = n->gain * (n->all_ticks ? over_ticks : score(q, p + n->second + at, channels));
+                    if (c)
+                        for (int32_t i = 0; i < channels; i++) out[t * row + at + i] += c * p[n->third + at + i];
+                }
+            }
+        }
+    }
+}
+
+/* ---- the rest ---------------------------------------------------------------------------------------------------- */
+
+static void residual(const engine *e, const node *n, int32_t rows) {
+    const int32_t row = row_of(n->size);
+    const int32_t *a = e->nodes[n->first_source].values;
+    const int32_t *b = n->second_source < 0 ? NULL : e->nodes[n->second_source].values;
+    int32_t *out = n->values;
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t i = 0; i < row; i++) {
+            const int64_t at = (int64_t)r * row + i;
+            out[at] = a[at] + (b ? b[at] : 0) + n->bias[i];
+        }
+}
+
+static void readout(const engine *e, const node *n, int32_t element, int64_t *accumulators) {
+    const int32_t row = row_of(n->inputs);
+    const int32_t *r = (const int32_t *)e->nodes[n->first_source].values + (int64_t)element * e->ticks * row;
+    for (int32_t i = 0; i < n->inputs; i++) {
+        int32_t total = 0;
+        for (int32_t t = 0; t < e->ticks; t++) total += r[t * row + i];
+        e->sums[i] = (total + (1 << n->exponent >> 1)) >> n->exponent;
+    }
+    for (int32_t a = 0; a < n->size; a++) {
+        int64_t total = n->bias[a];
+        for (int32_t i = 0; i < n->inputs; i++) total += (int64_t)n->weights[(int64_t)a * row + i] * e->sums[i];
+        accumulators[a] = total;
+    }
+}
+
+static void evaluate(const engine *e, int32_t elements) {
+    const int32_t rows = elements * e->ticks;
+    for (int32_t index = 1; index < e->count - 1; index++) {
+        node *n = &e->nodes[index];
+        const node *a = &e->nodes[n->first_source];
+        const node *b = n->second_source < 0 ? NULL : &e->nodes[n->second_source];
+        switch (n->kind) {
+        case SYNAPSES: synapses(e, n, elements); break;
+        case RESIDUAL: residual(e, n, rows); break;
+        case LIF: fire(e, n, elements); break;
+        case GATE: gate(n, a, n->first, a, n->second, rows); break;
+        case AND: gate(n, a, n->first, b, 0, rows); break;
+        default:
+            if (!e->window_mode) remember(e, n, n->kind == WINDOW ? b : a, elements);
+            if (n->kind == WINDOW) window(e, n, elements);
+            else if (n->kind == COUNT) counted(e, n, elements);
+            else outer(e, n, elements);
+            if (n->kind != COUNT)   /* both kinds read the query from their first source */
+                for (int32_t r = 0; r < rows; r++)
+                    n->query_fired += count_spikes((const uint8_t *)a->values + (int64_t)r * row_of(a->size) + n->first, n->size);
+        }
+        if (n->kind == LIF || n->kind == GATE || n->kind == AND)
+            n->fired += count_spikes(n->values, (int64_t)rows * row_of(n->size));
+    }
+}
+
+/* Copy the present token's spikes of one lane to where the caller wants them. */
+static void report(const engine *e, int32_t lane, int32_t element) {
+    for (int32_t index = 0; index < e->count; index++) {
+        const node *n = &e->nodes[index];
+        if (!n->spikes_out) continue;
+        const int32_t row = row_of(n->size);
+        for (int32_t t = 0; t < e->ticks; t++)
+            memcpy(n->spikes_out + ((int64_t)lane * e->ticks + t) * n->size,
+                   (const uint8_t *)n->values + ((int64_t)element * e->ticks + t) * row, n->size);
+    }
+}
+
+/* One decision of every lane, from the encoder's integers (lanes, features) to accumulators (lanes, actions). */
+void dsf_decide(engine *e, const int32_t *graded, int64_t *accumulators) {
+    const int32_t features = e->features;
+    int32_t lane = 0;
+    while (lane < e->lanes) {
+        const int32_t first_lane = lane;
+        int32_t elements = 0;
+        for (; lane < e->lanes; lane++) {
+            const int64_t age = e->age[lane];
+            const int32_t tokens = !e->window_mode ? 1 : age + 1 < e->context ? (int32_t)age + 1 : e->context;
+            if (elements + tokens > e->chunk) break;   /* a chunk holds one whole window at least */
+            int32_t *ring = NULL;
+            if (e->window_mode) {
+                ring = e->tokens + (int64_t)lane * e->context * features;
+                memcpy(ring + age % e->context * features, graded + (int64_t)lane * features, sizeof(int32_t) * features);
+            }
+            for (int32_t i = 0; i < tokens; i++) {
+                const int32_t *from = graded + (int64_t)lane * features;
+                if (ring) from = ring + (age - tokens + 1 + i) % e->context * features;
+                memcpy(e->graded + (int64_t)(elements + i) * features, from, sizeof(int32_t) * features);
+                e->lane_of[elements + i] = lane;
+                e->before[elements + i] = i;
+                e->left[elements + i] = tokens - i;
+            }
+            elements += tokens;
+        }
+        evaluate(e, elements);
+        e->tokens_seen += elements;
+        for (int32_t k = 0; k < elements; k++)
+            if (k + 1 == elements || e->lane_of[k + 1] != e->lane_of[k]) {
+                readout(e, &e->nodes[e->count - 1], k, accumulators + (int64_t)e->lane_of[k] * e->actions);
+                report(e, e->lane_of[k], k);
+            }
+        for (int32_t done = first_lane; done < lane; done++) e->age[done]++;
+    }
+}
+
+/* Encode token vectors (lanes, features), then decide; returns 0, or 1 where a value is not finite (nothing is done). */
+int dsf_encode_and_decide(engine *e, const double *vectors, int32_t *graded, int64_t *accumulators) {
+    const int64_t size = (int64_t)e->lanes * e->features;
+    for (int64_t i = 0; i < size; i++)
+        if (!isfinite(vectors[i])) return 1;
+    for (int32_t lane = 0; lane < e->lanes; lane++)
+        for (int32_t m = 0; m < e->features; m++) {
+            const double scaled = rint((vectors[(int64_t)lane * e->features + m] - e->offset[m]) / e->step[m]);
+            const double limit = e->limit;
+            graded[(int64_t)lane * e->features + m] = (int32_t)(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
+        }
+    dsf_decide(e, graded, accumulators);
+    return 0;
+}

@@ -1,0 +1,148 @@
+"""The fast engine against the reference: every spike, every accumulator, every kind of network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_networks import exportable, random_network
+
+from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS, NetworkError
+from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference, encode
+from dsf.runtime import fast_engine
+from dsf.runtime.errors import BackendUnavailable
+from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine, Mode
+
+EPISODE_ENDS = 0.15
+"""How often a lane starts a new episode in these tests."""
+
+
+def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int) -> int:
+    """Random tokens and resets through both; returns the spike slots compared."""
+    truth = (ReferenceEngine if mode == "stream" else WindowReference)(network, lanes)
+    fast, generator, limit = (
+        FastEngine(network, lanes, mode, record=True),
+        np.random.default_rng(seed),
+        network.encoder.limit,
+    )
+    compared = 0
+    for _ in range(decisions):
+        for lane in np.flatnonzero(generator.random(lanes) < EPISODE_ENDS):
+            truth.reset(lane)
+            fast.reset(lane)
+        tokens = generator.integers(-limit, limit + 1, (lanes, network.encoder.size))
+        expected: dict[str, Int64Array] = {}
+        assert np.array_equal(truth.step_graded(tokens, expected.__setitem__), fast.step_graded(tokens))
+        for name, spikes in fast.spikes.items():
+            assert np.array_equal(expected[name].swapaxes(0, 1), spikes), name
+            compared += spikes.size
+    return compared
+
+
+@settings(max_examples=150, deadline=None)
+@given(sizes=exportable(largest_width=48), bits=st.integers(2, 8), lanes=st.integers(1, 5), windowed=st.booleans())
+def test_every_spike_equals_the_reference(sizes: dict[str, Any], bits: int, lanes: int, windowed: bool) -> None:
+    network = random_network(bits=bits, **sizes)
+    mode: Mode = "window" if windowed else "stream"
+    assert compare(network, lanes, mode, sizes["context"] + 3, sizes["seed"]) > 0
+
+
+@pytest.mark.parametrize("attention", ["pssa", "tssa", "sssa", "sdsa1", "sdsa3"])
+@pytest.mark.parametrize("mode", ["stream", "window"])
+def test_more_lanes_than_are_computed_together(attention: Any, mode: Mode) -> None:
+    network = random_network(3, width=PAD + 1, attention=attention, blocks=1)
+    assert compare(network, CHUNK_ELEMENTS + 7, mode, 6, seed=1) > 0
+
+
+def test_rows_of_weights_longer_than_one_block_and_wider_than_one_tile() -> None:
+    """More than 256 inputs, whose sums would leave 16 bits, and more ticks than one pattern holds."""
+    network = random_network(5, width=150, blocks=1, ticks=7)
+    assert network["blocks.0.mlp.contract"].weights.shape[1] > 256
+    assert compare(network, 2, "stream", 4, seed=2) > 0
+
+
+def test_all_inputs_at_once_with_the_largest_weights() -> None:
+    """The worst case of the 16-bit sums: 256 spikes on weights of 127, of both signs."""
+    network = random_network(5, width=128, blocks=1)
+    weights = np.full_like(network["blocks.0.mlp.contract"].weights, 127)
+    weights[::2] = -127
+    assert compare(with_weights(network, "blocks.0.mlp.contract", weights), 1, "stream", 5, seed=3) > 0
+
+
+def with_weights(network: Network, name: str, weights: np.ndarray) -> Network:
+    """The same network with other weights behind neurons that always fire."""
+    changed = []
+    for node in network.nodes:
+        if node.name == name:
+            node = dataclasses.replace(node, weights=weights, exponent=-8)
+        if node.name == "blocks.0.mlp.hidden_lif":
+            node = dataclasses.replace(
+                node,
+                threshold=np.ones_like(node.threshold),
+                bias_mantissa=np.full_like(node.bias_mantissa, 4095),
+                bias_exponent=4,
+            )
+        changed.append(node)
+    return dataclasses.replace(network, nodes=tuple(changed))
+
+
+def test_vectors_are_encoded_as_the_reference_does() -> None:
+    network = random_network(1)
+    fast, generator = FastEngine(network, lanes=3), np.random.default_rng(0)
+    ties = network.encoder.offset + network.encoder.step * (
+        generator.integers(-200, 200, (50, 3, network.encoder.size)) + 0.5
+    )
+    for vectors in [*ties, *generator.normal(size=(50, 3, network.encoder.size)) * 5]:
+        fast.step(vectors)
+        assert np.array_equal(fast.graded, encode(network.encoder, vectors))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_and_changes_nothing(bad: float) -> None:
+    network = random_network(1)
+    fast, other = FastEngine(network), FastEngine(network)
+    vector = np.full((1, network.encoder.size), 0.3)
+    fast.step(vector), other.step(vector)
+    broken = vector.copy()
+    broken[0, 2] = bad
+    with pytest.raises(NetworkError, match="not finite"):
+        fast.step(broken)
+    assert np.array_equal(fast.step(vector * 2), other.step(vector * 2)) and fast.tokens == 2
+
+
+def test_counts_are_those_of_the_spikes() -> None:
+    network = random_network(2, attention="tssa")
+    fast, generator = FastEngine(network, 2, record=True), np.random.default_rng(4)
+    total = dict.fromkeys(fast.fired, 0)
+    queries = dict.fromkeys(fast.query_fired, 0)
+    for _ in range(10):
+        fast.step_graded(generator.integers(-9, 10, (2, network.encoder.size)))
+        for name, spikes in fast.spikes.items():
+            total[name] += int(spikes.sum())
+        for name in queries:
+            node = network[name]
+            queries[name] += int(fast.spikes[node.source][..., node.query : node.query + node.size].sum())
+    assert fast.fired == total and sum(total.values()) > 0 and fast.query_fired == queries and fast.tokens == 20
+
+
+def test_without_recording_nothing_else_changes() -> None:
+    network = random_network(2)
+    recording, plain = FastEngine(network, record=True), FastEngine(network)
+    token = np.arange(network.encoder.size)[None]
+    assert np.array_equal(recording.step_graded(token), plain.step_graded(token)) and not plain.spikes
+    assert set(recording.spikes) == {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast_engine._library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(
+        BackendUnavailable, match=r"needs a C compiler: no C compiler 'no-such-compiler'.*--backend reference"
+    ):
+        FastEngine(random_network(0))
+    fast_engine._library.cache_clear()
