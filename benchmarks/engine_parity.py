@@ -1,10 +1,11 @@
-"""Random networks of every kind, proven through all engines: fold, integers, torch target and ONNX Runtime.
+"""Random networks of every kind, proven through all engines: fold, integers, torch target, ONNX Runtime, fast engine.
 
     python benchmarks/engine_parity.py --networks 50000 --workers 2
 
 Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
 windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
-torch target and ONNX Runtime in every spike and accumulator. A failure names its seed: ``--first SEED --networks 1``.
+torch target, ONNX Runtime and the fast engine in every spike and accumulator. A failure names its seed:
+``--first SEED --networks 1``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any, get_args
 import numpy as np
 from rich.console import Console
 from rich.progress import track
+
+from dsf.export.network import Network
+from dsf.runtime.fast_engine import FastEngine, Mode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 QUICK_NETWORKS = 100
@@ -62,8 +66,30 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
     }
 
 
+class Recorded:
+    """The fast engine, recording, as :func:`dsf.export.proof.compare_engines` drives engines."""
+
+    def __init__(self, network: Network, mode: Mode) -> None:
+        self.engine = FastEngine(network, LANES, mode, record=True)
+
+    def step_graded(self, graded: Any, observe: Any) -> Any:
+        """One decision of every lane; spikes as (ticks, lanes, neurons)."""
+        answers = self.engine.step_graded(graded)
+        for name, spikes in self.engine.spikes.items():
+            observe(name, spikes.swapaxes(0, 1))
+        return answers
+
+
 def prove(seed: int) -> Outcome:
-    """One network through all engines; ONNX in stream mode for even seeds, in window mode for odd ones."""
+    """One network through all engines; an exception is a failure like any other."""
+    try:
+        return compare(seed)
+    except Exception as error:  # whatever it is, the other networks go on and this one's seed is named
+        return Outcome(seed, 0, (f"{type(error).__name__}: {error}",))
+
+
+def compare(seed: int) -> Outcome:
+    """One network through all engines; those with two modes in stream mode for even seeds, in window mode for odd."""
     from random_networks import random_model
 
     from dsf.export.fold import fold
@@ -80,12 +106,14 @@ def prove(seed: int) -> Outcome:
     limit, context = network.encoder.limit, network.context
     tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
     window = tokens[:context].swapaxes(0, 1)
+    mode: Mode = "stream" if seed % 2 == 0 else "window"
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
     rungs = [
         FoldComparison().add(*run_torch(model, window), *run_folded(folded, window)).rung(),
         compare_stream(network, tokens),
         compare_torch(network, tokens),
         compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),
+        compare_engines("fast engine", network, reference(network, LANES), Recorded(network, mode), tokens),
     ]
     spikes = sum(rung.details.get("compared_spikes", 0) for rung in rungs)
     return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))

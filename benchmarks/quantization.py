@@ -2,9 +2,9 @@
 
     python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
 
-Every cell is an integer network in closed loop (the reference engine, ``--episodes`` reset seeds), with its firing rate
-and energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell;
-a cell that is there is not run again. Quantization-aware training takes ``--qat-steps`` from the run's own weights.
+Every cell is an integer network in closed loop (the fast engine, ``--episodes`` reset seeds), with its firing rate and
+energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell; a
+cell that is there is not run again. Quantization-aware training takes ``--qat-steps`` from the run's own weights.
 """
 
 from __future__ import annotations
@@ -92,31 +92,20 @@ def fine_tuned(cell: Cell, options: argparse.Namespace) -> Path:
 
 
 def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
-    """Closed loop of an integer network: returns, firing rate, energy per decision."""
-    from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference
+    """Closed loop of an integer network: returns, and firing rate and energy over all these decisions."""
+    from dsf.export.reference import IntegerPolicy
+    from dsf.hardware_models import estimate_energy, load_preset, measure_activity
+    from dsf.runtime.fast_engine import FastEngine
 
-    task, lanes = get_task(network.task), options.episodes
-    engine = (ReferenceEngine if network.stream_is_exact else WindowReference)(network, lanes)
+    task, mode = get_task(network.task), "stream" if network.stream_is_exact else "window"
+    engine = FastEngine(network, mode=mode)
     episodes = rollout(task, IntegerPolicy(engine), seeds(options), task.target_returns[0])
-    found = summary([episode.episode_return for episode in episodes], task.name)
-    return found | (activity_of(network) if network.stream_is_exact else {})
-
-
-def activity_of(network: Network) -> dict[str, Any]:
-    """Firing rate and energy per decision over one episode of the reference."""
-    from dsf.hardware_models.energy import estimate_energy
-    from dsf.hardware_models.preset import load_preset
-    from dsf.runtime.closed_loop import run_closed_loop
-    from dsf.runtime.engine import open_engine
-
-    task = get_task(network.task)
-    with open_engine(network, "reference") as engine:
-        result = run_closed_loop(task, engine, range(EVAL_SEED, EVAL_SEED + 1), task.target_returns[0], 0)
-    energy = estimate_energy(result.activity, load_preset(PRESET))
-    return {
-        "firing_rate": result.activity.firing_rate,
-        "events": result.activity.per_decision("synaptic_events"),
-        "joules": energy.nominal,
+    activity = measure_activity(engine.counter)
+    return summary([episode.episode_return for episode in episodes], task.name) | {
+        "mode": mode,
+        "firing_rate": activity.firing_rate,
+        "events": activity.per_decision("synaptic_events"),
+        "joules": estimate_energy(activity, load_preset(PRESET)).nominal,
     }
 
 
@@ -143,29 +132,48 @@ def summary(returns: list[float], task: str) -> dict[str, Any]:
     return {"returns": returns, **asdict(interval), "score": get_task(task).score(interval.mean)}
 
 
-def table(lines: list[dict[str, Any]], run: str) -> list[str]:
+def table(lines: list[dict[str, Any]]) -> list[str]:
     """Markdown of one run."""
-    from dsf.hardware_models.preset import load_preset
+    from dsf.hardware_models import load_preset
 
-    mine = {(line["bits"], line["method"], line["scales"]): line for line in lines if line["run"] == run}
-    base = mine[FLOAT]
-    text = [f"### {base['attention']}, `{base['dataset']}` ({run})", ""]
-    head = f"| method | scales | {' | '.join(f'{bits} bits' for bits in BITS)} |"
-    text += [f"float: {shown(base)}", "", head, "|" + "---|" * (len(BITS) + 2)]
+    mine = {(line["bits"], line["method"], line["scales"]): line for line in lines}
+    base, (first, last) = mine[FLOAT], lines[0]["seeds"]
+    text = [f"### {base['attention'].upper()}, {base['train_steps']:,} steps on `{base['dataset']}`", ""]
+    text += [f"float: {shown(base)} on reset seeds {first} to {last}", ""]
+    text += [f"| method | scales | {' | '.join(f'{bits} bits' for bits in BITS)} |", "|" + "---|" * (len(BITS) + 2)]
     for method in METHODS:
         for scales in SCALES:
             row = [mine.get((bits, method, scales)) for bits in BITS]
             if any(row):
                 text.append(f"| {method} | {scales} | {' | '.join('-' if x is None else shown(x) for x in row)} |")
-    measured = [line for line in mine.values() if "joules" in line and line["scales"] == SCALES[0]]
-    if measured:
-        grade = load_preset(PRESET).grade
-        head = f"| {SCALES[0]} | firing rate | synaptic events per decision | uJ per decision ({PRESET}, {grade}) |"
-        text += ["", head, "|---|---|---|---|"]
-    for line in measured:
-        name = f"{line['method']}, {line['bits']}"
-        text.append(f"| {name} | {line['firing_rate']:.1%} | {line['events']:,.0f} | {line['joules'] * 1e6:.1f} |")
-    return [*text, ""]
+    grade = load_preset(PRESET).grade
+    head = (
+        f"| network | mode | firing rate | synaptic events per decision | uJ per decision ({PRESET}, grade {grade}) |"
+    )
+    text += ["", head, "|---|---|---|---|---|"]
+    for line in mine.values():
+        if "joules" in line:
+            name = f"{line['bits']} bits, {line['method']}, {line['scales']}"
+            figures = f"{line['firing_rate']:.1%} | {line['events']:,.0f} | {line['joules'] * 1e6:.1f}"
+            text.append(f"| {name} | {line['mode']} | {figures} |")
+    return [*text, "", *verdicts(mine), ""]
+
+
+def verdicts(mine: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
+    """What the issue asks of a network, computed: 8 bits inside the float's interval, 4 bits with training near it."""
+    base, text = mine[FLOAT], []
+    plain, trained = mine.get((8, "plain", SCALES[0])), mine.get((4, "qat", SCALES[0]))
+    if plain is not None:
+        inside = "inside" if base["low"] <= plain["mean"] <= base["high"] else "outside"
+        text.append(
+            f"8 bits, plain rounding: mean return {plain['mean']:.1f}, {inside} the float policy's 95 % interval "
+            f"[{base['low']:.1f}, {base['high']:.1f}]."
+        )
+    if trained is not None:
+        text.append(
+            f"4 bits with {trained['qat_steps']:,} steps of training: {trained['score'] - base['score']:+.1f} points."
+        )
+    return text
 
 
 def shown(line: dict[str, Any]) -> str:
@@ -198,12 +206,22 @@ def describe(cell: tuple[int, str, str], options: argparse.Namespace, found: dic
     }
 
 
+IDENTITY = ("run", "attention", "dataset", "train_steps", "bits", "method", "scales", "qat_steps", "seeds")
+"""What makes two lines the same cell."""
+
+
+def identity(line: dict[str, Any]) -> str:
+    """A cell's key."""
+    return json.dumps([line[name] for name in IDENTITY])
+
+
 def write_document(lines: list[dict[str, Any]]) -> None:
     """Replace the generated part of docs/quantization.md."""
-    runs = list(dict.fromkeys(line["run"] for line in lines))
-    first, last = lines[0]["seeds"]
-    text = [f"Reset seeds {first} to {last}, the task's first target return; score [95 % bootstrap over episodes].", ""]
-    text += [row for run in runs for row in table(lines, run)]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        runs.setdefault(json.dumps([line[name] for name in ("run", "train_steps", "seeds")]), []).append(line)
+    text = ["The task's first target return; D4RL-normalised score [95 % bootstrap over episodes].", ""]
+    text += [row for run in runs.values() for row in table(run)]
     before, rest = DOCUMENT.read_text().split(BEGIN)
     write_text(DOCUMENT, f"{before}{BEGIN}\n" + "\n".join(text) + f"{END}{rest.split(END)[1]}")
 
@@ -234,10 +252,10 @@ def main() -> None:
         parser.error("--run and --dataset are needed")
     chosen = [cell for cell in chosen if cell.bits in options.bits and cell.method in options.methods]
     lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
-    done = {(line["run"], line["bits"], line["method"], line["scales"]) for line in lines}
+    done = {identity(line) for line in lines}
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for key in [FLOAT, *((cell.bits, cell.method, cell.scales) for cell in chosen)]:
-        if (options.run.name, *key) in done:
+        if identity(describe(key, options, {})) in done:
             continue
         found = score_float(options) if key == FLOAT else score(network_of(Cell(*key), options), options)
         lines.append(describe(key, options, found))

@@ -70,10 +70,18 @@ class NodeActivity:
 
 @dataclass(frozen=True)
 class Activity:
-    """Totals of a run: per node, with the number of decisions and ticks they spread over."""
+    """Totals of a run.
+
+    Attributes:
+        decisions: that were made.
+        tokens: that were computed: one per decision in stream mode, in window mode all tokens of every window.
+        ticks: per token.
+        nodes: totals per node.
+    """
 
     decisions: int
-    ticks: int  # per decision
+    tokens: int
+    ticks: int
     nodes: tuple[NodeActivity, ...]
 
     def total(self, quantity: str) -> int:
@@ -88,26 +96,34 @@ class Activity:
     def firing_rate(self) -> float:
         """Spikes per LIF neuron and tick, over all LIF populations."""
         populations = [node for node in self.nodes if node.kind == LIF.__name__]
-        slots = sum(node.neurons for node in populations) * self.ticks * self.decisions
+        slots = sum(node.neurons for node in populations) * self.ticks * self.tokens
         return sum(node.spikes for node in populations) / max(slots, 1)
 
     def rate(self, node: NodeActivity) -> float:
         """Spikes per neuron and tick of one population."""
-        return node.spikes / max(node.neurons * self.ticks * self.decisions, 1)
+        return node.spikes / max(node.neurons * self.ticks * self.tokens, 1)
 
 
 class SpikeCounter:
-    """Accumulates what an engine reports; the one input that :func:`measure_activity` needs."""
+    """Accumulates what an engine reports; the one input that :func:`measure_activity` needs.
+
+    Attributes:
+        network: that ran.
+        decisions, tokens: made and computed so far, see :class:`Activity`.
+        spikes: of every spiking population.
+        query_spikes: of the query of every node that has one and looks back.
+    """
 
     def __init__(self, network: Network) -> None:
-        self.network, self.decisions = network, 0
+        self.network, self.decisions, self.tokens = network, 0, 0
         self.spikes = {node.name: 0 for node in network.nodes if isinstance(node, SPIKING_KINDS)}
         self.windows = tuple(node for node in network.nodes if isinstance(node, (Window, PlacedWindow, Outer)))
         self.query_spikes = {node.name: 0 for node in self.windows}
 
     def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> int:
-        """Add one decision's spikes, (..., neurons) per population; return how many there were."""
+        """Add the spikes of a decision of one token, (..., neurons) per population; return how many there were."""
         self.decisions += 1
+        self.tokens += 1
         fired = {name: int(np.count_nonzero(spikes[name])) for name in self.spikes}
         for name, count in fired.items():
             self.spikes[name] += count
@@ -123,13 +139,13 @@ class SpikeCounter:
 def measure_activity(counter: SpikeCounter) -> Activity:
     """Turn spike counts into every quantity that a preset prices."""
     network = counter.network
-    slots = network.ticks * counter.decisions
+    slots = network.ticks * counter.tokens
     nodes = tuple(_node_activity(node, counter, slots) for node in network.nodes)
-    return Activity(counter.decisions, network.ticks, nodes)
+    return Activity(counter.decisions, counter.tokens, network.ticks, nodes)
 
 
 def _node_activity(node: Node, counter: SpikeCounter, slots: int) -> NodeActivity:
-    """One node's counts; ``slots`` is ticks x decisions."""
+    """One node's counts; ``slots`` is ticks x tokens."""
     base = NodeActivity(node.name, type(node).__name__, node.size)
     if isinstance(node, Encoder):
         return dataclasses.replace(base, graded_messages=node.size * slots)

@@ -30,6 +30,7 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.export.reference import NOT_FINITE, Int64Array
+from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
@@ -84,6 +85,7 @@ class FastEngine:
         network: what runs.
         lanes: episodes.
         mode: stream or window.
+        decisions: made so far, over all lanes.
         graded: (lanes, features) int32, the encoder's integers of the last decision.
         accumulators: (lanes, actions) int64, overwritten by every decision.
         spikes: of every spiking population, (lanes, ticks, neurons) uint8 of the last decision's present token,
@@ -95,7 +97,7 @@ class FastEngine:
     """
 
     def __init__(self, network: Network, lanes: int = 1, mode: Mode = "stream", record: bool = False) -> None:
-        self.network, self.lanes, self.mode = network, lanes, mode
+        self.network, self.lanes, self.mode, self.decisions = network, lanes, mode, 0
         self._kept: list[npt.NDArray[Any]] = []  # C holds pointers into these
         require_no_overflow(network)  # C neither clips nor wraps where this holds
         library = _library()
@@ -131,13 +133,23 @@ class FastEngine:
         self.vectors[...] = vectors
         if self._encode_and_decide():
             raise NetworkError(NOT_FINITE)
+        self.decisions += self.lanes
         return self.accumulators
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> Int64Array:
         """As :meth:`step`, from the encoder's integers (lanes, features)."""
         self.graded[...] = graded
         self._decide()
+        self.decisions += self.lanes
         return self.accumulators
+
+    @property
+    def counter(self) -> SpikeCounter:
+        """All spikes so far, as :func:`dsf.hardware_models.measure_activity` wants them."""
+        counter = SpikeCounter(self.network)
+        counter.decisions, counter.tokens = self.decisions, self.tokens
+        counter.spikes, counter.query_spikes = self.fired, self.query_fired
+        return counter
 
     @property
     def tokens(self) -> int:
