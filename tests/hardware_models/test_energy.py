@@ -27,7 +27,7 @@ def test_counts_by_hand() -> None:
     """A network with hand-set spike counts; the expected values are worked out from the equations."""
     network = random_network(0, blocks=1)
     counter = SpikeCounter(network)
-    counter.decisions = 2
+    counter.decisions = counter.tokens = 2
     counter.spikes = {
         "blocks.0.attention.input_lif": 10,
         "blocks.0.attention.qkv_lif": 7,
@@ -54,6 +54,21 @@ def test_counts_by_hand() -> None:
     expected = 23.6 * activity.total("synaptic_events") + 81 * activity.total("neuron_updates") + 1.7 * 35
     assert loihi.nominal == pytest.approx(expected * 1e-12 / 2)
     assert set(loihi.unpriced) == {"graded_messages", "dynamic_operations", "macs"}
+
+
+def test_in_window_mode_every_token_of_every_window_counts() -> None:
+    """Two decisions on windows of 3 tokens: neurons, encoder and residual work 6 times, the readout twice."""
+    network = random_network(0, blocks=1)
+    counters = SpikeCounter(network), SpikeCounter(network)
+    for counter, tokens in zip(counters, (2, 6)):
+        counter.decisions, counter.tokens = 2, tokens
+    stream, window = map(measure_activity, counters)
+    assert window.total("neuron_updates") == 3 * stream.total("neuron_updates")
+    readouts = [next(node for node in activity.nodes if node.kind == "Readout") for activity in (stream, window)]
+    assert readouts[0] == readouts[1]
+    graded = window.total("graded_messages") - readouts[1].graded_messages
+    assert graded == 3 * (stream.total("graded_messages") - readouts[0].graded_messages)
+    assert window.per_decision("neuron_updates") == 3 * stream.per_decision("neuron_updates")
 
 
 def test_counter_counts_what_the_engine_fired() -> None:
