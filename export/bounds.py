@@ -19,6 +19,7 @@ from dsf.export.nodes import (
     Encoder,
     Gate,
     NetworkError,
+    Node,
     Outer,
     PlacedWindow,
     Readout,
@@ -29,6 +30,7 @@ from dsf.export.nodes import (
 from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 Int64Array = npt.NDArray[np.int64]
+SHIFTED_SUM = "shifted sum"
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def prove(network: Network) -> list[Bound]:
             total = ranges[node.source].times(node.weights)
             bounds.append(Bound(node.name, "synaptic sum", total.largest, ACCUMULATOR_LIMIT))
             ranges[node.name] = total.shifted(node.exponent)
-            bounds.append(Bound(node.name, "shifted sum", ranges[node.name].largest, ACCUMULATOR_LIMIT))
+            bounds.append(Bound(node.name, SHIFTED_SUM, ranges[node.name].largest, ACCUMULATOR_LIMIT))
         elif isinstance(node, Residual):
             total, largest = _constant(node.bias), 0
             for source in node.sources:
@@ -155,27 +157,60 @@ def _membrane_bounds(node: LIF, current: Interval) -> list[Bound]:
 
 
 def _readout_bounds(node: Readout, residual: Interval, ticks: int) -> list[Bound]:
+    """The sum over ticks is held before and after half a unit is added for rounding: both must fit."""
     half = 1 << node.shift >> 1
-    summed = Interval(residual.low * ticks + half, residual.high * ticks + half)
-    products = summed.shifted(-node.shift).times(node.weights)
+    summed = Interval(residual.low * ticks, residual.high * ticks)
+    rounded = Interval(summed.low + half, summed.high + half)
+    products = rounded.shifted(-node.shift).times(node.weights)
     largest = max(products.largest, (products + _constant(node.bias)).largest)
     return [
-        Bound(node.name, "residual summed over ticks", summed.largest, ACCUMULATOR_LIMIT),
+        Bound(node.name, "residual summed over ticks", max(summed.largest, rounded.largest), ACCUMULATOR_LIMIT),
         Bound(node.name, "action accumulator", largest, ACCUMULATOR_LIMIT),
     ]
+
+
+class OverflowPossible(NetworkError):
+    """A network whose sums could overflow.
+
+    Attributes:
+        finding: node, quantity, how large it can get.
+        coarser_unit_helps: whether a coarser residual unit makes the quantity smaller.
+        remedy: what makes it smaller apart from that.
+    """
+
+    def __init__(self, network: Network, bound: Bound) -> None:
+        self.finding = (
+            f"node '{bound.node}' could overflow: its {bound.quantity} can reach {bound.largest}, "
+            f"the limit is {bound.limit}"
+        )
+        node = network[bound.node]
+        read = network[node.sources[0]] if node.sources else node
+        in_units = isinstance(node, (Residual, Readout)) or (isinstance(node, LIF) and isinstance(read, Residual))
+        writes_residual = any(node.name in other.sources for other in network.of_kind(Residual))
+        self.coarser_unit_helps = in_units or (writes_residual and bound.quantity == SHIFTED_SUM)
+        self.remedy = _remedy(node, read)
+        super().__init__(f"{self.finding}; {'use a coarser residual unit, or ' * self.coarser_unit_helps}{self.remedy}")
+
+
+def _remedy(node: Node, read: Node) -> str:
+    """What makes the sums of a node smaller that reads ``read``, other than the unit of the residual."""
+    if isinstance(node, LIF) and isinstance(read, Outer):
+        return "retrain with more --model.heads or a shorter --model.context"
+    if isinstance(node, LIF) and isinstance(read, Count):
+        return "retrain with a shorter --model.context"
+    if isinstance(node, LIF) and isinstance(read, (Window, PlacedWindow)):
+        return "retrain with a shorter --model.window"
+    return "use fewer --bits or a smaller --model.width"
 
 
 def require_no_overflow(network: Network) -> Bound:
     """Prove that nothing overflows and return the tightest bound.
 
     Raises:
-        NetworkError: something could; the message names the node.
+        OverflowPossible: something could; the message names the node and the way out.
     """
     bounds = prove(network)
     for bound in bounds:
         if not bound.holds:
-            raise NetworkError(
-                f"node '{bound.node}' could overflow: its {bound.quantity} can reach {bound.largest}, "
-                f"the limit is {bound.limit}; use a coarser residual unit or fewer bits"
-            )
+            raise OverflowPossible(network, bound)
     return min(bounds, key=lambda bound: bound.margin)

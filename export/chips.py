@@ -142,6 +142,11 @@ class Violation:
     limit: int | str
     grade: Grade | None
 
+    @property
+    def binds(self) -> bool:
+        """Whether anybody has published the limit; an inferred one is only worth a warning."""
+        return self.grade != "inferred"
+
 
 def _round_up(bits: int, word: int) -> int:
     """The smallest multiple of a word that holds these bits."""
@@ -171,7 +176,7 @@ def get_chip(name: str) -> Chip:
 
 
 def violations(network: Network, chip: Chip) -> list[Violation]:
-    """Every width or kind that a chip does not have, for all nodes at once. Empty: none that is published is broken."""
+    """Every width or kind that a chip does not have, for all nodes at once. Empty: no known limit is broken."""
     reached = {(bound.node, bound.quantity): bound.largest for bound in prove(network)}
     found: list[Violation] = []
     for node in network.nodes:
@@ -185,6 +190,13 @@ def violations(network: Network, chip: Chip) -> list[Violation]:
     return found + _graded_violations(network, chip, reached)
 
 
+def verdict(found: list[Violation]) -> str:
+    """How many published limits are broken, in words; those that are only inferred are counted apart."""
+    published = sum(violation.binds for violation in found)
+    inferred = f", and {len(found) - published} inferred ones" if published < len(found) else ""
+    return f"{published} published limits broken{inferred}"
+
+
 def unchecked(chip: Chip) -> list[str]:
     """What is not checked: limits without a published figure, and what no check models."""
     unknown = [name.replace("_", " ") for name, figure in chip.figures() if figure.value is None]
@@ -192,7 +204,7 @@ def unchecked(chip: Chip) -> list[str]:
 
 
 def _over(node: str, rule: str, value: int, limit: Figure) -> list[Violation]:
-    """A violation where a value exceeds a published limit."""
+    """A violation where a value exceeds a known limit."""
     if limit.value is None or value <= limit.value:
         return []
     return [Violation(node, rule, value, limit.value, limit.grade)]
@@ -318,3 +330,5 @@ LOIHI_2 = Chip(
 
 CHIPS = {chip.name: chip for chip in (LOIHI_1, LOIHI_2)}
 """Known chips by name."""
+DEFAULT_CHIP = LOIHI_2.name
+"""Where a network is placed unless another chip is named."""

@@ -3,94 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from dsf.export.chips import CHIPS, get_chip, violations
-from dsf.export.episodes import dataset_episodes
+from dsf.export.chips import DEFAULT_CHIP, get_chip, verdict, violations
+from dsf.export.episodes import dataset_episodes, proof_tokens, source_name
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
-from dsf.export.nodes import LIF
+from dsf.export.nodes import LIF, IntArray
+from dsf.export.options import ExportConfig, check_config, is_network_file, output_path, quantization_of
 from dsf.export.placement import place
+from dsf.export.proof import Rung, prove_network, versions
 from dsf.export.quantize import quantize
-from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target, write_target
-from dsf.tasks import UserError, get_task, run_command
+from dsf.export.tables import print_ladder, table_console
+from dsf.export.targets import TargetOptions, require_writable, write_target
+from dsf.tasks import get_task, run_command
 from dsf.tasks.console import CommandFailed, require_installed
-from dsf.tasks.files import require_writable_parent
-from dsf.train.integers import WEIGHT_BITS
-from dsf.train.rounding import Clipping, QuantizationConfig, Rounding
+from dsf.train.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
+    from dsf.export.calibrate import Calibration
     from dsf.export.folded import FoldedModel
-    from dsf.export.proof import Rung
     from dsf.train.checkpoint import Checkpoint
+    from dsf.train.model import DSFormer
 
 PROOF_DECISIONS = 200
-"""Random decisions on which a network file is proven again before it is written for another target."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Turn a trained run into a network of integer spikes, with proof. Other commands: dsf-export verify FILE,
-    dsf-export inspect FILE, dsf-export diff A B.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run directory of dsf-train, a checkpoint, or an exported network file to write for another target."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """File to write; without it, network with the target's suffix."""
-    target: Target = "loihi"
-    """loihi: the network file that dsf-sim-run runs. onnx: standard integer operators for ONNX Runtime. nir: what NIR
-    can say. torch: an integer module, read back by dsf.export.torch_module."""
-    bits: int | None = None
-    """Signed width of the weights, 2 to 8; without it 8, or what quantization-aware training has trained."""
-    per_channel: bool = True
-    """One scale per neuron where thresholds can absorb it; --no-per-channel: one per layer."""
-    rounding: Rounding = "nearest"
-    """To the nearest integer, or stochastic (seeded by --rounding-seed)."""
-    rounding_seed: int = 0
-    """Of stochastic rounding."""
-    clipping: Clipping = "max"
-    """What a scale must hold: the largest weight, a --percentile of them, or the smallest squared error (mse)."""
-    percentile: float = 99.9
-    """Of the magnitudes, for --clipping percentile."""
-    bias_correction: bool = False
-    """Let biases make good the mean error of the synaptic sums; needs --calibration."""
-    calibration: str | None = None
-    """Dataset that says how often inputs fire, for --clipping mse and --bias-correction."""
-    whole_biases: bool = False
-    """Round the neurons' biases to whole synaptic units, the only ones that lava-dl's netx knows."""
-    dataset: str | None = None
-    """Dataset to compare the levels on; without it, what the float policy sees in the closed loop."""
-    episodes: int = 10
-    """Closed-loop episodes per network in the ladder; 0 leaves the closed loop out and needs --dataset."""
-    seed: int = 2_000
-    """Reset seed of the first of these episodes."""
-    target_return: float | None = None
-    """Return to ask for in these episodes, kept in the file as its default; without it, the task's first target."""
-    max_score_drop: float = 10.0
-    """D4RL-normalised points that the integers may lose; more, and nothing is written."""
-    chip: str | None = None
-    """Chip whose limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if there is one.
-    Without it, the network is placed on loihi2 and what breaks its limits is only counted."""
-    onnx_mode: OnnxMode = "auto"
-    """Of --target onnx: one token per call (stream), K tokens per call (window), or stream where that is exact."""
-    precision: Literal["integer", "float"] = "integer"
-    """Of --target onnx: the integer network, or the folded float one."""
-    partial: bool = False
-    """Of --target nir: leave out what NIR cannot say; the file lists it."""
-    netx: Path | None = None
-    """Of --target loihi: directory for lava-dl .net files of the dense stages."""
+"""Decisions on which a network file is proven again before it is written for another target."""
+CLOSED_LOOP = "closed loop"
+OTHER_SOURCES = {"L0 -> L2 closed loop": CLOSED_LOOP, "L2 overflow": "any"}
+"""Rungs that do not decide on the tokens of the others, and on what they do."""
+OF_FLOATS = ("L0 torch -> L1 folded float",)
+"""Rungs about the folded float network; the others are about integers."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +50,12 @@ class Exported:
     Attributes:
         network: with its ladder.
         folded: its float form; None where it came from a network file.
-        rungs: the ladder.
+        rungs: what was proven just now.
     """
 
     network: Network
     folded: FoldedModel | None
-    rungs: list[Rung] = field(default_factory=list)
-
-
-def is_network_file(path: Path) -> bool:
-    """Whether a path names an exported network, not a run or a checkpoint."""
-    return path.name.endswith(SUFFIXES["loihi"])
+    rungs: list[Rung]
 
 
 def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, Any]:
@@ -138,75 +83,36 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
     }
 
 
-def quantization_of(checkpoint: Checkpoint, config: ExportConfig) -> tuple[QuantizationConfig, int | None]:
-    """How weights become integers, and the threshold in residual units where quantization-aware training has fixed it.
-
-    Raises:
-        UserError: an option is out of range, or other bits or scales are asked for than were trained.
-    """
-    trained, bits = checkpoint.header.get("quantization"), config.bits
-    if trained is None:
-        return quantization_config(config, WEIGHT_BITS if bits is None else bits, config.per_channel), None
-    if bits not in (None, trained["bits"]):
-        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
-    per_channel = trained.get("per_channel", True)  # older checkpoints knew nothing else
-    if per_channel and not config.per_channel:
-        raise UserError(f"--no-per-channel: {checkpoint.path} was trained with one scale per neuron: drop it")
-    return quantization_config(config, trained["bits"], per_channel), trained["threshold_units"]
-
-
-def quantization_config(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationConfig:
-    """The options that decide how weights become integers.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
-    return QuantizationConfig(
-        bits,
-        per_channel,
-        rounding=config.rounding,
-        seed=config.rounding_seed,
-        clipping=config.clipping,
-        percentile=config.percentile,
-        bias_correction=config.bias_correction,
-    )
-
-
-def check_config(config: ExportConfig) -> TargetOptions:
-    """Refuse settings that cannot work, before anything starts.
-
-    Raises:
-        UserError: naming the option.
-    """
-    for name, least in (("episodes", 0), ("seed", 0)):
-        if getattr(config, name) < least:
-            raise UserError(f"--{name} is {getattr(config, name)}: it must be {least} or more")
-    if config.episodes == 0 and config.dataset is None and not is_network_file(config.run):
-        raise UserError("--episodes is 0: name a --dataset to compare the levels on")
-    for name, value in (("--target-return", config.target_return), ("--max-score-drop", config.max_score_drop)):
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"{name} is {value}: it must be a finite number")
-    if config.chip is not None:
-        get_chip(config.chip)
-    options = TargetOptions(config.onnx_mode, config.precision == "float", config.partial, config.netx)
-    require_target(config.target, options)
-    return options
-
-
-def export_run(config: ExportConfig, console: Console) -> Exported:
+def export_run(config: ExportConfig, options: TargetOptions, console: Console) -> Exported:
     """Fold, quantize and verify a trained run."""
     require_installed("train", "torch", "snntorch", "safetensors")
     from dsf.export.fold import fold
     from dsf.export.layer_report import layer_report, print_layers
-    from dsf.export.verify import ClosedLoop, verify
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.qat import deployed
 
     checkpoint = load_checkpoint(config.run)
-    rules, threshold_units = quantization_of(checkpoint, config)
     trained = checkpoint.build_trained()
-    task, folded = get_task(checkpoint.header["task"]), fold(trained)
-    features = len(folded.codec.unit)
+    network = quantized(checkpoint, fold(trained), config)
+    placement = check_chip(network, config.chip, console)
+    require_writable(network, options)
+    model = deployed(trained)  # after quantization-aware training, the float levels have the integers' values
+    folded = fold(model)
+    rungs, tokens = climb(model, folded, network, config, console)
+    layers = layer_report(folded, network, tokens.swapaxes(0, 1))
+    print_layers(layers, table_console())
+    verification = {
+        "rungs": stamped(rungs, config.dataset or CLOSED_LOOP, config.seed),
+        "layers": [dataclasses.asdict(figures) for figures in layers],
+        "placement": placement,
+    }
+    return Exported(network.with_verification(verification), folded, rungs)
+
+
+def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig) -> Network:
+    """The integers of a folded run, and the return that they ask for unless told otherwise."""
+    rules, threshold_units = quantization_of(checkpoint, config)
+    task = get_task(checkpoint.header["task"])
     network = quantize(
         folded,
         task.name,
@@ -214,109 +120,126 @@ def export_run(config: ExportConfig, console: Console) -> Exported:
         threshold_units=threshold_units,
         whole_biases=config.whole_biases,
         config=rules,
-        calibration=calibration_of(config, folded, features),
+        calibration=calibration_of(config, folded),
     )
-    model = deployed(trained)  # after quantization-aware training, the float levels have the integers' values
-    folded = fold(model)
     target = task.target_returns[0] if config.target_return is None else config.target_return
-    network = dataclasses.replace(network, target_return=target)
-    episodes = None if config.dataset is None else dataset_episodes(config.dataset, folded.codec.encode, features)
+    return dataclasses.replace(network, target_return=target)
+
+
+def climb(
+    model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, console: Console
+) -> tuple[list[Rung], IntArray]:
+    """The whole ladder of a trained run, and tokens for the report on layers; see :func:`dsf.export.verify.verify`."""
+    from dsf.export.verify import ClosedLoop, verify
+
+    task, target, codec = get_task(network.task), network.target_return, folded.codec
+    assert target is not None
+    episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
     seeds = range(config.seed, config.seed + config.episodes)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("verifying", total=2 * config.episodes * task.max_steps or None)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
         loop = ClosedLoop(task, seeds, target, config.max_score_drop, steps) if config.episodes else None
-        rungs, tokens = verify(model, folded, network, loop, episodes)
-    layers = layer_report(folded, network, tokens.swapaxes(0, 1))
-    print_layers(layers, console)
-    network = with_ladder(network, rungs, config.dataset or "closed loop", config.seed)
-    network.verification["layers"] = [dataclasses.asdict(figures) for figures in layers]
-    return Exported(network, folded, rungs)
+        return verify(model, folded, network, loop, episodes)
 
 
-def calibration_of(config: ExportConfig, folded: FoldedModel, features: int) -> Any:
+def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
     """Statistics of the folded model on the calibration dataset, or None."""
     if config.calibration is None:
         return None
     from dsf.export.calibrate import calibrate
     from dsf.export.verify import SEQUENCES, spread_windows
 
-    episodes = dataset_episodes(config.calibration, folded.codec.encode, features)
+    codec = folded.codec
+    episodes = dataset_episodes(config.calibration, codec.encode, len(codec.unit))
     return calibrate(folded, spread_windows(episodes, folded.context, SEQUENCES).swapaxes(0, 1))
 
 
-def reexport(config: ExportConfig) -> Exported:
-    """A network file once more, with the proofs that need no checkpoint."""
-    from dsf.export.proof import prove_network, random_tokens
-
+def reexport(config: ExportConfig, options: TargetOptions, console: Console) -> Exported:
+    """A network file once more, with the proofs that need no checkpoint; those that do are kept from the file."""
     network = read_network(config.run)
-    rungs = prove_network(network, random_tokens(network, PROOF_DECISIONS, config.seed))
-    earlier = network.verification.get("rungs", [])
-    names = {rung.name for rung in rungs}
-    kept = [rung for rung in earlier if rung["name"] not in names]
-    network = with_ladder(network, rungs, "random tokens", config.seed)
-    network.verification["rungs"] = [*kept, *network.verification["rungs"]]
-    return Exported(network, None, rungs)
+    placement = check_chip(network, config.chip, console)
+    require_writable(network, options)
+    rungs = prove_network(network, proof_tokens(network, config.dataset, PROOF_DECISIONS, config.seed))
+    fresh = stamped(rungs, source_name(config.dataset), config.seed)
+    verification = {**merged(network.verification, fresh), "placement": placement}
+    return Exported(network.with_verification(verification), None, rungs)
 
 
-def with_ladder(network: Network, rungs: list[Rung], source: str, seed: int) -> Network:
-    """The network with its ladder's table, and what it was compared on."""
-    from dsf.export.proof import versions
-
-    table = [dataclasses.asdict(rung) for rung in rungs]
-    return network.with_verification({"rungs": table, "tokens": source, "seed": seed, "versions": versions()})
-
-
-def print_ladder(rungs: list[Rung], console: Console) -> None:
-    """The ladder as a table."""
-    table = Table(title="verification ladder", title_justify="left")
-    for column in ("rung", "holds", "figures"):
-        table.add_column(column, overflow="fold")
-    for rung in rungs:
-        table.add_row(rung.name, {True: "yes", False: "NO", None: "-"}[rung.passed], rung.summary)
-    console.print(table)
+def stamped(rungs: list[Rung], tokens: str, seed: int) -> list[dict[str, Any]]:
+    """Rungs as JSON values, each with what it was tried on: tokens, seed, versions."""
+    return [
+        {
+            **dataclasses.asdict(rung),
+            "tokens": OTHER_SOURCES.get(rung.name, tokens),
+            "seed": seed,
+            "versions": versions(),
+        }
+        for rung in rungs
+    ]
 
 
-def require_passed(rungs: list[Rung]) -> None:
-    """Refuse to go on where a rung does not hold.
+def merged(earlier: dict[str, Any], fresh: list[dict[str, Any]]) -> dict[str, Any]:
+    """A file's verification with some rungs proven again; everything else stays.
+
+    Older files say once for all rungs what they were tried on; here every rung that is kept gets it.
+    """
+    stays = dict(earlier)
+    shared = {key: stays.pop(key) for key in ("tokens", "seed", "versions") if key in stays}
+    names = {rung["name"] for rung in fresh}
+    kept = [{**shared, **rung} for rung in stays.pop("rungs", []) if rung["name"] not in names]
+    return {**stays, "rungs": [*kept, *fresh]}
+
+
+def require_passed(rungs: list[Rung], floats: bool) -> None:
+    """Refuse to go on where a rung does not hold; of the float network, only its own ones are asked.
 
     Raises:
         CommandFailed: naming the rungs.
     """
-    failed = [rung.name for rung in rungs if rung.passed is False]
+    failed = [rung.name for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
     if failed:
         raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
 
 
 def check_chip(network: Network, name: str | None, console: Console) -> dict[str, Any]:
-    """Place the network and list what breaks the chip's limits; returns figures for the file.
+    """Place the network and list what breaks the chip's limits; returns figures for the file, every core's neurons too.
 
     Raises:
-        CommandFailed: the chip was asked for and a limit is broken.
+        CommandFailed: the chip was asked for and a published limit is broken.
     """
-    chip = get_chip(name or next(reversed(CHIPS)))
+    chip = get_chip(name or DEFAULT_CHIP)
     placement, found = place(network, chip), violations(network, chip)
+    binding = [violation for violation in found if violation.binds]
     if name is not None:
-        for violation in found:
-            console.print(f"{violation.node}: {violation.rule}: {violation.found}, limit {violation.limit}")
-        if found:
-            raise CommandFailed(f"nothing written: {len(found)} limits of {chip.name} are broken, listed above")
+        for broken in found:
+            line = f"{broken.node}: {broken.rule}: {broken.found}, limit {broken.limit} ({broken.grade})"
+            console.print(line, soft_wrap=True)
+        if binding:
+            raise CommandFailed(f"nothing written: {len(binding)} limits of {chip.name} are broken, listed above")
     cores, (limit, share) = len(placement.cores), placement.busiest.fullest
     console.print(
-        f"{chip.name}: {cores} cores, the fullest uses {share:.0%} of its {limit}, {len(found)} published limits "
-        "broken (dsf-export inspect lists all)",
+        f"{chip.name}: {cores} cores, the fullest uses {share:.0%} of its {limit}, {verdict(found)} "
+        "(dsf-export inspect lists all)",
         soft_wrap=True,
     )
-    figures = {"chip": chip.name, "cores": cores, "chips": placement.chips, "violations": len(found)}
-    return {**figures, "fullest": {"limit": limit, "share": share}}
+    return {
+        "chip": chip.name,
+        "cores": cores,
+        "chips": placement.chips,
+        "violations": len(binding),
+        "inferred_violations": len(found) - len(binding),
+        "fullest": {"limit": limit, "share": share},
+        "assignment": placement.assignment(),
+    }
 
 
 def describe(network: Network, path: Path, what: str, console: Console) -> None:
-    """One paragraph about the written file."""
+    """A few lines about the written file."""
     neurons = sum(node.size for node in network.of_kind(LIF))
     mode = "equals" if network.stream_is_exact else "differs from"
     console.print(
-        f"{path}: {what}, {path.stat().st_size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} window mode "
+        f"{path}: {what}\n{path.stat().st_size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} window mode "
         f"(receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )
@@ -326,15 +249,10 @@ def describe(network: Network, path: Path, what: str, console: Console) -> None:
 
 def run(config: ExportConfig) -> None:
     """Export one run."""
-    console, options = Console(), check_config(config)
-    out = config.out or Path(f"network{SUFFIXES[config.target]}")
-    require_writable_parent(out)
-    from_file = is_network_file(config.run)
-    exported = reexport(config) if from_file else export_run(config, console)
-    options = dataclasses.replace(options, source=config.run if from_file else None)
-    print_ladder(exported.rungs, console)
-    require_passed(exported.rungs)
-    exported.network.verification["placement"] = check_chip(exported.network, config.chip, console)
+    console, options, out = Console(), check_config(config), output_path(config)
+    exported = (export_run if options.source is None else reexport)(config, options, console)
+    print_ladder([dataclasses.asdict(rung) for rung in exported.rungs], console)
+    require_passed(exported.rungs, options.float_onnx)
     what = write_target(config.target, exported.network, exported.folded, out, options)
     describe(exported.network, out, what, console)
 

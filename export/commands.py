@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +12,30 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from rich.console import Console
 
-from dsf.export.chips import get_chip
+from dsf.export.chips import DEFAULT_CHIP, get_chip
 from dsf.export.difference import compare, print_differences
-from dsf.export.episodes import dataset_episodes
+from dsf.export.episodes import proof_tokens, source_name
 from dsf.export.file import file_digest, read_network
 from dsf.export.inspect import inspect_network, print_network
-from dsf.export.network import Network
-from dsf.export.nodes import IntArray
-from dsf.export.proof import LANES, prove_network, random_tokens, steps_for, versions
-from dsf.export.reference import encode
+from dsf.export.options import is_network_file
+from dsf.export.proof import Rung, prove_network, versions
+from dsf.export.tables import print_ladder, table_console
+from dsf.export.targets import EXTRAS, SUFFIXES, Target
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import CommandFailed, require_installed
 from dsf.tasks.files import require_writable_parent, write_json
 
-TABLE_WIDTH = 140
-"""Columns that the table of nodes needs; narrower terminals wrap its lines."""
-
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Prove a network file again: no overflow, stream equals window, torch and ONNX Runtime equal the reference."""
+    """Prove a network file again: no overflow, stream equals window, torch and ONNX Runtime equal the reference. Or run
+    a file of another target, and compare it with the network it was written from.
+    """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Network file."""
+    """Network file, or one of --target onnx, nir or torch."""
+    network: Path | None = None
+    """Of another target's file: the network file it was written from."""
     dataset: str | None = None
     """Dataset whose tokens to decide on; without it, random ones over the encoder's whole range."""
     decisions: int = 1_000
@@ -50,7 +52,7 @@ class InspectConfig:
 
     file: Annotated[Path, tyro.conf.Positional]
     """Network file."""
-    chip: str = "loihi2"
+    chip: str = DEFAULT_CHIP
     """Chip to place it on and to check it against: loihi1 or loihi2."""
     share_cores: bool = False
     """Let populations share a core: the fewest cores, instead of the most even load."""
@@ -70,40 +72,22 @@ class DiffConfig:
     """Also write the differences here."""
 
 
-def tokens_for(config: VerifyConfig, network: Network) -> IntArray:
-    """(steps, lanes, features) encoder integers.
-
-    Raises:
-        UserError: no such dataset, one of another task, or one whose episodes are all shorter than the context.
-    """
-    if config.dataset is None:
-        return random_tokens(network, config.decisions, config.seed)
-    require_installed("train", "torch", "minari")
-    from dsf.export.verify import spread_windows
-
-    episodes = dataset_episodes(config.dataset, lambda v: encode(network.encoder, v), network.encoder.size)
-    return spread_windows(episodes, steps_for(network, config.decisions), LANES).swapaxes(0, 1)
-
-
 def verify(config: VerifyConfig) -> None:
     """``dsf-export verify``."""
-    from dsf.export.cli import print_ladder
-
     if config.decisions < 1:
         raise UserError(f"--decisions is {config.decisions}: it must be at least 1")
     if config.seed < 0:
         raise UserError(f"--seed is {config.seed}: it must be 0 or more")
     if config.json is not None:
-        require_writable_parent(config.json)
-    network = read_network(config.file)
-    rungs = prove_network(network, tokens_for(config, network))
-    print_ladder(rungs, Console())
+        require_writable_parent(config.json, *inputs_of(config))
+    rungs = prove(config)
+    print_ladder([dataclasses.asdict(rung) for rung in rungs], Console())
     if config.json is not None:
         proof = {
             "file": str(config.file),
-            "sha256": file_digest(config.file),
+            "sha256": digest_of(config.file),
             "rungs": [dataclasses.asdict(rung) for rung in rungs],
-            "tokens": config.dataset or "random tokens",
+            "tokens": source_name(config.dataset),
             "seed": config.seed,
             "versions": versions(),
         }
@@ -111,15 +95,65 @@ def verify(config: VerifyConfig) -> None:
     failed = [rung.name for rung in rungs if rung.passed is False]
     if failed:
         raise CommandFailed(f"{config.file} fails at {', '.join(failed)}")
+    if not any(rung.passed for rung in rungs):
+        raise CommandFailed(f"nothing could be proven of {config.file}: {'; '.join(rung.summary for rung in rungs)}")
+
+
+def inputs_of(config: VerifyConfig) -> list[Path]:
+    """What is read."""
+    return [config.file] if config.network is None else [config.file, config.network]
+
+
+def prove(config: VerifyConfig) -> list[Rung]:
+    """The rungs of a network file, or of another target's file against the network file behind it.
+
+    Raises:
+        UserError: the file is of no target, or --network is missing or one too many.
+    """
+    target = target_of(config.file)
+    if target == "loihi":
+        if config.network is not None:
+            raise UserError(f"{config.file} is a network file itself: drop --network")
+        network = read_network(config.file)
+        return prove_network(network, proof_tokens(network, config.dataset, config.decisions, config.seed))
+    if config.network is None:
+        raise UserError(f"{config.file} is proven against the network it was written from: name that with --network")
+    require_installed(*EXTRAS[target])
+    from dsf.export.written import compare_written
+
+    network = read_network(config.network)
+    tokens = proof_tokens(network, config.dataset, config.decisions, config.seed)
+    return compare_written(target, config.file, network, None, tokens)
+
+
+def target_of(path: Path) -> Target:
+    """Which target's file a path is: a network file by its content, others by their suffix.
+
+    Raises:
+        UserError: of none.
+    """
+    if is_network_file(path):
+        return "loihi"
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file; write one with dsf-export RUN -o FILE")
+    for target, suffix in SUFFIXES.items():
+        if target != "loihi" and path.name.endswith(suffix):
+            return target
+    raise UserError(f"{path} is no dsf network file, and its name ends in none of {', '.join(SUFFIXES.values())}")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256: what a network file says of itself, or of all bytes of another file."""
+    return file_digest(path) if is_network_file(path) else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def inspect(config: InspectConfig) -> None:
     """``dsf-export inspect``."""
     chip = get_chip(config.chip)
     if config.json is not None:
-        require_writable_parent(config.json)
+        require_writable_parent(config.json, config.file)
     network, digest = read_network(config.file), file_digest(config.file)
-    print_network(network, Console(width=max(Console().width, TABLE_WIDTH)), chip, digest, config.share_cores)
+    print_network(network, table_console(), chip, digest, config.share_cores)
     if config.json is not None:
         write_json(config.json, inspect_network(network, chip, digest, config.share_cores))
 
@@ -127,7 +161,7 @@ def inspect(config: InspectConfig) -> None:
 def diff(config: DiffConfig) -> int:
     """``dsf-export diff``."""
     if config.json is not None:
-        require_writable_parent(config.json)
+        require_writable_parent(config.json, config.first, config.second)
     differences = compare(read_network(config.first), read_network(config.second))
     print_differences(differences, Console())
     if config.json is not None:

@@ -1,4 +1,4 @@
-"""Token sequences of a dataset, as a network's or a codec's integers."""
+"""Token sequences to prove a network on: a dataset's, as its or a codec's integers, or random ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from dsf.export.network import Network
 from dsf.export.nodes import IntArray
+from dsf.export.proof import LANES, random_tokens, steps_for
+from dsf.export.reference import encode
 from dsf.tasks import UserError
+from dsf.tasks.console import require_installed
 
 LARGEST_COUNT = 200
 """Episodes that are read, evenly spread over the dataset."""
@@ -39,3 +43,30 @@ def dataset_episodes(
     count = len(data.starts) - 1
     chosen = np.unique(np.linspace(0, count - 1, min(count, LARGEST_COUNT)).astype(int))
     return [encode(np.array(data.tokens[data.starts[i] : data.starts[i + 1]])) for i in chosen]
+
+
+def source_name(dataset_id: str | None) -> str:
+    """What :func:`proof_tokens` are called in a ladder."""
+    return dataset_id or "random tokens"
+
+
+def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed: int) -> IntArray:
+    """Encoder integers (steps, lanes, features), one unbroken sequence per lane.
+
+    Args:
+        network: that will read them.
+        dataset_id: whose tokens; None draws random ones over the encoder's whole range. Where every episode is shorter
+            than the sequence wanted, it is as long as the longest episode.
+        decisions: tokens in all, at least.
+        seed: of random tokens.
+
+    Raises:
+        UserError: no such dataset, or one of another task.
+    """
+    if dataset_id is None:
+        return random_tokens(network, decisions, seed)
+    require_installed("train", "torch", "minari")
+    from dsf.export.verify import spread_windows
+
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.size)
+    return spread_windows(episodes, steps_for(network, decisions), LANES).swapaxes(0, 1)

@@ -10,8 +10,10 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import numpy.typing as npt
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.network import Network
-from dsf.export.nodes import NODE_KINDS, NetworkError, Node
+from dsf.export.nodes import NODE_KINDS, NetworkError, Node, require_text, require_whole
 from dsf.tasks.files import replacing
 
 FORMAT_VERSION = 2
@@ -30,6 +32,7 @@ READABLE_VERSIONS = (1, FORMAT_VERSION)
 SUFFIX = ".dsf.h5"
 USER_BLOCK_BYTES = 512
 MAGIC = b"dsf network file\n"
+VERSION_LINE = re.compile(rb"\nformat (\d{1,9})\n")
 LARGEST_ARRAY = 1 << 28
 """Numbers in one array: more would only exhaust the memory of whoever reads the file."""
 
@@ -44,7 +47,8 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "scale": np.float64,
 }
 """Storage type of every array field, whatever its node."""
-_SCALARS = (int, str)
+_SCALARS: dict[Any, Callable[[str, str, Any], int | str]] = {int: require_whole, str: require_text}
+"""Types of the fields that are attributes, and who checks them."""
 
 
 def write_network(network: Network, path: Path) -> None:
@@ -73,15 +77,32 @@ def read_network(path: Path) -> Network:
         raise NetworkError(f"cannot read network file {path}: {error.strerror}") from None
     if not content.startswith(MAGIC) or len(content) <= USER_BLOCK_BYTES:
         raise NetworkError(f"{path} is no dsf network file, or is truncated: make one with dsf-export")
-    if content[:USER_BLOCK_BYTES] not in [_user_block(content[USER_BLOCK_BYTES:], v) for v in READABLE_VERSIONS]:
-        raise NetworkError(f"{path}: SHA-256 does not match, the file was altered or cut short: export it again")
+    version = _require_intact(content, path)
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            network = _read_body(file, path)
+            network = _read_body(file, version)
+        require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
+    except NetworkError as error:
+        raise NetworkError(f"{path}: {error}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise NetworkError(f"{path}: content is not a network of this version ({error}): export it again") from None
-    require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
     return network
+
+
+def _require_intact(content: bytes, path: Path) -> int:
+    """The version that a file's user block states.
+
+    Raises:
+        NetworkError: it is unknown, or the block does not fit what follows.
+    """
+    stated = VERSION_LINE.search(content, 0, USER_BLOCK_BYTES)
+    version = int(stated.group(1)) if stated else 0
+    if stated and version not in READABLE_VERSIONS:
+        known = " and ".join(map(str, READABLE_VERSIONS))
+        raise NetworkError(f"{path} has format {version}, this dsf reads {known}: update dsf, or export it again")
+    if content[:USER_BLOCK_BYTES] != _user_block(content[USER_BLOCK_BYTES:], version):
+        raise NetworkError(f"{path}: SHA-256 does not match, the file was altered or cut short: export it again")
+    return version
 
 
 def file_digest(path: Path) -> str:
@@ -126,15 +147,16 @@ def _write_node(group: h5py.Group, node: Node) -> None:
             group.attrs[item.name] = value
 
 
-def _read_body(file: h5py.File, path: Path) -> Network:
+def _read_body(file: h5py.File, version: int) -> Network:
     header = json.loads(bytes(_read_array(file, "header", np.uint8)))
-    if header["format"] not in READABLE_VERSIONS:
-        raise NetworkError(f"{path} has format {header['format']}, this dsf reads {READABLE_VERSIONS}: export it again")
+    if header["format"] != version:
+        raise NetworkError(f"header: format is {header['format']!r}, the user block says {version}: export it again")
+    count = require_whole("header", "nodes", header["nodes"])
     return Network(
         task=header["task"],
         ticks=header["ticks"],
         context=header["context"],
-        nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(header["nodes"])),
+        nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(count)),
         provenance=header["provenance"],
         verification=header["verification"],
         target_return=header["target_return"],
@@ -152,9 +174,10 @@ def _read_node(group: h5py.Group) -> Node:
         if item.default is not dataclasses.MISSING and item.name not in group.attrs:
             continue  # younger than the file's version
         if declared in _SCALARS:
-            values[item.name] = declared(group.attrs[item.name])
+            values[item.name] = _SCALARS[declared](group.name, item.name, group.attrs[item.name])
         elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
-            values[item.name] = tuple(json.loads(group.attrs[item.name]))
+            names = json.loads(require_text(group.name, item.name, group.attrs[item.name]))
+            values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
         else:
             values[item.name] = _read_array(group, item.name, _ARRAY_TYPES[item.name])
     node: Node = kind(**values)

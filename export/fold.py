@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
+
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.tasks import UserError
+from dsf.tasks.policy import FloatArray
 from dsf.train.attention import PSSA, SpikingAttention
 from dsf.train.config import ModelConfig, export_obstacles
 from dsf.train.folding import float64, fold_head, fold_norm
@@ -53,6 +56,13 @@ def fold(model: DSFormer) -> FoldedModel:
     config = model.config
     if obstacles := export_obstacles(config):
         raise UserError(f"cannot export: {'; '.join(obstacles)}")
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # what comes of it is refused by name
+        folded = _fold(model, config)
+    _require_finite(folded)
+    return folded
+
+
+def _fold(model: DSFormer, config: ModelConfig) -> FoldedModel:
     embed = fold_norm(model.embed, model.embed_norm, "embed_norm")
     return FoldedModel(
         codec=model.codec,
@@ -65,3 +75,27 @@ def fold(model: DSFormer) -> FoldedModel:
         context=config.context,
         discrete=model.discrete,
     )
+
+
+def _require_finite(folded: FoldedModel) -> None:
+    """Refuse a model whose norms or weights have no finite affine map.
+
+    Raises:
+        UserError: naming the layer.
+    """
+    maps: dict[str, tuple[FloatArray | None, ...]] = {"embed": (folded.embed.weight, folded.embed.bias)}
+    for index, block in enumerate(folded.blocks):
+        if (attention := block.attention) is not None:
+            name = f"blocks.{index}.attention"
+            maps[f"{name}.qkv"] = (attention.qkv.weight, attention.qkv.bias)
+            maps[f"{name}.positional_bias"] = (attention.positional_bias,)
+            maps[f"{name}.project"] = (attention.project.weight, attention.project.bias)
+        maps[f"blocks.{index}.mlp.expand"] = (block.expand.weight, block.expand.bias)
+        maps[f"blocks.{index}.mlp.contract"] = (block.contract.weight, block.contract.bias)
+    maps["head"] = (folded.head.weight, folded.head.bias)
+    for name, arrays in maps.items():
+        if not all(array is None or np.isfinite(array).all() for array in arrays):
+            raise UserError(
+                f"cannot export: {name}, its norm folded in, is not finite (a running variance that is negative, or "
+                "weights that overflow): train again"
+            )

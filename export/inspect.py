@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dsf.export.bounds import prove
-from dsf.export.chips import Chip, needed_bits, unchecked, violations
+from dsf.export.chips import Chip, Violation, needed_bits, unchecked, verdict, violations
 from dsf.export.connections import fan_in
 from dsf.export.network import Network
 from dsf.export.nodes import (
@@ -29,6 +29,7 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.export.placement import Placement, place
+from dsf.export.tables import print_ladder
 
 COLUMNS = {
     "name": "node",
@@ -177,7 +178,11 @@ def print_network(
     )
     if chip is not None:
         _print_chip(found, chip, console)
-    _print_ladder(found["verification"].get("rungs", []), console)
+    rungs = found["verification"].get("rungs", [])
+    if rungs:
+        print_ladder(rungs, console)
+    else:
+        console.print("no verification is stored in this network")
 
 
 def _header(found: dict[str, Any]) -> list[str]:
@@ -237,8 +242,8 @@ def _print_chip(found: dict[str, Any], chip: Chip, console: Console) -> None:
         f"fullest core {busiest['core']}: {busiest['fraction']:.0%} of its {limit}\n{placement['host']}",
         soft_wrap=True,
     )
-    verdict = f"{len(broken)} violations" if broken else "no published limit is broken"
-    console.print(f"{chip.title}: {verdict}; not checked: {', '.join(found['unchecked'])}", soft_wrap=True)
+    text = verdict([Violation(**item) for item in broken])
+    console.print(f"{chip.title}: {text}; not checked: {', '.join(found['unchecked'])}", soft_wrap=True)
     if not broken:
         return
     table = Table()
@@ -247,19 +252,4 @@ def _print_chip(found: dict[str, Any], chip: Chip, console: Console) -> None:
     for item in sorted(broken, key=lambda item: str(item["rule"])):
         cells = (item["rule"], item["node"], item["found"], item["limit"], item["grade"])
         table.add_row(*(escape(str(cell)) for cell in cells))
-    console.print(table)
-
-
-def _print_ladder(rungs: list[dict[str, Any]], console: Console) -> None:
-    """The verification rungs stored in the file."""
-    if not rungs:
-        console.print("no verification is stored in this network")
-        return
-    table = Table()
-    for column in ("rung", "holds", "figures"):
-        table.add_column(column, overflow="fold")
-    for rung in rungs:
-        passed = rung.get("passed")
-        holds = "-" if passed is None else "yes" if passed else "NO"
-        table.add_row(escape(str(rung.get("name", ""))), holds, escape(str(rung.get("summary", ""))))
     console.print(table)

@@ -6,6 +6,7 @@ earlier layers do not count; spike agreement compares whole networks, L1 with L2
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,18 @@ from dsf.export.attention import lag_rows, lags_of, windowed
 from dsf.export.calibrate import Activity, run_layers
 from dsf.export.folded import FoldedAttention, FoldedModel, lane_batches, place_weights
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
+from dsf.export.nodes import (
+    LIF,
+    Count,
+    Encoder,
+    NetworkError,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
 from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
 from dsf.tasks.policy import FloatArray
 from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS
@@ -26,12 +38,12 @@ from dsf.train.rounding import REACH_TOLERANCE
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One layer with weights. All fields are JSON values; None where there is nothing to say.
+    """One layer with weights, or with a gain. All fields are JSON values; None where there is nothing to say.
 
     Attributes:
         name: of the node.
         scale_min, scale_max: float value of one integer weight, over the layer's weights.
-        exponent: power of two on the synaptic sum; of the readout, minus its shift; None for windows.
+        exponent: power of two on the synaptic sum; of the readout, minus its shift; None for windows and counts.
         saturated: share of the weights that are at the limit of the range.
         clipped: share of the weights whose float lies beyond what that limit stands for.
         weights_db: weights against their rounding error, in dB; None without error.
@@ -54,8 +66,8 @@ class LayerFigures:
     firing_rate: float | None
 
 
-Weighted = Synapses | Readout | Window | PlacedWindow
-"""Nodes with weights."""
+Weighted = Synapses | Readout | Window | PlacedWindow | Count | Outer
+"""Nodes with weights; of counts, the gain is the only one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class _Tally:
 
 
 def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.integer]) -> list[LayerFigures]:
-    """Figures of every layer with weights, in evaluation order.
+    """Figures of every layer with weights or a gain, in evaluation order.
 
     Args:
         folded: level L1.
@@ -101,7 +113,7 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
     Raises:
         NetworkError: tokens do not fit, or the network is not of this model.
     """
-    weighted = [node for node in network.nodes if isinstance(node, (Synapses, Readout, Window, PlacedWindow))]
+    weighted = [node for node in network.nodes if isinstance(node, typing.get_args(Weighted))]
     tallies: dict[str, _Tally] = {}
     for batch in lane_batches(tokens, axis=1):
         activity = run_layers(folded, batch)
@@ -121,6 +133,8 @@ def _layer(node: Weighted, network: Network, folded: FoldedModel, activity: Acti
         return _synapses(node, network, activity, folded.threshold, units)
     if isinstance(node, Readout):
         return _readout(node, activity, folded.ticks, units)
+    if isinstance(node, (Count, Outer)):
+        return _count(node, network, folded)
     return _window(node, network, folded, activity)
 
 
@@ -132,19 +146,25 @@ def _figures(node: Weighted, network: Network, tally: _Tally) -> LayerFigures:
         exponent = -node.shift
     else:
         limit = (1 << (WEIGHT_BITS - 1)) - 1
+    integers = _integers(node)
     return LayerFigures(
         name=node.name,
         scale_min=float(tally.steps.min()),
         scale_max=float(tally.steps.max()),
         exponent=exponent,
-        saturated=float((np.abs(node.weights) == limit).mean()),
+        saturated=float((np.abs(integers) == limit).mean()),
         clipped=float((np.abs(tally.weight) > limit * tally.steps * (1.0 + REACH_TOLERANCE)).mean()),
-        weights_db=_decibels(_power(tally.weight), _power(node.weights * tally.steps - tally.weight)),
+        weights_db=_decibels(_power(tally.weight), _power(integers * tally.steps - tally.weight)),
         sums_db=_decibels(tally.power, tally.noise),
         population=_population(network, node.name),
         agreement=tally.equal / tally.slots if tally.slots else None,
         firing_rate=tally.fired / tally.slots if tally.slots else None,
     )
+
+
+def _integers(node: Weighted) -> npt.NDArray[np.integer]:
+    """The weights, or a count's gain as the only one."""
+    return np.array([node.gain]) if isinstance(node, (Count, Outer)) else node.weights
 
 
 def _power(values: FloatArray) -> float:
@@ -153,7 +173,7 @@ def _power(values: FloatArray) -> float:
 
 def _decibels(power: float, noise: float) -> float | None:
     """Power of a signal against that of its error; None where either has none."""
-    return None if power == 0.0 or noise == 0.0 else float(10.0 * np.log10(power / noise))
+    return None if power == 0.0 or noise <= power * ROUNDING_POWER else float(10.0 * np.log10(power / noise))
 
 
 def _require_same_layers(activity: Activity, network: Network) -> None:
@@ -207,6 +227,15 @@ def _window(node: Window | PlacedWindow, network: Network, folded: FoldedModel, 
     return _Layer(weight, np.full(weight.shape, unit), sums, windowed(query, lagged, rows) * unit - sums)
 
 
+def _count(node: Count | Outer, network: Network, folded: FoldedModel) -> _Layer:
+    """What is counted are whole numbers at both levels, so every sum errs exactly as the scale does."""
+    lif = _reader(network, node.name)
+    assert lif is not None
+    scale = np.array([_attention_of(folded, node.name.rpartition(".")[0]).scale])
+    unit = np.array([folded.threshold / float(lif.threshold[0])])
+    return _Layer(scale, unit, scale, node.gain * unit - scale)
+
+
 def _attention_of(folded: FoldedModel, branch: str) -> FoldedAttention:
     """The branch called blocks.<i>.attention."""
     attention = folded.blocks[int(branch.split(".")[1])].attention
@@ -241,11 +270,13 @@ def _weight_limit(network: Network) -> int:
     return (1 << max(largest, 1).bit_length()) - 1
 
 
+ROUNDING_POWER = 1e-24
+"""Errors of relative power up to this are float64's own, not quantization's."""
 _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "sums dB", "spikes agree", "rate")
 
 
 def print_layers(figures: list[LayerFigures], console: Console) -> None:
-    """The report as a table."""
+    """The report as a table, which needs a console as wide as :func:`dsf.export.tables.table_console`'s."""
     table = Table(title="layers", title_justify="left")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "layer" else "right")

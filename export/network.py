@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from dsf.export.nodes import (
     Synapses,
     Window,
     require,
+    require_text,
+    require_whole,
 )
 
 NodeType = TypeVar("NodeType")
@@ -53,10 +56,9 @@ class Network:
     target_return: float | None = None
 
     def __post_init__(self) -> None:
+        _check_header(self)
         if not (self.nodes and isinstance(self.nodes[0], Encoder) and isinstance(self.nodes[-1], Readout)):
             raise NetworkError("network: the first node must be the encoder and the last the readout; export it again")
-        if self.ticks < 1 or self.context < 1:
-            raise NetworkError(f"network: ticks {self.ticks} and context {self.context} must be at least 1")
         known: dict[str, Node] = {}
         for node in self.nodes:
             require(node.name not in known, node, "name is used twice")
@@ -72,7 +74,10 @@ class Network:
             known[node.name] = node
 
     def __getitem__(self, name: str) -> Node:
-        return next(node for node in self.nodes if node.name == name)
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise NetworkError(f"network: there is no node '{name}'; dsf-export inspect lists all nodes of a file")
 
     def of_kind(self, kind: type[NodeType]) -> Iterator[NodeType]:
         """All nodes of one kind, in evaluation order."""
@@ -106,6 +111,26 @@ class Network:
     def with_verification(self, verification: dict[str, Any]) -> Network:
         """The same network with another ladder table."""
         return dataclasses.replace(self, verification=verification)
+
+
+def _check_header(network: Network) -> None:
+    """Check what is no node: a file may hold anything there.
+
+    Raises:
+        NetworkError: naming the field.
+    """
+    require_text("network", "task", network.task)
+    for name in ("ticks", "context"):
+        if require_whole("network", name, getattr(network, name)) < 1:
+            raise NetworkError(f"network: {name} is {getattr(network, name)}, it must be at least 1; export it again")
+    values: dict[str, Any] = {"provenance": network.provenance, "verification": network.verification}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise NetworkError(f"network: {name} is {value!r}, expected names and values; export it again")
+    target: Any = network.target_return
+    number = isinstance(target, (int, float)) and not isinstance(target, bool)
+    if target is not None and not (number and math.isfinite(target)):
+        raise NetworkError(f"network: target_return is {target!r}, expected a finite number or none; export it again")
 
 
 def _check_sizes(node: Node, known: dict[str, Node]) -> None:

@@ -7,11 +7,13 @@ population behind them. A file holds one stage. Load it with the reset of membra
     hdf5.Network(net_config=path, reset_interval=ticks, reset_offset=RESET_OFFSET)
 
 Spikes sent at tick t of a token leave at t + 1, and that is the neurons' tick t: a dense layer takes one tick. The
-file's root attributes repeat these two numbers; netx does not look at them.
+file's root attributes repeat these two numbers, and its texts ``provenance`` and ``verification`` (JSON) are the
+network's; netx does not look at them.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +67,31 @@ def write_net(network: Network, stage_name: str, path: Path) -> None:
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(stage=stage.name, neurons=stage.lif.name, task=network.task)
         file.attrs.update(reset_interval=network.ticks, reset_offset=RESET_OFFSET)
+        for name, values in (("provenance", network.provenance), ("verification", network.verification)):
+            file.create_dataset(name, data=json.dumps(values, sort_keys=True))
         _write_layers(file, stage, weights, bias)
+
+
+def compare_net(path: Path, network: Network, stage: DenseStage) -> None:
+    """Read a file of one dense stage and compare it with the integers of its nodes.
+
+    Raises:
+        NetworkError: a number differs; the message names the node and the field.
+        OSError: the file cannot be read.
+    """
+    synapses, lif = stage.synapses, stage.lif
+    with h5py.File(path) as file:
+        layer = file["layer/1"]
+        equal = {
+            "weights": np.array_equal(layer["weight"][()] * 2.0**-synapses.exponent, synapses.weights),
+            "bias": np.array_equal(layer["bias"][()] << MEMBRANE_FRACTION_BITS, lif.bias),
+            "threshold": np.array_equal(layer["neuron/vThMant"][()], lif.threshold),
+            "decay": int(layer["neuron/vDecay"][()]) == lif.decay,
+            "current's decay": int(layer["neuron/iDecay"][()]) == NO_CURRENT_MEMORY,
+            "ticks": int(file.attrs["reset_interval"]) == network.ticks,
+        }
+    if wrong := [name for name, same in equal.items() if not same]:
+        raise NetworkError(f"{path} differs from network node '{stage.name}' in {', '.join(wrong)}: export it again")
 
 
 def netx_weights(node: Synapses) -> npt.NDArray[np.int64]:

@@ -75,8 +75,9 @@ def build(network: Network, partial: bool = False, source_digest: str | None = N
     """The part of a network that NIR can say, as a graph.
 
     ``graph.metadata`` holds ``format``, ``task``, ``ticks``, ``context``, ``dt`` (seconds per tick), ``units``,
-    ``source_sha256``, and as JSON lists ``omitted`` (what is returned) and ``inexact`` (nodes that are in the graph,
-    but round on the chip where a simulator with real numbers does not).
+    ``source_sha256``, as JSON lists ``omitted`` (what is returned) and ``inexact`` (nodes that are in the graph, but
+    round on the chip where a simulator with real numbers does not), and as JSON ``dataset``, ``provenance`` and
+    ``verification`` (the ladder) of the network.
 
     Args:
         network: to draw.
@@ -107,9 +108,12 @@ def build(network: Network, partial: bool = False, source_digest: str | None = N
         "context": network.context,
         "dt": DT,
         "units": UNITS,
-        "source_sha256": source_digest or _digest(network),
+        "source_sha256": _digest(network) if source_digest is None else source_digest,
         "omitted": json.dumps(omitted),
         "inexact": json.dumps(inexact_parts(network)),
+        "dataset": json.dumps(network.provenance.get("dataset"), sort_keys=True),
+        "provenance": json.dumps(network.provenance, sort_keys=True),
+        "verification": json.dumps(network.verification, sort_keys=True),
     }
     return graph, omitted
 

@@ -46,6 +46,28 @@ def require(condition: bool, node: Any, what: str) -> None:
         raise NetworkError(f"network node '{node.name}': {what}; export the network again")
 
 
+def require_whole(where: str, name: str, value: Any) -> int:
+    """A number that a file gave, as int.
+
+    Raises:
+        NetworkError: it is no whole number, only looks like one, or is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise NetworkError(f"{where}: {name} is {value!r}, expected a whole number; export the network again")
+    return int(value)
+
+
+def require_text(where: str, name: str, value: Any) -> str:
+    """A text that a file gave.
+
+    Raises:
+        NetworkError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise NetworkError(f"{where}: {name} is {value!r}, expected text; export the network again")
+    return value
+
+
 def require_range(node: Any, name: str, bits: int, ndim: int) -> None:
     """Check that an array field is integer, has ``ndim`` axes, and fits ``bits`` signed bits (symmetric)."""
     values = getattr(node, name)

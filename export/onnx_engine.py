@@ -13,17 +13,18 @@ from dsf.export.network import Network
 from dsf.export.nodes import IntArray, NetworkError
 from dsf.export.onnx_graph import build, build_window
 from dsf.export.onnx_rules import SPIKES
-from dsf.export.reference import Int64Array, Observer
+from dsf.export.reference import NOT_FINITE, Int64Array, Observer
 
 Feeds = dict[str, npt.NDArray[Any]]
 
 
-def open_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on one thread of the processor."""
+def open_session(model: onnx.ModelProto | bytes) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on one thread of the processor, for a graph or a file's content."""
+    content = model if isinstance(model, bytes) else model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class _Graphs:
@@ -65,7 +66,7 @@ def _answer(network: Network, outputs: Feeds, observe: Observer | None) -> Int64
 
 def _require_finite(vector: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     if not np.isfinite(vector).all():
-        raise NetworkError("an observation, action or return-to-go is not finite: check the environment and the target")
+        raise NetworkError(NOT_FINITE)
     return vector.astype(np.float64)
 
 

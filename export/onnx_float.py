@@ -1,6 +1,7 @@
 """The folded float network (level L1) as an ONNX graph: the same policy for machines that run floats.
 
-Window mode over K tokens, in standard operators: ``tokens`` and ``exists`` in, ``actions`` of the last token out.
+Window mode over K tokens, in standard operators: ``tokens`` and ``exists`` in, ``actions`` of the last token out: NaN
+where a token is not finite.
 """
 
 from __future__ import annotations
@@ -14,8 +15,20 @@ from onnx import TensorProto, helper
 
 from dsf.export.attention import lag_rows
 from dsf.export.folded import FoldedAttention, FoldedModel
-from dsf.export.onnx_graph import save
-from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, WindowPast, counted, encode, scored, windowed
+from dsf.export.network import Network
+from dsf.export.onnx_graph import metadata_of, save
+from dsf.export.onnx_rules import (
+    FLOAT_WINDOW,
+    LANES,
+    SPIKES,
+    GraphWriter,
+    WindowPast,
+    counted,
+    encode,
+    nan_unless_finite,
+    scored,
+    windowed,
+)
 from dsf.train.integers import Affine
 
 
@@ -36,27 +49,29 @@ def build_float(
     meaning = "1 where a lane has a token, 0 before its episode's start; the last row is the present token"
     exists = writer.cast(writer.input("exists", TensorProto.UINT8, shape[:2], meaning), number, name="exists.number")
     if encoder:
-        source = writer.input("tokens", TensorProto.DOUBLE, shape, "finite features, as for the integer network")
-        source = encode(writer, source, folded.codec.offset, folded.codec.step, folded.codec.limit)
+        tokens = writer.input("tokens", TensorProto.DOUBLE, shape, "as for the integer network")
+        finite = writer.cast(nan_unless_finite(writer, tokens, "exists"), number)
+        source = encode(writer, tokens, folded.codec.offset, folded.codec.step, folded.codec.limit)
     else:
         source = writer.input("graded", TensorProto.INT32, shape, "the codec's integers")
     past = WindowPast(writer, folded.ticks, folded.context, exists)
     layers = FloatLayers(folded, writer, past, spikes)
-    actions = layers.decide(writer.cast(source, number))
+    decided = layers.decide(writer.cast(source, number))
+    last = ("Add", decided, finite) if encoder else ("Identity", decided)
+    actions = writer.op(*last, name="actions")
     writer.output(
         actions, number, (LANES, len(folded.head.bias)), "scores of choices" if folded.discrete else "actions"
     )
     return writer.model("dsf_float_window", __doc__ or "")
 
 
-def write_onnx_float(folded: FoldedModel, path: Path, task: str) -> None:
-    """Check the float32 graph and write it whole or not at all. The metadata say: task, mode, ticks, context.
+def write_onnx_float(folded: FoldedModel, network: Network, path: Path) -> None:
+    """Check the float32 graph and write it whole or not at all, with the metadata of the integer network's file.
 
     Raises:
         OSError: the directory cannot be written.
     """
-    ticks, context = str(folded.ticks), str(folded.context)
-    save(build_float(folded), path, {"task": task, "mode": "float window", "ticks": ticks, "context": context})
+    save(build_float(folded), path, metadata_of(network, FLOAT_WINDOW))
 
 
 class FloatLayers:
@@ -82,16 +97,15 @@ class FloatLayers:
         writer.scope = "head"
         present = writer.slice(residual, 1, folded.context - 1, folded.context)
         mean = writer.op("ReduceMean", present, axes=[0, 1], keepdims=0)
-        if folded.discrete:
-            return self.affine("head", folded.head, mean, output="actions")
-        return writer.op("Tanh", self.affine("head", folded.head, mean), name="actions")
+        scores = self.affine("head", folded.head, mean)
+        return scores if folded.discrete else writer.op("Tanh", scores)
 
-    def affine(self, name: str, affine: Affine, x: str, output: str = "") -> str:
+    def affine(self, name: str, affine: Affine, x: str) -> str:
         """X @ weight.T + bias."""
         writer = self.writer
         writer.scope = name
         product = writer.op("MatMul", x, writer.numbers(np.ascontiguousarray(affine.weight.T), "weights"))
-        return writer.op("Add", product, writer.numbers(affine.bias, "bias"), name=output)
+        return writer.op("Add", product, writer.numbers(affine.bias, "bias"))
 
     def attend(self, name: str, attention: FoldedAttention, residual: str, steady: bool) -> str:
         """The attention branch's contribution to the residual."""

@@ -3,6 +3,9 @@
 Stream mode reads ``token`` (lanes, features) and the ``state.*`` of the call before (zeros at an episode's start), and
 gives ``accumulators``, ``actions`` and the ``next.*``. Window mode reads ``tokens`` (K, lanes, features) and ``exists``
 (K, lanes), the present token last, and keeps nothing. All values between are integers (:mod:`dsf.export.onnx_nodes`).
+
+Integers cannot say that a token was not finite: a call that sees NaN or infinity gives NaN ``actions`` in that lane,
+and accumulators and ``next.*`` that mean nothing; start the episode anew.
 """
 
 from __future__ import annotations
@@ -18,7 +21,17 @@ from dsf.export.file import file_digest
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.onnx_nodes import IntegerNodes
-from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, Past, StreamPast, WindowPast, check
+from dsf.export.onnx_rules import (
+    LANES,
+    SPIKES,
+    STREAM,
+    WINDOW,
+    GraphWriter,
+    Past,
+    StreamPast,
+    WindowPast,
+    check,
+)
 from dsf.tasks.files import replacing
 
 
@@ -59,7 +72,7 @@ def _build(network: Network, writer: GraphWriter, past: Past, encoder: bool, spi
     window = isinstance(past, WindowPast)
     shape = past.shape(network.encoder.size)[1:]
     if encoder:
-        meaning = "observation, last action, return-to-go; every value finite"
+        meaning = "observation, last action, return-to-go; a value that is not finite makes the actions NaN"
         source = writer.input("tokens" if window else "token", TensorProto.DOUBLE, shape, meaning)
     else:
         source = writer.input("graded", TensorProto.INT32, shape, "the encoder's integers q")
@@ -74,7 +87,7 @@ def _build(network: Network, writer: GraphWriter, past: Past, encoder: bool, spi
 def write_onnx(network: Network, path: Path, window: bool = False, source: Path | None = None) -> None:
     """Check a network's graph and write it whole or not at all.
 
-    The metadata say: task, mode, ticks, context, stream_is_exact, target_return, verification (JSON), source_sha256.
+    The metadata are those of :func:`metadata_of`, and source_sha256.
 
     Args:
         network: to write.
@@ -87,18 +100,27 @@ def write_onnx(network: Network, path: Path, window: bool = False, source: Path 
         OSError: the directory cannot be written.
     """
     model = build_window(network) if window else build(network)
-    metadata = {
-        "task": network.task,
-        "mode": "window" if window else "stream",
-        "ticks": str(network.ticks),
-        "context": str(network.context),
-        "stream_is_exact": json.dumps(network.stream_is_exact),
-        "target_return": json.dumps(network.target_return),
-        "verification": json.dumps(network.verification, sort_keys=True),
-    }
+    metadata = metadata_of(network, WINDOW if window else STREAM)
     if source is not None:
         metadata["source_sha256"] = file_digest(source)
     save(model, path, metadata)
+
+
+def metadata_of(network: Network, mode: str) -> dict[str, str]:
+    """What a graph's file says of its network: task and mode; ticks, context, stream_is_exact, target_return, dataset,
+    provenance and verification as JSON.
+    """
+    values = {
+        "ticks": network.ticks,
+        "context": network.context,
+        "stream_is_exact": network.stream_is_exact,
+        "target_return": network.target_return,
+        "dataset": network.provenance.get("dataset"),
+        "provenance": network.provenance,
+        "verification": network.verification,
+    }
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+    return {"task": network.task, "mode": mode, **texts}
 
 
 def save(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:

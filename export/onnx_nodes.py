@@ -26,7 +26,17 @@ from dsf.export.nodes import (
     Residual,
     Synapses,
 )
-from dsf.export.onnx_rules import LANES, SPIKES, GraphWriter, Past, counted, encode, scored, windowed
+from dsf.export.onnx_rules import (
+    LANES,
+    SPIKES,
+    GraphWriter,
+    Past,
+    counted,
+    encode,
+    nan_unless_finite,
+    scored,
+    windowed,
+)
 from dsf.train.integers import ACCUMULATOR_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 INT32, INT64, UINT8, DOUBLE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.DOUBLE
@@ -38,12 +48,14 @@ class IntegerNodes:
     Attributes:
         values: tensor of every node written so far, (ticks, ..., lanes, neurons).
         steady: nodes whose tensor has one tick that stands for all, because only the encoder feeds them.
+        unless_finite: what makes actions NaN for tokens that are not finite; empty without an encoder.
     """
 
     def __init__(self, network: Network, writer: GraphWriter, past: Past, encoder: bool) -> None:
         self.network, self.writer, self.past, self.encoder = network, writer, past, encoder
         self.values: dict[str, str] = {}
         self.steady: set[str] = set()
+        self.unless_finite = ""
 
     def write(self, node: Node, source: str) -> None:
         """Write one node; the encoder reads the graph's input ``source``."""
@@ -71,7 +83,11 @@ class IntegerNodes:
 
     def _encoder(self, node: Encoder, source: str) -> str:
         writer = self.writer
-        graded = encode(writer, source, node.offset, node.step, node.limit) if self.encoder else source
+        graded = source
+        if self.encoder:
+            graded = encode(writer, source, node.offset, node.step, node.limit)
+            self.unless_finite = nan_unless_finite(writer, source, self.past.exists)
+            writer.scope = node.name
         shifted = writer.op("Mul", graded, writer.numbers(1 << node.shift.astype(np.int64), "shift"))
         self.steady.add(node.name)
         return writer.op("Unsqueeze", shifted, writer.positions(0))
@@ -165,11 +181,14 @@ class IntegerNodes:
         products = writer.op("MatMul", self._shift(rounded, -node.shift), writer.cast(weights, INT32))
         accumulators = writer.op("Add", products, writer.numbers(node.bias, "bias"), name="accumulators")
         scale = writer.constant(node.scale.astype(np.float64), "scale")
-        chooses = node.head == "choice"
-        scaled = writer.op("Mul", writer.cast(accumulators, DOUBLE), scale, name="actions" if chooses else "")
+        chooses, last = node.head == "choice", "" if self.unless_finite else "actions"
+        actions = writer.op("Mul", writer.cast(accumulators, DOUBLE), scale, name=last if chooses else "")
         if not chooses:
-            writer.op("Tanh", scaled, name="actions")
+            actions = writer.op("Tanh", actions, name=last)
+        if self.unless_finite:
+            writer.op("Add", actions, self.unless_finite, name="actions")
         writer.output(accumulators, INT32, shape, "the network's exact answer; actions are computed from it")
         meaning = "scores, of which the first largest is the choice" if chooses else "actions, -1 to 1"
+        meaning += "; NaN where a token is not finite" if self.unless_finite else ""
         writer.output("actions", DOUBLE, shape, meaning)
         return accumulators

@@ -20,6 +20,8 @@ from dsf.export.attention import Array
 OPSET, IR_VERSION = 17, 8
 LANES = "lanes"
 """Name of the symbolic batch dimension."""
+STREAM, WINDOW, FLOAT_WINDOW = "stream", "window", "float window"
+"""What the metadata's ``mode`` may say of a graph."""
 SPIKES = "spikes."
 """In front of the name of a spiking population: the tensor of its spikes."""
 Shape = tuple[int | str, ...]
@@ -136,6 +138,7 @@ class StreamPast:
 
     writer: GraphWriter
     ticks: int
+    exists: str = ""  # every token of a stream does
 
     def shape(self, neurons: int) -> Shape:
         """Of a population's values."""
@@ -207,6 +210,24 @@ def encode(writer: GraphWriter, token: str, offset: Array, step: Array, limit: i
     rounded = writer.op("Round", writer.op("Div", centred, writer.constant(step.astype(np.float64), "step")))
     low, high = (writer.constant(np.array(bound, np.float64), "limit") for bound in (-limit, limit))
     return writer.cast(writer.op("Clip", rounded, low, high), TensorProto.INT32)
+
+
+def nan_unless_finite(writer: GraphWriter, token: str, exists: str = "") -> str:
+    """0 per lane, or NaN where a feature is NaN or infinite: (lanes, 1) float64, to be added to the actions.
+
+    The integers between cannot say it: what a cast makes of NaN is up to the runtime.
+
+    Args:
+        writer: of the graph.
+        token: float64 (lanes, features), or (K, lanes, features).
+        exists: (K, lanes), what of such a window counts.
+    """
+    writer.scope = "finite"
+    found = writer.sum_over(writer.op("Sub", token, token), -1, keep=True)
+    if not exists:
+        return found
+    there = writer.op("Unsqueeze", writer.cast(exists, TensorProto.BOOL), writer.positions(-1))
+    return writer.sum_over(writer.op("Where", there, found, writer.constant(np.array(0.0), "zero")), 0)
 
 
 def windowed(writer: GraphWriter, query: str, stack: str, weights: Array) -> str:

@@ -110,6 +110,10 @@ class Placement:
         """Indices of the cores that hold neurons of a population; empty for nodes without any."""
         return tuple(core.index for core in self.cores if any(part.node == node for part in core.slices))
 
+    def assignment(self) -> list[dict[str, Any]]:
+        """Every core's neurons as JSON values: core, population, first neuron, count."""
+        return [{"core": core.index, **dataclasses.asdict(part)} for core in self.cores for part in core.slices]
+
     def total(self, quantity: str) -> int:
         """Sum over cores of one of :data:`QUANTITIES`."""
         return sum(getattr(core, quantity) for core in self.cores)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dsf.export.attention import lag_rows
-from dsf.export.bounds import require_no_overflow
+from dsf.export.bounds import OverflowPossible, require_no_overflow
 from dsf.export.calibrate import Calibration
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.export.network import Network
@@ -73,15 +73,16 @@ def quantize(
         calibration: of this model (:func:`dsf.export.calibrate.calibrate`), for the rules of ``config`` that use it.
 
     Raises:
-        UserError: bits out of range, a decay that 12 bits cannot say, a weight no integer scale can hold, a missing
-            calibration, or rules that the integers of quantization-aware training were not trained with.
+        UserError: bits out of range, a decay that 12 bits cannot say, a weight no integer scale can hold, an attention
+            whose scale no gain can say, a missing calibration, or rules or whole biases that the integers of
+            quantization-aware training were not trained with.
         NetworkError: even the coarsest unit, or the fixed one, could overflow; the message names the node.
         ValueError: both ``bits`` and a ``config`` of other bits.
     """
     rules = QuantizationConfig(WEIGHT_BITS if bits is None else bits) if config is None else config
     if bits not in (None, rules.bits):
         raise ValueError(f"bits is {bits}, config.bits is {rules.bits}: give one of them")
-    _require_applicable(rules, calibration, threshold_units)
+    _require_applicable(rules, calibration, threshold_units, whole_biases)
     inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
 
     @functools.cache
@@ -89,21 +90,21 @@ def quantize(
         scales = Scales(rules.bits, model.threshold, units, decay, whole_biases, rules, inputs)
         return scales, _build(model, scales)
 
-    def attempt(units: int, shift: int) -> tuple[Network | None, str]:
+    def attempt(units: int, shift: int) -> Network | NetworkError:
         try:
             scales, body = scales_and_body(units)
             nodes = (*body, readout(model, body[-1].name, scales, shift))
             network = Network(task, model.ticks, model.context, nodes, provenance or {})
             require_no_overflow(network)
         except NetworkError as error:
-            return None, str(error)
-        return network, ""
+            return error
+        return network
 
     return _finest(attempt, threshold_units)
 
 
 def _require_applicable(
-    rules: QuantizationConfig, calibration: Calibration | None, threshold_units: int | None
+    rules: QuantizationConfig, calibration: Calibration | None, threshold_units: int | None, whole_biases: bool
 ) -> None:
     """Refuse rules that lack their data, or that would change integers that were trained.
 
@@ -111,35 +112,48 @@ def _require_applicable(
         UserError: either.
     """
     if rules.bias_correction and calibration is None:
-        raise UserError("bias correction needs a calibration: give tokens to calibrate on, or drop --bias-correction")
-    if threshold_units is not None and rules != QuantizationConfig(rules.bits, rules.per_channel):
+        raise UserError("bias correction needs a calibration: name a dataset with --calibration, or drop it")
+    trained = threshold_units is not None
+    if trained and rules != QuantizationConfig(rules.bits, rules.per_channel):
         raise UserError(
             "the integers of quantization-aware training are exported as they were trained: drop all options on "
             "rounding, clipping and bias correction"
         )
+    if trained and whole_biases:
+        raise UserError(
+            "the integers of quantization-aware training are exported as they were trained, and their biases are finer "
+            "than whole units: drop --whole-biases"
+        )
 
 
-def _finest(attempt: Callable[[int, int], tuple[Network | None, str]], threshold_units: int | None) -> Network:
-    """The finest network that can be: ``attempt`` gives it for residual units and a readout shift, or a reason.
+def _finest(attempt: Callable[[int, int], Network | NetworkError], threshold_units: int | None) -> Network:
+    """The finest network that can be: ``attempt`` gives it for residual units and a readout shift, or the reason.
 
     Raises:
         NetworkError: there is none.
     """
     units, shift = FINEST_THRESHOLD_UNITS if threshold_units is None else threshold_units, MAX_EXPONENT
-    network, reason = attempt(units, shift)
-    if network is None and threshold_units is not None:
-        raise NetworkError(
-            f"cannot export the integers of this quantization-aware training ({threshold_units} residual units per "
-            f"threshold): {reason}: train again with --threshold-units {max(units // 2, COARSEST_THRESHOLD_UNITS)}"
-        )
-    while network is None and units > COARSEST_THRESHOLD_UNITS:
+    found = attempt(units, shift)
+    while isinstance(found, NetworkError) and threshold_units is None and units > COARSEST_THRESHOLD_UNITS:
         units //= 2
-        network, reason = attempt(units, shift)
-    if network is None:
-        raise NetworkError(f"cannot export, even with the coarsest residual unit: {reason}")
-    while shift > 0 and (finer := attempt(units, shift - 1)[0]) is not None:
-        network, shift = finer, shift - 1
-    return network
+        found = attempt(units, shift)
+    if isinstance(found, NetworkError):
+        raise NetworkError(_refusal(found, units, threshold_units is not None))
+    while shift > 0 and isinstance(finer := attempt(units, shift - 1), Network):
+        found, shift = finer, shift - 1
+    return found
+
+
+def _refusal(reason: NetworkError, units: int, trained: bool) -> str:
+    """Why there is no network, and what helps: a coarser unit only where it has been fixed and is not the coarsest."""
+    what = "cannot export, even with the coarsest residual unit"
+    if trained:
+        what = f"cannot export the integers of this quantization-aware training ({units} residual units per threshold)"
+    if not isinstance(reason, OverflowPossible):
+        return f"{what}: {reason}"
+    if trained and reason.coarser_unit_helps and units > COARSEST_THRESHOLD_UNITS:
+        return f"{what}: {reason.finding}; train again with --threshold-units {units // 2}"
+    return f"{what}: {reason.finding}; {reason.remedy}"
 
 
 def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
@@ -198,13 +212,13 @@ def _mixing_nodes(name: str, attention: FoldedAttention, model: FoldedModel, sca
         window = window_node(name, qkv, width, attention, scales)
         return [coincidence, *window]
     if attention.kind == "sdsa1":
-        found = count_integers(attention.scale, reach, scales)
+        found = count_integers(attention.scale, reach, scales, name)
         count = Count(f"{name}.count", coincidence.name, width, reach, found.gain)
         neuron = uniform_lif(f"{name}.attention_lif", count.name, width, found.threshold_units, scales)
         return [coincidence, count, neuron, And(f"{name}.gated", qkv, neuron.name, first=0, size=width)]
     all_ticks = attention.kind == "tssa"
     features = width // attention.heads * (model.ticks if all_ticks else 1)
-    found = count_integers(attention.scale, reach * features, scales)
+    found = count_integers(attention.scale, reach * features, scales, name)
     outer = Outer(
         f"{name}.outer",
         qkv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Literal
 from dsf.export.file import SUFFIX, file_digest, write_network
 from dsf.export.folded import FoldedModel
 from dsf.export.network import Network
+from dsf.export.netx_directory import Stages, planned_stages, require_directory, writing_stages
+from dsf.export.nodes import IntArray
+from dsf.export.proof import random_tokens
 from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
+from dsf.tasks.console import CommandFailed, require_installed
+from dsf.tasks.files import replacing
 
 Target = Literal["loihi", "onnx", "nir", "torch"]
 OnnxMode = Literal["auto", "stream", "window"]
@@ -23,6 +28,8 @@ EXTRAS: dict[Target, tuple[str, ...]] = {
     "torch": ("train", "torch", "safetensors"),
 }
 """The extra that each target needs, and its modules."""
+WRITTEN_DECISIONS = 160
+"""Random decisions on which a written file is compared, unless there are tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,29 @@ def require_target(target: Target, options: TargetOptions) -> None:
             raise UserError(f"{flag} belongs to --target {own}, not to {target}: drop it")
     if EXTRAS[target]:
         require_installed(*EXTRAS[target])
+    if options.netx is not None:
+        require_directory(options.netx)
+
+
+def require_writable(network: Network, options: TargetOptions) -> None:
+    """Refuse a network of which an option has nothing to write, before it is proven.
+
+    Raises:
+        NetworkError: naming the option and the node.
+    """
+    if options.netx is not None:
+        planned_stages(network, options.netx)
 
 
 def write_target(
-    target: Target, network: Network, folded: FoldedModel | None, path: Path, options: TargetOptions
+    target: Target,
+    network: Network,
+    folded: FoldedModel | None,
+    path: Path,
+    options: TargetOptions,
+    tokens: IntArray | None = None,
 ) -> str:
-    """Write one target; returns a line that says what the file is.
+    """Write one target, read it back and compare it before it gets its name; returns a line that says what the file is.
 
     Args:
         target: to write.
@@ -73,27 +97,39 @@ def write_target(
         folded: its float form, where there is a checkpoint.
         path: of the file.
         options: see there.
+        tokens: to compare on, see :func:`dsf.export.written.compare_written`; None takes random ones.
 
     Raises:
         NetworkError: the target cannot say the network; the message names what.
         UserError: the float network was asked for without a checkpoint.
+        CommandFailed: the file does not compute what was proven; nothing is left of it.
     """
-    if target == "onnx" and options.float_onnx:
-        return _write_float(network, folded, path)
-    return WRITERS[target](network, path, options)
+    from dsf.export.written import compare_written
+
+    if tokens is None:
+        tokens = random_tokens(network, WRITTEN_DECISIONS, seed=0)
+    with contextlib.ExitStack() as files:  # of which the last gets its name first: where that fails, none does
+        stages = "" if options.netx is None else _said_of(files.enter_context(writing_stages(network, options.netx)))
+        temporary = files.enter_context(replacing(path))
+        if target == "onnx" and options.float_onnx:
+            what = _write_float(network, folded, temporary)
+        else:
+            what = WRITERS[target](network, temporary, options)
+        rungs = compare_written(target, temporary, network, folded, tokens)
+        if failed := [rung for rung in rungs if rung.passed is False]:
+            raise CommandFailed(f"nothing written: {failed[0].name} fails on {path.name}: {failed[0].summary}")
+    return "; ".join([what + stages, *(f"{rung.name}: {rung.summary}" for rung in rungs)])
 
 
-def _write_loihi(network: Network, path: Path, options: TargetOptions) -> str:
+def _said_of(stages: Stages) -> str:
+    """What was written for netx, and what was not."""
+    left_out = "".join(f"; left out: {reason}" for reason in stages.reasons)
+    return f", and {len(stages.writable)} dense stages for netx in {stages.directory}{left_out}"
+
+
+def _write_loihi(network: Network, path: Path, _options: TargetOptions) -> str:
     write_network(network, path)
-    if options.netx is None:
-        return "network file"
-    from dsf.export.netx_file import dense_stages, write_net
-
-    options.netx.mkdir(parents=True, exist_ok=True)
-    stages = dense_stages(network)
-    for stage in stages:
-        write_net(network, stage.name, options.netx / f"{stage.name}.net")
-    return f"network file, and {len(stages)} dense stages for netx in {options.netx}"
+    return "network file"
 
 
 def _write_onnx(network: Network, path: Path, options: TargetOptions) -> str:
@@ -109,7 +145,7 @@ def _write_float(network: Network, folded: FoldedModel | None, path: Path) -> st
 
     if folded is None:
         raise UserError("--precision float needs the trained run: give its directory instead of a network file")
-    write_onnx_float(folded, path, network.task)
+    write_onnx_float(folded, network, path)
     return "float32 ONNX graph of the folded network, window mode"
 
 

@@ -1,4 +1,5 @@
-"""Target ``torch``: the integer network as a plain module, bit-identical to the reference, on any device.
+"""Target ``torch``: the integer network as a plain module, bit-identical to the reference on every device with float64
+(the processor, CUDA; not Apple's MPS).
 
 Weights are buffers, not parameters: this is the deployed network, for analysis, fault injection and fast batches; to
 train on, start quantization-aware training from the checkpoint. All values are integers held in floats, which is exact:
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,10 @@ from dsf.export.nodes import (
     Readout,
     Residual,
     Synapses,
+    require_text,
+    require_whole,
 )
+from dsf.export.reference import NOT_FINITE
 from dsf.tasks.files import replacing
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
@@ -73,8 +78,10 @@ class IntegerNetwork(nn.Module):
             (batch, tokens, actions) in float64.
 
         Raises:
-            NetworkError: more than K tokens.
+            NetworkError: more than K tokens, or one that exists is not finite.
         """
+        if not bool(torch.isfinite(vectors if exists is None else vectors[exists]).all()):
+            raise NetworkError(NOT_FINITE)
         encoder, readout = self.network.encoder, self.network.readout
         offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
         graded = ((vectors.double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
@@ -221,15 +228,17 @@ def read_torch(path: Path) -> IntegerNetwork:
             metadata = file.metadata()
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if metadata[DIGEST_KEY] != digest(metadata[HEADER_KEY], arrays):
-            raise NetworkError(f"{path}: SHA-256 does not match, the file was altered: export it again")
+            raise NetworkError("SHA-256 does not match, the file was altered: export it again")
         header = json.loads(metadata[HEADER_KEY])
-        if header.pop("format") != FORMAT:
-            raise NetworkError(f"{path} has another format than {FORMAT}: export it again")
+        if (found := header.pop("format")) != FORMAT:
+            raise NetworkError(f"its format is {found!r}, this dsf reads {FORMAT}: export it again")
         nodes = [restored(values, arrays) for values in header.pop("nodes")]
         network = Network(**{**header, "nodes": tuple(nodes)})
+        require_no_overflow(network)
+    except NetworkError as error:
+        raise NetworkError(f"{path}: {error}") from None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise NetworkError(f"cannot read {path} as a torch target ({error}): export it again") from None
-    require_no_overflow(network)
     return IntegerNetwork(network)
 
 
@@ -241,5 +250,11 @@ def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         for name, array in arrays.items()
         if name.rpartition(":")[0] == values["name"]
     }
-    scalars = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    declared = typing.get_type_hints(kind)
+    scalars: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            scalars[name] = tuple(require_text(values["name"], name, entry) for entry in value)
+        else:
+            scalars[name] = (require_whole if declared[name] is int else require_text)(values["name"], name, value)
     return kind(**scalars, **own)

@@ -28,7 +28,7 @@ SEQUENCES = 64
 REPORT_SEQUENCES = 16
 """Of them, on how many the report on layers is made."""
 PROOF_SEQUENCES = 2
-"""Of them, on how many the engines are compared: window mode replays every token K times."""
+"""Sequences of two contexts on which the engines are compared: window mode replays every token K times."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ def verify(
         recorder, rung = run_closed_loop(model, network, loop)
         returns, episodes = [rung], episodes or recorder.episodes
     assert episodes is not None
-    sequences = spread_windows(episodes, network.context + 1, SEQUENCES)
-    tokens = sequences[:, -network.context :]
+    tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
+    sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
     rungs = [
         *compare_levels(model, folded, network, tokens),
         *returns,
-        *prove_network(network, sequences[:: SEQUENCES // PROOF_SEQUENCES].swapaxes(0, 1)),
+        *prove_network(network, sequences.swapaxes(0, 1)),
     ]
     return rungs, tokens[:: SEQUENCES // REPORT_SEQUENCES]
 

@@ -76,7 +76,8 @@ def check_config(config: SimRunConfig) -> None:
     if config.parity_decisions < 0:
         raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
     if config.json is not None:
-        require_writable_parent(config.json)
+        inputs = (config.network or network_path(), config.checkpoint)
+        require_writable_parent(config.json, *(path for path in inputs if path is not None))
     if config.backend == "lava":
         require_lava()
 

@@ -12,11 +12,16 @@ from typing import Any
 from dsf.tasks.console import UserError
 
 
-def require_writable_parent(path: Path) -> None:
+def require_writable_parent(path: Path, *inputs: Path) -> None:
     """Refuse an output path early, before any work is done.
 
+    Args:
+        path: file to write.
+        inputs: files that are read: writing one of them would destroy it.
+
     Raises:
-        UserError: its directory does not exist or cannot be written.
+        UserError: its directory does not exist or cannot be written, or the path is taken by something that is no
+            ordinary file, or by an input.
     """
     if path.parent.exists() and not path.parent.is_dir():
         raise UserError(f"cannot write {path}: {path.parent} is a file, not a directory; choose another place")
@@ -24,8 +29,13 @@ def require_writable_parent(path: Path) -> None:
         raise UserError(f"cannot write {path}: the directory {path.parent} does not exist; create it first")
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a directory; name a file")
+    if path.exists() and not path.is_file():  # renaming would replace a device or a pipe by a file
+        raise UserError(f"cannot write {path}: it is a device, pipe or socket, not a file; choose another name")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write {path}: no permission to write in {path.parent}; choose another place")
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise UserError(f"cannot write {path}: it is the input {source} itself; choose another name")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,16 @@ from dsf.train.qat import QuantizedDSFormer, deployed
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
 HEADER_KEY = "dsf"
+HEADER_TYPES: dict[str, type] = {
+    "model": dict,
+    "train": dict,
+    "codec": dict,
+    "dataset": dict,
+    "task": str,
+    "step": int,
+    "scores": list,
+}
+"""What every checkpoint's header holds."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +59,16 @@ class Checkpoint:
         Raises:
             UserError: another version of dsf wrote it.
         """
-        return model_config_from_json(self.header["model"])
+        try:
+            return model_config_from_json(self.header["model"])
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
 
     def build_model(self) -> DSFormer:
         """The trained policy in evaluation mode; after quantization-aware training, with its integers' values.
 
         Raises:
-            UserError: the tensors do not fit the config, or are not finite.
+            UserError: config, codec or quantization are wrong, or the tensors do not fit them or are not finite.
         """
         return deployed(self.build_trained())
 
@@ -67,19 +80,17 @@ class Checkpoint:
             UserError: see :meth:`build_model`.
         """
         header = self.header
-        codec = InputCodec(
-            offset=np.array(header["codec"]["offset"]),
-            step=np.array(header["codec"]["step"]),
-            unit=np.array(header["codec"]["unit"]),
-            bits=header["codec"]["bits"],
-        )
+        codec = codec_from_json(header["codec"])
         task = get_task(header["task"])
         config = self.model_config()
         quantization = header.get("quantization")
         if quantization is None:
             model = DSFormer(config, codec, task.action_size, task.discrete)
         else:
-            model = QuantizedDSFormer(config, codec, task.action_size, task.discrete, **quantization)
+            try:
+                model = QuantizedDSFormer(config, codec, task.action_size, task.discrete, **quantization)
+            except TypeError as error:
+                raise UserError(f"{self.path}: the header's quantization does not fit this dsf ({error})") from None
         try:
             model.load_state_dict(self.group("model"))
         except RuntimeError as error:
@@ -87,6 +98,8 @@ class Checkpoint:
         for name, tensor in model.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise UserError(f"{self.path}: tensor {name} is not finite, the training diverged: train again")
+            if name.endswith("running_var") and (tensor < 0).any():
+                raise UserError(f"{self.path}: tensor {name} is negative, no variance can be: train again")
         return model.eval()
 
 
@@ -98,6 +111,19 @@ def codec_to_json(codec: InputCodec) -> dict[str, Any]:
         "unit": codec.unit.tolist(),
         "bits": codec.bits,
     }
+
+
+def codec_from_json(values: dict[str, Any]) -> InputCodec:
+    """Inverse of :func:`codec_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing, or no number.
+        UserError: the numbers are no codec.
+    """
+    arrays = {name: np.array(values[name], np.float64) for name in ("offset", "step", "unit")}
+    if not isinstance(values["bits"], int):
+        raise TypeError(f"codec's bits is {values['bits']!r}, expected an int")
+    return InputCodec(**arrays, bits=values["bits"])
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -126,14 +152,27 @@ def load_checkpoint(run: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
         header = json.loads(metadata[HEADER_KEY])
-        _ = header["model"], header["codec"], header["task"], header["step"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if header.get("format") == FORMAT_VERSION:
+            _require_header(header)
+    except (SafetensorError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({type(error).__name__}: {error})") from None
     if header.get("format") != FORMAT_VERSION:
         raise UserError(
             f"{path} has checkpoint format {header.get('format')}, this dsf reads {FORMAT_VERSION}: retrain"
         )
     return Checkpoint(path, tensors, header)
+
+
+def _require_header(header: dict[str, Any]) -> None:
+    """Check what everybody relies on.
+
+    Raises:
+        KeyError, TypeError, ValueError, UserError: something is missing or of another type; the message names it.
+    """
+    for name, kind in HEADER_TYPES.items():
+        if not isinstance(header[name], kind):
+            raise TypeError(f"header's {name} is {header[name]!r}, expected a {kind.__name__}")
+    codec_from_json(header["codec"])
 
 
 def git_revision() -> str:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -92,6 +92,7 @@ class ModelConfig:
     """Width of the integers (graded spikes) into which observations, actions and return-to-go are quantized."""
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("width", "blocks", "ticks", "context", "window", "mlp_ratio", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
@@ -113,6 +114,23 @@ class ModelConfig:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
             raise UserError(f"model.input_bits is {self.input_bits}: use {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
+
+    def _check_types(self) -> None:
+        """Refuse what a checkpoint's header may hold where the command line has looked already."""
+        kinds = {"attention": AttentionKind, "positional_bias": BiasKind, "norm": NormKind, "embed_norm": EmbedNormKind}
+        for name, kind in kinds.items():
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise UserError(f"model.{name} is {value!r}: use one of {', '.join(known)}")
+        for name in ("width", "blocks", "heads", "ticks", "context", "window", "mlp_ratio", "input_bits"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise UserError(f"model.{name} is {value!r}: it must be a whole number")
+        for name in ("attention_surrogate_width", "attention_scale", "key_value_offset", "threshold", "decay"):
+            value = getattr(self, name)
+            unset = value is None and name == "attention_scale"
+            if not unset and not (isinstance(value, (int, float)) and math.isfinite(value)):
+                raise UserError(f"model.{name} is {value!r}: it must be a finite number")
 
     @property
     def scale_of_attention(self) -> float:
@@ -300,7 +318,7 @@ def model_config_from_json(values: dict[str, Any]) -> ModelConfig:
     """Rebuild a model config from JSON.
 
     Raises:
-        UserError: a field is unknown or missing: the checkpoint comes from another version.
+        UserError: a field is unknown or missing, or its value is wrong: another version of dsf wrote it, perhaps.
     """
     names = {item.name for item in dataclasses.fields(ModelConfig)}
     wrong = ", ".join(sorted((set(values) - names) | (names - set(values) - set(ADDED_FIELDS))))

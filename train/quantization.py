@@ -45,11 +45,13 @@ from dsf.train.scales import COARSEST_THRESHOLD_UNITS as COARSEST_THRESHOLD_UNIT
 from dsf.train.scales import FINEST_THRESHOLD_UNITS as FINEST_THRESHOLD_UNITS
 from dsf.train.scales import Scales as Scales
 from dsf.train.scales import decay_units as decay_units
-from dsf.train.scales import feature_shifts, neuron_thresholds, threshold_exponent
+from dsf.train.scales import feature_shifts, head_reaches, neuron_thresholds, threshold_exponent
 from dsf.train.scales import largest_threshold_for_bias as largest_threshold_for_bias
 
 RATIO_DECIMALS = 12
 """Relative errors of a count's scale that agree to so many decimals are equal."""
+LARGEST_RATIO_ERROR = 1e-3
+"""Relative error of a count's scale that passes for the scale: a quarter of what rounding to 8 bits may lose."""
 
 
 def lif_integers(affine: Affine, scales: Scales, name: str) -> LifIntegers:
@@ -137,18 +139,29 @@ def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntege
     return WindowIntegers(weights, units, scales.threshold)
 
 
-def count_integers(scale: float, largest: int, scales: Scales) -> CountIntegers:
+def count_integers(scale: float, largest: int, scales: Scales, name: str) -> CountIntegers:
     """The gain and threshold whose ratio is nearest to scale / threshold; the smallest gain among equals.
 
     Args:
         scale: float factor on the count.
         largest: largest count.
         scales: float threshold.
+        name: of the attention, for the error.
+
+    Raises:
+        UserError: even the nearest ratio is off by more than LARGEST_RATIO_ERROR.
     """
-    ratio = scales.threshold / scale
+    ratio, most = scales.threshold / scale, (1 << THRESHOLD_BITS) - 1
     gains = np.arange(1, max(1, min((1 << (WEIGHT_BITS - 1)) - 1, (CURRENT_LIMIT - 1) // largest)) + 1)
-    thresholds = np.clip(np.rint(gains * ratio), 1, (1 << THRESHOLD_BITS) - 1)
-    best = int(np.argmin(np.round(np.abs(thresholds / gains / ratio - 1.0), RATIO_DECIMALS)))
+    thresholds = np.clip(np.rint(gains * ratio), 1, most)
+    errors = np.round(np.abs(thresholds / gains / ratio - 1.0), RATIO_DECIMALS)
+    best = int(np.argmin(errors))
+    if errors[best] > LARGEST_RATIO_ERROR:
+        raise UserError(
+            f"cannot quantize: {name} multiplies counts of up to {largest} by {scale:g}, and no integers come nearer "
+            f"to that than {errors[best]:.1%}: retrain with more --model.heads, a shorter --model.context, or an "
+            f"--model.attention-scale that divides the threshold {scales.threshold:g} (up to {most} times)"
+        )
     return CountIntegers(int(gains[best]), int(thresholds[best]))
 
 
@@ -159,7 +172,7 @@ def head_integers(head: Affine, scales: Scales, discrete: bool = False, name: st
         UserError: a calibration is missing.
     """
     rules, shared, inputs = scales.rules, discrete or not scales.rules.per_channel, scales.inputs_of(name)
-    tried = np.maximum(reaches(head.weight, rules, shared), np.finfo(float).tiny) / scales.weight_limit
+    tried = head_reaches(head, reaches(head.weight, rules, shared)) / scales.weight_limit
     best = least_error(head.weight, tried, rules, inputs, name, shared)
     weight_scale = tried[best, np.arange(len(best))]
     weights, clipped = round_weights(head.weight / weight_scale[:, None], rules, name)

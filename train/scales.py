@@ -133,6 +133,16 @@ def neuron_thresholds(strongest: FloatArray, limit: int, name: str, scales: Scal
     return thresholds.astype(np.int32)
 
 
+def head_reaches(head: Affine, tried: FloatArray) -> FloatArray:
+    """Reaches (candidates, actions) of the head, with one for every action: an output may be a constant.
+
+    A row of zeros fits any scale, but a tiny one would leave no integer for its bias. It takes that of the strongest
+    row, and in a head of nothing but zeros the size of the largest bias.
+    """
+    strongest = float(tried.max()) or float(np.abs(head.bias).max()) or 1.0
+    return np.where(tried > 0.0, tried, strongest)
+
+
 def threshold_exponent(strongest: FloatArray, inputs: int, scales: Scales) -> int:
     """The exponent that gives every threshold FINE_THRESHOLD_UNITS, as far as the current's range allows."""
     wanted = FINE_THRESHOLD_UNITS * float(strongest.max()) / (scales.threshold * scales.weight_limit)

@@ -272,6 +272,30 @@ def test_figures_of_a_window(bias: Any) -> None:
     assert layer.sums_db == pytest.approx(decibels(real, integer))
 
 
+@pytest.mark.parametrize("scale", [0.031, 0.0314159265])
+@pytest.mark.parametrize(("attention", "kind"), [("tssa", "outer"), ("sssa", "outer"), ("sdsa1", "count")])
+def test_figures_of_a_count(attention: Any, kind: str, scale: float) -> None:
+    """Its scale is gain over threshold, and nothing else errs: measured here on the sums themselves."""
+    model = random_model(3, width=12, attention=attention)
+    model.blocks[0].attention.scale = scale
+    folded, tokens = fold(model), draw_tokens(model, 4, seed=5, count=5)
+    network = quantize(folded, "hopper")
+    node, lif = network[f"blocks.0.attention.{kind}"], network["blocks.0.attention.attention_lif"]
+    layer = next(layer for layer in layer_report(folded, network, tokens) if layer.name == node.name)
+    values: dict[str, np.ndarray] = {}
+    replay(network, tokens, observe=values.__setitem__)
+    counted = values[node.name].ravel() / node.gain
+    assert counted.any() and np.array_equal(counted, np.rint(counted))
+    unit = folded.threshold / int(lif.threshold[0])
+    if scale == 0.031:  # 31/1000 is exact
+        assert layer.sums_db is layer.weights_db is None
+    else:
+        expected = decibels(list(counted * scale), list(values[node.name].ravel() * unit))
+        assert layer.sums_db == pytest.approx(expected) and layer.weights_db == pytest.approx(expected)
+    assert layer.scale_min == layer.scale_max == pytest.approx(unit) and layer.exponent is None
+    assert layer.population == lif.name and layer.saturated == layer.clipped == 0.0
+
+
 def test_report_is_json_and_a_table(reported: Any) -> None:
     *_, figures = reported
     rows = [dataclasses.asdict(layer) for layer in figures.values()]
@@ -289,6 +313,6 @@ def test_every_kind_of_network_is_reported(sizes: dict[str, Any]) -> None:
     folded = fold(model)
     network = quantize(folded, "hopper", 6)
     figures = layer_report(folded, network, draw_tokens(model, 2, seed=1))
-    weighted = [node.name for node in network.nodes if hasattr(node, "weights")]
+    weighted = [node.name for node in network.nodes if hasattr(node, "weights") or hasattr(node, "gain")]
     assert [layer.name for layer in figures] == weighted
     assert all(layer.clipped == 0.0 for layer in figures)

@@ -14,6 +14,7 @@ from random_networks import exportable, random_network
 
 from dsf.export.chips import (
     CHIPS,
+    DEFAULT_CHIP,
     LOIHI_1,
     LOIHI_2,
     Figure,
@@ -21,6 +22,7 @@ from dsf.export.chips import (
     get_chip,
     stored_weight_bits,
     unchecked,
+    verdict,
     violations,
 )
 from dsf.export.network import Network
@@ -54,6 +56,7 @@ def test_every_figure_has_a_source_and_a_grade(chip: Any) -> None:
 def test_unknown_chip() -> None:
     with pytest.raises(UserError, match="unknown chip 'loihi3': choose one of loihi1, loihi2"):
         get_chip("loihi3")
+    assert get_chip(DEFAULT_CHIP) is LOIHI_2
 
 
 @settings(max_examples=25, deadline=None)
@@ -65,6 +68,15 @@ def test_loihi_2_takes_what_can_be_exported(sizes: dict[str, Any]) -> None:
     assert {(found.node, found.rule) for found in violations(network, LOIHI_2)} == {
         (name, "decay bits") for name in forgets
     }
+
+
+def test_only_what_is_published_binds() -> None:
+    grades = ("published", "vendor brief", "inferred", "inferred", "inferred")
+    found = [Violation("node", "rule", 2, 1, grade) for grade in grades]
+    assert [item.binds for item in found] == [True, True, False, False, False]
+    assert verdict(found) == "2 published limits broken, and 3 inferred ones"
+    assert verdict(found[:2]) == "2 published limits broken"
+    assert verdict([]) == "0 published limits broken"
 
 
 @settings(max_examples=25, deadline=None)

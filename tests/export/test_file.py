@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from random_networks import random_network
 
-from dsf.export.file import USER_BLOCK_BYTES, _user_block, read_network, write_network
+from dsf.export.file import FORMAT_VERSION, USER_BLOCK_BYTES, _user_block, read_network, write_network
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, NetworkError, Synapses
 
@@ -59,10 +60,65 @@ def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_
             read_network(damaged)
 
 
-def sign(path: Path) -> None:
+def sign(path: Path, version: int = FORMAT_VERSION) -> None:
     """Give an altered file a fitting digest: the work of someone who means harm."""
     content = path.read_bytes()
-    path.write_bytes(_user_block(content[USER_BLOCK_BYTES:]) + content[USER_BLOCK_BYTES:])
+    path.write_bytes(_user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
+
+
+WRONG_HEADERS = {
+    "ticks": (4.5, True, "4", None, 0),
+    "context": (float("inf"), float("nan"), [], -1),
+    "nodes": (2.5, "all"),
+    "task": (7, None),
+    "provenance": ([], 3, "x"),
+    "verification": (3, [1]),
+    "target_return": ("abc", float("inf"), float("nan"), True),
+    "format": (1, "2", None),
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name in WRONG_HEADERS for value in WRONG_HEADERS[name]])
+def test_a_signed_header_of_wrong_types_names_file_and_field(path: Path, field: str, value: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        header = json.loads(bytes(file["header"][()]))
+        del file["header"]
+        text = json.dumps({**header, field: value}).encode()
+        file.create_dataset("header", data=np.frombuffer(text, np.uint8))
+    sign(path)
+    with pytest.raises(NetworkError, match=rf"^{path}: .*{field} is {re.escape(repr(value))}") as refusal:
+        read_network(path)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("node", "field", "value"), [(1, "exponent", -5.9), (1, "exponent", "3"), (1, "source", 4), (2, "sources", "[4]")]
+)
+def test_a_signed_node_of_wrong_types_names_file_and_field(path: Path, node: int, field: str, value: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        file[f"nodes/{node:04d}"].attrs[field] = value
+    sign(path)
+    with pytest.raises(NetworkError, match=rf"^{path}: /nodes/{node:04d}: {field} is .*expected"):
+        read_network(path)
+
+
+def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
+    sign(path, version=3)
+    with pytest.raises(NetworkError, match=rf"^{path} has format 3, this dsf reads 1 and 2"):
+        read_network(path)
+
+
+def test_errors_of_nodes_and_of_the_overflow_proof_name_the_file(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["nodes/0001"].attrs["exponent"] = 40
+    sign(path)
+    with pytest.raises(NetworkError, match=rf"^{path}: network node 'embed': exponent is 40"):
+        read_network(path)
+
+
+def test_a_node_that_does_not_exist_is_a_network_error() -> None:
+    with pytest.raises(NetworkError, match=r"there is no node 'blocks\.9'"):
+        random_network(0)["blocks.9"]
 
 
 class Payload:
@@ -115,23 +171,44 @@ def test_a_signed_malicious_file_runs_nothing_and_is_refused(path: Path, tmp_pat
     assert not proof.exists()
 
 
+FORBIDDEN = re.compile(
+    r"^\s*(import|from)\b[^#\n]*\b(pickle|cloudpickle|dill|joblib|marshal|shelve)\b"
+    r"|\btorch\.load\b|\bfrom torch\S* import\b[^#\n]*\bload\b|allow_pickle=True"
+    r"|\byaml\.(unsafe_)?load\(|(?<![\w.])(eval|exec)\(",
+    re.MULTILINE,
+)
+"""Unpicklers, and what evaluates text."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import os, pickle",
+        "    from pickle import loads",
+        "from torch import load",
+        "from torch import nn, load as read",
+        "read = torch.load",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(text)",
+        "eval(text)",
+    ],
+)
+def test_the_search_for_loaders_that_execute_code_finds_them(line: str) -> None:
+    assert FORBIDDEN.search(f"x = 1\n{line}\n")
+
+
 def test_no_loader_can_execute_code() -> None:
-    """No unpickler, and nothing that evaluates text, in any room."""
+    """In no room."""
     source = Path(__file__).resolve().parents[2]
-    forbidden = re.compile(
-        r"^\s*(import|from) (pickle|cloudpickle|dill|joblib|marshal|shelve)\b"
-        r"|\btorch\.load\(|allow_pickle=True|\byaml\.(unsafe_)?load\(|(?<![\w.])(eval|exec)\(",
-        re.MULTILINE,
-    )
     for room in ("tasks", "train", "export", "hardware_models", "runtime"):
         for file in (source / room).rglob("*.py"):
-            assert (match := forbidden.search(file.read_text())) is None, f"{file}: {match.group()}"
+            assert (match := FORBIDDEN.search(file.read_text())) is None, f"{file}: {match.group()}"
 
 
 def test_network_that_could_overflow_is_refused_by_the_reader(path: Path) -> None:
     network = change(random_network(0), "residual.1", bias=np.full(12, 2**20, np.int32))
     write_network(network, path)
-    with pytest.raises(NetworkError, match="could overflow"):
+    with pytest.raises(NetworkError, match=rf"^{path}: node .*could overflow"):
         read_network(path)
 
 

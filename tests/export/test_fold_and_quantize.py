@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import warnings
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,17 +15,26 @@ from random_networks import exportable, random_model, random_network, random_tok
 
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
-from dsf.export.levels import FoldComparison, run_folded, run_reference, run_torch
+from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run_reference, run_torch
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, NetworkError, Residual, Synapses
+from dsf.export.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
+from dsf.export.proof import compare_stream
+from dsf.export.proof import random_tokens as proof_tokens
 from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine, decode
-from dsf.export.verify import Recorder, spread_windows
+from dsf.export.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
+from dsf.export.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
 from dsf.tasks import Token, UserError
-from dsf.train.config import ModelConfig, export_obstacles
+from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
+from dsf.train.integers import Affine
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
-from dsf.train.quantization import Scales, bias_parts, count_integers, largest_threshold_for_bias
+from dsf.train.quantization import (
+    LARGEST_RATIO_ERROR,
+    Scales,
+    bias_parts,
+    count_integers,
+    largest_threshold_for_bias,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,24 +59,92 @@ def test_random_networks_are_alive() -> None:
     assert all(0.02 < rate < 0.98 for rate in rates.values()), rates
 
 
+def with_extremes(network: Network, seed: int) -> Network:
+    """The network with the largest biases a file may hold, of either sign, and any readout shift; it may overflow."""
+    generator, nodes = np.random.default_rng(seed), []
+    for node in network.nodes:
+        signs = generator.choice([-1, 1], node.size)
+        if isinstance(node, Residual) and generator.random() < 0.5:
+            bias = signs * generator.integers(2**22 - 9000, 2**22 + 9000)
+            node = dataclasses.replace(node, bias=bias.astype(np.int32))
+        elif isinstance(node, LIF):
+            mantissa = (4095 * signs).astype(np.int16)
+            node = dataclasses.replace(node, bias_mantissa=mantissa, bias_exponent=int(generator.integers(0, 8)))
+        elif isinstance(node, Readout):
+            node = dataclasses.replace(node, shift=int(generator.integers(0, 16)))
+        nodes.append(node)
+    return dataclasses.replace(network, nodes=tuple(nodes))
+
+
+class Largest:
+    """The largest magnitude of every quantity that the proof bounds, from a run's values and the nodes' equations."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.seen: dict[tuple[str, str], int] = {}
+        self.values: dict[str, np.ndarray] = {}
+
+    def observe(self, name: str, values: np.ndarray) -> None:
+        """As an engine's observer."""
+        node, self.values[name] = self.network[name], values
+        if isinstance(node, Synapses):
+            self.note(name, "synaptic sum", self.values[node.source] @ node.weights.T.astype(np.int64))
+            self.note(name, "shifted sum", values)
+        elif isinstance(node, Residual):
+            self.note(name, "residual", values)
+        elif isinstance(node, LIF):
+            self.note(name, "current", self.values[node.source])
+            membrane = np.zeros_like(values[0])
+            for current, fired in zip(self.values[node.source], values):
+                membrane = np.fix(membrane * (4096 - node.decay) / 4096).astype(np.int64) + 64 * current + node.bias
+                self.note(name, "membrane", membrane)
+                membrane = np.where(fired == 1, 0, np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT))
+        elif isinstance(node, Readout):
+            summed = self.values[node.source].sum(axis=0)
+            for held in (summed, summed + (1 << node.shift >> 1)):
+                self.note(name, "residual summed over ticks", held)
+            self.note(name, "action accumulator", values)
+
+    def note(self, name: str, quantity: str, values: np.ndarray) -> None:
+        """One more observation."""
+        self.seen[name, quantity] = max(self.seen.get((name, quantity), 0), int(np.abs(values).max()))
+
+
 @settings(max_examples=100, deadline=None)
-@given(sizes=exportable(), bits=st.integers(2, 8))
-def test_no_run_leaves_the_proven_bounds(sizes: dict[str, Any], bits: int) -> None:
+@given(sizes=exportable(), bits=st.integers(2, 8), extreme=st.booleans())
+def test_no_run_leaves_the_proven_bounds(sizes: dict[str, Any], bits: int, extreme: bool) -> None:
+    """Sums, currents, residuals, membranes and both sums of the readout; the proof bounds nothing else."""
     network = random_network(bits=bits, **sizes)
     require_no_overflow(network)
-    limits = {bound.node: bound.largest for bound in prove(network) if bound.quantity in ("shifted sum", "residual")}
-    currents = {bound.node: bound.largest for bound in prove(network) if bound.quantity == "current"}
-    limits |= {node.source: currents[node.name] for node in network.of_kind(LIF)}
-    largest = dict.fromkeys(limits, 0)
-
-    def observe(name: str, values: np.ndarray) -> None:
-        if name in largest:
-            largest[name] = max(largest[name], int(np.abs(values).max()))
-
-    engine = ReferenceEngine(network, lanes=4)
+    if extreme:
+        network = with_extremes(network, sizes["seed"])
+    proven = {(bound.node, bound.quantity): bound.largest for bound in prove(network)}
+    largest, engine = Largest(network), ReferenceEngine(network, lanes=4)
     for token in random_tokens(network, 6, 4, sizes["seed"]):
-        engine.step_graded(token, observe)
-    assert all(largest[name] <= limits[name] for name in limits)
+        engine.step_graded(token, largest.observe)
+    assert largest.seen.keys() == proven.keys()
+    assert [key for key, value in largest.seen.items() if value > proven[key]] == []
+
+
+def test_a_negative_sum_is_not_saved_by_the_half_that_is_added_for_rounding() -> None:
+    """2 * (-2**22 - 8000) is beyond 24 bits, though not after half of 2**15 is added."""
+    network = random_network(0, ticks=2, blocks=1, attention="none")
+    last, head = network["residual.1"], network.readout
+    assert isinstance(last, Residual)
+    bias = np.full(last.size, -(2**22) - 8000, np.int32)
+    silent = dataclasses.replace(network["blocks.0.mlp.contract"], weights=np.zeros((12, 24), np.int8))
+    changed = {
+        last.name: dataclasses.replace(last, sources=(silent.name,), bias=bias),
+        silent.name: silent,
+        head.name: dataclasses.replace(head, shift=15),
+    }
+    network = dataclasses.replace(network, nodes=tuple(changed.get(node.name, node) for node in network.nodes))
+    (bound,) = [bound for bound in prove(network) if bound.quantity == "residual summed over ticks"]
+    assert bound.largest == 2 * (2**22 + 8000) and not bound.holds
+    with pytest.raises(
+        NetworkError, match="'readout' could overflow: its residual summed over ticks can reach 8404608"
+    ):
+        require_no_overflow(network)
 
 
 def test_integers_follow_the_float_network_ever_closer_with_more_bits() -> None:
@@ -120,10 +199,109 @@ def test_overflow_is_found_and_named() -> None:
         require_no_overflow(broken)
 
 
+def test_the_way_out_of_an_overflow_depends_on_the_node() -> None:
+    """A coarser residual unit makes residuals smaller, and nothing that counts spikes."""
+
+    def refusal(network: Network, name: str, **fields: Any) -> str:
+        nodes = [dataclasses.replace(n, **fields) if n.name == name else n for n in network.nodes]
+        with pytest.raises(NetworkError) as found:
+            require_no_overflow(dataclasses.replace(network, nodes=tuple(nodes)))
+        return str(found.value)
+
+    outer, count = random_network(0, attention="tssa"), random_network(0, attention="sdsa1")
+    assert any(outer.of_kind(Outer)) and any(count.of_kind(Count))
+    text = refusal(outer, "blocks.0.attention.outer", gain=127, reach=9999)
+    assert text.endswith("retrain with more --model.heads or a shorter --model.context")
+    text = refusal(count, "blocks.0.attention.count", gain=127, reach=9999)
+    assert text.endswith("its current can reach 1269873, the limit is 131072; retrain with a shorter --model.context")
+    text = refusal(count, "residual.1", bias=np.full(12, 2**22, np.int32))
+    assert "use a coarser residual unit, or use fewer --bits" in text
+    text = refusal(count, "blocks.0.mlp.expand", exponent=15)
+    assert "coarser" not in text and "use fewer --bits" in text
+
+
 def test_partial_sums_that_cancel_are_still_bounded() -> None:
     """Two equal terms of opposite sign end at zero, but the accumulator passes through the first one."""
     values = Interval(np.array([30_000, 30_000]), np.array([30_000, 30_000]))
     assert values.times(np.array([[127, -127]])).largest == 127 * 30_000
+
+
+def test_actions_that_are_not_numbers_are_no_proof() -> None:
+    """NaN is larger than nothing, so the largest error must not forget it."""
+    model = random_model(0)
+    tokens = random_tokens(quantize(fold(model), "hopper"), 8, 4, 0).swapaxes(0, 1).astype(np.int32)
+    truth, folded = run_torch(model, tokens), run_folded(fold(model), tokens)
+    good = FoldComparison().add(*truth, *folded)
+    assert good.rung().passed is True
+    actions = truth[0].copy()
+    actions[2, 1, 0] = np.nan
+    for l0, l1 in ((actions, folded[0]), (truth[0], actions)):
+        broken = FoldComparison().add(*truth, *folded).add(l0, truth[1], l1, *folded[1:]).add(*truth, *folded)
+        assert broken.rung().passed is False and "nan" in broken.rung().summary
+    assert FoldComparison().rung().passed is False  # nothing was compared
+
+
+def test_the_lossy_rung_claims_nothing() -> None:
+    folded, network = fold(random_model(0)), random_network(0)
+    tokens = random_tokens(network, 8, 4, 0).swapaxes(0, 1).astype(np.int32)
+    rung = IntegerComparison().add(*run_folded(folded, tokens)[:2], *run_reference(network, tokens)).rung()
+    assert rung.passed is None and rung.details["spike_agreement_overall"] > 0.9
+
+
+@pytest.mark.parametrize(("context", "passed"), [(7, True), (4, None)])
+def test_stream_and_window_are_told_apart_by_tokens_that_windows_lose(context: int, passed: bool | None) -> None:
+    """A field of 7 tokens: one that is shorter than the context proves nothing, one that is longer is not claimed."""
+    network = random_network(4, width=16, blocks=2, window=4, context=context)
+    short, long = (compare_stream(network, random_tokens(network, n, 4, 0)) for n in (context, 2 * context))
+    assert short.passed is None and "too short" in short.summary
+    assert long.passed is passed and "too short" not in long.summary
+    assert (long.details["different"] > 0) == (passed is None)
+    assert len(proof_tokens(network, 1, 0)) == 2 * context
+
+
+def test_engines_are_compared_on_two_contexts_where_episodes_are_long_enough() -> None:
+    model, network = random_model(0), random_network(0)
+    episodes = [tokens.astype(np.int32) for tokens in random_tokens(network, 3 * 8 + 1, 3, 0).swapaxes(0, 1)]
+    rungs, tokens = verify(model, fold(model), network, None, episodes)
+    found = {rung.name: rung.details.get("decisions") for rung in rungs}
+    assert found["L2 stream = window"] == PROOF_SEQUENCES * 2 * network.context and tokens.shape[1:] == (8, 6)
+    rungs, _ = verify(model, fold(model), network, None, [tokens[:5] for tokens in episodes])
+    assert {rung.name: rung.passed for rung in rungs}["L2 stream = window"] is None
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("bias", [0.0, 0.5, -3.0])
+def test_a_head_row_of_zeros_is_a_constant_output(discrete: bool, bias: float) -> None:
+    """And so is a head of nothing but zeros."""
+    folded = fold(random_model(0, discrete=discrete))
+    for rows in ([1], [0, 1, 2]):
+        weight, offsets = folded.head.weight.copy(), folded.head.bias.copy()
+        weight[rows], offsets[rows] = 0.0, bias
+        network = quantize(dataclasses.replace(folded, head=Affine(weight, offsets)), "hopper")
+        head = network.readout
+        assert not head.weights[rows].any() and (head.weights.any() or len(rows) == 3)
+        assert np.allclose((head.scale * head.bias)[rows], bias, atol=2e-3)
+        answers = replay(network, random_tokens(network, 4, 2, 0))
+        wanted = bias if discrete else np.tanh(bias)
+        assert np.allclose(decode(head, answers)[..., rows], wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "field", "value", "words"),
+    [
+        ("blocks.1.mlp.expand_norm.batch", "running_var", -1.0, r"blocks\.1\.mlp\.expand, its norm folded in, is"),
+        ("blocks.0.attention.project_norm.batch", "weight", np.inf, r"blocks\.0\.attention\.project,"),
+        ("final_norm.batch", "running_var", -1.0, "head,"),
+        ("blocks.0.attention", "positional_bias", float("nan"), r"blocks\.0\.attention\.positional_bias,"),
+    ],
+)
+def test_maps_that_are_not_finite_are_refused_by_name(layer: str, field: str, value: float, words: str) -> None:
+    model = random_model(0)
+    getattr(model.get_submodule(layer), field).data.fill_(value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserError, match=rf"cannot export: {words}.*not finite"):
+            fold(model)
 
 
 def test_recorder_keeps_what_running_lanes_saw() -> None:
@@ -194,9 +372,47 @@ def test_several_obstacles_are_refused_in_one_line(model: DSFormer) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 64, 1 / 8, 0.3, 2.5])
 def test_the_scale_of_a_count_becomes_a_ratio_of_integers(scale: float) -> None:
-    found = count_integers(scale, largest=1000, scales=Scales(8, 0.5, 64, 3072))
+    found = count_integers(scale, 1000, Scales(8, 0.5, 64, 3072), "x")
     assert found.gain / found.threshold_units == pytest.approx(scale / 0.5, rel=1e-9)
-    assert count_integers(0.123456, 10, Scales(8, 0.5, 64, 3072)).gain > 1
+    assert count_integers(0.123456, 10, Scales(8, 0.5, 64, 3072), "x").gain > 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(scale=st.floats(1e-7, 10.0), largest=st.integers(1, 200_000))
+def test_the_scale_of_a_count_is_right_or_refused(scale: float, largest: int) -> None:
+    try:
+        found = count_integers(scale, largest, Scales(8, 0.5, 64, 3072), "x")
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    assert found.gain / found.threshold_units == pytest.approx(scale / 0.5, rel=LARGEST_RATIO_ERROR * 1.002)
+
+
+@pytest.mark.parametrize(("scale", "largest"), [(1.0, 81_920), (2.5, 60_000), (0.3, 81_920), (1e-6, 1000)])
+def test_a_scale_of_a_count_that_integers_cannot_say_is_refused(scale: float, largest: int) -> None:
+    words = "blocks.2.attention multiplies counts .*--model.heads, a shorter --model.context, .*--model.attention-scale"
+    with pytest.raises(UserError, match=words):
+        count_integers(scale, largest, Scales(8, 0.5, 64, 3072), "blocks.2.attention")
+
+
+def test_unscaled_scores_of_a_wide_model_are_refused_and_the_scaled_ones_are_not() -> None:
+    wide = {"width": 1024, "blocks": 1, "context": 20, "attention": "tssa", "mlp_ratio": 1}
+    folded = fold(random_model(0, **wide))
+    attention = folded.blocks[0].attention
+    assert attention is not None and attention.scale == 1 / 512
+    unscaled = dataclasses.replace(folded.blocks[0], attention=dataclasses.replace(attention, scale=1.0))
+    with pytest.raises(UserError, match=r"blocks\.0\.attention multiplies counts of up to 81920 by 1"):
+        quantize(dataclasses.replace(folded, blocks=(unscaled,)), "hopper")
+
+
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
+@pytest.mark.parametrize("width", [64, 128, 256, 512, 1024])
+def test_the_shipped_scales_are_exact(attention: AttentionKind, width: int) -> None:
+    config = ModelConfig(attention=attention, width=width)
+    features = {"sdsa1": 1, "tssa": width * config.ticks}.get(attention, width)
+    scales = Scales(8, config.threshold, 64, 3072)
+    found = count_integers(config.scale_of_attention, config.context * features, scales, "x")
+    assert found.gain / found.threshold_units == config.scale_of_attention / config.threshold
 
 
 def test_integer_choices_are_the_largest_accumulators() -> None:

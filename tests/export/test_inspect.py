@@ -16,7 +16,7 @@ from random_networks import exportable, random_network
 from rich.console import Console
 
 from dsf.export.bounds import require_no_overflow
-from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, violations
+from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, verdict, violations
 from dsf.export.difference import ABSENT, HEADER, compare, print_differences
 from dsf.export.file import file_digest, read_network, write_network
 from dsf.export.inspect import describe_nodes, inspect_network, print_network
@@ -67,6 +67,7 @@ def test_shipped_network_is_printed(chip: Any) -> None:
         *(node.name for node in network.nodes),
         *(rung["summary"] for rung in network.verification["rungs"]),
         *(f"{item.rule} " for item in violations(network, chip)),
+        verdict(violations(network, chip)),
     ):
         assert expected in text
     found = inspect_network(network, chip, digest)
@@ -85,9 +86,12 @@ def test_a_network_that_nothing_is_known_of() -> None:
 
 
 def test_text_from_a_file_is_no_markup() -> None:
-    """Provenance is anybody's text: rich must not read tags in it."""
-    network = dataclasses.replace(random_network(0, blocks=1), provenance={"dataset": {"id": "[red]x[/nonsense]"}})
-    assert "dataset [red]x[/nonsense]" in printed(print_network, network, LOIHI_1)
+    """Provenance and ladder are anybody's text: rich must not read tags in them."""
+    text = "[red]x[/nonsense]"
+    network = dataclasses.replace(random_network(0, blocks=1), provenance={"dataset": {"id": text}})
+    network = network.with_verification({"rungs": [{"name": text, "passed": "maybe", "summary": text}]})
+    shown = printed(print_network, network, LOIHI_1)
+    assert f"dataset {text}" in shown and shown.count(text) == 3
 
 
 @settings(max_examples=15, deadline=None)

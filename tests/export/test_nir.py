@@ -104,7 +104,7 @@ def test_round_trip_gives_back_the_graph(tmp_path: Path, sizes: dict[str, Any], 
 
 @pytest.mark.parametrize("attention", get_args(AttentionKind))
 def test_every_node_is_drawn_or_listed(attention: AttentionKind, tmp_path: Path) -> None:
-    network = random_network(5, attention=attention, positional_bias="absolute", heads=2)
+    network = random_network(5, attention=attention, positional_bias="full", heads=2)
     graph, omitted = build(network, partial=True)
     assert_same_graph(graph, reread(network, tmp_path / "x.nir"))
     assert json.loads(nir.read(tmp_path / "x.nir").metadata["omitted"]) == omitted
@@ -133,12 +133,16 @@ def test_inputs_and_outputs_are_named_after_the_populations_that_are_cut() -> No
 
 
 def test_metadata_says_where_it_comes_from(tmp_path: Path) -> None:
-    network = random_network(2)
+    network = dataclasses.replace(random_network(2), provenance={"dataset": {"id": "d"}, "bits": 8})
+    network = network.with_verification({"rungs": [{"name": "L2 overflow", "passed": True}]})
     write_network(network, tmp_path / "x.dsf.h5")
     found = reread(network, tmp_path / "x.nir").metadata
     assert found["source_sha256"] == file_digest(tmp_path / "x.dsf.h5")
     assert (found["dt"], found["ticks"], found["context"], found["task"]) == (DT, 4, 8, "hopper")
     assert json.loads(found["inexact"]) == inexact_parts(network)
+    assert json.loads(found["verification"]) == network.verification
+    assert json.loads(found["provenance"]) == network.provenance
+    assert json.loads(found["dataset"]) == {"id": "d"}
     write_nir(network, tmp_path / "y.nir", partial=True, source_digest="abc")
     assert nir.read(tmp_path / "y.nir").metadata["source_sha256"] == "abc"
 

@@ -28,6 +28,7 @@ from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
 from dsf.export.onnx_float import build_float, write_onnx_float
 from dsf.export.onnx_graph import build, build_window, write_onnx
 from dsf.export.onnx_rules import check
+from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, WindowReference, decode, replay
 from dsf.train.config import AttentionKind
 
@@ -192,6 +193,26 @@ def test_values_that_are_not_finite_are_refused(kind: type[OnnxEngine], value: f
         kind(random_network(0)).step(np.full((1, 6), value))
 
 
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_graph_answers_a_token_that_is_not_finite_with_nan(value: float, discrete: bool) -> None:
+    """In its lane only, and not where a window's token does not exist."""
+    network, folded = random_network(0, discrete=discrete), fold(random_model(0, discrete=discrete))
+    vectors = random_vectors(network, network.context, 3, 0)
+    vectors[3, 1, 2], vectors[0, 2, 0] = value, value
+    exists = np.ones((network.context, 3), np.uint8)
+    exists[0, 2] = 0
+    graphs_of_windows = build_window(network), build_float(folded), build_float(folded, dtype=np.float64)
+    found = [run(open_session(model), {"tokens": vectors, "exists": exists}) for model in graphs_of_windows]
+    session = open_session(build(network))
+    feeds = {"token": vectors[3]}
+    for entry in session.get_inputs()[1:]:
+        feeds[entry.name] = np.zeros([3 if axis == "lanes" else axis for axis in entry.shape], np.uint8)
+    for outputs in (*found, run(session, feeds)):
+        assert np.isnan(outputs["actions"]).all(axis=1).tolist() == [False, True, False]
+        assert np.isfinite(outputs["actions"][[0, 2]]).all()
+
+
 def test_a_window_takes_one_kind_of_input() -> None:
     engine = OnnxWindowEngine(random_network(0))
     engine.step(np.zeros((1, 6)))
@@ -216,7 +237,7 @@ def test_all_is_integer_between_encoder_and_accumulators(attention: AttentionKin
             types |= {tensor.name: tensor.data_type for tensor in inferred.initializer}
             decoding, floating = {"accumulators"}, []
             for node in inferred.node:
-                if decoding.intersection(node.input):
+                if decoding.intersection(node.input) or node.output[0].startswith("finite/"):
                     decoding.update(node.output)
                 elif any(types[name] in FLOATS for name in (*node.input, *node.output)):
                     floating.append(node.op_type)
@@ -281,6 +302,7 @@ def test_another_runtime_computes_the_same(attention: AttentionKind) -> None:
 @pytest.mark.parametrize("window", [False, True])
 def test_the_file_runs_and_says_where_it_comes_from(tmp_path: Path, window: bool, discrete: bool) -> None:
     network = dataclasses.replace(random_network(4, discrete=discrete), target_return=12.5)
+    network = dataclasses.replace(network, provenance={"dataset": {"id": "d", "sha256": "0"}, "bits": 8})
     network = network.with_verification({"ladder": [{"passed": True}]})
     source, path = tmp_path / "network.dsf.h5", tmp_path / "network.onnx"
     write_network(network, source)
@@ -292,6 +314,8 @@ def test_the_file_runs_and_says_where_it_comes_from(tmp_path: Path, window: bool
     assert (metadata["task"], metadata["mode"]) == ("hopper", "window" if window else "stream")
     assert json.loads(metadata["target_return"]) == 12.5
     assert json.loads(metadata["verification"]) == network.verification
+    assert json.loads(metadata["provenance"]) == network.provenance
+    assert json.loads(metadata["dataset"]) == {"id": "d", "sha256": "0"}
     assert onnx.load(path).producer_name == "dsf" and onnx.load(path).producer_version
     vectors = random_vectors(network, network.context, 1, 0)
     feeds = {"tokens": vectors, "exists": np.ones((network.context, 1), np.uint8)} if window else {"token": vectors[0]}
@@ -368,10 +392,13 @@ def test_the_float32_graph_reads_raw_tokens(attention: AttentionKind) -> None:
 
 def test_the_float_file_runs(tmp_path: Path) -> None:
     folded, path = fold(random_model(6, discrete=True)), tmp_path / "float.onnx"
-    write_onnx_float(folded, path, "hopper")
+    network = quantize(folded, "hopper", provenance={"dataset": {"id": "d"}}).with_verification({"rungs": []})
+    write_onnx_float(folded, network, path)
     assert list(tmp_path.iterdir()) == [path]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert session.get_modelmeta().custom_metadata_map["task"] == "hopper"
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert (metadata["task"], metadata["mode"]) == ("hopper", "float window")
+    assert json.loads(metadata["dataset"]) == {"id": "d"} and json.loads(metadata["verification"]) == {"rungs": []}
     tokens = np.random.default_rng(2).normal(folded.codec.offset, 1.0, (folded.context, 4, 6))
     outputs = run(session, {"tokens": tokens, "exists": np.ones((folded.context, 4), np.uint8)})
     expected = FoldedEngine(folded).decide(folded.codec.encode(tokens))[-1]

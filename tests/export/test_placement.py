@@ -133,6 +133,11 @@ def test_placement_is_exact(sizes: dict[str, Any], chip: Chip, share_cores: bool
         assert "one neuron needs" in str(error)  # its own test is below
         return
     assert covered(network, placement) == {node.name: [*range(node.size)] for node in network.nodes if has_core(node)}
+    neurons = {node.name: 0 for node in network.nodes if has_core(node)}
+    for part in placement.assignment():
+        assert placement.cores_of(part["node"])[0] <= part["core"] and part["first"] == neurons[part["node"]]
+        neurons[part["node"]] += part["count"]
+    assert neurons == {name: network[name].size for name in neurons}
     for core, counts in zip(placement.cores, count_by_hand(network, chip, placement)):
         for name in QUANTITIES:
             limit = getattr(chip, f"{name}_per_core").value

@@ -17,6 +17,7 @@ from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
+from dsf.tasks import UserError
 from dsf.train.integers import (
     Affine,
     EmbedIntegers,
@@ -191,6 +192,19 @@ def test_unit_fixed_by_training_is_refused_where_it_could_overflow() -> None:
     ):
         quantize(big, "hopper", 8, threshold_units=4096)
     assert threshold_units(quantize(big, "hopper", 8)) < 4096
+    huge = type(folded)(**{**vars(folded), "embed": Affine(folded.embed.weight * 30_000, folded.embed.bias)})
+    with pytest.raises(NetworkError, match=r"16 residual units.*could overflow.*fewer --bits") as refusal:
+        quantize(huge, "hopper", 8, threshold_units=COARSEST_THRESHOLD_UNITS)
+    assert "--threshold-units" not in str(refusal.value)
+    with pytest.raises(NetworkError, match=r"even with the coarsest residual unit: .*fewer --bits") as refusal:
+        quantize(huge, "hopper", 8)
+    assert "use a coarser" not in str(refusal.value)
+
+
+def test_whole_biases_would_change_what_was_trained() -> None:
+    network = trained_a_little(random_model(0), 4, 256, steps=2)
+    with pytest.raises(UserError, match=r"exported as they were trained.*drop --whole-biases"):
+        quantize(fold(network), "hopper", 4, threshold_units=256, whole_biases=True)
 
 
 def test_decay_of_a_membrane_in_integers() -> None:

@@ -84,6 +84,32 @@ def test_damage_is_refused_in_one_line(tmp_path: Path) -> None:
             read_torch(path)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_token_that_is_not_finite_is_refused(value: float) -> None:
+    module, vectors = IntegerNetwork(random_network(0)), torch.zeros(2, 4, 6, dtype=torch.float64)
+    vectors[1, 0, 3] = value
+    with pytest.raises(NetworkError, match="not finite"):
+        module(vectors)
+    exists = torch.ones(2, 4, dtype=torch.bool)
+    exists[1, 0] = False
+    assert torch.isfinite(module(vectors, exists)[exists]).all()
+
+
+def test_a_header_of_wrong_types_is_refused_with_file_and_field(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    for field, value in (("ticks", 4.5), ("verification", 3), ("target_return", "abc")):
+        network = random_network(0)
+        object.__setattr__(network, field, value)
+        write_torch(network, path)
+        with pytest.raises(NetworkError, match=rf"{path}: network: {field} is {value!r}, expected"):
+            read_torch(path)
+    object.__setattr__(network := random_network(0), "context", 8)
+    object.__setattr__(network["embed"], "exponent", -5.9)
+    write_torch(network, path)
+    with pytest.raises(NetworkError, match=rf"{path}: embed: exponent is -5.9, expected a whole number"):
+        read_torch(path)
+
+
 def test_a_window_longer_than_the_context_is_refused() -> None:
     with pytest.raises(NetworkError, match="context is 8"):
         IntegerNetwork(random_network(0)).decide(torch.zeros(1, 9, 6))

@@ -1,0 +1,235 @@
+"""The options of ``dsf-export RUN``, and what is wrong with them before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from dsf.export.chips import get_chip
+from dsf.export.file import MAGIC
+from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
+from dsf.tasks import UserError
+from dsf.tasks.console import require_installed
+from dsf.tasks.files import require_writable_parent
+from dsf.train.integers import WEIGHT_BITS
+from dsf.train.rounding import Clipping, QuantizationConfig, Rounding
+
+if TYPE_CHECKING:
+    from dsf.train.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Turn a trained run into a network of integer spikes, with proof. Other commands: dsf-export verify FILE,
+    dsf-export inspect FILE, dsf-export diff A B.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory of dsf-train, a checkpoint, or an exported network file to write for another target."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """File to write; without it, network with the target's suffix."""
+    target: Target = "loihi"
+    """loihi: the network file that dsf-sim-run runs. onnx: standard integer operators for ONNX Runtime. nir: what NIR
+    can say. torch: an integer module, read back by dsf.export.torch_module."""
+    bits: int | None = None
+    """Signed width of the weights, 2 to 8; without it 8, or what quantization-aware training has trained."""
+    per_channel: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One scale per neuron where thresholds can absorb it: what happens anyway, unless training had one per layer."""
+    no_per_channel: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One scale per layer."""
+    rounding: Rounding = "nearest"
+    """To the nearest integer, or stochastic (seeded by --rounding-seed)."""
+    rounding_seed: int = 0
+    """Of stochastic rounding."""
+    clipping: Clipping = "max"
+    """What a scale must hold: the largest weight, a --percentile of them, or the smallest squared error (mse)."""
+    percentile: float = 99.9
+    """Of the magnitudes, for --clipping percentile."""
+    bias_correction: bool = False
+    """Let biases make good the mean error of the synaptic sums; needs --calibration."""
+    calibration: str | None = None
+    """Dataset that says how often inputs fire, for --clipping mse and --bias-correction."""
+    whole_biases: bool = False
+    """Round the neurons' biases to whole synaptic units, the only ones that lava-dl's netx knows."""
+    dataset: str | None = None
+    """Dataset to compare the levels on; without it, what the float policy sees in the closed loop, or random tokens
+    for a network file."""
+    episodes: int = 10
+    """Closed-loop episodes per network in the ladder; 0 leaves the closed loop out and needs --dataset."""
+    seed: int = 2_000
+    """Reset seed of the first of these episodes; of the random tokens for a network file."""
+    target_return: float | None = None
+    """Return to ask for in these episodes, kept in the file as its default; without it, the task's first target."""
+    max_score_drop: float = 10.0
+    """D4RL-normalised points that the integers may lose; more, and nothing is written."""
+    chip: str | None = None
+    """Chip whose published limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if
+    there is one. Without it, the network is placed on loihi2 and what breaks its limits is only counted."""
+    onnx_mode: OnnxMode = "auto"
+    """Of --target onnx: one token per call (stream), K tokens per call (window), or stream where that is exact."""
+    precision: Literal["integer", "float"] = "integer"
+    """Of --target onnx: the integer network, or the folded float one."""
+    partial: bool = False
+    """Of --target nir: leave out what NIR cannot say; the file lists it."""
+    netx: Path | None = None
+    """Of --target loihi: directory for lava-dl .net files of the dense stages; needs --whole-biases."""
+
+
+DEFAULTS = {item.name: item.default for item in dataclasses.fields(ExportConfig)}
+NEEDS_RUN = (
+    *("bits", "per_channel", "no_per_channel", "rounding", "rounding_seed", "clipping", "percentile"),
+    *("bias_correction", "calibration", "whole_biases", "episodes", "target_return", "max_score_drop", "precision"),
+)
+"""Options that shape or measure the integers: a network file already has its own."""
+
+
+def is_network_file(path: Path) -> bool:
+    """Whether a path is an exported network, by its first bytes; by its name where it does not start like one, so that
+    whoever reads it says what is wrong with it.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                return True
+    return path.name.endswith(SUFFIXES["loihi"]) and not path.is_dir()
+
+
+def check_config(config: ExportConfig) -> TargetOptions:
+    """Refuse settings that cannot work or would do nothing, before anything starts.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name, least in (("episodes", 0), ("seed", 0)):
+        if getattr(config, name) < least:
+            raise UserError(f"--{name} is {getattr(config, name)}: it must be {least} or more")
+    for flag, value in (("--target-return", config.target_return), ("--max-score-drop", config.max_score_drop)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{flag} is {value}: it must be a finite number")
+    if config.chip is not None:
+        get_chip(config.chip)
+    from_file = is_network_file(config.run)
+    if from_file:
+        _require_run_for(config)
+    else:
+        _require_partners(config)
+    options = TargetOptions(
+        onnx_mode=config.onnx_mode,
+        float_onnx=config.precision == "float",
+        partial=config.partial,
+        netx=config.netx,
+        source=config.run if from_file else None,
+    )
+    require_target(config.target, options)
+    if options.float_onnx and config.onnx_mode == "stream":
+        raise UserError("--onnx-mode stream has no --precision float: the float network decides on windows; drop one")
+    if config.target == "nir" and not config.partial:
+        raise UserError(
+            "--target nir cannot say encoder, readout, and the reset per token: add --partial to leave them out"
+        )
+    return options
+
+
+def _require_run_for(config: ExportConfig) -> None:
+    """Refuse what a network file would ignore."""
+    given = [f"--{name.replace('_', '-')}" for name in NEEDS_RUN if getattr(config, name) != DEFAULTS[name]]
+    if given:
+        raise UserError(
+            f"{config.run} is a network file, its integers are fixed: {', '.join(given)} cannot change or measure "
+            "them; give the trained run instead, or drop them"
+        )
+
+
+def _require_partners(config: ExportConfig) -> None:
+    """Refuse an option of a trained run's export whose partner is missing, so that it would do nothing."""
+    if config.per_channel and config.no_per_channel:
+        raise UserError("--per-channel and --no-per-channel contradict each other: drop one of them")
+    if config.episodes == 0 and config.dataset is None:
+        raise UserError("--episodes is 0: name a --dataset to compare the levels on")
+    integers, learns = config.precision == "integer", config.clipping == "mse" or config.bias_correction
+    for name, partner, present in (
+        ("max_score_drop", "--episodes of 1 or more", config.episodes > 0),
+        ("max_score_drop", "--precision integer", integers),
+        ("chip", "--precision integer", integers),
+        ("percentile", "--clipping percentile", config.clipping == "percentile"),
+        ("rounding_seed", "--rounding stochastic", config.rounding == "stochastic"),
+        ("calibration", "--clipping mse or --bias-correction", learns),
+        ("bias_correction", "--calibration DATASET", config.calibration is not None),
+        ("netx", "--whole-biases, because netx knows no finer ones", config.whole_biases),
+    ):
+        if getattr(config, name) != DEFAULTS[name] and not present:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} needs {partner}: add it, or drop {flag}")
+
+
+def output_path(config: ExportConfig) -> Path:
+    """Where to write, once it is clear that nothing else is lost there.
+
+    Raises:
+        UserError: the path cannot be written, is the input, or has the suffix of another target.
+    """
+    out = config.out or Path(f"network{SUFFIXES[config.target]}")
+    for target, suffix in SUFFIXES.items():
+        if target != config.target and out.name.endswith(suffix):
+            raise UserError(
+                f"cannot write {out}: {suffix} is for --target {target}, not {config.target}; "
+                f"name a file *{SUFFIXES[config.target]}"
+            )
+    require_writable_parent(out, _input_file(config.run))
+    return out
+
+
+def _input_file(run: Path) -> Path:
+    """The one file that is read: of a run directory, its checkpoint."""
+    if not run.is_dir():
+        return run
+    require_installed("train", "torch", "snntorch", "safetensors")
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+
+    return run / CHECKPOINT_NAME
+
+
+def quantization_of(checkpoint: Checkpoint, config: ExportConfig) -> tuple[QuantizationConfig, int | None]:
+    """How weights become integers, and the threshold in residual units where quantization-aware training has fixed it.
+
+    Raises:
+        UserError: an option is out of range, or other integers are asked for than were trained.
+    """
+    trained, bits = checkpoint.header.get("quantization"), config.bits
+    if trained is None:
+        return _rules(config, WEIGHT_BITS if bits is None else bits, not config.no_per_channel), None
+    if bits not in (None, trained["bits"]):
+        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
+    per_channel = trained.get("per_channel", True)  # older checkpoints knew nothing else
+    if per_channel and config.no_per_channel:
+        raise UserError(f"--no-per-channel: {checkpoint.path} was trained with one scale per neuron: drop it")
+    if config.per_channel and not per_channel:
+        raise UserError(f"--per-channel: {checkpoint.path} was trained with one scale per layer: drop it")
+    if config.whole_biases:
+        raise UserError(
+            f"--whole-biases: {checkpoint.path} was trained with finer biases: drop it, and give --netx with the "
+            "exported file"
+        )
+    return _rules(config, trained["bits"], per_channel), trained["threshold_units"]
+
+
+def _rules(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationConfig:
+    """The options that decide how weights become integers.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    return QuantizationConfig(
+        bits,
+        per_channel,
+        rounding=config.rounding,
+        seed=config.rounding_seed,
+        clipping=config.clipping,
+        percentile=config.percentile,
+        bias_correction=config.bias_correction,
+    )
