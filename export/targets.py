@@ -12,7 +12,6 @@ from dsf.export.file import SUFFIX, file_digest, write_network
 from dsf.export.folded import FoldedModel
 from dsf.export.network import Network
 from dsf.export.netx_directory import Stages, planned_stages, require_directory, writing_stages
-from dsf.export.nodes import IntArray
 from dsf.export.proof import random_tokens
 from dsf.tasks import UserError
 from dsf.tasks.console import CommandFailed, require_installed
@@ -29,7 +28,7 @@ EXTRAS: dict[Target, tuple[str, ...]] = {
 }
 """The extra that each target needs, and its modules."""
 WRITTEN_DECISIONS = 160
-"""Random decisions on which a written file is compared, unless there are tokens."""
+"""Random decisions on which a written file is compared."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,11 @@ def require_writable(network: Network, options: TargetOptions) -> None:
 
 
 def write_target(
-    target: Target,
-    network: Network,
-    folded: FoldedModel | None,
-    path: Path,
-    options: TargetOptions,
-    tokens: IntArray | None = None,
+    target: Target, network: Network, folded: FoldedModel | None, path: Path, options: TargetOptions
 ) -> str:
     """Write one target, read it back and compare it before it gets its name; returns a line that says what the file is.
+
+    It is compared on random tokens, see :func:`dsf.export.written.compare_written`.
 
     Args:
         target: to write.
@@ -97,7 +93,6 @@ def write_target(
         folded: its float form, where there is a checkpoint.
         path: of the file.
         options: see there.
-        tokens: to compare on, see :func:`dsf.export.written.compare_written`; None takes random ones.
 
     Raises:
         NetworkError: the target cannot say the network; the message names what.
@@ -106,8 +101,7 @@ def write_target(
     """
     from dsf.export.written import compare_written
 
-    if tokens is None:
-        tokens = random_tokens(network, WRITTEN_DECISIONS, seed=0)
+    tokens = random_tokens(network, WRITTEN_DECISIONS, seed=0)
     with contextlib.ExitStack() as files:  # of which the last gets its name first: where that fails, none does
         stages = "" if options.netx is None else _said_of(files.enter_context(writing_stages(network, options.netx)))
         temporary = files.enter_context(replacing(path))

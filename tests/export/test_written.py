@@ -24,6 +24,7 @@ from dsf.export.nir_graph import write_nir
 from dsf.export.nodes import LIF, NetworkError, Synapses
 from dsf.export.onnx_float import write_onnx_float
 from dsf.export.onnx_graph import write_onnx
+from dsf.export.proof import versions
 from dsf.export.quantize import quantize
 from dsf.export.targets import SUFFIXES, Target, TargetOptions, require_target, require_writable, write_target
 from dsf.export.torch_module import write_torch
@@ -245,3 +246,8 @@ def test_a_wrong_net_file_is_found(tmp_path: Path) -> None:
         file["layer/1/bias"][1] += 1
     with pytest.raises(NetworkError, match=r"differs from network node '.*qkv' in bias, threshold"):
         compare_net(path, network, stage)
+
+
+def test_versions_name_everything_that_took_part() -> None:
+    wanted = {"python", "dsf", "numpy", "h5py", "gymnasium", "mujoco", "torch", "onnx", "onnxruntime", "nir"}
+    assert versions().keys() == wanted and all(versions().values())
