@@ -96,7 +96,7 @@ class Largest:
             self.note(name, "current", self.values[node.source])
             membrane = np.zeros_like(values[0])
             for current, fired in zip(self.values[node.source], values):
-                membrane = np.fix(membrane * (4096 - node.decay) / 4096).astype(np.int64) + 64 * current + node.bias
+                membrane = np.trunc(membrane * (4096 - node.decay) / 4096).astype(np.int64) + 64 * current + node.bias
                 self.note(name, "membrane", membrane)
                 membrane = np.where(fired == 1, 0, np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT))
         elif isinstance(node, Readout):
