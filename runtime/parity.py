@@ -9,10 +9,16 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
-from dsf.export.reference import Int64Array, ReferenceEngine
+from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
+from dsf.runtime.fast_engine import Mode
 
 Spikes = dict[str, npt.NDArray[np.integer]]
 """Spikes of one token, (ticks, neurons) per population name."""
+
+
+def reference_engine(network: Network, mode: Mode) -> ReferenceEngine | WindowReference:
+    """The definition of truth for one lane in one mode; observers see the present token."""
+    return WindowReference(network) if mode == "window" else ReferenceEngine(network)
 
 
 @dataclass
@@ -48,10 +54,10 @@ class Parity:
 
 
 class ParityCheck:
-    """Runs the reference engine beside another one on the same tokens."""
+    """Runs the reference engine of a mode beside another one of the same mode, on the same tokens."""
 
-    def __init__(self, network: Network) -> None:
-        self.reference = ReferenceEngine(network)
+    def __init__(self, network: Network, mode: Mode = "stream") -> None:
+        self.reference = reference_engine(network, mode)
         self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
         self.result = Parity()
         self.decisions = 0

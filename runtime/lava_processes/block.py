@@ -14,165 +14,117 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from lava.proc.dense.process import Dense
-from lava.proc.lif.process import LIFReset
-from lava.utils.weightutils import SignMode
 
-from dsf.export.nodes import LIF, Synapses
-from dsf.runtime.lava_arithmetic import BitHistory, Neurons, Weights
-from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
-from dsf.runtime.lava_processes.ends import RESET_FLAG
-from dsf.runtime.lava_processes.parts import PssaWindow, Raster, Relay
-from dsf.train.integers import WEIGHT_BITS
-
-NO_CURRENT_MEMORY = 4095
-"""LIF's du (offset by one in Lava) that makes the current last exactly one tick."""
-
-
-def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
-    """A stock Dense that computes :class:`~dsf.export.network.Synapses` exactly.
-
-    A matrix of mixed signs loses its lowest bit in Lava, so the weights go in doubled and the exponent takes it back.
-    ``message_bits`` 0 means binary spikes.
-    """
-    return Dense(
-        weights=2 * node.weights.astype(np.int32),
-        weight_exp=node.exponent - 1,
-        num_weight_bits=WEIGHT_BITS,
-        sign_mode=SignMode.MIXED,
-        num_message_bits=message_bits,
-    )
-
-
-def stock_neurons(node: LIF, clock: Clock) -> LIFReset:
-    """A stock LIFReset that computes :class:`~dsf.export.network.LIF` exactly (a threshold array works in Lava)."""
-    return LIFReset(
-        shape=(node.size,),
-        du=NO_CURRENT_MEMORY,
-        dv=node.decay,
-        bias_mant=node.bias_mantissa.astype(np.int32),
-        bias_exp=node.bias_exponent,
-        vth=node.threshold,
-        reset_interval=clock.period,
-        reset_offset=clock.reset_offset,
-    )
+from dsf.runtime.lava_fused import FusedBlock
+from dsf.runtime.lava_layout import DENSE_TICKS, AttentionNodes, BlockNodes, Clock, MlpNodes, pack_raster, raster_words
+from dsf.runtime.lava_processes.attention import AttentionHistory, QueryGate
+from dsf.runtime.lava_processes.ends import START_FLAG
+from dsf.runtime.lava_processes.parts import Raster, Relay
+from dsf.runtime.lava_processes.stock import stock_neurons, stock_synapses
 
 
 class DsfBlock(AbstractProcess):
-    """x += PSSA(x); x += MLP(x) on integers. Ports: residual in and out, episode reset, packed raster."""
+    """x += attention(x); x += MLP(x) on integers. Ports: residual in and out, start flag, packed raster.
+
+    A block without attention has no use for the start flag: leave ``start_in`` unconnected.
+    """
 
     def __init__(self, *, block: BlockNodes, first_word: int, words: int, clock: Clock) -> None:
         super().__init__(block=block, first_word=first_word, words=words, clock=clock)
-        self.r_in, self.r_out = InPort((block.middle.size,)), OutPort((block.output.size,))
-        self.reset_in, self.raster_out = InPort((RESET_FLAG,)), OutPort((words,))
+        self.r_in, self.r_out = InPort((block.mlp.output.size,)), OutPort((block.mlp.output.size,))
+        self.start_in, self.raster_out = InPort((START_FLAG,)), OutPort((words,))
 
 
 @implements(proc=DsfBlock, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyFusedBlock(PyLoihiProcessModel):
-    """The whole block in one process, without latency."""
+    """The whole block in one process; its latency is the block's ``delay``."""
 
     r_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     r_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    reset_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
+    start_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
     raster_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.clock: Clock = proc_params["clock"]
         self.words, self.first_word = proc_params["words"], proc_params["first_word"]
-        block: BlockNodes = proc_params["block"]
-        self.block = block
-        self.history = BitHistory(block.window, self.clock.ticks)
-        self.qkv, self.project = Weights(block.qkv), Weights(block.project)
-        self.expand, self.contract = Weights(block.expand), Weights(block.contract)
-        self.input_lif, self.qkv_lif = Neurons(block.input_lif), Neurons(block.qkv_lif)
-        self.attention_lif, self.mlp_lif = Neurons(block.attention_lif), Neurons(block.mlp_lif)
-        self.hidden_lif = Neurons(block.hidden_lif)
-        self.spikes = np.zeros((self.clock.ticks, sum(node.size for node in block.populations)), bool)
+        self.block = FusedBlock(proc_params["block"], self.clock.ticks)
 
     def run_spk(self) -> None:
         """One tick."""
-        tick = self.clock.phase(self.time_step)
+        phase = self.clock.phase(self.time_step)
         residual = self.r_in.recv().astype(np.float64)
-        if tick == 0:
-            self._start_token(self.reset_in.recv()[0] != 0)
-        self.r_out.send(self._compute(tick, residual).astype(np.int32))
+        if phase == 0:
+            self.block.start_token(int(self.start_in.recv()[0]))
+        self.r_out.send(self.block(phase - self.clock.depth, residual).astype(np.int32))
         if self.clock.period_ends(self.time_step):
-            message = np.zeros(self.words, np.int32)
-            message[self.first_word :][: raster_words(*self.spikes.shape)] = pack_raster(self.spikes)
+            message, raster = np.zeros(self.words, np.int32), self.block.raster
+            message[self.first_word :][: raster_words(*raster.shape)] = pack_raster(raster)
             self.raster_out.send(message)
-
-    def _start_token(self, episode_starts: bool) -> None:
-        if episode_starts:
-            self.history.reset()
-        for neurons in (self.input_lif, self.qkv_lif, self.attention_lif, self.mlp_lif, self.hidden_lif):
-            neurons.reset()
-
-    def _compute(self, tick: int, residual: np.ndarray) -> np.ndarray:
-        block = self.block
-        entering = self.input_lif.step(residual)
-        qkv = self.qkv_lif.step(self.qkv(entering))
-        coincidence = qkv[block.gate.first :][: block.gate.size] & qkv[block.gate.second :][: block.gate.size]
-        query = qkv[block.window.first :][: block.window.size]
-        attended = self.attention_lif.step(self.history.attend(tick, query, coincidence))
-        residual = residual + self.project(attended) + block.middle.bias
-        entering_mlp = self.mlp_lif.step(residual)
-        hidden = self.hidden_lif.step(self.expand(entering_mlp))
-        np.concatenate([entering, qkv, coincidence, attended, entering_mlp, hidden], out=self.spikes[tick])
-        return residual + self.contract(hidden) + block.output.bias
 
 
 @implements(proc=DsfBlock, protocol=LoihiProtocol)
 @tag("fixed_pt")
 class ExpandedBlock(AbstractSubProcessModel):
-    """The block from stock LIFReset and Dense, plus PssaWindow, Relay and Raster; each Dense costs one tick."""
+    """The block from stock LIFReset and Dense and the processes of ``attention`` and ``parts``."""
 
     def __init__(self, proc: DsfBlock) -> None:
-        block: BlockNodes = proc.proc_params["block"]
-        clock: Clock = proc.proc_params["clock"]
-        first, second, third = (clock.at(clock.depth + stages) for stages in (1, 2, 3))
-        self.input_lif, self.qkv = stock_neurons(block.input_lif, clock), stock_synapses(block.qkv)
-        self.qkv_lif = stock_neurons(block.qkv_lif, first)
-        self.window = PssaWindow(neurons=block.qkv_lif.size, gate=block.gate, window=block.window, clock=first)
-        self.attention_lif, self.project = stock_neurons(block.attention_lif, first), stock_synapses(block.project)
-        self.middle = Relay(bias=block.middle.bias, delay=2)
-        self.mlp_lif, self.expand = stock_neurons(block.mlp_lif, second), stock_synapses(block.expand)
-        self.hidden_lif, self.contract = stock_neurons(block.hidden_lif, third), stock_synapses(block.contract)
-        self.output = Relay(bias=block.output.bias, delay=2)
-        self.raster = Raster(
-            block=block, first_word=proc.proc_params["first_word"], words=proc.proc_params["words"], clock=clock
-        )
-        self._connect_attention(proc)
-        self._connect_mlp(proc)
-        self._connect_raster(proc)
+        parameters = proc.proc_params
+        block, clock = parameters["block"], parameters["clock"]
+        self.clocks = {p.role: clock.at(clock.depth + p.depth) for p in block.populations}
+        self.raster = Raster(block=block, first_word=parameters["first_word"], words=parameters["words"], clock=clock)
+        residual = proc.in_ports.r_in
+        if block.attention is not None:
+            self._build_attention(block.attention)
+            self._connect_attention(residual, proc.in_ports.start_in)
+            residual = self.middle.r_out
+        self._build_mlp(block.mlp)
+        self._connect_mlp(residual)
+        self.output.r_out.connect(proc.out_ports.r_out)
+        self.raster.raster_out.connect(proc.out_ports.raster_out)
 
-    def _connect_attention(self, proc: DsfBlock) -> None:
-        proc.in_ports.r_in.connect(self.input_lif.a_in)
-        proc.in_ports.r_in.connect(self.middle.x_in)
-        proc.in_ports.reset_in.connect(self.window.reset_in)
-        self.input_lif.s_out.connect(self.qkv.s_in)
+    def _build_attention(self, nodes: AttentionNodes) -> None:
+        clocks = self.clocks
+        self.input_lif, self.qkv = stock_neurons(nodes.input_lif, clocks["input"]), stock_synapses(nodes.qkv)
+        self.qkv_lif = stock_neurons(nodes.qkv_lif, clocks["qkv"])
+        self.history = AttentionHistory(nodes=nodes, clock=clocks["qkv"])
+        self.attention_lif = stock_neurons(nodes.attention_lif, clocks["attention"])
+        self.project = stock_synapses(nodes.project)
+        self.middle = Relay(bias=nodes.output.bias, delay=2 * DENSE_TICKS + nodes.delay)
+        if nodes.gate is not None:
+            self.history.gate_out.connect(self.raster.gate_in)
+        mixed = self.attention_lif.s_out
+        if nodes.gated is not None:
+            self.gated = QueryGate(neurons=nodes.qkv_lif.size, node=nodes.gated)
+            self.qkv_lif.s_out.connect(self.gated.query_in)
+            mixed.connect(self.gated.s_in)
+            mixed = self.gated.s_out
+            mixed.connect(self.raster.gated_in)
+        mixed.connect(self.project.s_in)
+
+    def _connect_attention(self, residual: Any, start: Any) -> None:
+        residual.connect(self.input_lif.a_in)
+        residual.connect(self.middle.x_in)
+        start.connect(self.history.start_in)
+        self.input_lif.s_out.connect([self.qkv.s_in, self.raster.input_in])
         self.qkv.a_out.connect(self.qkv_lif.a_in)
-        self.qkv_lif.s_out.connect(self.window.s_in)
-        self.window.a_out.connect(self.attention_lif.a_in)
-        self.attention_lif.s_out.connect(self.project.s_in)
+        self.qkv_lif.s_out.connect([self.history.s_in, self.raster.qkv_in])
+        self.history.a_out.connect(self.attention_lif.a_in)
+        self.attention_lif.s_out.connect(self.raster.attention_in)
         self.project.a_out.connect(self.middle.a_in)
 
-    def _connect_mlp(self, proc: DsfBlock) -> None:
-        self.middle.r_out.connect(self.mlp_lif.a_in)
-        self.middle.r_out.connect(self.output.x_in)
-        self.mlp_lif.s_out.connect(self.expand.s_in)
-        self.expand.a_out.connect(self.hidden_lif.a_in)
-        self.hidden_lif.s_out.connect(self.contract.s_in)
-        self.contract.a_out.connect(self.output.a_in)
-        self.output.r_out.connect(proc.out_ports.r_out)
+    def _build_mlp(self, nodes: MlpNodes) -> None:
+        self.mlp_lif, self.expand = stock_neurons(nodes.input_lif, self.clocks["mlp"]), stock_synapses(nodes.expand)
+        self.hidden_lif = stock_neurons(nodes.hidden_lif, self.clocks["hidden"])
+        self.contract = stock_synapses(nodes.contract)
+        self.output = Relay(bias=nodes.output.bias, delay=2 * DENSE_TICKS)
 
-    def _connect_raster(self, proc: DsfBlock) -> None:
-        self.input_lif.s_out.connect(self.raster.input_in)
-        self.qkv_lif.s_out.connect(self.raster.qkv_in)
-        self.window.gate_out.connect(self.raster.gate_in)
-        self.attention_lif.s_out.connect(self.raster.attention_in)
-        self.mlp_lif.s_out.connect(self.raster.mlp_in)
-        self.hidden_lif.s_out.connect(self.raster.hidden_in)
-        self.raster.raster_out.connect(proc.out_ports.raster_out)
+    def _connect_mlp(self, residual: Any) -> None:
+        residual.connect(self.mlp_lif.a_in)
+        residual.connect(self.output.x_in)
+        self.mlp_lif.s_out.connect([self.expand.s_in, self.raster.mlp_in])
+        self.expand.a_out.connect(self.hidden_lif.a_in)
+        self.hidden_lif.s_out.connect([self.contract.s_in, self.raster.hidden_in])
+        self.contract.a_out.connect(self.output.a_in)

@@ -24,19 +24,19 @@ from dsf.runtime.lava_layout import Clock
 
 PIPE_MESSAGES = 4
 """Messages a host pipe can hold; the host exchanges one each way per decision."""
-RESET_FLAG = 1
-"""Extra element of a token message: 1 on the first token of an episode."""
+START_FLAG = 1
+"""Extra element of a token message; its values are at :data:`~dsf.runtime.lava_layout.CONTINUES`."""
 
 
 class TokenSource(AbstractProcess):
-    """Repeats the host's token on ``g_out`` at every tick of the token; sends the reset flag once per period."""
+    """Repeats the host's token on ``g_out`` at every tick of the token; sends the start flag once per period."""
 
     def __init__(self, *, encoder: Encoder, clock: Clock) -> None:
         super().__init__(features=encoder.size, clock=clock)
-        self.pipe = InPort((encoder.size + RESET_FLAG,))
+        self.pipe = InPort((encoder.size + START_FLAG,))
         self.pipe.flag_external_pipe(PIPE_MESSAGES)
         self.g_out = OutPort((encoder.size,))
-        self.reset_out = OutPort((RESET_FLAG,))
+        self.start_out = OutPort((START_FLAG,))
 
 
 @implements(proc=TokenSource, protocol=LoihiProtocol)
@@ -47,7 +47,7 @@ class PyTokenSource(PyLoihiProcessModel):
 
     pipe: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     g_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    reset_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=1)
+    start_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=16)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -58,8 +58,8 @@ class PyTokenSource(PyLoihiProcessModel):
         """One tick."""
         if self.clock.phase(self.time_step) == 0:
             message = self.pipe.csp_ports[0].recv()
-            self.token = message[:-RESET_FLAG]
-            self.reset_out.send(message[-RESET_FLAG:])
+            self.token = message[:-START_FLAG]
+            self.start_out.send(message[-START_FLAG:])
         self.g_out.send(self.silence if self.clock.token_tick(self.time_step) is None else self.token)
 
 
@@ -68,10 +68,10 @@ class FusedEmbedding(AbstractProcess):
 
     def __init__(self, *, encoder: Encoder, embed: Synapses, residual: Residual, clock: Clock) -> None:
         super().__init__(embed=embed, residual=residual, clock=clock)
-        self.pipe = InPort((encoder.size + RESET_FLAG,))
+        self.pipe = InPort((encoder.size + START_FLAG,))
         self.pipe.flag_external_pipe(PIPE_MESSAGES)
         self.r_out = OutPort((residual.size,))
-        self.reset_out = OutPort((RESET_FLAG,))
+        self.start_out = OutPort((START_FLAG,))
 
 
 @implements(proc=FusedEmbedding, protocol=LoihiProtocol)
@@ -82,7 +82,7 @@ class PyFusedEmbedding(PyLoihiProcessModel):
 
     pipe: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     r_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    reset_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=1)
+    start_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=16)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -93,8 +93,8 @@ class PyFusedEmbedding(PyLoihiProcessModel):
         """One tick."""
         if self.clock.phase(self.time_step) == 0:
             message = self.pipe.csp_ports[0].recv()
-            self.reset_out.send(message[-RESET_FLAG:])
-            self.residual = (self.embed(message[:-RESET_FLAG]) + self.bias).astype(np.int32)
+            self.start_out.send(message[-START_FLAG:])
+            self.residual = (self.embed(message[:-START_FLAG]) + self.bias).astype(np.int32)
         self.r_out.send(self.residual)
 
 
@@ -199,7 +199,7 @@ class PyFusedReadout(PyLoihiProcessModel):
 
     def run_spk(self) -> None:
         """One tick."""
-        residual, tick = self.r_in.recv().astype(np.int64), self.clock.phase(self.time_step)
+        residual, tick = self.r_in.recv().astype(np.int64), self.clock.token_tick(self.time_step)
         self.total = residual if tick == 0 else self.total + residual
         if self.clock.period_ends(self.time_step):
             shift = self.readout.shift

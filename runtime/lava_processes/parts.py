@@ -1,4 +1,4 @@
-"""The expanded network's own small processes; everything else in it is stock Dense and LIFReset."""
+"""The expanded network's adders and its raster; attention's own processes are in a module of their own."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.nodes import Gate, Window
-from dsf.runtime.lava_arithmetic import BitHistory
+from dsf.runtime.lava_arithmetic import DelayLine
 from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
-from dsf.runtime.lava_processes.ends import RESET_FLAG
+
+ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
+"""Of the populations of a block (:class:`~dsf.runtime.lava_layout.Population`); no block has all of them."""
 
 
 class Relay(AbstractProcess):
     """The residual: r[t] = x[t - delay] + a[t] + bias, relayed as graded spikes.
 
-    ``delay`` re-times the shortcut against the Dense stages of the branch. ``a_in`` may have several sources.
+    ``delay`` re-times the shortcut against the latency of the branch. ``a_in`` may have several sources.
     """
 
     def __init__(self, *, bias: np.ndarray, delay: int) -> None:
@@ -38,7 +39,7 @@ class Relay(AbstractProcess):
 @requires(CPU)
 @tag("fixed_pt")
 class PyRelay(PyLoihiProcessModel):
-    """A ring buffer of ``delay`` ticks in front of an adder."""
+    """A delay line in front of an adder."""
 
     x_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
@@ -47,15 +48,12 @@ class PyRelay(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.delay: int = proc_params["delay"]
-        self.pending: list[np.ndarray] = []
+        self.shortcut = DelayLine(proc_params["delay"])
 
     def run_spk(self) -> None:
         """One tick."""
-        self.pending.append(self.x_in.recv())
-        branch = self.a_in.recv() + self.bias
-        arrived = self.pending.pop(0) if len(self.pending) > self.delay else 0
-        self.r_out.send((branch + arrived).astype(np.int32))
+        arrived = self.shortcut(self.x_in.recv())
+        self.r_out.send((self.a_in.recv() + self.bias + arrived).astype(np.int32))
 
 
 class EmbeddingRelay(AbstractProcess):
@@ -82,62 +80,19 @@ class PyEmbeddingRelay(PyLoihiProcessModel):
         self.r_out.send((self.a_in.recv() + self.bias).astype(np.int32))
 
 
-class PssaWindow(AbstractProcess):
-    """Gate and window of PSSA: key AND value, the bit history, and the query-gated window sum."""
-
-    def __init__(self, *, neurons: int, gate: Gate, window: Window, clock: Clock) -> None:
-        super().__init__(gate=gate, window=window, clock=clock)
-        self.s_in, self.reset_in = InPort((neurons,)), InPort((RESET_FLAG,))
-        self.a_out, self.gate_out = OutPort((window.size,)), OutPort((gate.size,))
-
-
-@implements(proc=PssaWindow, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyPssaWindow(PyLoihiProcessModel):
-    """Keeps its state through the ticks in which its population is idle."""
-
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
-    reset_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
-    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    gate_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=1)
-
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
-        self.gate: Gate = proc_params["gate"]
-        self.window: Window = proc_params["window"]
-        self.history = BitHistory(self.window, self.clock.ticks)
-        self.silence = np.zeros(self.window.size, np.int32)
-
-    def run_spk(self) -> None:
-        """One tick."""
-        # One token is in flight at a time, so clearing at the period's start cannot hit the previous one.
-        if self.clock.phase(self.time_step) == 0 and self.reset_in.recv()[0]:
-            self.history.reset()
-        spikes, tick = self.s_in.recv() != 0, self.clock.token_tick(self.time_step)
-        if tick is None:
-            self.a_out.send(self.silence)
-            self.gate_out.send(self.silence)
-            return
-        gate, window = self.gate, self.window
-        coincidence = spikes[gate.first :][: gate.size] & spikes[gate.second :][: gate.size]
-        query = spikes[window.first :][: window.size]
-        self.a_out.send(self.history.attend(tick, query, coincidence).astype(np.int32))
-        self.gate_out.send(coincidence.astype(np.int32))
-
-
 class Raster(AbstractProcess):
     """Collects the spikes of one block's populations and sends them, packed, at the period's last tick.
 
     The message spans all blocks' words with zeros outside this block's, so that the sink's fan-in adder concatenates.
+    Populations that this block does not have keep a port that nothing is connected to.
     """
 
     def __init__(self, *, block: BlockNodes, first_word: int, words: int, clock: Clock) -> None:
         super().__init__(block=block, first_word=first_word, words=words, clock=clock)
-        self.input_in, self.qkv_in = InPort((block.input_lif.size,)), InPort((block.qkv_lif.size,))
-        self.gate_in, self.attention_in = InPort((block.gate.size,)), InPort((block.attention_lif.size,))
-        self.mlp_in, self.hidden_in = InPort((block.mlp_lif.size,)), InPort((block.hidden_lif.size,))
+        sizes = {population.role: population.node.size for population in block.populations}
+        self.input_in, self.qkv_in, self.gate_in, self.attention_in, self.gated_in, self.mlp_in, self.hidden_in = (
+            InPort((sizes.get(role, 1),)) for role in ROLES
+        )
         self.raster_out = OutPort((words,))
 
 
@@ -151,28 +106,25 @@ class PyRaster(PyLoihiProcessModel):
     qkv_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     gate_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     attention_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
+    gated_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     mlp_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     hidden_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     raster_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
-
-    DEPTHS = (0, 1, 1, 1, 2, 3)
-    """Pipeline depth of each population behind the block's input: the number of Dense stages passed."""
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         self.clock: Clock = proc_params["clock"]
         self.words: int = proc_params["words"]
         self.first_word: int = proc_params["first_word"]
-        sizes = [population.size for population in proc_params["block"].populations]
-        self.columns = np.cumsum([0, *sizes])
+        block: BlockNodes = proc_params["block"]
+        self.sources = [(f"{p.role}_in", self.clock.at(self.clock.depth + p.depth)) for p in block.populations]
+        self.columns = np.cumsum([0, *block.sizes])
         self.spikes = np.zeros((self.clock.ticks, self.columns[-1]), bool)
 
     def run_spk(self) -> None:
         """One tick."""
-        ports = (self.input_in, self.qkv_in, self.gate_in, self.attention_in, self.mlp_in, self.hidden_in)
-        for index, (port, depth) in enumerate(zip(ports, self.DEPTHS)):
-            spikes = port.recv()
-            tick = self.clock.at(self.clock.depth + depth).token_tick(self.time_step)
+        for index, (port, clock) in enumerate(self.sources):
+            spikes, tick = getattr(self, port).recv(), clock.token_tick(self.time_step)
             if tick is not None:
                 self.spikes[tick, self.columns[index] : self.columns[index + 1]] = spikes
         if self.clock.period_ends(self.time_step):
