@@ -19,7 +19,7 @@ from dsf.export.file import read_network
 from dsf.export.network import Network
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, Engine, LavaModel, open_engine
-from dsf.runtime.lava_layout import split_network
+from dsf.runtime.lava_layout import CONTINUES, split_network
 from dsf.tasks import get_task
 
 WARM_UP = 5
@@ -62,25 +62,18 @@ def measure(network: Network, backend: BackendName, model: LavaModel, decisions:
 
 def bare_blocks_ms(network: Network, decisions: int) -> float:
     """The arithmetic of the fused blocks in this process: what is left of a fused decision when Lava is gone."""
-    from dsf.runtime.lava_arithmetic import BitHistory, Neurons, Weights
+    from dsf.runtime.lava_fused import FusedBlock
 
-    blocks = [
-        (
-            [Neurons(lif) for lif in (b.input_lif, b.qkv_lif, b.attention_lif, b.mlp_lif, b.hidden_lif)],
-            [Weights(synapses) for synapses in (b.qkv, b.project, b.expand, b.contract)],
-            BitHistory(b.window, network.ticks),
-        )
-        for b in split_network(network).blocks
-    ]
-    width = blocks[0][0][0].membrane.size
-    residual = np.random.default_rng(0).integers(-500, 900, width).astype(np.float64)
+    parts = split_network(network)
+    blocks = [FusedBlock(nodes, network.ticks) for nodes in parts.blocks]
+    residual = np.random.default_rng(0).integers(-500, 900, parts.embed.size).astype(np.float64)
     started = time.perf_counter()
     for _ in range(decisions):
+        for block in blocks:
+            block.start_token(CONTINUES)
         for tick in range(network.ticks):
-            for (first, qkv, attention, second, hidden), (to_qkv, project, expand, contract), history in blocks:
-                query, key, value = np.split(qkv.step(to_qkv(first.step(residual))), 3)
-                project(attention.step(history.attend(tick, query, key & value)))
-                contract(hidden.step(expand(second.step(residual))))
+            for block in blocks:
+                block(tick, residual)
     return 1e3 * (time.perf_counter() - started) / decisions
 
 

@@ -99,8 +99,8 @@ class CoincidenceHistory:
     """Where key and value met, per tick, lag and channel, and its weighted sums: PSSA's windows and SDSA-1's count."""
 
     def __init__(self, gate: Gate, node: Window | PlacedWindow | Count, ticks: int) -> None:
-        self.gate, self.size = gate, node.size
-        self.query_first = None if isinstance(node, Count) else node.first
+        self.key, self.value = (slice(first, first + gate.size) for first in (gate.first, gate.second))
+        self.query_part = None if isinstance(node, Count) else slice(node.first, node.first + node.size)
         weights = np.full(node.reach, node.gain) if isinstance(node, Count) else node.weights
         self.weights = np.atleast_2d(weights).astype(np.float32)  # (places, reach); one row where places are alike
         self.place = self.last_place = len(self.weights) - 1
@@ -116,18 +116,17 @@ class CoincidenceHistory:
 
     def remember(self, tick: int, spikes: BoolArray) -> BoolArray:
         """Shift one token's coincidences of this tick in, and return them."""
-        gate, bits = self.gate, self.bits[tick]
-        coincidence: BoolArray = spikes[gate.first :][: gate.size] & spikes[gate.second :][: gate.size]
+        bits, coincidence = self.bits[tick], spikes[self.key] & spikes[self.value]
         bits[1:] = bits[:-1].copy()
         bits[0] = coincidence
-        if self.query_first is not None:
-            self.query = spikes[self.query_first :][: self.size]
+        if self.query_part is not None:
+            self.query = spikes[self.query_part]
         return coincidence
 
     def current(self, tick: int) -> FloatArray:
         """The sum over the window, where there is a query gated by it."""
         total = self.weights[self.place] @ self.bits[tick]
-        return (total if self.query_first is None else total * self.query).astype(np.float64)
+        return (total if self.query_part is None else total * self.query).astype(np.float64)
 
 
 class KeyValueHistory:

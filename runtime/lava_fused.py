@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from dsf.runtime.lava_arithmetic import BoolArray, DelayLine, FloatArray, Neurons, Weights, history_of
 from dsf.runtime.lava_layout import AttentionNodes, BlockNodes, MlpNodes
 
+Fired = list[list[BoolArray]]
+"""Per tick of the present token, the spikes of each population that has fired so far, in raster order."""
+
 
 class FusedAttention:
     """x + attention(x); where scores need all ticks of a token, it comes ``delay`` ticks later."""
 
-    def __init__(self, nodes: AttentionNodes, raster: BoolArray) -> None:
-        self.nodes, self.raster, self.ticks, self.delay = nodes, raster, len(raster), nodes.delay
+    def __init__(self, nodes: AttentionNodes, fired: Fired) -> None:
+        self.fired, self.ticks, self.delay, self.gated = fired, len(fired), nodes.delay, nodes.gated
         self.input_lif, self.qkv, self.qkv_lif = Neurons(nodes.input_lif), Weights(nodes.qkv), Neurons(nodes.qkv_lif)
         self.history, self.attention_lif = history_of(nodes, self.ticks), Neurons(nodes.attention_lif)
-        self.project, self.bias = Weights(nodes.project), nodes.output.bias
+        self.project, self.bias = Weights(nodes.project), nodes.output.bias.astype(np.float64)
         self.shortcut = DelayLine(nodes.delay)
-        self.entered = sum(node.size for node in (nodes.input_lif, nodes.qkv_lif, nodes.gate) if node is not None)
 
     def start_token(self, start: int) -> None:
         """A new token arrives, with its start flag."""
@@ -35,28 +39,26 @@ class FusedAttention:
     def _enter(self, tick: int, residual: FloatArray) -> None:
         entering = self.input_lif.step(residual)
         qkv = self.qkv_lif.step(self.qkv(entering))
-        coincidence = self.history.remember(tick, qkv)
-        np.concatenate([entering, qkv, coincidence], out=self.raster[tick, : self.entered])
+        self.fired[tick] += (entering, qkv, self.history.remember(tick, qkv))
 
     def _leave(self, tick: int) -> FloatArray:
-        mixed, gated = self.attention_lif.step(self.history.current(tick)), self.nodes.gated
-        leaving = self.raster[tick, self.entered :]
-        leaving[: len(mixed)] = mixed
-        if gated is not None:
-            qkv = self.raster[tick, self.nodes.input_lif.size :]
-            mixed = mixed & qkv[gated.first :][: gated.size]
-            leaving[-len(mixed) :] = mixed
+        mixed, fired = self.attention_lif.step(self.history.current(tick)), self.fired[tick]
+        fired.append(mixed)
+        if self.gated is not None:
+            _, qkv, *_ = fired
+            mixed = mixed & qkv[self.gated.first :][: self.gated.size]
+            fired.append(mixed)
         return self.project(mixed) + self.bias
 
 
 class FusedMlp:
     """x + MLP(x), without latency."""
 
-    def __init__(self, nodes: MlpNodes, raster: BoolArray) -> None:
-        self.raster, self.ticks = raster, len(raster)
+    def __init__(self, nodes: MlpNodes, fired: Fired) -> None:
+        self.fired, self.ticks = fired, len(fired)
         self.input_lif, self.expand = Neurons(nodes.input_lif), Weights(nodes.expand)
         self.hidden_lif, self.contract = Neurons(nodes.hidden_lif), Weights(nodes.contract)
-        self.bias = nodes.output.bias
+        self.bias = nodes.output.bias.astype(np.float64)
 
     def start_token(self) -> None:
         """A new token arrives."""
@@ -69,28 +71,32 @@ class FusedMlp:
             return residual
         entering = self.input_lif.step(residual)
         hidden = self.hidden_lif.step(self.expand(entering))
-        np.concatenate([entering, hidden], out=self.raster[tick])
+        self.fired[tick] += (entering, hidden)
         return residual + self.contract(hidden) + self.bias
 
 
 class FusedBlock:
-    """A block with the spikes of its present token: ``raster`` is (ticks, neurons), in raster order."""
+    """A block, and the spikes of its present token."""
 
     def __init__(self, nodes: BlockNodes, ticks: int) -> None:
-        self.raster: BoolArray = np.zeros((ticks, sum(nodes.sizes)), bool)
-        mlp_size = nodes.mlp.input_lif.size + nodes.mlp.hidden_lif.size
-        self.mlp = FusedMlp(nodes.mlp, self.raster[:, -mlp_size:])
-        attention = nodes.attention
-        self.attention = None if attention is None else FusedAttention(attention, self.raster[:, :-mlp_size])
+        self.fired: Fired = [[] for _ in range(ticks)]
+        self.mlp, self.delay = FusedMlp(nodes.mlp, self.fired), nodes.delay
+        self.attention = None if nodes.attention is None else FusedAttention(nodes.attention, self.fired)
 
     def start_token(self, start: int) -> None:
         """A new token arrives, with its start flag."""
+        for populations in self.fired:
+            populations.clear()
         self.mlp.start_token()
         if self.attention is not None:
             self.attention.start_token(start)
 
     def __call__(self, tick: int, residual: FloatArray) -> FloatArray:
         """Args: the token's tick that arrives, idle outside [0, T). Returns: the residual of ``tick - delay``."""
-        if self.attention is not None:
-            residual, tick = self.attention(tick, residual), tick - self.attention.delay
-        return self.mlp(tick, residual)
+        return self.mlp(tick - self.delay, residual if self.attention is None else self.attention(tick, residual))
+
+    @property
+    def raster(self) -> BoolArray:
+        """Spikes of the token once it is through, (ticks, neurons)."""
+        spikes: BoolArray = np.concatenate(list(itertools.chain.from_iterable(self.fired)))
+        return spikes.reshape(len(self.fired), -1)

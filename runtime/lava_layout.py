@@ -151,7 +151,7 @@ def split_network(network: Network) -> NetworkParts:
     head, tail = network.nodes[:3], network.nodes[-1]
     blocks = _split_blocks(network.nodes[3:-1], network.ticks)
     if blocks and _kinds(head) == (Encoder, Synapses, Residual):
-        parts = NetworkParts(*head, blocks, tail)  # type: ignore[arg-type]
+        parts = NetworkParts(*head, blocks, tail)  # type: ignore[arg-type,call-arg]
         if _wired_as_built(parts):
             return parts
     raise NetworkError(
@@ -162,7 +162,8 @@ def split_network(network: Network) -> NetworkParts:
 def _split_blocks(nodes: tuple[Node, ...], ticks: int) -> tuple[BlockNodes, ...]:
     """The blocks; none where the nodes form no chain of blocks. Every branch ends with its residual."""
     blocks: list[BlockNodes] = []
-    attention, branch = None, ()
+    attention: AttentionNodes | None = None
+    branch: tuple[Node, ...] = ()
     for node in nodes:
         branch = (*branch, node)
         if not isinstance(node, Residual):
@@ -184,7 +185,8 @@ def _attention_nodes(branch: tuple[Node, ...], ticks: int) -> AttentionNodes:
     at = next(place for place, node in enumerate(branch) if isinstance(node, HISTORY_KINDS))
     history, neuron = branch[at : at + 2]
     delay = ticks if isinstance(history, Outer) and history.all_ticks else 0
-    return AttentionNodes(*entering, gate, history, neuron, gated, project, output, delay)  # type: ignore[arg-type]
+    found = (*entering, gate, history, neuron, gated, project, output, delay)
+    return AttentionNodes(*found)  # type: ignore[arg-type]
 
 
 def _wired_as_built(parts: NetworkParts) -> bool:

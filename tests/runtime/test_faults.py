@@ -140,15 +140,15 @@ def test_exception_inside_a_process_model_is_reported(model: str, monkeypatch: p
     """The second token raises inside a block's process (the patch reaches the children through fork)."""
     from dsf.runtime import lava_arithmetic
 
-    original = lava_arithmetic.BitHistory.attend
+    original = lava_arithmetic.CoincidenceHistory.current
 
-    def broken(self: object, tick: int, *spikes: np.ndarray) -> np.ndarray:
+    def broken(self: object, tick: int) -> np.ndarray:
         self.calls = getattr(self, "calls", 0) + 1  # type: ignore[attr-defined]
         if self.calls > 4:  # type: ignore[attr-defined]
             raise ZeroDivisionError("injected")
-        return original(self, tick, *spikes)  # type: ignore[arg-type]
+        return original(self, tick)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(lava_arithmetic.BitHistory, "attend", broken)
+    monkeypatch.setattr(lava_arithmetic.CoincidenceHistory, "current", broken)
     network = random_network(0)
     tokens = random_tokens(network, 3, 1, seed=0)
     started = time.monotonic()
@@ -166,7 +166,7 @@ def test_exception_while_a_model_is_built_is_reported(monkeypatch: pytest.Monkey
     def broken(self: object, *arguments: object) -> None:
         raise MemoryError("injected")
 
-    monkeypatch.setattr(lava_arithmetic.BitHistory, "__init__", broken)
+    monkeypatch.setattr(lava_arithmetic.CoincidenceHistory, "__init__", broken)
     with pytest.raises(Exception, match="injected"), open_engine(random_network(0), "lava"):
         pass
     assert not [child for child in descendants(os.getpid()) if "resource_tracker" not in _command(child)]

@@ -3,67 +3,197 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import random_network, random_tokens
+from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.file import read_network
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, NetworkError
-from dsf.export.reference import encode
+from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
+from dsf.export.reference import WindowReference, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
-from dsf.runtime.lava_layout import split_network
+from dsf.runtime.fast_engine import Mode
+from dsf.runtime.lava_layout import CONTINUES, split_network
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.tasks import get_task
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava is frozen on Python 3.10")
 
-RANDOM_NETWORKS = 20
-TOKENS = 10
+TOKENS = 8
+RESET = 5
+"""The second episode of a sweep starts at this token."""
 TRAINED_DECISIONS = 200
 MODELS: tuple[LavaModel, ...] = ("fused", "expanded")
+MODES: tuple[Mode, ...] = ("stream", "window")
+KINDS: dict[str, dict[str, Any]] = {
+    "pssa": {},
+    "pssa, full bias": {"positional_bias": "full"},
+    "tssa": {"attention": "tssa"},
+    "sssa": {"attention": "sssa"},
+    "sdsa1": {"attention": "sdsa1"},
+    "sdsa3": {"attention": "sdsa3"},
+    "none": {"attention": "none"},
+}
+NETWORKS_PER_CASE = {"fused": 2, "expanded": 1}
+"""Networks of random sizes for each kind of attention and mode."""
+CASES = [
+    (model, mode, kind, number)
+    for model in MODELS
+    for mode in MODES
+    for kind in KINDS
+    for number in range(NETWORKS_PER_CASE[model])
+]
 
 
-def compare(network: Network, model: LavaModel, tokens: np.ndarray, resets: set[int]) -> Parity:
+def compare(network: Network, model: LavaModel, tokens: np.ndarray, resets: set[int], mode: Mode = "stream") -> Parity:
     """Feed (count, 1, features) tokens to Lava and the reference, with episode starts at ``resets``."""
-    check = ParityCheck(network)
-    with open_engine(network, "lava", model) as engine:
+    check = ParityCheck(network, mode)
+    with open_engine(network, "lava", model, mode) as engine:
         for index, token in enumerate(tokens):
             if index in resets:
                 engine.reset(0)
                 check.reset()
             check.check(token, *engine.step_graded(token))
+    assert children() == []
     return check.result
 
 
-def network_of(number: int) -> Network:
-    """A small random network; the sizes, ticks, windows, widths and bits vary with the number."""
-    generator = np.random.default_rng(number)
+def children() -> list[str]:
+    """Commands of this process's children, without Python's own."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    commands = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    return [command for command in commands if "resource_tracker" not in command]
+
+
+def network_of(kind: str, number: int, largest_blocks: int) -> Network:
+    """A small random network; sizes, ticks, heads, windows, bits and head vary with kind and number."""
+    generator = np.random.default_rng([number, *kind.encode()])
+    heads, context = int(generator.integers(1, 4)), int(generator.integers(2, 6))
     return random_network(
-        number,
-        bits=int(generator.integers(2, 9)),
-        width=int(generator.integers(1, 24)),
-        blocks=int(generator.integers(1, 4)),
-        ticks=int(generator.integers(1, 7)),
-        window=int(generator.integers(1, 6)),
+        int(generator.integers(2**31)),
+        bits=int(generator.integers(4, 9)),
+        heads=heads,
+        width=heads * int(generator.integers(2, 7)),
+        blocks=int(generator.integers(1, largest_blocks + 1)),
+        ticks=int(generator.integers(1, 5)),
+        context=context,
+        window=int(generator.integers(1, context + 1)),
         input_bits=int(generator.integers(4, 11)),
+        discrete=bool(generator.integers(2)),
+        **KINDS[kind],
     )
 
 
-@pytest.mark.parametrize("number", range(RANDOM_NETWORKS))
-@pytest.mark.parametrize("model", MODELS)
-def test_random_networks_match_spike_by_spike(number: int, model: LavaModel) -> None:
-    network = network_of(number)
-    result = compare(network, model, random_tokens(network, TOKENS, 1, seed=number), resets={4})
-    neurons = sum(node.size for node in network.nodes if type(node).__name__ in ("LIF", "Gate"))
-    assert result.compared_spikes == TOKENS * network.ticks * neurons
+def neurons_of(network: Network) -> int:
+    return sum(node.size for node in network.nodes if isinstance(node, SPIKING_KINDS))
+
+
+@pytest.mark.parametrize(("model", "mode", "kind", "number"), CASES)
+def test_random_networks_match_spike_by_spike(model: LavaModel, mode: Mode, kind: str, number: int) -> None:
+    network = network_of(kind, number, largest_blocks=3 if model == "fused" else 2)
+    result = compare(network, model, random_tokens(network, TOKENS, 1, seed=number), {RESET}, mode)
+    assert result.compared_spikes == TOKENS * network.ticks * neurons_of(network)
     assert result.exact, result
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+@pytest.mark.parametrize("largest_blocks", [2, 3])
+def test_attention_fires_and_remembers_in_the_networks_of_the_sweep(kind: str, largest_blocks: int) -> None:
+    """Else the sweep would prove nothing."""
+    fired, remembered = 0, False
+    for number in range(2):
+        network = network_of(kind, number, largest_blocks)
+        tokens = random_tokens(network, TOKENS, 1, seed=number)
+        through, forgetting = (ReferenceBackend(network) for _ in range(2))
+        for token in tokens:
+            forgetting.reset(0)
+            _, spikes = through.step_graded(token)
+            _, others = forgetting.step_graded(token)
+            attended = [name for name in spikes if name.endswith("attention_lif")]
+            fired += sum(int(spikes[name].sum()) for name in attended)
+            remembered |= any(bool((spikes[name] != others[name]).any()) for name in attended)
+    assert fired > 0 and remembered
+
+
+@settings(max_examples=60, deadline=None)
+@given(exportable(), st.sampled_from(MODES))
+def test_fused_blocks_are_the_reference(arguments: dict[str, Any], mode: Mode) -> None:
+    """The processes' arithmetic alone, over more networks than Lava could be started for."""
+    from dsf.runtime.lava_fused import FusedBlock
+
+    network = random_network(bits=6, **arguments)
+    parts, reference = split_network(network), ParityCheck(network, mode).reference
+    blocks = [FusedBlock(nodes, network.ticks) for nodes in parts.blocks]
+    tokens = random_tokens(network, 5, 1, seed=0)
+    for index, token in enumerate(tokens):
+        values: dict[str, np.ndarray] = {}
+        reference.step_graded(token, lambda name, array, values=values: values.update({name: array}))  # type: ignore[misc]
+        replayed = tokens[max(index + 1 - network.context, 0) : index + 1] if mode == "window" else token[None]
+        start = 1 + network.context - len(replayed) if mode == "window" or index == 0 else CONTINUES
+        for place, earlier in enumerate(replayed):
+            residual = embedded(network, earlier)
+            for block in blocks:
+                block.start_token(start if place == 0 else CONTINUES)
+                arriving = [*residual, *np.zeros((block.delay, residual.shape[1]))]
+                residual = np.stack([block(tick, row) for tick, row in enumerate(arriving)][block.delay :])
+        for nodes, block in zip(parts.blocks, blocks):
+            truth = np.concatenate([values[population.node.name][:, 0] for population in nodes.populations], axis=1)
+            assert np.array_equal(block.raster, truth)
+        assert np.array_equal(residual, values[parts.blocks[-1].mlp.output.name][:, 0])
+
+
+def embedded(network: Network, token: np.ndarray) -> np.ndarray:
+    """The first residual of one token, (ticks, channels)."""
+    values: dict[str, np.ndarray] = {}
+    WindowReference(network).step_graded(token, lambda name, array: values.update({name: array}))
+    return values["residual.0"][:, 0].astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fused", "expanded"),
+    [("pssa", 4, 18), ("pssa, full bias", 4, 18), ("tssa", 16, 30), ("sssa", 4, 18), ("sdsa1", 4, 18), ("none", 4, 12)],
+)
+def test_ticks_per_decision(kind: str, fused: int, expanded: int) -> None:
+    """T, one per Dense in the expanded model, and T per block whose scores need the whole token."""
+    from dsf.runtime.lava_engine import LavaEngine
+
+    network = random_network(0, blocks=3, ticks=4, context=5, **KINDS[kind])
+    for model, period in zip(MODELS, (fused, expanded)):
+        assert LavaEngine(network, model).ticks_per_decision == period
+        assert LavaEngine(network, model, "window").ticks_per_decision == 5 * period
+    assert [ReferenceBackend(network, mode).ticks_per_decision for mode in MODES] == [4, 20]
+
+
+def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dsf.runtime.lava_supervisor import LavaSupervisor
+
+    network, original, ran = random_network(0, blocks=1, context=3, attention="tssa"), LavaSupervisor.run, []
+
+    def counting(self: LavaSupervisor, ticks: int) -> None:
+        ran.append(ticks)
+        original(self, ticks)
+
+    monkeypatch.setattr(LavaSupervisor, "run", counting)
+    totals = []
+    with open_engine(network, "lava", "fused", "window") as engine:
+        for index, token in enumerate(random_tokens(network, 6, 1, seed=0)):
+            if index == 5:
+                engine.reset(0)
+            ran.clear()
+            engine.step_graded(token)
+            totals.append(sum(ran))
+        whole = engine.ticks_per_decision
+    assert whole == 3 * 2 * network.ticks
+    assert totals == [whole // 3, 2 * whole // 3, whole, whole, whole, whole // 3]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -79,8 +209,14 @@ def test_trained_network_matches_over_200_closed_loop_decisions(model: LavaModel
     run_closed_loop(task, Recording(network), range(1), task.target_returns[0], parity_decisions=0)
     assert len(tokens) >= TRAINED_DECISIONS
     result = compare(network, model, np.stack(tokens[:TRAINED_DECISIONS]), resets=set())
-    neurons = sum(node.size for node in network.nodes if type(node).__name__ in ("LIF", "Gate"))
-    assert result.compared_spikes == TRAINED_DECISIONS * network.ticks * neurons
+    assert result.compared_spikes == TRAINED_DECISIONS * network.ticks * neurons_of(network)
+    assert result.exact, result
+
+
+def test_trained_network_matches_in_window_mode_beyond_a_full_window() -> None:
+    network = read_network(network_path())
+    tokens = random_tokens(network, network.context + 2, 1, seed=0)
+    result = compare(network, "fused", tokens, set(), "window")
     assert result.exact, result
 
 
@@ -99,15 +235,25 @@ def test_parity_check_sees_a_single_flipped_spike() -> None:
     assert ParityCheck(network).check(token, accumulators, spikes) is None
 
 
-def test_networks_wired_in_another_way_are_refused() -> None:
-    network = random_network(0, blocks=1)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+def test_networks_wired_in_another_way_are_refused(kind: str) -> None:
+    network = random_network(0, blocks=1, **KINDS[kind])
     cut = "residual.0.attention"  # without its shortcut
     nodes = [
         dataclasses.replace(node, sources=node.sources[1:]) if node.name == cut else node for node in network.nodes
     ]
     split_network(network)
-    with pytest.raises(NetworkError, match="another network"):
+    with pytest.raises(NetworkError, match="form another one"):
         split_network(dataclasses.replace(network, nodes=tuple(nodes)))
+
+
+def test_networks_of_other_nodes_are_refused() -> None:
+    network = random_network(0, blocks=1)
+    *body, readout = network.nodes
+    last = dataclasses.replace(body[-1], name="one more", sources=(body[-1].name,))
+    extended = (*body, last, dataclasses.replace(readout, source=last.name))
+    with pytest.raises(NetworkError, match="form another one"):
+        split_network(dataclasses.replace(network, nodes=extended))
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
