@@ -19,7 +19,8 @@ from dsf.export.file import read_network
 from dsf.export.network import Network
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, Engine, LavaModel, open_engine
-from dsf.runtime.lava_layout import CONTINUES, split_network
+from dsf.runtime.lava_blocks import split_network
+from dsf.runtime.lava_layout import CONTINUES
 from dsf.tasks import get_task
 
 WARM_UP = 5

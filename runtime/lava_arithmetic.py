@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Window
-from dsf.runtime.lava_layout import CONTINUES, AttentionNodes
+from dsf.runtime.lava_blocks import AttentionNodes
+from dsf.runtime.lava_layout import CONTINUES
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 FloatArray = npt.NDArray[np.float64]

@@ -16,13 +16,12 @@ from dsf.export.nodes import Synapses
 from dsf.export.reference import Int64Array
 from dsf.runtime.engine import LavaModel
 from dsf.runtime.fast_engine import Mode
+from dsf.runtime.lava_blocks import NetworkParts, split_network
 from dsf.runtime.lava_layout import (
     CONTINUES,
     DENSE_TICKS,
     Clock,
-    NetworkParts,
     raster_words,
-    split_network,
     unpack_raster,
 )
 from dsf.runtime.lava_processes.block import DsfBlock

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from dsf.runtime.lava_arithmetic import BoolArray, DelayLine, FloatArray, Neurons, Weights, history_of
-from dsf.runtime.lava_layout import AttentionNodes, BlockNodes, MlpNodes
+from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, MlpNodes
 
 Fired = list[list[BoolArray]]
 """Per tick of the present token, the spikes of each population that has fired so far, in raster order."""

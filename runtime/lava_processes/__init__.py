@@ -3,7 +3,8 @@
 Only side-effect-free modules with absolute imports may live in this folder: Lava's compiler executes every file
 beside a process class, several times (dataclasses fail under that, so they live one level up).
 
-A token occupies one *period* of P ticks. In the fused network P = T and every process works on the same tick. In the
-expanded network each stock Dense costs one tick, so a population at pipeline depth d is valid in the ticks
-[d, d + T) of the period and P = T + depth of the pipeline; what fires outside is wiped by the next reset.
+A token occupies one *period* of P ticks. A population at pipeline depth d is valid in the ticks [d, d + T) of the
+period, and P = T + depth of the pipeline; what fires outside is wiped by the next reset. In the fused network every
+process works on the same tick (P = T), but a block whose scores need all ticks of a token (TSSA) answers T ticks later.
+In the expanded network each stock Dense costs one tick more. One token is in flight at a time.
 """

@@ -16,7 +16,8 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from dsf.export.nodes import And
 from dsf.runtime.lava_arithmetic import history_of
-from dsf.runtime.lava_layout import AttentionNodes, Clock
+from dsf.runtime.lava_blocks import AttentionNodes
+from dsf.runtime.lava_layout import Clock
 from dsf.runtime.lava_processes.ends import START_FLAG
 
 

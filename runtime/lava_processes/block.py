@@ -15,8 +15,9 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, MlpNodes
 from dsf.runtime.lava_fused import FusedBlock
-from dsf.runtime.lava_layout import DENSE_TICKS, AttentionNodes, BlockNodes, Clock, MlpNodes, pack_raster, raster_words
+from dsf.runtime.lava_layout import DENSE_TICKS, Clock, pack_raster, raster_words
 from dsf.runtime.lava_processes.attention import AttentionHistory, QueryGate
 from dsf.runtime.lava_processes.ends import START_FLAG
 from dsf.runtime.lava_processes.parts import Raster, Relay

@@ -16,10 +16,11 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from dsf.runtime.lava_arithmetic import DelayLine
-from dsf.runtime.lava_layout import BlockNodes, Clock, pack_raster, raster_words
+from dsf.runtime.lava_blocks import BlockNodes
+from dsf.runtime.lava_layout import Clock, pack_raster, raster_words
 
 ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
-"""Of the populations of a block (:class:`~dsf.runtime.lava_layout.Population`); no block has all of them."""
+"""Of the populations of a block (:class:`~dsf.runtime.lava_blocks.Population`); no block has all of them."""
 
 
 class Relay(AbstractProcess):

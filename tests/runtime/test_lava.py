@@ -22,14 +22,15 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.lava_layout import CONTINUES, split_network
+from dsf.runtime.lava_blocks import split_network
+from dsf.runtime.lava_layout import CONTINUES
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.tasks import get_task
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava is frozen on Python 3.10")
 
-TOKENS = 8
-RESET = 5
+TOKENS = 6
+RESET = 4
 """The second episode of a sweep starts at this token."""
 TRAINED_DECISIONS = 200
 MODELS: tuple[LavaModel, ...] = ("fused", "expanded")
@@ -74,21 +75,26 @@ def children() -> list[str]:
     return [command for command in commands if "resource_tracker" not in command]
 
 
-def network_of(kind: str, number: int, largest_blocks: int) -> Network:
-    """A small random network; sizes, ticks, heads, windows, bits and head vary with kind and number."""
+def network_of(kind: str, number: int) -> Network:
+    """A small random network; number 0 can show every mistake: an earlier token's place, say, needs a second block."""
     generator = np.random.default_rng([number, *kind.encode()])
     heads, context = int(generator.integers(1, 4)), int(generator.integers(2, 6))
+    sizes = {
+        "heads": heads,
+        "width": heads * int(generator.integers(2, 7)),
+        "blocks": int(generator.integers(1, 4)),
+        "ticks": int(generator.integers(1, 5)),
+        "context": context,
+        "window": int(generator.integers(1, context + 1)),
+    }
+    if number == 0:
+        sizes = {"heads": 2, "width": 10, "blocks": 2, "ticks": 2, "context": 3, "window": 2}
     return random_network(
         int(generator.integers(2**31)),
         bits=int(generator.integers(4, 9)),
-        heads=heads,
-        width=heads * int(generator.integers(2, 7)),
-        blocks=int(generator.integers(1, largest_blocks + 1)),
-        ticks=int(generator.integers(1, 5)),
-        context=context,
-        window=int(generator.integers(1, context + 1)),
         input_bits=int(generator.integers(4, 11)),
         discrete=bool(generator.integers(2)),
+        **sizes,
         **KINDS[kind],
     )
 
@@ -99,29 +105,25 @@ def neurons_of(network: Network) -> int:
 
 @pytest.mark.parametrize(("model", "mode", "kind", "number"), CASES)
 def test_random_networks_match_spike_by_spike(model: LavaModel, mode: Mode, kind: str, number: int) -> None:
-    network = network_of(kind, number, largest_blocks=3 if model == "fused" else 2)
+    network = network_of(kind, number)
     result = compare(network, model, random_tokens(network, TOKENS, 1, seed=number), {RESET}, mode)
     assert result.compared_spikes == TOKENS * network.ticks * neurons_of(network)
     assert result.exact, result
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
-@pytest.mark.parametrize("largest_blocks", [2, 3])
-def test_attention_fires_and_remembers_in_the_networks_of_the_sweep(kind: str, largest_blocks: int) -> None:
+def test_attention_remembers_in_the_networks_of_the_sweep(kind: str) -> None:
     """Else the sweep would prove nothing."""
-    fired, remembered = 0, False
-    for number in range(2):
-        network = network_of(kind, number, largest_blocks)
-        tokens = random_tokens(network, TOKENS, 1, seed=number)
-        through, forgetting = (ReferenceBackend(network) for _ in range(2))
-        for token in tokens:
-            forgetting.reset(0)
-            _, spikes = through.step_graded(token)
-            _, others = forgetting.step_graded(token)
-            attended = [name for name in spikes if name.endswith("attention_lif")]
-            fired += sum(int(spikes[name].sum()) for name in attended)
-            remembered |= any(bool((spikes[name] != others[name]).any()) for name in attended)
-    assert fired > 0 and remembered
+    network = network_of(kind, 0)
+    remembering, forgetting = (ReferenceBackend(network) for _ in range(2))
+    remembered = False
+    for token in random_tokens(network, TOKENS, 1, seed=0):
+        forgetting.reset(0)
+        _, spikes = remembering.step_graded(token)
+        _, others = forgetting.step_graded(token)
+        attended = [name for name in spikes if name.endswith("attention_lif")]
+        remembered |= any((spikes[name] != others[name]).any() for name in attended)
+    assert remembered
 
 
 @settings(max_examples=60, deadline=None)
