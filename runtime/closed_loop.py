@@ -24,7 +24,7 @@ class EnginePolicy:
     def __init__(self, engine: Engine, parity_decisions: int) -> None:
         self.engine, self.network = engine, engine.network
         self.counter = SpikeCounter(engine.network)
-        self.check = ParityCheck(engine.network)
+        self.check = ParityCheck(engine.network, engine.mode)
         self.unchecked_decisions = parity_decisions
         self.unchecked: list[tuple[IntArray, Int64Array, Spikes]] = []
         self.episode_spikes: list[int] = []
