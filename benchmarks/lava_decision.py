@@ -55,7 +55,7 @@ def measure(network: Network, backend: BackendName, model: LavaModel, decisions:
         return {
             "ms_per_decision": 1e3 * seconds / decisions,
             "decisions_per_second": decisions / seconds,
-            "ticks_per_decision": engine.ticks_per_decision,
+            "ticks_per_decision": engine.ticks_per_token,
             "processes": 0 if supervisor is None else len(supervisor.actors),
             "context_switches_per_decision": (context_switches(engine) - switches) / decisions,
         }

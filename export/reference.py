@@ -154,13 +154,16 @@ class WindowReference:
         """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
         return self.step_graded(encode(self.network.encoder, vector), observe)
 
-    def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
-        """As :meth:`step`, from the encoder's integers (lanes, features). Observers see the present token's values."""
+    def step_graded(self, graded: IntArray, observe: Observer | None = None, whole: bool = False) -> Int64Array:
+        """As :meth:`step`, from the encoder's integers (lanes, features).
+
+        Observers see the present token's values, with ``whole`` those of all tokens, (ticks, tokens, lanes, neurons).
+        """
         for rows, newest in ((self.window, graded), (self.exists, 1)):
             rows[:-1] = rows[1:].copy()
             rows[-1] = newest
         filled = int(self.exists.any(axis=1).sum())  # leading places that no lane has reached cost nothing
-        seen = None if observe is None else (lambda name, values: observe(name, _present(values)))
+        seen = observe if observe is None or whole else (lambda name, values: observe(name, _present(values)))
         return replay(self.network, self.window[-filled:], self.exists[-filled:], seen)[-1]
 
 

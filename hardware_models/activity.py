@@ -120,10 +120,10 @@ class SpikeCounter:
         self.windows = tuple(node for node in network.nodes if isinstance(node, (Window, PlacedWindow, Outer)))
         self.query_spikes = {node.name: 0 for node in self.windows}
 
-    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]]) -> int:
-        """Add the spikes of a decision of one token, (..., neurons) per population; return how many there were."""
-        self.decisions += 1
-        self.tokens += 1
+    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]], tokens: int = 1, decisions: int = 1) -> int:
+        """Add the spikes of some tokens, (..., neurons) per population; return how many there were."""
+        self.decisions += decisions
+        self.tokens += tokens
         fired = {name: int(np.count_nonzero(spikes[name])) for name in self.spikes}
         for name, count in fired.items():
             self.spikes[name] += count

@@ -6,7 +6,7 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from rich.console import Console
@@ -14,11 +14,13 @@ from rich.progress import Progress
 
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
-from dsf.export.reference import IntegerPolicy, ReferenceEngine
+from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models import estimate_energy, load_preset
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import check_fits, run_closed_loop
 from dsf.runtime.engine import BackendName, LavaModel, open_engine, require_lava
+from dsf.runtime.fast_engine import Mode
+from dsf.runtime.parity import reference_engine
 from dsf.runtime.report import print_report, summarise
 from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
 from dsf.tasks.console import CommandFailed
@@ -37,7 +39,11 @@ class SimRunConfig:
     task: str | None = None
     """Task to run; default: the one the network was exported for."""
     backend: BackendName = "lava"
-    """lava: Lava's Loihi simulator (Python 3.10); reference: the numpy definition of truth."""
+    """lava: Lava's Loihi simulator (Python 3.10); fast: the same spikes from a compiled engine, faster than the
+    physics; reference: the numpy definition of truth."""
+    mode: Literal["auto", "stream", "window"] = "auto"
+    """stream: one token per decision; window: the last K tokens replayed for each, as in training; auto: stream where
+    it equals window, else window."""
     lava: LavaModel = "fused"
     """fused: one process per block; expanded: stock LIFReset and Dense processes, every population apart."""
     episodes: int = 1
@@ -89,7 +95,14 @@ def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
     return task.target_returns[0] if network.target_return is None else network.target_return
 
 
-def warnings_about(network: Network, task: Task, target: float) -> list[str]:
+def choose_mode(config: SimRunConfig, network: Network) -> Mode:
+    """Stream or window."""
+    if config.mode == "auto":
+        return "stream" if network.stream_is_exact else "window"
+    return config.mode
+
+
+def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
     """What a reader of the figures has to know about this network and target."""
     notes = []
     encoder = network.encoder
@@ -99,7 +112,7 @@ def warnings_about(network: Network, task: Task, target: float) -> list[str]:
             f"the network's return-to-go input ends at {largest:.0f}: "
             f"a target of {target:.0f} looks like {largest:.0f} until {target - largest:.0f} is earned"
         )
-    if not network.stream_is_exact:
+    if mode == "stream" and not network.stream_is_exact:
         notes.append(
             f"receptive field {network.receptive_field} exceeds the context {network.context}: "
             "stream mode is not the windowed policy that was trained"
@@ -133,7 +146,7 @@ def compare_levels(
                 raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
             model = checkpoint.build_model()
             episodes["float (torch, window)"] = rollout(task, TorchPolicy(model, len(seeds)), seeds, target, on_step)
-        reference = IntegerPolicy(ReferenceEngine(network, len(seeds)))
+        reference = IntegerPolicy(reference_engine(network, choose_mode(config, network), len(seeds)))
         episodes["integer reference"] = rollout(task, reference, seeds, target, on_step)
     return episodes
 
@@ -149,13 +162,14 @@ def run(config: SimRunConfig) -> None:
     check_fits(network, task)
     target = choose_target(config, network, task)
     seeds = range(config.seed, config.seed + config.episodes)
+    mode = choose_mode(config, network)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
-    for warning in warnings_about(network, task, target):
+    for warning in warnings_about(network, task, target, mode):
         console.print(f"note: {warning}", soft_wrap=True)
     comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
     with (
-        open_engine(network, config.backend, config.lava) as engine,
+        open_engine(network, config.backend, config.lava, mode) as engine,
         Progress(console=console, transient=True) as progress,
     ):
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
@@ -163,7 +177,7 @@ def run(config: SimRunConfig) -> None:
             task, engine, seeds, target, config.parity_decisions, lambda running: progress.advance(bar, running)
         )
     energies = [estimate_energy(result.activity, preset) for preset in presets]
-    summary = summarise(task, backend, target, result, energies, comparison)
+    summary = summarise(task, backend, mode, target, result, energies, comparison)
     print_report(summary, console)
     if config.json is not None:
         write_json(config.json, summary)

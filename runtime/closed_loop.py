@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from dsf.export.network import Network
 from dsf.export.nodes import IntArray
 from dsf.export.reference import Int64Array, check_token_size, decode, encode
-from dsf.hardware_models import Activity, SpikeCounter, measure_activity
+from dsf.hardware_models import Activity, measure_activity
 from dsf.runtime.engine import Engine
 from dsf.runtime.parity import Parity, ParityCheck, Spikes
 from dsf.tasks import Episode, Task, Token, rollout
@@ -23,7 +23,7 @@ class EnginePolicy:
 
     def __init__(self, engine: Engine, parity_decisions: int) -> None:
         self.engine, self.network = engine, engine.network
-        self.counter = SpikeCounter(engine.network)
+        engine.restart_counter()
         self.check = ParityCheck(engine.network, engine.mode)
         self.unchecked_decisions = parity_decisions
         self.unchecked: list[tuple[IntArray, Int64Array, Spikes]] = []
@@ -43,16 +43,18 @@ class EnginePolicy:
         for graded, accumulators, spikes in self.unchecked:
             self.check.check(graded, accumulators, spikes)
         self.unchecked = []
+        if self.episode_spikes:
+            self.episode_spikes[-1] = sum(self.engine.counter.spikes.values()) - sum(self.episode_spikes[:-1])
         self.checking_seconds += time.perf_counter() - started
 
     def act(self, token: Token) -> FloatArray:
         """One decision."""
         graded = encode(self.network.encoder, token.vector())
         accumulators, spikes = self.engine.step_graded(graded)
-        self.episode_spikes[-1] += self.counter.add(spikes)
         if self.unchecked_decisions > 0:
             self.unchecked_decisions -= 1
-            self.unchecked.append((graded, accumulators, spikes))
+            kept = {name: values.copy() for name, values in spikes.items()}  # engines may overwrite their answers
+            self.unchecked.append((graded, accumulators.copy(), kept))
         return decode(self.network.readout, accumulators)
 
 
@@ -107,8 +109,8 @@ def run_closed_loop(
     episodes = rollout(task, policy, seeds, target_return, on_step)
     policy.settle()
     seconds = time.perf_counter() - started - policy.checking_seconds
-    ticks = policy.counter.decisions * engine.ticks_per_decision
-    activity = measure_activity(policy.counter)
+    ticks = engine.counter.tokens * engine.ticks_per_token
+    activity = measure_activity(engine.counter)
     return ClosedLoopResult(episodes, policy.episode_spikes, activity, policy.check.result, seconds, ticks)
 
 

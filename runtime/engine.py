@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
-from dsf.export.reference import Int64Array
+from dsf.export.reference import Int64Array, WindowReference
+from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
-from dsf.runtime.fast_engine import Mode
+from dsf.runtime.fast_engine import FastEngine, Mode
 from dsf.runtime.parity import Spikes, reference_engine
 
-BackendName = Literal["lava", "reference"]
+BackendName = Literal["lava", "fast", "reference"]
 LavaModel = Literal["fused", "expanded"]
 
 
@@ -32,8 +33,17 @@ class Engine(Protocol):
     mode: Mode
 
     @property
-    def ticks_per_decision(self) -> int:
-        """Simulated time steps per decision; in window mode of a full window."""
+    def ticks_per_token(self) -> int:
+        """Simulated time steps per token."""
+        ...
+
+    @property
+    def counter(self) -> SpikeCounter:
+        """All spikes since the last :meth:`restart_counter`; in window mode those of every token of every window."""
+        ...
+
+    def restart_counter(self) -> None:
+        """Forget what was counted."""
         ...
 
     def reset(self, lane: int) -> None:
@@ -54,11 +64,16 @@ class ReferenceBackend:
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, reference_engine(network, mode)
         self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+        self.restart_counter()
 
     @property
-    def ticks_per_decision(self) -> int:
-        """T per token: the reference has no pipeline."""
-        return self.network.ticks * (self.network.context if self.mode == "window" else 1)
+    def ticks_per_token(self) -> int:
+        """T: the reference has no pipeline."""
+        return self.network.ticks
+
+    def restart_counter(self) -> None:
+        """Forget what was counted."""
+        self.counter = SpikeCounter(self.network)
 
     def reset(self, lane: int) -> None:
         """Start a new episode."""
@@ -66,13 +81,48 @@ class ReferenceBackend:
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
         """Consume one token."""
-        spikes: Spikes = {}
+        computed: Spikes = {}  # (ticks, tokens, neurons)
 
         def observe(name: str, values: Int64Array) -> None:
             if name in self.spiking:
-                spikes[name] = values[:, 0]
+                computed[name] = values.reshape(len(values), -1, values.shape[-1])
 
-        return self.engine.step_graded(graded, observe), spikes
+        if isinstance(self.engine, WindowReference):
+            answers = self.engine.step_graded(graded, observe, whole=True)
+        else:
+            answers = self.engine.step_graded(graded, observe)
+        self.counter.add(computed, tokens=next(iter(computed.values())).shape[1])
+        return answers, {name: spikes[:, -1] for name, spikes in computed.items()}
+
+
+class FastBackend:
+    """One lane of the fast engine behind the :class:`Engine` interface. Its answers are overwritten by the next."""
+
+    def __init__(self, network: Network, mode: Mode = "stream") -> None:
+        self.network, self.mode, self.engine = network, mode, FastEngine(network, mode=mode, record=True)
+        self.present: Spikes = {name: spikes[0] for name, spikes in self.engine.spikes.items()}
+
+    @property
+    def ticks_per_token(self) -> int:
+        """T: there is no pipeline."""
+        return self.network.ticks
+
+    @property
+    def counter(self) -> SpikeCounter:
+        """As C has counted."""
+        return self.engine.counter
+
+    def restart_counter(self) -> None:
+        """Forget what was counted."""
+        self.engine.restart_counter()
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode."""
+        self.engine.reset(lane)
+
+    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
+        """Consume one token."""
+        return self.engine.step_graded(graded), self.present
 
 
 @contextlib.contextmanager
@@ -88,12 +138,12 @@ def open_engine(
         mode: one token per decision, or the last K tokens replayed for each.
 
     Raises:
-        BackendUnavailable: Lava was asked for where it cannot run.
+        BackendUnavailable: Lava was asked for where it cannot run, or the fast engine where no C compiler is.
         EngineDied: Lava failed.
         NetworkError: Lava cannot hold the network.
     """
-    if backend == "reference":
-        yield ReferenceBackend(network, mode)
+    if backend != "lava":
+        yield (FastBackend if backend == "fast" else ReferenceBackend)(network, mode)
         return
     require_lava()
     from dsf.runtime.lava_engine import LavaEngine
@@ -111,7 +161,7 @@ def require_lava(python: tuple[int, ...] = sys.version_info[:2]) -> None:
     if python >= FIRST_PYTHON_WITHOUT_LAVA:
         raise BackendUnavailable(
             f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {python[0]}.{python[1]}: "
-            "use a Python 3.10 environment, or --backend reference, which gives the same spikes"
+            "use a Python 3.10 environment, or --backend fast, which gives the same spikes"
         )
     if importlib.util.find_spec("lava") is None:
-        raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend reference")
+        raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend fast")

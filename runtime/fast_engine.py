@@ -145,11 +145,17 @@ class FastEngine:
 
     @property
     def counter(self) -> SpikeCounter:
-        """All spikes so far, as :func:`dsf.hardware_models.measure_activity` wants them."""
+        """All spikes since the last :meth:`restart_counter`, for :func:`dsf.hardware_models.measure_activity`."""
         counter = SpikeCounter(self.network)
         counter.decisions, counter.tokens = self.decisions, self.tokens
         counter.spikes, counter.query_spikes = self.fired, self.query_fired
         return counter
+
+    def restart_counter(self) -> None:
+        """Forget what was counted; episodes go on."""
+        self.decisions = self._engine.tokens_seen = 0
+        for node in self._nodes:
+            node.fired = node.query_fired = 0
 
     @property
     def tokens(self) -> int:

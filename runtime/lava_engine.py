@@ -14,6 +14,7 @@ from lava.magma.core.run_configs import Loihi2SimCfg
 from dsf.export.network import Network
 from dsf.export.nodes import Synapses
 from dsf.export.reference import Int64Array
+from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engine import LavaModel
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import NetworkParts, split_network
@@ -59,11 +60,16 @@ class LavaEngine:
         self.supervisor = LavaSupervisor(self.source, config)
         self.window: deque[npt.NDArray[np.integer]] = deque(maxlen=network.context)
         self.episode_starts = True
+        self.restart_counter()
 
     @property
-    def ticks_per_decision(self) -> int:
-        """Lava time steps per decision; in window mode of a full window, for there is one period per token."""
-        return self.clock.period * (self.network.context if self.mode == "window" else 1)
+    def ticks_per_token(self) -> int:
+        """Lava time steps of one period."""
+        return self.clock.period
+
+    def restart_counter(self) -> None:
+        """Forget what was counted."""
+        self.counter = SpikeCounter(self.network)
 
     def __enter__(self) -> LavaEngine:
         self.supervisor.__enter__()
@@ -87,11 +93,11 @@ class LavaEngine:
         Raises:
             EngineDied: a Lava process failed.
         """
-        answer = self._decide(graded[0] << self.network.encoder.shift)
-        actions = self.network.readout.size
-        return answer[None, :actions].astype(np.int64), self._spikes(answer[actions:])
+        accumulators, spikes = self._decide(graded[0] << self.network.encoder.shift)
+        self.counter.decisions += 1
+        return accumulators[None].astype(np.int64), spikes
 
-    def _decide(self, token: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    def _decide(self, token: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int32], Spikes]:
         """The network's answer to the present token; in window mode after all earlier ones, from an empty history."""
         last_place = self.network.context - 1
         if self.mode == "stream":
@@ -104,12 +110,15 @@ class LavaEngine:
             answer = self._send(replayed, 1 + last_place - earlier if index == 0 else CONTINUES)
         return answer
 
-    def _send(self, token: npt.NDArray[np.integer], start: int) -> npt.NDArray[np.int32]:
-        """One period: a token in, its answer out."""
+    def _send(self, token: npt.NDArray[np.integer], start: int) -> tuple[npt.NDArray[np.int32], Spikes]:
+        """One period: a token in, its accumulators and spikes out, counted."""
         self.source.pipe.external_pipe_csp_send_port.send(np.append(token, start).astype(np.int32))
         self.supervisor.run(self.clock.period)
         answer: npt.NDArray[np.int32] = self.sink.pipe.external_pipe_csp_recv_port.recv()
-        return answer
+        actions = self.network.readout.size
+        spikes = self._spikes(answer[actions:])
+        self.counter.add(spikes, decisions=0)
+        return answer[:actions], spikes
 
     def _spikes(self, words: npt.NDArray[np.int32]) -> Spikes:
         spikes: Spikes = {}

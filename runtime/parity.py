@@ -16,9 +16,9 @@ Spikes = dict[str, npt.NDArray[np.integer]]
 """Spikes of one token, (ticks, neurons) per population name."""
 
 
-def reference_engine(network: Network, mode: Mode) -> ReferenceEngine | WindowReference:
-    """The definition of truth for one lane in one mode; observers see the present token."""
-    return WindowReference(network) if mode == "window" else ReferenceEngine(network)
+def reference_engine(network: Network, mode: Mode, lanes: int = 1) -> ReferenceEngine | WindowReference:
+    """The definition of truth in one mode; observers see the present token."""
+    return WindowReference(network, lanes) if mode == "window" else ReferenceEngine(network, lanes)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from rich.table import Table
 from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.preset import GRADES
 from dsf.runtime.closed_loop import ClosedLoopResult
+from dsf.runtime.fast_engine import Mode
 from dsf.tasks import Episode, Task, mean_confidence_interval
 
 MICROJOULE = 1e-6
@@ -18,6 +19,7 @@ MICROJOULE = 1e-6
 def summarise(
     task: Task,
     backend: str,
+    mode: Mode,
     target_return: float,
     result: ClosedLoopResult,
     energies: list[EnergyEstimate],
@@ -30,7 +32,7 @@ def summarise(
         "task": task.name,
         "env_id": task.env_id,
         "backend": backend,
-        "mode": "stream",
+        "mode": mode,
         "target_return": target_return,
         "episodes": [
             {

@@ -18,6 +18,7 @@ from dsf.export.file import read_network
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.reference import WindowReference, encode
+from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
@@ -57,13 +58,16 @@ CASES = [
 
 def compare(network: Network, model: LavaModel, tokens: np.ndarray, resets: set[int], mode: Mode = "stream") -> Parity:
     """Feed (count, 1, features) tokens to Lava and the reference, with episode starts at ``resets``."""
-    check = ParityCheck(network, mode)
+    check, truth = ParityCheck(network, mode), ReferenceBackend(network, mode)
     with open_engine(network, "lava", model, mode) as engine:
         for index, token in enumerate(tokens):
             if index in resets:
                 engine.reset(0)
+                truth.reset(0)
                 check.reset()
             check.check(token, *engine.step_graded(token))
+            truth.step_graded(token)
+        assert measure_activity(engine.counter) == measure_activity(truth.counter)
     assert children() == []
     return check.result
 
@@ -164,15 +168,14 @@ def embedded(network: Network, token: np.ndarray) -> np.ndarray:
     ("kind", "fused", "expanded"),
     [("pssa", 4, 18), ("pssa, full bias", 4, 18), ("tssa", 16, 30), ("sssa", 4, 18), ("sdsa1", 4, 18), ("none", 4, 12)],
 )
-def test_ticks_per_decision(kind: str, fused: int, expanded: int) -> None:
+def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
     """T, one per Dense in the expanded model, and T per block whose scores need the whole token."""
     from dsf.runtime.lava_engine import LavaEngine
 
     network = random_network(0, blocks=3, ticks=4, context=5, **KINDS[kind])
     for model, period in zip(MODELS, (fused, expanded)):
-        assert LavaEngine(network, model).ticks_per_decision == period
-        assert LavaEngine(network, model, "window").ticks_per_decision == 5 * period
-    assert [ReferenceBackend(network, mode).ticks_per_decision for mode in MODES] == [4, 20]
+        assert LavaEngine(network, model).ticks_per_token == period
+    assert [ReferenceBackend(network, mode).ticks_per_token for mode in MODES] == [4, 4]
 
 
 def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +196,8 @@ def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest
             ran.clear()
             engine.step_graded(token)
             totals.append(sum(ran))
-        whole = engine.ticks_per_decision
+        whole = 3 * engine.ticks_per_token
+        assert (engine.counter.decisions, engine.counter.tokens) == (6, 1 + 2 + 3 + 3 + 3 + 1)
     assert whole == 3 * 2 * network.ticks
     assert totals == [whole // 3, 2 * whole // 3, whole, whole, whole, whole // 3]
 
