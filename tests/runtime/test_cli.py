@@ -118,5 +118,5 @@ def test_bad_options(arguments: list[str], words: str) -> None:
 
 
 def test_lava_on_a_newer_python_says_so() -> None:
-    with pytest.raises(BackendUnavailable, match=r"needs Python 3\.10 .*this is 3\.12.*--backend reference"):
+    with pytest.raises(BackendUnavailable, match=r"needs Python 3\.10 .*this is 3\.12.*--backend fast"):
         require_lava((3, 12))
