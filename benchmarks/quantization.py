@@ -138,7 +138,8 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
     mine = {(line["bits"], line["method"], line["scales"]): line for line in lines}
     base, (first, last) = mine[FLOAT], lines[0]["seeds"]
-    text = [f"### {base['attention'].upper()}, {base['train_steps']:,} steps on `{base['dataset']}` ({base['run']})", ""]
+    trained = f"{base['train_steps']:,} steps on `{base['dataset']}` ({base['run']})"
+    text = [f"### {base['attention'].upper()}, {trained}", ""]
     text += [f"float: {shown(base)} on reset seeds {first} to {last}", ""]
     text += [f"| method | scales | {' | '.join(f'{bits} bits' for bits in BITS)} |", "|" + "---|" * (len(BITS) + 2)]
     for method in METHODS:
