@@ -2,8 +2,9 @@
 
 from dsf.tasks.console import UserError, run_command
 from dsf.tasks.definition import Task
+from dsf.tasks.lane import Episode, Lane
 from dsf.tasks.policy import Policy, Token
-from dsf.tasks.rollout import Episode, rollout
+from dsf.tasks.rollout import rollout
 from dsf.tasks.scores import ConfidenceInterval, mean_confidence_interval
 from dsf.tasks.task import TASKS, get_task
 
@@ -11,6 +12,7 @@ __all__ = [
     "TASKS",
     "ConfidenceInterval",
     "Episode",
+    "Lane",
     "Policy",
     "Task",
     "Token",

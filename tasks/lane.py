@@ -1,0 +1,76 @@
+"""One environment with the bookkeeping of a return-conditioned policy: what every closed loop is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsf.tasks.definition import Task
+from dsf.tasks.policy import FloatArray, Token
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One finished episode: its reset seed, undiscounted return (reward units) and number of decisions."""
+
+    seed: int
+    episode_return: float
+    decisions: int
+
+
+class Lane:
+    """An environment and its running episode; :meth:`close` frees it.
+
+    Attributes:
+        running: whether an episode is on.
+        observation: (observation_size,), as the policy sees it.
+        previous_action: (action_size,), as executed; zeros at an episode's start.
+        wanted: return still asked for (reward units).
+        total, decisions: of the running episode so far.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.env = task, task.make_env()
+        self.running = False
+
+    def start(self, seed: int, target_return: float) -> None:
+        """Reset the environment."""
+        observation, _ = self.env.reset(seed=seed)
+        self.observation: FloatArray = self.task.flat_observation(observation)
+        self.previous_action: FloatArray = np.zeros(self.task.action_size)
+        self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
+        self.running = True
+
+    def step(self, action: FloatArray) -> Episode | None:
+        """Execute a policy's answer (action_size,); return the episode if this ended it."""
+        observation, reward, terminated, truncated, _ = self.env.step(self.task.env_action(action))
+        self.observation, self.previous_action = self.task.flat_observation(observation), self.task.executed(action)
+        if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
+            self.wanted -= float(reward)
+        self.total += float(reward)
+        self.decisions += 1
+        if not (terminated or truncated):
+            return None
+        self.running = False
+        return Episode(self.seed, self.total, self.decisions)
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.env.close()
+
+
+def stack_tokens(lanes: list[Lane], task: Task, idle: int = 0) -> Token:
+    """The lanes' tokens, followed by ``idle`` tokens of zeros."""
+    token = Token(
+        observation=np.stack([lane.observation for lane in lanes]),
+        previous_action=np.stack([lane.previous_action for lane in lanes]),
+        return_to_go=np.array([lane.wanted / task.return_scale for lane in lanes]),
+    )
+    if not idle:
+        return token
+    return Token(
+        observation=np.pad(token.observation, ((0, idle), (0, 0))),
+        previous_action=np.pad(token.previous_action, ((0, idle), (0, 0))),
+        return_to_go=np.pad(token.return_to_go, (0, idle)),
+    )
