@@ -45,10 +45,11 @@ def fanouts(network: Network, placement: Placement) -> tuple[Fanout, ...]:
     encoder = network.encoder
     homes: dict[str, list[Span]] = {encoder.name: [(HOST, 0, encoder.size)]}
     readings: dict[str, list[Span]] = {}
+    reads = {node.name: connections(network, node) for node in network.nodes}
     for core in placement.cores:
         for part in core.slices:
             homes.setdefault(part.node, []).append((core.index, part.first, part.first + part.count))
-            for connection in connections(network, network[part.node]):
+            for connection in reads[part.node]:
                 read = connection.read_by(part.first, part.count)
                 readings.setdefault(connection.source, []).append((core.index, read.start, read.stop))
     senders = [node for node in network.nodes if not isinstance(node, (Synapses, Readout))]

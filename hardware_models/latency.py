@@ -6,10 +6,12 @@ side by side, and the tick ends for all of them at once. See :mod:`dsf.hardware_
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +122,12 @@ class Latency:
         if self.static_w is None:
             return None
         return _product(self.static_w, self.mean if control_period_s is None else Band(*[control_period_s] * 3))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, the floorline's ticks as lists."""
+        points = self.floorline
+        lists = {name: getattr(points, name).tolist() for name in ("synaptic_events", "messages", "seconds")}
+        return {**dataclasses.asdict(self), "floorline": {**dataclasses.asdict(points), **lists}}
 
     def energy_delay(self, energy: Band) -> Band:
         """Joule seconds: an energy per decision, times the mean time of one."""

@@ -14,18 +14,17 @@ from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS, Encoder, FloatArray, NetworkError, Readout, Synapses
 from dsf.export.placement import Budget, Placement, Slice, place, tile_position
 from dsf.hardware_models.activity import Counts, SpikeCounter
-from dsf.hardware_models.latency import barrier
+from dsf.hardware_models.latency import HOPS, barrier
 from dsf.hardware_models.mapping import Mapping, in_order, map_in_order
 from dsf.hardware_models.preset import NANOSECOND, Preset
 from dsf.hardware_models.work import HOST, Record, work_of
 
-BISECTIONS = 8
+BISECTIONS = 7
 """Halvings of the interval (in its logarithm) in which the lowest budget lies."""
 KICKS, KICKED = 12, 4
 """How often the best places found are disturbed and improved again, and how many swaps disturb them."""
 UNTIMED_PRICES = {"synaptic_events": 1.0, "active_updates": 1.0, "inactive_updates": 1.0}
 """What a core's load is where a preset gives no times: synaptic events and updates."""
-HOPS = ("hops_east_west", "hops_north_south")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,8 @@ def search_mapping(
     """Lower first the tick (the load of the busiest core and the barrier of its tiles), then the hops.
 
     The work of a core is limited by the lowest budget with which the network still fits the chips that the naive
-    mapping takes; then cores swap places. Neither figure is ever worse than that of the same cores in order.
+    mapping takes; then cores swap places. The tick is never longer than the naive mapping's. Work on more cores takes
+    more messages, so hops may be more than the naive mapping's, but never more than those of the same cores in order.
 
     Args:
         network: to map.

@@ -6,7 +6,8 @@ tokens or decisions. A :class:`Record` holds those, for a run (no axes) or for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,31 +101,40 @@ def _cumulated(values: npt.NDArray[np.integer]) -> Counts:
 
 def work_of(network: Network, part: Slice, core: int) -> Iterator[Work]:
     """What the neurons of a slice do on their core, all but sending messages."""
-    node, stop = network[part.node], part.first + part.count
-
-    def own(quantity: str, factor: int, per: Per, *reads: str | int) -> Work:
-        return Work(node.name, core, node.name, quantity, factor, per, *reads)  # type: ignore[arg-type]
-
+    node = network[part.node]
     for name in node.sources:
         synapses = network[name]
         if isinstance(synapses, Synapses):
             yield from _through(network, synapses, part, core)
+    own = functools.partial(Work, node.name, core, node.name)
+    yield from _neurons(own, node, part)
+    yield from _dynamic(own, node, part)
+
+
+def _neurons(own: Callable[..., Work], node: Node, part: Slice) -> Iterator[Work]:
+    """Spikes and updates."""
+    mine = (node.name, part.first, part.first + part.count)
     if isinstance(node, SPIKING_KINDS):
-        yield own("spikes", 1, "spike", node.name, part.first, stop)
+        yield own("spikes", 1, "spike", *mine)
     if isinstance(node, LIF):
-        yield own("active_updates", 1, "active update", node.name, part.first, stop)
-        yield own("inactive_updates", -1, "active update", node.name, part.first, stop)
+        yield own("active_updates", 1, "active update", *mine)
+        yield own("inactive_updates", -1, "active update", *mine)
         yield own("inactive_updates", part.count, "tick")
     elif isinstance(node, Residual):
         yield own("active_updates", part.count, "tick")
-    elif isinstance(node, (Gate, And)):
-        yield own("dynamic_operations", part.count, "tick")
+
+
+def _dynamic(own: Callable[..., Work], node: Node, part: Slice) -> Iterator[Work]:
+    """Spikes that meet spikes, see :class:`~dsf.hardware_models.NodeActivity`."""
+    kind, stop = "dynamic_operations", part.first + part.count
+    if isinstance(node, (Gate, And)):
+        yield own(kind, part.count, "tick")
+    elif isinstance(node, (Window, PlacedWindow)):
+        yield own(kind, node.reach, "spike", node.query, node.first + part.first, node.first + stop)
     elif isinstance(node, (Count, Outer)):
-        yield own("dynamic_operations", part.count * node.reach, "tick")
-    if isinstance(node, (Window, PlacedWindow)):
-        yield own("dynamic_operations", node.reach, "spike", node.query, node.first + part.first, node.first + stop)
-    elif isinstance(node, Outer):
-        yield own("dynamic_operations", node.reach, "spike", node.source, node.query + part.first, node.query + stop)
+        yield own(kind, part.count * node.reach, "tick")
+        if isinstance(node, Outer):
+            yield own(kind, node.reach, "spike", node.source, node.query + part.first, node.query + stop)
 
 
 def _through(network: Network, synapses: Synapses, part: Slice, core: int) -> Iterator[Work]:
