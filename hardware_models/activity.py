@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import (
+    HISTORY_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
@@ -61,8 +62,8 @@ class NodeActivity:
         inactive_updates: the other updates (LIF).
         messages: one per spike and destination core: with a mapping its cores, without one a core per population.
         hops_east_west, hops_north_south: links of the mesh that messages cross; 0 without a mapping on a known mesh.
-        graded_messages: one per graded value sent and destination (Encoder and Residual per tick, Readout's input per
-            token).
+        graded_messages: one per graded value sent and destination (Encoder, Residual and the nodes that look back per
+            tick, an upper bound for the latter; Readout's input per decision).
         dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
@@ -222,6 +223,8 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     if isinstance(node, LIF):
         active = int(counter.active[node.name].sum())
         return dataclasses.replace(base, active_updates=active, inactive_updates=node.size * slots - active)
+    if isinstance(node, HISTORY_KINDS):
+        base = dataclasses.replace(base, graded_messages=node.size * slots * readers(network, node.name))
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
 
 

@@ -61,7 +61,8 @@ def test_counts_by_hand() -> None:
     # Query, key and value go to the gate and to the window; the gate's spikes to the window.
     assert activity.total("messages") == 10 + 2 * 7 + 3 + 2 + 11 + 5
     # The first two residuals go to the LIF of the next branch and to the next residual, the last one to the readout.
-    assert activity.total("graded_messages") == (FEATURES + 4 * WIDTH) * TICKS * 2 + WIDTH * 2
+    # The window sends its currents to attention's neuron.
+    assert activity.total("graded_messages") == (FEATURES + 5 * WIDTH) * TICKS * 2 + WIDTH * 2
     assert activity.total("host_transfers") == (FEATURES + ACTIONS) * 2
     assert activity.total("weight_bytes") == activity.total("synaptic_events") + activity.total("macs")
     assert activity.total("dynamic_operations") == WIDTH * TICKS * 2 + 4 * WINDOW

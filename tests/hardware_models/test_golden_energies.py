@@ -62,7 +62,7 @@ COUNTS = {
         "inactive_updates": 2,
         "spikes": 10,
         "messages": 1 + 2 * 2 + 1 + 1 + 2 + 3,  # query, key and value go to the gate and to the window
-        "graded_messages": 2 + 2 * 2 + 2 * 2 + 2,  # encoder, two residuals with two readers each, the readout's input
+        "graded_messages": 2 + 2 * 2 + 2 + 2 * 2 + 2,  # encoder, two residuals with two readers each, window, readout
         "dynamic_operations": 2 + 1 * 2,  # the gate's ANDs; one query spike looks back on two tokens
         "macs": 2 * 2 + 3 * 2,
         "weight_bytes": 22 + 10,
@@ -74,7 +74,7 @@ COUNTS = {
         "inactive_updates": 6,
         "spikes": 12,
         "messages": 3 + 4 + 2 + 1 + 2,
-        "graded_messages": 4 * (2 + 2 * 2 + 2 * 2) + 2,
+        "graded_messages": 4 * (2 + 2 * 2 + 2 + 2 * 2) + 2,
         "dynamic_operations": (2 + 2 * 4) * 3,  # query spikes, and every neuron and tick, on a reach of three
         "macs": 4 * 4 + 3 * 2,
         "weight_bytes": 30 + 22,
@@ -86,7 +86,7 @@ COUNTS = {
         "inactive_updates": 0,
         "spikes": 10,
         "messages": 2 + 3 * 2 + 1 + 2 + 1 + 0 + 1,  # query, key and value go to both gates
-        "graded_messages": 2 + 2 * 2 + 2 * 2 + 2,
+        "graded_messages": 2 + 2 * 2 + 2 + 2 * 2 + 2,
         "dynamic_operations": 2 + 2 + 2 * 2,  # two gates; the count of two neurons on a reach of two
         "macs": 2 * 2 + 3 * 2,
         "weight_bytes": 16 + 10,
