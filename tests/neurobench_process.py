@@ -1,7 +1,7 @@
 """NeuroBench's metrics of replayed layers: ``neurobench_process.py FILE.npz``, JSON on standard output.
 
-The file holds, for every layer, integer weights ``w<i>`` (neurons, inputs) and the spikes ``s<i>`` (rows, inputs) that it
-read. NeuroBench pins versions that dsf does not, so it lives in a directory of its own; nothing of dsf is imported.
+The file holds, for every layer, integer weights ``w<i>`` (neurons, inputs) and the spikes ``s<i>`` (rows, inputs) that
+it read. NeuroBench pins versions that dsf does not, so it lives in a directory of its own; nothing of dsf is imported.
 """
 
 from __future__ import annotations
