@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, IntArray
-from dsf.export.reference import Int64Array, WindowReference, encode
+from dsf.export.nodes import LIF, IntArray
+from dsf.export.reference import Int64Array, WindowReference, active_updates, encode
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine, Mode
@@ -96,7 +96,6 @@ class ReferenceBackend(HostEncoder):
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, reference_engine(network, mode)
-        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
         self.restart_counter()
 
     @property
@@ -114,18 +113,21 @@ class ReferenceBackend(HostEncoder):
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
         """Consume one token."""
-        computed: Spikes = {}  # (ticks, tokens, neurons)
+        computed: Spikes = {}  # (ticks, tokens, neurons), of every node but the readout
+        active: dict[str, Int64Array] = {}
 
         def observe(name: str, values: Int64Array) -> None:
-            if name in self.spiking:
-                computed[name] = values.reshape(len(values), -1, values.shape[-1])
+            node = self.network[name]
+            computed[name] = values.reshape(len(values), -1, values.shape[-1])
+            if isinstance(node, LIF):
+                active[name] = active_updates(node, computed[node.source])
 
         if isinstance(self.engine, WindowReference):
             answers = self.engine.step_graded(graded, observe, whole=True)
         else:
             answers = self.engine.step_graded(graded, observe)
-        self.counter.add(computed, tokens=next(iter(computed.values())).shape[1])
-        return answers, {name: spikes[:, -1] for name, spikes in computed.items()}
+        self.counter.add(computed, tokens=computed[self.network.encoder.name].shape[1], active=active)
+        return answers, {name: computed[name][:, -1] for name in self.counter.fired}
 
 
 class FastBackend:
