@@ -47,8 +47,8 @@ class TapedEpisode:
 def spike_digest(network: Network, spikes: Spikes) -> npt.NDArray[np.uint8]:
     """BLAKE2b of one token's spikes: (ticks, neurons) of every spiking population in node order, packed to bits."""
     populations = [spikes[node.name].ravel() for node in network.nodes if isinstance(node, SPIKING_KINDS)]
-    digest = hashlib.blake2b(np.packbits(np.concatenate(populations)), digest_size=DIGEST_BYTES)
-    return np.frombuffer(digest.digest(), np.uint8)
+    bits = np.packbits(np.concatenate(populations))
+    return np.frombuffer(hashlib.blake2b(bits.data, digest_size=DIGEST_BYTES).digest(), np.uint8)
 
 
 class Tape:

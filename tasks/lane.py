@@ -57,8 +57,10 @@ class Lane:
             self.wanted -= self.reward
         self.total += self.reward
         self.decisions += 1
-        if not (terminated or truncated):
-            return None
+        return self.cut() if terminated or truncated else None
+
+    def cut(self) -> Episode:
+        """End the running episode here."""
         self.running = False
         return Episode(self.seed, self.total, self.decisions)
 
