@@ -166,11 +166,13 @@ def run(config: SimRunConfig) -> None:
         result = run_loop(config, settings, network, seeds, lambda steps: progress.advance(bar, steps))
     energies = [estimate_energy(result.activity, preset) for preset in presets]
     summary = summarise(settings, backend, mode, result, energies, comparison)
-    print_report(summary, console)
-    if config.record is not None:
-        write_recording(Recording(facts_of(settings, digest, backend, mode), result.tapes), config.record)
-    if config.json is not None:
-        write_json(config.json, summary)
+    try:
+        if config.record is not None:
+            write_recording(Recording(facts_of(settings, digest, backend, mode), result.tapes), config.record)
+        if config.json is not None:
+            write_json(config.json, summary)
+    finally:  # a full disk costs the files, a closed terminal the table, neither of them both
+        print_report(summary, console)
     if not result.parity.exact:
         raise CommandFailed(f"{backend} differs from the reference: {result.parity.first_mismatch or 'accumulators'}")
 
