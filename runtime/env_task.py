@@ -46,7 +46,10 @@ class EnvTask(Task):
             env = super().make_env()
         except Exception as error:  # of Gymnasium, of a missing dependency, or anything in the environment's own code
             raise UserError(f"--env {self.env_id} cannot be made: {_told(error)}") from None
-        return RescaleAction(env, np.float64(-1.0), np.float64(1.0)) if self.rescaled else env
+        if not self.rescaled:
+            return env
+        one = np.ones(env.action_space.shape, env.action_space.dtype)  # Gymnasium warns of bounds that it has to cast
+        return RescaleAction(env, -one, one)
 
 
 def env_task(env_id: str, network: Network) -> EnvTask:
