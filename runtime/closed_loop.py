@@ -47,6 +47,7 @@ class EnginePolicy:
 
     def __init__(self, engine: Engine, checked: int = 0, tape: Tape | None = None) -> None:
         self.engine, self.network, self.checked, self.tape = engine, engine.network, checked, tape
+        self.readout = engine.network.readout  # which the network would look for at every decision
         self.unchecked: list[tuple[FloatArray, Decision]] = []
 
     def reset(self, lane: int) -> None:
@@ -65,7 +66,7 @@ class EnginePolicy:
             self.unchecked.append((vector, _kept(decision)))
         if self.tape is not None:
             self.tape.decided(decision)
-        return decode(self.network.readout, decision.accumulators)
+        return decode(self.readout, decision.accumulators)
 
     def parity(self) -> Parity:
         """Check the episode that has just ended; during it, the reference would evict the engine from the caches."""

@@ -40,6 +40,7 @@ class EnvTask(Task):
         Raises:
             UserError: it cannot be made.
         """
+        from gymnasium.spaces import Box
         from gymnasium.wrappers import RescaleAction
 
         try:
@@ -48,7 +49,8 @@ class EnvTask(Task):
             raise UserError(f"--env {self.env_id} cannot be made: {_told(error)}") from None
         if not self.rescaled:
             return env
-        one = np.ones(env.action_space.shape, env.action_space.dtype)  # Gymnasium warns of bounds that it has to cast
+        assert isinstance(env.action_space, Box)
+        one = np.ones_like(env.action_space.low)  # Gymnasium warns of bounds that it has to cast
         return RescaleAction(env, -one, one)
 
 
