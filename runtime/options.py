@@ -16,6 +16,9 @@ from dsf.tasks import UserError
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent
 
+LARGEST_SEED = 1 << 62
+"""Recordings hold seeds in 64 bits."""
+
 
 @dataclass(frozen=True)
 class SimRunConfig:
@@ -77,8 +80,8 @@ def check_config(config: SimRunConfig) -> None:
     """
     if config.episodes < 1:
         raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more, and at most {LARGEST_SEED}")
     if config.target_return is not None and not math.isfinite(config.target_return):
         raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
     if config.checkpoint is not None and not config.compare:
