@@ -15,13 +15,14 @@ from rich.progress import Progress
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
 from dsf.export.reference import IntegerPolicy
-from dsf.hardware_models import estimate_energy, load_preset
+from dsf.hardware_models import load_preset
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially
 from dsf.runtime.engine import open_engine
 from dsf.runtime.env_task import EnvTask, env_task
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.options import SimRunConfig, check_config
+from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run
+from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, check_config
 from dsf.runtime.parity import reference_engine
 from dsf.runtime.ray_cluster import run_on_ray
 from dsf.runtime.real_time import Clock
@@ -148,14 +149,15 @@ def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
     console = Console()
     check_config(config)
-    presets = [load_preset(name) for name in config.hardware]
+    presets = [load_preset(name) for name in config.hardware or DEFAULT_HARDWARE]
     path = config.network or network_path()
     network, digest = read_network(path), file_digest(path)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
     seeds = range(config.seed, config.seed + config.episodes)
     checked = checked_per_episode(config.parity_decisions, config.episodes)
-    settings = LoopSettings(task, target, checked, config.record is not None, clock)
+    taped = config.record is not None or config.html is not None
+    settings = LoopSettings(task, target, checked, SAMPLED_DECISIONS[mode], taped, clock)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {digest[:12]}) on {backend}", soft_wrap=True)
     for warning in warnings_about(network, task, target, mode):
@@ -164,13 +166,17 @@ def run(config: SimRunConfig) -> None:
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
         result = run_loop(config, settings, network, seeds, lambda steps: progress.advance(bar, steps))
-    energies = [estimate_energy(result.activity, preset) for preset in presets]
-    summary = summarise(settings, backend, mode, result, energies, comparison)
+    hardware = price_run(network, mode, result.counter, result.results[0].tokens, presets)
+    summary = summarise(settings, backend, mode, result, hardware, comparison)
     try:
         if config.record is not None:
             write_recording(Recording(facts_of(settings, digest, backend, mode), result.tapes), config.record)
         if config.json is not None:
             write_json(config.json, summary)
+        if config.html is not None:
+            from dsf.runtime.html_report import write_html
+
+            write_html(config.html, network, settings, mode, result, hardware, summary)
     finally:  # a full disk costs the files, a closed terminal the table, neither of them both
         print_report(summary, console)
     if not result.parity.exact:

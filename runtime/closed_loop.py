@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dsf.export.network import Network
+from dsf.export.nodes import IntArray
 from dsf.export.reference import check_token_size, decode, encode
 from dsf.runtime.engine import Decision, Engine
 from dsf.runtime.parity import Parity, ParityCheck
@@ -29,6 +32,7 @@ class LoopSettings:
         task: environment and return scale.
         target_return: asked for at the first step (reward units).
         checked: decisions at the start of every episode that the reference repeats, spike by spike.
+        sampled: decisions at the start of every episode whose tokens are kept.
         taped: whether everything that happens is kept, for a recording.
         clock: of real time; None is as fast as it goes.
     """
@@ -36,6 +40,7 @@ class LoopSettings:
     task: Task
     target_return: float
     checked: int = 0
+    sampled: int = 0
     taped: bool = False
     clock: Clock | None = None
 
@@ -45,15 +50,22 @@ class EnginePolicy:
 
     lanes = 1
 
-    def __init__(self, engine: Engine, checked: int = 0, tape: Tape | None = None) -> None:
-        self.engine, self.network, self.checked, self.tape = engine, engine.network, checked, tape
+    def __init__(self, engine: Engine, checked: int = 0, tape: Tape | None = None, sampled: int = 0) -> None:
+        self.engine, self.network, self.checked, self.tape, self.sampled = (
+            engine,
+            engine.network,
+            checked,
+            tape,
+            sampled,
+        )
         self.readout = engine.network.readout  # which the network would look for at every decision
         self.unchecked: list[tuple[FloatArray, Decision]] = []
+        self.tokens: list[IntArray] = []
 
     def reset(self, lane: int) -> None:
         """A new episode starts."""
         self.engine.reset(lane)
-        self.unchecked = []
+        self.unchecked, self.tokens = [], []
 
     def act(self, token: Token) -> FloatArray:
         """One decision."""
@@ -64,6 +76,8 @@ class EnginePolicy:
         decision = self.engine.step(vector)
         if len(self.unchecked) < self.checked:
             self.unchecked.append((vector, _kept(decision)))
+        if len(self.tokens) < self.sampled:
+            self.tokens.append(decision.graded[0].copy())
         if self.tape is not None:
             self.tape.decided(decision)
         return decode(self.readout, decision.accumulators)
@@ -106,7 +120,7 @@ def run_episodes(
     check_fits(engine.network, settings.task)
     tape = Tape(engine.network) if settings.taped else None
     lane = Lane(settings.task) if tape is None else TapedLane(settings.task, tape)
-    policy = EnginePolicy(engine, settings.checked, tape)
+    policy = EnginePolicy(engine, settings.checked, tape, settings.sampled)
     try:
         for seed in seeds:
             yield _run_episode(lane, policy, settings, seed, on_step)
@@ -130,6 +144,7 @@ def _run_episode(
         _spikes(policy.engine) - fired,
         policy.parity(),
         seconds,
+        np.array(policy.tokens, np.int64).reshape(len(policy.tokens), policy.network.encoder.size),
         None if policy.tape is None else policy.tape.taken(episode),
         timing,
     )

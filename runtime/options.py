@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dsf.hardware_models.preset import SUFFIXES
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, LavaModel, require_lava
 from dsf.runtime.real_time import OnMiss
@@ -16,6 +17,8 @@ from dsf.tasks import UserError
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent
 
+DEFAULT_HARDWARE = ("paper_45nm", "int8_45nm", "loihi2_derived")
+"""The paper's model, one with data movement, and a chip that could hold the network."""
 LARGEST_SEED = 1 << 62
 """Recordings hold seeds in 64 bits."""
 
@@ -47,8 +50,9 @@ class SimRunConfig:
     parity_decisions: int = 1_000
     """Decisions checked against the reference engine, spike by spike, spread evenly: the first N / episodes of every
     episode, rounded up; 0 switches the check off."""
-    hardware: tuple[str, ...] = ("paper_45nm", "loihi1_davies2018")
-    """Hardware presets that price the run."""
+    hardware: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Hardware preset that prices the run, or a .yaml file of your own; repeat it for more. Default: paper_45nm,
+    int8_45nm and loihi2_derived."""
     compare: bool = True
     """Also run the integer reference, and the float policy where its checkpoint and torch are at hand, on the same
     seeds, and list the returns side by side."""
@@ -56,6 +60,9 @@ class SimRunConfig:
     """Run of dsf-train behind the network, for the float policy; the shipped network brings its own."""
     json: Path | None = None
     """Write the report here as well."""
+    html: Path | None = None
+    """Write the report as a page that opens without a network, with a film of the first episode, its spikes, energies
+    and cores; needs the report extra."""
     record: Path | None = None
     """Write every decision and every step here, for dsf-sim-run replay."""
     real_time: bool = False
@@ -123,8 +130,15 @@ def _check_launcher(config: SimRunConfig) -> None:
 def _check_outputs(config: SimRunConfig) -> None:
     """Of the files that are written."""
     inputs = [path for path in (config.network or network_path(), config.checkpoint) if path is not None]
-    for path in (config.json, config.record):
-        if path is not None:
-            require_writable_parent(path, *inputs)
-    if config.record is not None and config.json is not None and config.record.resolve() == config.json.resolve():
-        raise UserError(f"--record and --json both write {config.json}: name two files")
+    inputs += [Path(name) for name in config.hardware if name.endswith(SUFFIXES)]
+    written: dict[Path, str] = {}
+    for name in ("json", "html", "record"):
+        path: Path | None = getattr(config, name)
+        if path is None:
+            continue
+        require_writable_parent(path, *inputs)
+        other = written.setdefault(path.resolve(), name)
+        if other != name:
+            raise UserError(f"--{other} and --{name} both write {path}: name two files")
+    if config.html is not None:
+        require_installed("report", "matplotlib")

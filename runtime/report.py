@@ -7,15 +7,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.preset import GRADES
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
+from dsf.runtime.hardware import HardwareFigures
 from dsf.runtime.real_time import MILLISECOND, QUANTILES, timing_figures
 from dsf.runtime.results import ClosedLoopResult
 from dsf.tasks import Episode, mean_confidence_interval
 
-MICROJOULE = 1e-6
+MICROJOULE = MICROSECOND = 1e-6
+SHOWN_TERMS = 3
+"""The largest ones of a sum; JSON holds all."""
+TIME_ROWS = (
+    *("time per decision", "what binds", "busiest core", "real time"),
+    *("static energy while deciding", "static energy per control period"),
+)
 
 
 def summarise(
@@ -23,7 +29,7 @@ def summarise(
     backend: str,
     mode: Mode,
     result: ClosedLoopResult,
-    energies: list[EnergyEstimate],
+    hardware: list[HardwareFigures],
     comparison: dict[str, list[Episode]],
 ) -> dict[str, Any]:
     """The run as JSON values with stable keys; scores are null where the environment has no reference."""
@@ -57,17 +63,7 @@ def summarise(
         "spikes_per_decision": sum(result.episode_spikes) / result.decisions,
         "synaptic_events_per_decision": activity.per_decision("synaptic_events"),
         "firing_rate": activity.firing_rate,
-        "energy": {
-            energy.preset: {
-                "joules_per_decision": energy.nominal,
-                "low": energy.low,
-                "high": energy.high,
-                "grade": energy.grade,
-                "unpriced_per_decision": energy.unpriced,
-                "layers": {layer.node: layer.nominal for layer in energy.layers},
-            }
-            for energy in energies
-        },
+        "energy": {figures.preset.name: figures.to_json(task) for figures in hardware},
         "parity": {
             "compared_spikes": result.parity.compared_spikes,
             "mismatches": result.parity.mismatches,
@@ -115,6 +111,9 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     console.print(_energy_table(summary["energy"]))
+    cores = _cores_table(summary["energy"])
+    if cores is not None:
+        console.print(cores)
     if summary["comparison"]:
         console.print(_comparison_table(summary))
 
@@ -144,27 +143,96 @@ def _clock_rows(figures: dict[str, Any] | None) -> dict[str, str]:
 
 def _energy_table(energy: dict[str, Any]) -> Table:
     grades = sorted({values["grade"] for values in energy.values()})
+    unpriced = (
+        f"{preset} has no price for {_listed(values['unpriced_per_decision'])}"
+        for preset, values in energy.items()
+        if values["unpriced_per_decision"]
+    )
     table = Table(
         title="energy per decision: an estimate, counted events x published prices",
         title_justify="left",
-        caption="; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades),
+        caption="\n".join(["; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades), *unpriced]),
         caption_justify="left",
     )
-    table.add_column("hardware preset")
-    table.add_column("uJ", justify="right")
-    table.add_column("low .. high", justify="right")
+    table.add_column("hardware preset", no_wrap=True)
+    table.add_column("uJ", justify="right", no_wrap=True)
+    table.add_column("low .. high", justify="right", no_wrap=True)
     table.add_column("grade")
-    table.add_column("counted, but without a price")
+    table.add_column("most of it")
     for preset, values in energy.items():
-        unpriced = values["unpriced_per_decision"].items()
         table.add_row(
             preset,
             f"{values['joules_per_decision'] / MICROJOULE:.2f}",
             f"{values['low'] / MICROJOULE:.2f} .. {values['high'] / MICROJOULE:.2f}",
             values["grade"],
-            "\n".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in unpriced) or "-",
+            _shares(values["terms"], values["joules_per_decision"]),
         )
     return table
+
+
+def _listed(counts: dict[str, float]) -> str:
+    return ", ".join(f"{count:,.0f} {_words(name)}" for name, count in counts.items())
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shares(terms: dict[str, float], total: float) -> str:
+    """Of a sum, the largest first."""
+    largest = sorted(terms.items(), key=lambda item: -item[1])[:SHOWN_TERMS]
+    return ", ".join(f"{value / total:.0%} {_words(name)}" for name, value in largest if total)
+
+
+def _cores_table(energy: dict[str, Any]) -> Table | None:
+    """Cores and latency, a column for each preset with a chip; None where there is none."""
+    placed = {preset: values for preset, values in energy.items() if "cores" in values}
+    if not placed:
+        return None
+    latencies = [values["latency"] for values in placed.values() if "latency" in values]
+    notes = [note for values in placed.values() for note in values["cores"]["assumptions"]]
+    notes += [note for latency in latencies for note in latency["assumptions"]]
+    notes += [f"{preset}: {line}" for preset, values in placed.items() for line in values["cores"]["fit"][1:]]
+    table = Table(
+        title="on the chip: a model of the busiest core, tick by tick",
+        title_justify="left",
+        caption="; ".join(dict.fromkeys(notes)),
+        caption_justify="left",
+    )
+    table.add_column("figure")
+    for preset in placed:
+        table.add_column(preset)
+    columns = [_on_chip(values["cores"], values.get("latency")) for values in placed.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    return table
+
+
+def _on_chip(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str, str]:
+    """One preset's column."""
+    searched, naive = cores["searched"], cores["in_order"]
+    found = {
+        "one chip": cores["fit"][0],
+        "cores, chips": f"{searched['cores']} of {cores['chip']}, {searched['chips']} ({naive['cores']} in order)",
+        "messages, hops per decision": f"{searched['messages']:,.0f}, {searched['hops']:,.0f}",
+    }
+    if latency is None:
+        return found | dict.fromkeys(TIME_ROWS, "no times known")
+    mean = latency["mean"]
+    low, nominal, high = (mean[level] / MICROSECOND for level in ("low", "nominal", "high"))
+    values = (
+        f"{nominal:.0f} us ({low:.0f} .. {high:.0f}), {latency['ticks']:.0f} ticks, grade {latency['grade']}",
+        _shares(latency["terms"], mean["nominal"]),
+        ", ".join(latency["busiest_populations"]),
+        latency["verdict"],
+        _microjoules(latency["static_joules"]),
+        _microjoules(latency["static_joules_per_control_period"]),
+    )
+    return found | dict(zip(TIME_ROWS, values, strict=True))
+
+
+def _microjoules(band: dict[str, float] | None) -> str:
+    return "not known" if band is None else f"{band['nominal'] / MICROJOULE:,.1f} uJ"
 
 
 def _comparison_table(summary: dict[str, Any]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dsf.export.network import Network
+from dsf.export.nodes import IntArray
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.parity import Parity
 from dsf.runtime.real_time import Timing
@@ -23,6 +24,7 @@ class EpisodeResult:
         spikes: fired in it (LIF, gate and And populations).
         parity: comparison with the reference engine.
         seconds: wall time, environment included, without that comparison.
+        tokens: (decisions, features) the encoder's integers of its first decisions, as many as were asked for.
         tape: everything that happened, if it was taped.
         timing: against the clock, in real time.
     """
@@ -31,6 +33,7 @@ class EpisodeResult:
     spikes: int
     parity: Parity
     seconds: float
+    tokens: IntArray
     tape: TapedEpisode | None
     timing: Timing | None
 
