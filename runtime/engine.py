@@ -6,18 +6,19 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.reference import Int64Array, WindowReference
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine, Mode
 from dsf.runtime.parity import Spikes, reference_engine
+from dsf.runtime.probes import ALL_POPULATIONS, spiking_populations
 
 BackendName = Literal["lava", "fast", "reference"]
 LavaModel = Literal["fused", "expanded"]
@@ -26,11 +27,29 @@ LavaModel = Literal["fused", "expanded"]
 FIRST_PYTHON_WITHOUT_LAVA = (3, 11)
 
 
+@dataclass(frozen=True)
+class LavaOptions:
+    """How Lava runs; nothing of it changes a spike.
+
+    Attributes:
+        fast_channels: channels without helper threads, see :mod:`dsf.runtime.lava_channels`.
+        probes: patterns of the populations whose spikes are reported; all others are only counted.
+    """
+
+    fast_channels: bool = False
+    probes: tuple[str, ...] = ALL_POPULATIONS
+
+
+STOCK_LAVA = LavaOptions()
+
+
 class Engine(Protocol):
     """One lane of an integer network, in stream or window mode."""
 
     network: Network
     mode: Mode
+    reported: tuple[str, ...]
+    """Populations whose spikes :meth:`step_graded` returns."""
 
     @property
     def ticks_per_token(self) -> int:
@@ -51,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
-        """The encoder's integers (1, features) in; accumulators (1, actions) and every population's spikes out.
+        """The encoder's integers (1, features) in; accumulators (1, actions) and the reported populations' spikes out.
 
         The spikes are the present token's, in window mode too.
         """
@@ -63,7 +82,7 @@ class ReferenceBackend:
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, reference_engine(network, mode)
-        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+        self.reported = spiking_populations(network)
         self.restart_counter()
 
     @property
@@ -84,7 +103,7 @@ class ReferenceBackend:
         computed: Spikes = {}  # (ticks, tokens, neurons)
 
         def observe(name: str, values: Int64Array) -> None:
-            if name in self.spiking:
+            if name in self.reported:
                 computed[name] = values.reshape(len(values), -1, values.shape[-1])
 
         if isinstance(self.engine, WindowReference):
@@ -101,6 +120,7 @@ class FastBackend:
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, FastEngine(network, mode=mode, record=True)
         self.present: Spikes = {name: spikes[0] for name, spikes in self.engine.spikes.items()}
+        self.reported = tuple(self.present)
 
     @property
     def ticks_per_token(self) -> int:
@@ -127,7 +147,11 @@ class FastBackend:
 
 @contextlib.contextmanager
 def open_engine(
-    network: Network, backend: BackendName, lava_model: LavaModel = "fused", mode: Mode = "stream"
+    network: Network,
+    backend: BackendName,
+    lava_model: LavaModel = "fused",
+    mode: Mode = "stream",
+    lava_options: LavaOptions = STOCK_LAVA,
 ) -> Iterator[Engine]:
     """Start a backend and stop everything that belongs to it at the end, whatever happens.
 
@@ -136,6 +160,7 @@ def open_engine(
         backend: where.
         lava_model: of every block, in Lava.
         mode: one token per decision, or the last K tokens replayed for each.
+        lava_options: read by Lava only; the other engines report all populations.
 
     Raises:
         BackendUnavailable: Lava was asked for where it cannot run, or the fast engine where no C compiler is.
@@ -148,7 +173,7 @@ def open_engine(
     require_lava()
     from dsf.runtime.lava_engine import LavaEngine
 
-    with LavaEngine(network, lava_model, mode) as engine:
+    with LavaEngine(network, lava_model, mode, lava_options) as engine:
         yield engine
 
 

@@ -1,4 +1,4 @@
-"""One transformer block's arithmetic in a single process, tick by tick: what the fused Lava block computes."""
+"""What the fused Lava processes compute, tick by tick: transformer blocks, and embedding and readout at the ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import itertools
 
 import numpy as np
 
+from dsf.export.nodes import IntArray, Readout
 from dsf.runtime.lava_arithmetic import BoolArray, DelayLine, FloatArray, Neurons, Weights, history_of
-from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, MlpNodes
+from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
 
 Fired = list[list[BoolArray]]
 """Per tick of the present token, the spikes of each population that has fired so far, in raster order."""
@@ -100,3 +101,34 @@ class FusedBlock:
         """Spikes of the token once it is through, (ticks, neurons)."""
         spikes: BoolArray = np.concatenate(list(itertools.chain.from_iterable(self.fired)))
         return spikes.reshape(len(self.fired), -1)
+
+
+class FusedEmbedding:
+    """Embedding synapses and first residual."""
+
+    def __init__(self, nodes: EmbeddingNodes) -> None:
+        self.synapses, self.bias = Weights(nodes.synapses), nodes.residual.bias.astype(np.float64)
+
+    def __call__(self, token: IntArray) -> FloatArray:
+        """(features,) integers -> (channels,) residual, which is the same at every tick of the token."""
+        return self.synapses(token) + self.bias
+
+
+class FusedReadout:
+    """Sums the residual over a token's ticks and multiplies it by the head."""
+
+    def __init__(self, node: Readout, ticks: int) -> None:
+        self.node, self.ticks, self.weights = node, ticks, node.weights.astype(np.int64)
+        self.total: FloatArray = np.zeros(self.weights.shape[1])
+
+    def add(self, tick: int, residual: FloatArray) -> None:
+        """Args: the token's tick that arrives, idle outside [0, T)."""
+        if 0 <= tick < self.ticks:
+            self.total = residual + self.total if tick else residual
+
+    @property
+    def accumulators(self) -> IntArray:
+        """Of the token once it is through, (actions,)."""
+        shift = self.node.shift
+        values: IntArray = self.weights @ ((self.total.astype(np.int64) + (1 << shift >> 1)) >> shift) + self.node.bias
+        return values

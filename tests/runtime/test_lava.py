@@ -271,7 +271,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 70))
 def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
-    from dsf.runtime.lava_layout import pack_raster, raster_words, unpack_raster
+    from dsf.runtime.lava_report import pack_raster, raster_words, unpack_raster
 
     spikes = np.random.default_rng(seed).random((ticks, neurons)) < 0.5
     words = pack_raster(spikes)
