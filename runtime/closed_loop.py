@@ -24,7 +24,7 @@ class EnginePolicy:
     def __init__(self, engine: Engine, parity_decisions: int) -> None:
         self.engine, self.network = engine, engine.network
         engine.restart_counter()
-        self.check = ParityCheck(engine.network, engine.mode)
+        self.check = ParityCheck(engine.network, engine.mode, engine.reported)
         self.unchecked_decisions = parity_decisions
         self.unchecked: list[tuple[IntArray, Int64Array, Spikes]] = []
         self.episode_spikes: list[int] = []

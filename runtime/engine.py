@@ -17,14 +17,12 @@ from dsf.export.reference import Int64Array, WindowReference
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.runtime.lava_import import FIRST_PYTHON_WITHOUT_LAVA, OPT_IN, make_lava_importable, newer_python_allowed
 from dsf.runtime.parity import Spikes, reference_engine
 from dsf.runtime.probes import ALL_POPULATIONS, spiking_populations
 
 BackendName = Literal["lava", "fast", "reference"]
 LavaModel = Literal["fused", "expanded"]
-
-
-FIRST_PYTHON_WITHOUT_LAVA = (3, 11)
 
 
 @dataclass(frozen=True)
@@ -178,15 +176,16 @@ def open_engine(
 
 
 def require_lava(python: tuple[int, ...] = sys.version_info[:2]) -> None:
-    """Check that the Lava backend can run here.
+    """Check that the Lava backend can run here, and make it importable where the user wants it on a newer Python.
 
     Raises:
         BackendUnavailable: wrong Python, or Lava is not installed.
     """
-    if python >= FIRST_PYTHON_WITHOUT_LAVA:
+    if python >= FIRST_PYTHON_WITHOUT_LAVA and not newer_python_allowed():
         raise BackendUnavailable(
             f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {python[0]}.{python[1]}: "
-            "use a Python 3.10 environment, or --backend fast, which gives the same spikes"
+            f"use a Python 3.10 environment, set {OPT_IN}=1 to try it here, or --backend fast, which gives the same spikes"
         )
     if importlib.util.find_spec("lava") is None:
         raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend fast")
+    make_lava_importable()

@@ -67,6 +67,7 @@ def summarise(
         },
         "parity": {
             "compared_spikes": result.parity.compared_spikes,
+            "compared_accumulators": result.parity.compared_accumulators,
             "mismatches": result.parity.mismatches,
             "accumulator_mismatches": result.parity.accumulator_mismatches,
             "first_mismatch": result.parity.first_mismatch,
@@ -102,9 +103,10 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "simulated ticks per second": f"{summary['ticks_per_second']:.0f}",
         "wall time": f"{summary['seconds']:.1f} s",
         "spikes compared with the reference": f"{parity['compared_spikes']:,}",
+        "populations compared": f"{len(parity['populations'])} of {parity['spiking_populations']}",
         "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
-    if not parity["compared_spikes"]:
+    if not parity["compared_accumulators"]:
         rows["mismatches (spikes, accumulators)"] = "not checked"
     for name, value in rows.items():
         table.add_row(name, value)

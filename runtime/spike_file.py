@@ -1,0 +1,73 @@
+"""Records the spikes that an engine reports, decision by decision, in one NumPy archive."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.reference import Int64Array
+from dsf.hardware_models import SpikeCounter
+from dsf.runtime.engine import Engine
+from dsf.runtime.parity import Spikes
+from dsf.tasks.files import replacing
+
+EPISODE_STARTS = "episode_starts"
+
+
+class SpikeRecorder:
+    """An engine around another one: it answers the same, and keeps the spikes of some populations, eight to a byte."""
+
+    def __init__(self, engine: Engine, populations: tuple[str, ...]) -> None:
+        """Args: ``populations`` are among those that the engine reports."""
+        self.engine, self.network, self.mode, self.reported = engine, engine.network, engine.mode, engine.reported
+        self.packed: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in populations}
+        self.episode_starts: list[int] = []
+        self.decisions = 0
+
+    @property
+    def ticks_per_token(self) -> int:
+        """The engine's."""
+        return self.engine.ticks_per_token
+
+    @property
+    def counter(self) -> SpikeCounter:
+        """The engine's."""
+        return self.engine.counter
+
+    def restart_counter(self) -> None:
+        """The engine's; what was recorded stays."""
+        self.engine.restart_counter()
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode."""
+        self.engine.reset(lane)
+        self.episode_starts.append(self.decisions)
+
+    def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
+        """Let the engine decide and record its spikes."""
+        accumulators, spikes = self.engine.step_graded(graded)
+        for name, packed in self.packed.items():
+            packed.append(np.packbits(spikes[name] != 0, axis=1))
+        self.decisions += 1
+        return accumulators, spikes
+
+    def save(self, path: Path) -> None:
+        """Write an .npz archive, whole or not at all, one population in memory at a time.
+
+        It holds a bool array (decisions, ticks, neurons) per population, under its name, and ``episode_starts``: the
+        number of the first decision of every episode.
+        """
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            _write(archive, EPISODE_STARTS, np.array(self.episode_starts, np.int64))
+            for name, packed in self.packed.items():
+                shape = (self.decisions, self.network.ticks, self.network[name].size)
+                rows = np.array(packed, np.uint8).reshape(*shape[:2], -1)
+                _write(archive, name, np.unpackbits(rows, axis=2, count=shape[2]).astype(bool))
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: npt.NDArray[np.generic]) -> None:
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
