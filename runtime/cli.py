@@ -18,11 +18,12 @@ from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models import estimate_energy, load_preset
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import check_fits, run_closed_loop
-from dsf.runtime.engine import BackendName, LavaModel, LavaOptions, open_engine, require_lava
+from dsf.runtime.core_traffic import CoreMap, summarise_traffic
+from dsf.runtime.engine import BackendName, Engine, LavaModel, LavaOptions, open_engine, require_lava
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.parity import reference_engine
 from dsf.runtime.probes import ALL_POPULATIONS, choose_populations, spiking_populations
-from dsf.runtime.report import print_report, summarise
+from dsf.runtime.report import print_core_traffic, print_report, summarise
 from dsf.runtime.spike_file import SpikeRecorder
 from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
 from dsf.tasks.console import CommandFailed
@@ -52,10 +53,12 @@ class SimRunConfig:
     """Lava without the helper threads of its channels: the same spikes, several times faster; replaces parts of Lava
     while it starts."""
     probe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Populations whose spikes are recorded, and compared with the reference; patterns such as 'blocks.0.*', repeatable;
-    default: all; 'none': none. Lava sends only these, and the counts of all."""
+    """Populations whose spikes are recorded and compared with the reference, as patterns such as 'blocks.0.*';
+    'none' is none, the default all. Lava sends only these, and the counts of all."""
     probe_file: Path | None = None
     """Write the spikes of the probed populations to this .npz file."""
+    core_traffic: bool = False
+    """Count the messages between the cores that the file's placement names, and list the cores of Lava's processes."""
     episodes: int = 1
     """Closed-loop episodes."""
     seed: int = 0
@@ -93,6 +96,8 @@ def check_config(config: SimRunConfig) -> None:
         raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
     if config.lava_fast_channels and config.backend != "lava":
         raise UserError(f"--lava-fast-channels: backend '{config.backend}' has no channels; drop it")
+    if config.core_traffic and config.probe:
+        raise UserError("--core-traffic counts the spikes of all populations: drop --probe")
     inputs = [path for path in (config.network or network_path(), config.checkpoint) if path is not None]
     outputs = [path for path in (config.json, config.probe_file) if path is not None]
     for path in outputs:
@@ -115,6 +120,17 @@ def choose_mode(config: SimRunConfig, network: Network) -> Mode:
     if config.mode == "auto":
         return "stream" if network.stream_is_exact else "window"
     return config.mode
+
+
+def cores_of_processes(config: SimRunConfig, engine: Engine, cores: CoreMap) -> dict[str, tuple[int, ...]]:
+    """Per Lava process; other backends have none."""
+    if config.backend != "lava":
+        return {}
+    from dsf.runtime.lava_engine import LavaEngine
+    from dsf.runtime.lava_graph import process_cores
+
+    assert isinstance(engine, LavaEngine)
+    return process_cores(engine, cores)
 
 
 def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
@@ -180,6 +196,7 @@ def run(config: SimRunConfig) -> None:
     mode = choose_mode(config, network)
     options = LavaOptions(config.lava_fast_channels, config.probe or ALL_POPULATIONS)
     probed = choose_populations(network, options.probes)
+    cores = CoreMap.of(network, mode) if config.core_traffic else None
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
     for warning in warnings_about(network, task, target, mode):
@@ -190,16 +207,20 @@ def run(config: SimRunConfig) -> None:
         Progress(console=console, transient=True) as progress,
     ):
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
-        recorder = SpikeRecorder(engine, probed if config.probe_file else ())
+        recorder = SpikeRecorder(engine, probed if config.probe_file or config.core_traffic else ())
         result = run_closed_loop(
             task, recorder, seeds, target, config.parity_decisions, lambda running: progress.advance(bar, running)
         )
+        processes = {} if cores is None else cores_of_processes(config, engine, cores)
     if config.probe_file is not None:
-        recorder.save(config.probe_file)
+        recorder.save(config.probe_file, probed)
     energies = [estimate_energy(result.activity, preset) for preset in presets]
     summary = summarise(task, backend, mode, target, result, energies, comparison)
     summary["parity"] |= {"populations": recorder.reported, "spiking_populations": len(spiking_populations(network))}
     print_report(summary, console)
+    if cores is not None:
+        summary["core_traffic"] = summarise_traffic(cores, recorder) | {"processes": processes}
+        print_core_traffic(summary["core_traffic"], console)
     if config.json is not None:
         write_json(config.json, summary)
     if not result.parity.exact:

@@ -184,7 +184,7 @@ def require_lava(python: tuple[int, ...] = sys.version_info[:2]) -> None:
     if python >= FIRST_PYTHON_WITHOUT_LAVA and not newer_python_allowed():
         raise BackendUnavailable(
             f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {python[0]}.{python[1]}: "
-            f"use a Python 3.10 environment, set {OPT_IN}=1 to try it here, or --backend fast, which gives the same spikes"
+            f"use a Python 3.10 environment, {OPT_IN}=1 to try it here, or --backend fast, which gives the same spikes"
         )
     if importlib.util.find_spec("lava") is None:
         raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend fast")

@@ -14,6 +14,7 @@ from dsf.runtime.fast_engine import Mode
 from dsf.tasks import Episode, Task, mean_confidence_interval
 
 MICROJOULE = 1e-6
+SHOWN_EDGES = 12
 
 
 def summarise(
@@ -114,6 +115,23 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
     console.print(_energy_table(summary["energy"]))
     if summary["comparison"]:
         console.print(_comparison_table(summary))
+
+
+def print_core_traffic(traffic: dict[str, Any], console: Console) -> None:
+    """The busiest edges between cores, and where Lava's processes would be."""
+    edges = traffic["edges"]
+    table = Table(title=f"messages per decision between cores of {traffic['chip']}", title_justify="left")
+    for heading in ("from core", "to core", "links", "spikes", "graded"):
+        table.add_column(heading, justify="right")
+    for edge in edges[:SHOWN_EDGES]:
+        counts = (f"{edge[f'{kind}_per_decision']:,.0f}" for kind in ("spikes", "graded"))
+        table.add_row(f"{edge['source']}", f"{edge['target']}", f"{edge['links']:,}", *counts)
+    table.caption = f"the {min(SHOWN_EDGES, len(edges))} busiest of {len(edges)} edges; --json has all"
+    console.print(table)
+    placed = {process: cores for process, cores in traffic["processes"].items() if cores}
+    lines = [f"{process}: {', '.join(map(str, cores))}" for process, cores in placed.items()]
+    if lines:
+        console.print("Lava processes and their cores:", "; ".join(lines), soft_wrap=True)
 
 
 def _energy_table(energy: dict[str, Any]) -> Table:

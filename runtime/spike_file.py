@@ -21,7 +21,7 @@ class SpikeRecorder:
     """An engine around another one: it answers the same, and keeps the spikes of some populations, eight to a byte."""
 
     def __init__(self, engine: Engine, populations: tuple[str, ...]) -> None:
-        """Args: ``populations`` are among those that the engine reports."""
+        """Args: ``populations`` to keep are among those that the engine reports."""
         self.engine, self.network, self.mode, self.reported = engine, engine.network, engine.mode, engine.reported
         self.packed: dict[str, list[npt.NDArray[np.uint8]]] = {name: [] for name in populations}
         self.episode_starts: list[int] = []
@@ -54,18 +54,22 @@ class SpikeRecorder:
         self.decisions += 1
         return accumulators, spikes
 
-    def save(self, path: Path) -> None:
+    def raster(self, name: str) -> npt.NDArray[np.bool_]:
+        """The spikes of one population, (decisions, ticks, neurons)."""
+        neurons = self.network[name].size
+        rows = np.array(self.packed[name], np.uint8).reshape(self.decisions, self.network.ticks, -1)
+        return np.unpackbits(rows, axis=2, count=neurons).astype(bool)
+
+    def save(self, path: Path, populations: tuple[str, ...]) -> None:
         """Write an .npz archive, whole or not at all, one population in memory at a time.
 
-        It holds a bool array (decisions, ticks, neurons) per population, under its name, and ``episode_starts``: the
-        number of the first decision of every episode.
+        It holds the raster of each of the populations under its name, and ``episode_starts``: the number of the first
+        decision of every episode.
         """
         with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             _write(archive, EPISODE_STARTS, np.array(self.episode_starts, np.int64))
-            for name, packed in self.packed.items():
-                shape = (self.decisions, self.network.ticks, self.network[name].size)
-                rows = np.array(packed, np.uint8).reshape(*shape[:2], -1)
-                _write(archive, name, np.unpackbits(rows, axis=2, count=shape[2]).astype(bool))
+            for name in populations:
+                _write(archive, name, self.raster(name))
 
 
 def _write(archive: zipfile.ZipFile, name: str, array: npt.NDArray[np.generic]) -> None:

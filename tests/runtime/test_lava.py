@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import lava_runs_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from conftest import lava_runs_here
 from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.file import read_network

@@ -49,7 +49,7 @@ def test_recorded_spikes_are_those_of_the_engine(tmp_path: Path) -> None:
             truth.reset(0)
         recorder.step_graded(token)
         expected.append(truth.step_graded(token)[1])
-    recorder.save(tmp_path / "spikes.npz")
+    recorder.save(tmp_path / "spikes.npz", names)
     with np.load(tmp_path / "spikes.npz") as file:
         assert set(file) == {"episode_starts", *names}
         assert file["episode_starts"].tolist() == [0, RESET]
@@ -99,5 +99,5 @@ def test_the_archive_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(zipfile.ZipFile, "open", fail)
     with pytest.raises(OSError, match="No space left"):
-        recorder.save(tmp_path / "spikes.npz")
+        recorder.save(tmp_path / "spikes.npz", tuple(recorder.packed))
     assert list(tmp_path.iterdir()) == []
