@@ -89,7 +89,7 @@ class Effort:
     seconds: float
 
 
-FULL, QUICK = Effort(GROUPS, 9, 1.0), Effort(QUICK_GROUPS, 3, 0.2)
+FULL, QUICK = Effort(GROUPS, 5, 1.0), Effort(QUICK_GROUPS, 3, 0.2)
 
 
 def wide_network(shipped: Network) -> Network:

@@ -1,7 +1,8 @@
 """Messages from core to core under the placement in a network file, counted in a run.
 
 A neuron that fires sends one message to each population on each core that reads it: its links, as
-:mod:`dsf.export.placement` counts them. Residuals and attention's sums are graded messages, sent at every tick.
+:mod:`dsf.export.placement` counts them. Residuals and attention's sums are graded messages, sent at every tick. Links
+with the host are no edges.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dsf.export.nodes import Node, Synapses
 from dsf.runtime.core_traffic import CoreMap
 from dsf.runtime.lava_engine import LavaEngine
 from dsf.runtime.lava_stage import Stage
+from dsf.tasks.console import CommandFailed
 
 START_PORT = "start_in"
 Computes = dict[Any, tuple[Node, ...]]
@@ -20,8 +21,13 @@ def process_cores(engine: LavaEngine, cores: CoreMap) -> dict[str, tuple[int, ..
     """The cores that hold a process's neurons and synapses; none for what runs on the host, and for reports.
 
     Synapses are on the cores of the population that reads them.
+
+    Raises:
+        CommandFailed: the processes of the expanded network are not connected as the placed populations are.
     """
     network = engine.network
+    if engine.expanded and (wrong := lava_edges(engine) ^ network_edges(engine)):
+        raise CommandFailed(f"Lava's processes are not connected as the placed network is: {sorted(wrong)}")
     readers = {source: node.name for node in network.nodes for source in node.sources}
     populations = {node.name: readers[node.name] if isinstance(node, Synapses) else node.name for node in network.nodes}
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,7 +49,7 @@ class BlockReport:
         self.ticks, self.first = ticks, first
         self.names = [population.node.name for population in block.populations]
         self.probed = [name in probed for name in self.names]
-        self.columns = [slice(end - size, end) for size, end in zip(block.sizes, np.cumsum(block.sizes).tolist())]
+        self.columns = [slice(end - size, end) for size, end in zip(block.sizes, itertools.accumulate(block.sizes))]
         self.counted = list(self.columns)
         self.history = ""
         """Name of the node whose query spikes are counted last, as energy models want them, or empty."""
@@ -55,8 +57,13 @@ class BlockReport:
             query, (_, qkv, *_) = block.attention.query, self.columns
             self.counted.append(slice(qkv.start + query.start, qkv.start + query.stop))
             self.history = block.attention.history.name
-        self.probed_sizes = [size for size, wanted in zip(block.sizes, self.probed) if wanted]
-        self.words = len(self.counted) + raster_words(ticks, sum(self.probed_sizes))
+        sizes = [size for size, wanted in zip(block.sizes, self.probed) if wanted]
+        names = [name for name, wanted in zip(self.names, self.probed) if wanted]
+        self.probed_neurons = sum(sizes)
+        ends = itertools.accumulate(sizes)
+        self.reported = {name: slice(end - size, end) for name, size, end in zip(names, sizes, ends)}
+        """Columns of the probed populations in the raster that is sent."""
+        self.words = len(self.counted) + raster_words(ticks, self.probed_neurons)
 
     def write(self, raster: npt.NDArray[np.bool_], message: npt.NDArray[np.int32]) -> None:
         """Put a token's (ticks, neurons) raster of all populations into a message."""
@@ -78,12 +85,9 @@ class BlockReport:
 
     def read(self, message: npt.NDArray[np.int32]) -> Spikes:
         """The rasters of the probed populations, each (ticks, neurons)."""
-        if not self.probed_sizes:
-            return {}
         words = message[self.first :][len(self.counted) : self.words]
-        raster = unpack_raster(words, self.ticks, sum(self.probed_sizes))
-        names = (name for name, wanted in zip(self.names, self.probed) if wanted)
-        return dict(zip(names, np.split(raster, np.cumsum(self.probed_sizes)[:-1], axis=1)))
+        raster = unpack_raster(words, self.ticks, self.probed_neurons)
+        return {name: raster[:, columns] for name, columns in self.reported.items()}
 
 
 def lay_out_reports(blocks: tuple[BlockNodes, ...], ticks: int, probed: frozenset[str]) -> list[BlockReport]:

@@ -25,6 +25,7 @@ from dsf.runtime.core_traffic import CoreMap, count_traffic
 from dsf.runtime.engine import ReferenceBackend
 from dsf.runtime.probes import spiking_populations
 from dsf.runtime.spike_file import SpikeRecorder
+from dsf.tasks.console import CommandFailed
 
 KINDS: tuple[dict[str, Any], ...] = (
     {},
@@ -84,7 +85,10 @@ def test_messages_are_those_of_every_neuron() -> None:
 
 @pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 @pytest.mark.parametrize("sizes", KINDS)
-def test_lavas_processes_are_connected_as_the_placed_network(sizes: dict[str, Any]) -> None:
+def test_lavas_processes_are_connected_as_the_placed_network(
+    sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dsf.runtime import lava_graph
     from dsf.runtime.lava_engine import LavaEngine
     from dsf.runtime.lava_graph import lava_edges, network_edges, process_cores
 
@@ -98,6 +102,9 @@ def test_lavas_processes_are_connected_as_the_placed_network(sizes: dict[str, An
     hidden = network["blocks.1.mlp.hidden_lif"]
     assert found["block.1.hidden_lif"] == found["block.1.expand"] == tuple(sorted(cores.cores_of(hidden.name)))
     assert isinstance(network["blocks.1.mlp.expand"], Synapses)
+    monkeypatch.setattr(lava_graph, "network_edges", lambda _: {("encoder", "readout")})
+    with pytest.raises(CommandFailed, match=r"not connected as the placed network is: .*\('encoder', 'readout'\)"):
+        process_cores(engine, cores)
     fused = process_cores(LavaEngine(network, "fused"), cores)
     assert set(fused) == {"block.0", "block.1"} and set(sum(fused.values(), ())) == set(sum(found.values(), ()))
 
