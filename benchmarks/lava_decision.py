@@ -4,7 +4,8 @@
 
 The networks are the shipped Hopper one (D = 128) and one of its shape with random weights and D = 256; the tokens are
 random, and there is no environment. The contenders of a row group run in turns, in short rounds, so that a noisy
-machine disturbs all of them alike; the median round counts, and the ratios are what to compare between machines:
+machine disturbs all of them alike; the median round counts, and the ratios are what to compare between machines (the
+best round is what a decision takes while nobody else wants the cores):
 
     stock           Lava's own channels
     fast            --lava-fast-channels
@@ -89,7 +90,7 @@ class Effort:
     seconds: float
 
 
-FULL, QUICK = Effort(GROUPS, 5, 1.0), Effort(QUICK_GROUPS, 3, 0.2)
+FULL, QUICK = Effort(GROUPS, 9, 0.5), Effort(QUICK_GROUPS, 3, 0.2)
 
 
 def wide_network(shipped: Network) -> Network:
@@ -154,6 +155,7 @@ def measure(group: Group, network: Network, effort: Effort) -> dict[str, dict[st
             median = statistics.median(seconds[name])
             found[name] = {
                 "ms_per_decision": 1e3 * median,
+                "best_ms_per_decision": 1e3 * min(seconds[name]),
                 "decisions_per_second": 1 / median,
                 "ticks_per_second": tokens * engine.ticks_per_token / median,
                 "ticks_per_decision": tokens * engine.ticks_per_token,
@@ -203,15 +205,13 @@ def environment_step_ms() -> float:
 
 def print_rows(rows: dict[str, dict[str, dict[str, float]]]) -> None:
     """All groups and contenders, as the table of docs/performance.md."""
-    print(
-        "| network, mode, model | channels | ms / decision | decisions / s | ticks / s | of stock | context switches |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print("| network, mode, model | channels | ms | best | decisions / s | ticks / s | of stock | switches |")
+    print("|---|---|---|---|---|---|---|---|")
     for group, contenders in rows.items():
         for name, row in contenders.items():
             print(
-                f"| {group} | {name} | {row['ms_per_decision']:.2f} | {row['decisions_per_second']:.1f} "
-                f"| {row['ticks_per_second']:.0f} | {row['of_stock']:.2f} "
+                f"| {group} | {name} | {row['ms_per_decision']:.2f} | {row['best_ms_per_decision']:.2f} "
+                f"| {row['decisions_per_second']:.1f} | {row['ticks_per_second']:.0f} | {row['of_stock']:.2f} "
                 f"| {row['context_switches_per_decision']:.0f} |"
             )
 

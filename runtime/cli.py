@@ -53,8 +53,8 @@ class SimRunConfig:
     """Lava without the helper threads of its channels: the same spikes, several times faster; replaces parts of Lava
     while it starts."""
     probe: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Populations whose spikes are recorded and compared with the reference, as patterns such as 'blocks.0.*';
-    'none' is none, the default all. Lava sends only these, and the counts of all."""
+    """Populations whose spikes are recorded, as patterns such as 'blocks.0.*'; 'none' is none, the default all. Lava
+    sends only these, so only these are compared with the reference; all are counted."""
     probe_file: Path | None = None
     """Write the spikes of the probed populations to this .npz file."""
     core_traffic: bool = False

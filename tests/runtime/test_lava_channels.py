@@ -173,8 +173,6 @@ def assert_dies(network: Network, message: str, kill: int | None = None) -> None
 
 
 LOOP = """
-import sys
-from pathlib import Path
 import numpy as np
 from dsf.export.file import read_network
 from dsf.runtime.cli import SimRunConfig
