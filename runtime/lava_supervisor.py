@@ -14,7 +14,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from queue import Empty
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,6 +23,7 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from threadpoolctl import threadpool_limits
 
 from dsf.runtime.errors import EngineDied
+from dsf.runtime.lava_channels import wait_for_message
 from dsf.runtime.orphans import die_with_parent, start_quiet_resource_tracker
 
 START_TIMEOUT_S = 60.0
@@ -149,15 +149,11 @@ class LavaSupervisor:
 
     def _await_answer(self, port: Any, deadline: float) -> None:
         """Block until ``port`` holds a message, watching the children meanwhile."""
-        while True:
-            try:
-                port._queue.get(timeout=POLL_S, peek=True)
-                return
-            except Empty:
-                if self._failures():
-                    self._raise_child_failure()
-                if time.monotonic() > deadline:
-                    raise EngineDied("Lava gave no answer in time") from None
+        while not wait_for_message(port, POLL_S):
+            if self._failures():
+                self._raise_child_failure()
+            if time.monotonic() > deadline:
+                raise EngineDied("Lava gave no answer in time")
 
     def _failures(self) -> list[tuple[int, str]]:
         """(rank, message) of every failed child; a raised exception ranks before a mere death."""

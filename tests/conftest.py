@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from random_networks import random_model
 
+from dsf.runtime.engine import require_lava
+from dsf.runtime.errors import BackendUnavailable
 from dsf.train.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.model import DSFormer
 
@@ -23,6 +25,15 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch.compil
 def shared_memory_segments() -> set[str]:
     """Names of the POSIX shared-memory segments that Python's SharedMemory made."""
     return {segment.name for segment in Path("/dev/shm").glob("psm_*")}
+
+
+def lava_runs_here() -> bool:
+    """Whether this Python is Lava's, or the environment asks for Lava on a newer one."""
+    try:
+        require_lava()
+    except BackendUnavailable:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)
