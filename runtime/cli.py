@@ -221,4 +221,6 @@ def main() -> NoReturn:
 
     if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
         commands.main(sys.argv.pop(1))
-    run_command(run, SimRunConfig, "dsf-sim-run", "Run an exported network closed-loop on simulated cores.")
+    others = ", ".join(f"dsf-sim-run {name}" for name in commands.COMMANDS)
+    description = f"Run an exported network closed-loop on simulated cores. Other commands: {others}."
+    run_command(run, SimRunConfig, "dsf-sim-run", description)
