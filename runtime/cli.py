@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -187,4 +188,8 @@ def run(config: SimRunConfig) -> None:
 
 def main() -> NoReturn:
     """Console script."""
+    if sys.argv[1:2] == ["robustness"]:
+        from dsf.runtime import robustness_command
+
+        robustness_command.main(sys.argv.pop(1))
     run_command(run, SimRunConfig, "dsf-sim-run", "Run an exported network closed-loop on simulated cores.")

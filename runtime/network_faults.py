@@ -21,7 +21,7 @@ Not modelled: faults of routers and links, thresholds and biases that flip, faul
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -89,7 +89,7 @@ def flipped_weight_bits(network: Network, fraction: float, seed: int) -> Network
     stored = [node for node in network.nodes if isinstance(node, (Synapses, Window, PlacedWindow))]
     widths = [stored_weight_bits(node.weights) for node in stored]
     masks = _spread(fraction, [node.weights.size * bits for node, bits in zip(stored, widths)], seed)
-    changed: dict[str, Node] = {
+    changed = {
         node.name: dataclasses.replace(node, weights=_flipped(node.weights, mask, bits))
         for node, mask, bits in zip(stored, masks, widths)
         if mask.any()
@@ -120,7 +120,7 @@ def dead_cores(network: Network, count: int, seed: int, chip: Chip) -> Network:
     return _faulty(network, silenced_nodes(network, slices), {"kind": "dead-cores", "cores": count, "seed": seed})
 
 
-def _faulty(network: Network, changed: dict[str, Node], fault: dict[str, Any]) -> Network:
+def _faulty(network: Network, changed: Mapping[str, Node], fault: dict[str, Any]) -> Network:
     """The network with other nodes, if there are any.
 
     Raises:
