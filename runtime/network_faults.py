@@ -21,7 +21,7 @@ Not modelled: faults of routers and links, thresholds and biases that flip, faul
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -144,8 +144,8 @@ def _faulty(network: Network, changed: Mapping[str, Node], fault: dict[str, Any]
     return faulty
 
 
-def _spread(fraction: float, sizes: list[int], seed: int) -> Iterator[BoolArray]:
-    """Choose a fraction of all places in some arrays; yields one mask (size,) per array.
+def _spread(fraction: float, sizes: list[int], seed: int) -> list[BoolArray]:
+    """Choose a fraction of all places in some arrays; returns one mask (size,) per array.
 
     Raises:
         UserError: the fraction is not between 0 and 1.
@@ -155,7 +155,7 @@ def _spread(fraction: float, sizes: list[int], seed: int) -> Iterator[BoolArray]
     total = sum(sizes)
     chosen = np.zeros(total, np.bool_)
     chosen[np.random.default_rng(seed).permutation(total)[: round(fraction * total)]] = True
-    return iter(np.split(chosen, np.cumsum(sizes)[:-1]))
+    return np.split(chosen, np.cumsum(sizes)[:-1])
 
 
 def _stuck(node: LIF, mask: BoolArray | slice, threshold: int) -> LIF:
