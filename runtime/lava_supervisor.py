@@ -8,14 +8,12 @@ parent vanishes (Python's resource tracker, which survives, then removes the sha
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing as mp
 import os
 import signal
 import time
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from queue import Empty
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,6 +24,7 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from threadpoolctl import threadpool_limits
 
 from dsf.runtime.errors import EngineDied
+from dsf.runtime.orphans import die_with_parent, start_quiet_resource_tracker
 
 START_TIMEOUT_S = 60.0
 RUN_TIMEOUT_S = 8.0
@@ -35,7 +34,6 @@ POLL_S = 0.1
 """How often a wait looks at the children; an answer wakes it at once."""
 REPORT_GRACE_S = 0.3
 """Time for other children to report, once one has failed: the root cause may come second."""
-PR_SET_PDEATHSIG = 1
 
 _children_bound = False
 _lava_is_starting = False
@@ -50,30 +48,16 @@ def bind_children_to_parent() -> None:
     if _children_bound:
         return
     _children_bound = True
-    _start_quiet_resource_tracker()
-    libc = ctypes.CDLL(None)
+    start_quiet_resource_tracker()
 
     def in_child() -> None:
         if not _lava_is_starting:
             return  # somebody else's fork
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     os.register_at_fork(after_in_child=in_child)
-
-
-def _start_quiet_resource_tracker() -> None:
-    """Start Python's resource tracker before Lava does, so that it cleans up after a SIGKILL without a warning."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
 
 
 @contextlib.contextmanager

@@ -9,36 +9,39 @@ from rich.table import Table
 
 from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.preset import GRADES
-from dsf.runtime.closed_loop import ClosedLoopResult
+from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
-from dsf.tasks import Episode, Task, mean_confidence_interval
+from dsf.runtime.real_time import MILLISECOND, QUANTILES, timing_figures
+from dsf.runtime.results import ClosedLoopResult
+from dsf.tasks import Episode, mean_confidence_interval
 
 MICROJOULE = 1e-6
 
 
 def summarise(
-    task: Task,
+    settings: LoopSettings,
     backend: str,
     mode: Mode,
-    target_return: float,
     result: ClosedLoopResult,
     energies: list[EnergyEstimate],
     comparison: dict[str, list[Episode]],
 ) -> dict[str, Any]:
-    """The run as JSON values with stable keys."""
+    """The run as JSON values with stable keys; scores are null where the environment has no reference."""
     interval = mean_confidence_interval([episode.episode_return for episode in result.episodes])
-    activity = result.activity
+    task, activity = settings.task, result.activity
+    score = task.score if task.reference else lambda _return: None
     return {
         "task": task.name,
         "env_id": task.env_id,
         "backend": backend,
         "mode": mode,
-        "target_return": target_return,
+        "target_return": settings.target_return,
+        "decisions": result.decisions,
         "episodes": [
             {
                 "seed": episode.seed,
                 "return": episode.episode_return,
-                "score": task.score(episode.episode_return),
+                "score": score(episode.episode_return),
                 "decisions": episode.decisions,
                 "spikes": spikes,
             }
@@ -46,8 +49,8 @@ def summarise(
         ],
         "return_mean": interval.mean,
         "return_interval_95": [interval.low, interval.high],
-        "score_mean": task.score(interval.mean),
-        "score_label": task.score_label,
+        "score_mean": score(interval.mean),
+        "score_label": task.score_label if task.reference else None,
         "decisions_per_second": result.decisions_per_second,
         "ticks_per_second": result.ticks / result.seconds,
         "seconds": result.seconds,
@@ -71,6 +74,7 @@ def summarise(
             "accumulator_mismatches": result.parity.accumulator_mismatches,
             "first_mismatch": result.parity.first_mismatch,
         },
+        "real_time": None if settings.clock is None else timing_figures(settings.clock, result.timings),
         "comparison": {
             name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
             for name, episodes in comparison.items()
@@ -93,14 +97,15 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "backend, mode": f"{summary['backend']}, {summary['mode']}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0]['seed']}..{episodes[-1]['seed']})",
         "return, mean [95 %]": f"{summary['return_mean']:.1f} {interval}",
-        f"{summary['score_label']} score": f"{summary['score_mean']:.1f}",
-        "decisions": f"{sum(episode['decisions'] for episode in episodes)}",
+        **_score_row(summary),
+        "decisions": f"{summary['decisions']}",
         "spikes per decision": f"{summary['spikes_per_decision']:,.0f}",
         "synaptic events per decision": f"{summary['synaptic_events_per_decision']:,.0f}",
         "firing rate (per neuron and tick)": f"{summary['firing_rate']:.2%}",
         "decisions per second": f"{summary['decisions_per_second']:.0f}",
         "simulated ticks per second": f"{summary['ticks_per_second']:.0f}",
         "wall time": f"{summary['seconds']:.1f} s",
+        **_clock_rows(summary["real_time"]),
         "spikes compared with the reference": f"{parity['compared_spikes']:,}",
         "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
@@ -112,6 +117,29 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
     console.print(_energy_table(summary["energy"]))
     if summary["comparison"]:
         console.print(_comparison_table(summary))
+
+
+def _score_row(summary: dict[str, Any]) -> dict[str, str]:
+    """Nothing, for an environment without reference returns."""
+    label = summary["score_label"]
+    return {} if label is None else {f"{label} score": f"{summary['score_mean']:.1f}"}
+
+
+def _clock_rows(figures: dict[str, Any] | None) -> dict[str, str]:
+    """Of a run in real time."""
+    if figures is None:
+        return {}
+
+    def spread(milliseconds: dict[str, float]) -> str:
+        return " / ".join(f"{milliseconds[name]:.2f}" for name in QUANTILES) + " ms"
+
+    return {
+        "control period": f"{figures['control_period_s'] / MILLISECOND:g} ms, on a miss {figures['on_deadline_miss']}",
+        "periods, deadline misses": f"{figures['periods']}, {figures['deadline_misses']}",
+        "episodes stopped by a miss": f"{figures['safe_stops']}",
+        f"decision latency, {' / '.join(QUANTILES)}": spread(figures["decision_latency_ms"]),
+        f"jitter of the period, {' / '.join(QUANTILES)}": spread(figures["jitter_ms"]),
+    }
 
 
 def _energy_table(energy: dict[str, Any]) -> Table:

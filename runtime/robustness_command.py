@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -18,7 +18,7 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import check_fits
 from dsf.runtime.robustness import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
 from dsf.runtime.robustness_report import markdown, placed, plot, print_table, summarise
-from dsf.tasks import UserError, get_task, run_command
+from dsf.tasks import UserError, get_task
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent, write_json, write_text
 
@@ -72,9 +72,16 @@ def check_config(config: RobustnessConfig) -> None:
         raise UserError("--kind names a kind twice, or none: name each once")
     if config.levels and len(config.kind) > 1:
         raise UserError(f"--levels needs a single --kind, whose unit they are in: here are {len(config.kind)}")
-    for path in (config.json, config.markdown, config.plot):
-        if path is not None:
-            require_writable_parent(path, config.network or network_path())
+    _check_outputs(config)
+
+
+def _check_outputs(config: RobustnessConfig) -> None:
+    """Of the files that are written."""
+    outputs = [path for path in (config.json, config.markdown, config.plot) if path is not None]
+    for path in outputs:
+        require_writable_parent(path, config.network or network_path())
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError("two of --json, --markdown and --plot write the same file: name one for each")
     if config.plot is not None:
         require_installed("report", "matplotlib")
         if config.plot.suffix != PLOT_SUFFIX:
@@ -150,8 +157,3 @@ def run(config: RobustnessConfig) -> None:
         write_text(config.markdown, document)
     if config.plot is not None:
         plot(summary, config.plot)
-
-
-def main(name: str) -> NoReturn:
-    """Run the command with the arguments that are left in ``sys.argv``."""
-    run_command(run, RobustnessConfig, f"dsf-sim-run {name}", "Return curves under disturbances and faults.")

@@ -32,6 +32,7 @@ class Lane:
             episode's start. With latency something older is executed, but a robot's policy knows what it commanded.
         wanted: return still asked for (reward units).
         total, decisions: of the running episode so far.
+        reward: of the last step.
 
     Raises:
         UserError: the disturbances are another task's.
@@ -51,18 +52,25 @@ class Lane:
         self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
         self.running = True
 
+    def token(self) -> Token:
+        """What a policy sees now, (1, ...)."""
+        wanted = np.array([self.wanted / self.task.return_scale])
+        return Token(self.observation[None], self.previous_action[None], wanted)
+
     def step(self, action: FloatArray) -> Episode | None:
         """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it."""
         arrived = self.task.env_action(self.link.actuate(action))
         observation, reward, terminated, truncated, _ = self.env.step(arrived)
         self.observation = self.link.sense(self.task.flat_observation(observation))
-        self.previous_action = self.task.executed(action)
+        self.previous_action, self.reward = self.task.executed(action), float(reward)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
-            self.wanted -= float(reward)
-        self.total += float(reward)
+            self.wanted -= self.reward
+        self.total += self.reward
         self.decisions += 1
-        if not (terminated or truncated):
-            return None
+        return self.cut() if terminated or truncated else None
+
+    def cut(self) -> Episode:
+        """End the running episode here."""
         self.running = False
         return Episode(self.seed, self.total, self.decisions)
 

@@ -182,6 +182,7 @@ def test_outputs_that_would_destroy_something_are_refused(path: Path, tmp_path: 
     document.write_text("my notes\n")
     assert_refused(run(path, "--markdown", document), "notes.md has no line")
     assert_refused(run(path, "--json", path), "is the input")
+    assert_refused(run(path, "--json", tmp_path / "x", "--markdown", tmp_path / "x"), "write the same file")
     assert document.read_text() == "my notes\n"
 
 
