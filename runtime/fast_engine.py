@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import require_no_overflow
+from dsf.export.bounds import saturating_populations
 from dsf.export.network import Network
 from dsf.export.nodes import (
     LIF,
@@ -60,6 +60,7 @@ class _Node(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("kind", "size", "first_source", "second_source")),
         *((name, ctypes.c_int32) for name in ("first", "second", "third", "inputs", "exponent", "kept")),
         *((name, ctypes.c_int32) for name in ("reach", "places", "heads", "all_ticks", "gain", "behind_spikes")),
+        ("saturates", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold", "values", "past", "spikes_out")),
         *((name, ctypes.c_void_p) for name in ("fired", "active")),
     ]
@@ -95,7 +96,7 @@ class FastEngine:
 
     Raises:
         BackendUnavailable: there is no C compiler to build it with.
-        NetworkError: the network could overflow, or a residual adds up more than two sources.
+        NetworkError: something but a membrane could overflow, or a residual adds up more than two sources.
     """
 
     def __init__(self, network: Network, lanes: int = 1, mode: Mode = "stream", record: bool = False) -> None:
@@ -103,7 +104,7 @@ class FastEngine:
         self.fired: dict[str, Int64Array] = {}
         self.active: dict[str, Int64Array] = {}
         self._kept: list[npt.NDArray[Any]] = []  # C holds pointers into these
-        require_no_overflow(network)  # C neither clips nor wraps where this holds
+        self._saturating = saturating_populations(network)  # C clips nothing else, and has no need to
         library = _library()
         encoder, readout, windowed = network.encoder, network.readout, mode == "window"
         self.vectors = self._zeros((lanes, encoder.size), np.float64)
@@ -200,7 +201,7 @@ class FastEngine:
         found.bias = self._padded(node.bias, np.int32)
 
     def _lif(self, node: LIF, found: _Node) -> None:
-        found.kept = (1 << DECAY_BITS) - node.decay
+        found.kept, found.saturates = (1 << DECAY_BITS) - node.decay, node.name in self._saturating
         self.active[node.name] = self._zeros((_row(node.size),), np.int64)
         found.active = _pointer(self.active[node.name])
         found.bias = self._padded(node.bias, np.int32)

@@ -23,7 +23,8 @@ enum { PAD = 16,            /* neurons in a vector; rows are multiples of this *
        SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
        PATTERN_TICKS = 4,   /* 15 patterns of ticks */
        FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
-       DECAY_BITS = 12 };
+       DECAY_BITS = 12,
+       MEMBRANE_LIMIT = (1 << 23) - 1 };
 
 enum { ENCODER, SYNAPSES, RESIDUAL, LIF, GATE, WINDOW, COUNT, OUTER, AND, READOUT };
 
@@ -41,6 +42,7 @@ typedef struct {
     int32_t reach, places;                 /* tokens looked back on; places is 1 but for PLACED windows */
     int32_t heads, all_ticks, gain;
     int32_t behind_spikes;                 /* SYNAPSES: 0 where the encoder is read */
+    int32_t saturates;                     /* LIF: 0 where no membrane can reach MEMBRANE_LIMIT */
     const int8_t *weights;                 /* SYNAPSES (inputs, row); WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
@@ -190,6 +192,11 @@ static inline ints leaked(ints v, int32_t kept) {
     return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
 }
 
+static inline ints clipped(ints v) {
+    const ints above = v > MEMBRANE_LIMIT, below = v < -MEMBRANE_LIMIT;
+    return (v & ~(above | below)) | (above & MEMBRANE_LIMIT) | (below & -MEMBRANE_LIMIT);
+}
+
 static void fire(const engine *e, node *n, int32_t elements) {
     const int32_t row = row_of(n->size);
     const int32_t kept = n->kept, is_power = kept && !(kept & (kept - 1)), shift = DECAY_BITS - (is_power ? __builtin_ctz(kept) : 0);
@@ -202,7 +209,8 @@ static void fire(const engine *e, node *n, int32_t elements) {
                 const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
                 active -= (v | current | bias) != 0;
                 v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
-                v += current * (1 << FRACTION_BITS) + bias;   /* never clipped: the overflow proof holds */
+                v += current * (1 << FRACTION_BITS) + bias;
+                if (n->saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
                 const ints spikes = v > threshold;
                 v &= ~spikes;
                 *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
