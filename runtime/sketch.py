@@ -43,7 +43,7 @@ class Sketch:
 
 
 def sketch_episode(task: Task, seed: int, target_return: float, actions: FloatArray) -> Sketch | None:
-    """Replay an episode's actions (steps, actions) and draw it; None where the environment has no MuJoCo model to draw."""
+    """Replay an episode's actions (steps, actions) and draw it; None where there is no MuJoCo model to draw."""
     lane = Lane(task)
     try:
         lane.start(seed, target_return)
