@@ -144,6 +144,7 @@ def main() -> None:
         sys.exit(int(bool(lines)))
     write_json(FIGURES, figures)
     before, rest = DOCUMENT.read_text().split(BEGIN)
+    figures = json.loads(FIGURES.read_text())  # in the file's order
     write_text(DOCUMENT, f"{before}{BEGIN}\n{render(figures)}{END}{rest.split(END)[1]}")
 
 
