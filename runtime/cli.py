@@ -178,9 +178,11 @@ def run(config: SimRunConfig) -> None:
         )
     energies = [estimate_energy(result.activity, preset) for preset in presets]
     summary = summarise(task, backend, mode, target, result, energies, comparison)
-    print_report(summary, console)
-    if config.json is not None:
-        write_json(config.json, summary)
+    try:
+        if config.json is not None:
+            write_json(config.json, summary)
+    finally:  # a full disk costs the file, a closed terminal the table, neither of them both
+        print_report(summary, console)
     if not result.parity.exact:
         raise CommandFailed(f"{backend} differs from the reference: {result.parity.first_mismatch or 'accumulators'}")
 
