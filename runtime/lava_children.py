@@ -25,7 +25,7 @@ _starting_pid: int | None = None
 
 @contextlib.contextmanager
 def children_bound_to_parent() -> Iterator[None]:
-    """Children forked in the block die with this process and ignore what a terminal sends to a whole job.
+    """Children forked in the block die with this process, ignore what a terminal sends to a whole job, and are silent.
 
     The kernel ties them to the forking thread, so start Lava from the main thread.
     """
@@ -50,6 +50,8 @@ def _bind_this_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)  # its errors reach the parent through Lava's pipe
 
 
 def _start_quiet_resource_tracker() -> None:
@@ -116,12 +118,13 @@ def remove_everything(runtime: Any) -> None:
             actor._pconn.close()
             actor._cconn.close()
             actor._is_done = True
-    for port in _ports(runtime):
+    for port in _take_ports(runtime):
         port.join()  # ends its thread
         port._array = []  # views of the shared memory
     if infrastructure is not None and infrastructure.smm is not None:
         _release(infrastructure.smm)
     runtime._is_started = runtime._is_running = False  # keeps Runtime.__del__ from waiting for dead children
+    runtime._executable.assign_runtime_to_all_processes(None)  # Lava keeps the processes for ever
 
 
 def _end(children: list[Any]) -> None:
@@ -133,11 +136,12 @@ def _end(children: list[Any]) -> None:
             child.close()
 
 
-def _ports(runtime: Any) -> list[Any]:
+def _take_ports(runtime: Any) -> list[Any]:
     """Every port that may have a thread in this process; Lava's own stop forgets the host's ends of external pipes."""
     pipes = [port for process in runtime._executable.proc_builders for port in [*process.in_ports, *process.out_ports]]
     names = ("external_pipe_csp_send_port", "external_pipe_csp_recv_port")
-    return [*runtime._open_ports, *(getattr(pipe, name) for pipe in pipes for name in names if hasattr(pipe, name))]
+    ends = [vars(pipe).pop(name, None) for pipe in pipes for name in names]  # Lava keeps the pipes for ever
+    return [*runtime._open_ports, *(end for end in ends if end is not None)]
 
 
 def _release(memory: Any) -> None:

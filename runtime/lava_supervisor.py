@@ -13,6 +13,7 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from multiprocessing import connection
 from queue import Empty
 from types import TracebackType
 from typing import Any
@@ -66,13 +67,16 @@ class LavaSupervisor:
         Raises:
             EngineDied: the system refused something, a process model failed, or nothing happens; all is gone then.
         """
-        try:
-            self._start()
-        except BaseException as error:
-            self.kill()
-            if (reason := _start_failure(error)) is not None:
-                raise EngineDied(reason) from error
-            raise
+        # Children inherit the limit: their products are small, and BLAS threads of five processes would fight. It ends
+        # behind kill(): threads that BLAS cannot have again because too many run make it raise SIGINT.
+        with threadpool_limits(1, user_api="blas"):
+            try:
+                self._start()
+            except BaseException as error:
+                self.kill()
+                if (reason := _start_failure(error)) is not None:
+                    raise EngineDied(reason) from error
+                raise
         return self
 
     def _start(self) -> None:
@@ -84,8 +88,6 @@ class LavaSupervisor:
                 interrupts_deferred() as deliver_interrupt,
                 called_every(POLL_S, lambda: self._look_at_start(patience, deliver_interrupt)),
                 children_bound_to_parent(),
-                # Children inherit the limit: their products are small, and BLAS threads of five processes would fight.
-                threadpool_limits(1, user_api="blas"),
                 # Lava prints the traceback of a model that cannot be built; this class reports it in a line.
                 contextlib.redirect_stdout(io.StringIO()),
             ):
@@ -169,9 +171,10 @@ class LavaSupervisor:
 
     def _failures(self) -> list[tuple[int, str]]:
         """(rank, message) of every failed child; a raised exception ranks before a mere death."""
-        found = []
-        for actor in self.actors:
-            if actor._exception is None and actor._pconn.poll():
+        found, actors = [], self.actors
+        reporting = connection.wait([actor._pconn for actor in actors], timeout=0)  # one system call for all
+        for actor in actors:
+            if actor._exception is None and actor._pconn in reporting:
                 actor._exception = actor._pconn.recv() or ("ended early", "")
             if actor._exception is not None:
                 error = actor._exception[0]
@@ -192,10 +195,12 @@ class LavaSupervisor:
         with interrupts_deferred():
             if self.network.runtime is not None:
                 remove_everything(self.network.runtime)
-                self.network.runtime = None
 
 
 def _model_failure(error: Any) -> str:
+    """One line about what a child raised, or about how it ended."""
+    if NO_THREAD in str(error):
+        return f"Lava cannot start: {SHORTAGES[errno.EAGAIN]}"
     text = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error)
     return f"a Lava process model failed: {text}"
 
@@ -204,10 +209,9 @@ def _start_failure(error: BaseException) -> str | None:
     """Why Lava did not start, in one line; None for an error that says it itself, or that is not Lava's."""
     if isinstance(error, EngineDied):
         return None
-    if NO_THREAD in str(error):
-        return f"Lava cannot start: {SHORTAGES[errno.EAGAIN]}"
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         return f"Lava cannot start: {SHORTAGES[error.errno]}"
     if isinstance(error, (EOFError, ConnectionError)):
         return SERVER_DIED
-    return _model_failure(error) if hasattr(error, "trace") else None  # Lava's mark on what a child raised
+    raised_in_child = hasattr(error, "trace")  # Lava's mark
+    return _model_failure(error) if raised_in_child or NO_THREAD in str(error) else None

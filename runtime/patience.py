@@ -10,10 +10,8 @@ from dsf.runtime.errors import EngineDied
 
 QUIET_S = 5.0
 """So long without computing is a hang."""
-QUIET_CPU_S = 0.02
-"""Processor time, of all children together, up to which they do not compute."""
-OWN_SHARE = 0.2
-"""Share of one processor from which on this thread computes itself, such as Lava's compiler; watching takes less."""
+QUIET_CPU_S = 0.05
+"""Processor time of everybody together, up to which nobody computes; a machine would have to be shared by a hundred."""
 LONGEST_STEP_S = 1.0
 """Between two looks more time passes only if this process, too, was stopped (Ctrl-Z): it does not count."""
 WORKING_STATES = "RD"
@@ -32,25 +30,26 @@ class Patience:
 
     def __init__(self, what: str, limit_s: float) -> None:
         self.what, self.limit_s = what, limit_s
-        self.waited_s = self.quiet_s = self.cpu_when_busy_s = 0.0
-        self.looked_at, self.own_cpu_s = time.monotonic(), time.thread_time()
+        self.waited_s = self.quiet_s = self.own_cpu_s = self.cpu_when_busy_s = 0.0
+        self.looked_at, self.looked_at_cpu_s = time.monotonic(), time.thread_time()
 
     def look(self, children: Iterable[int]) -> None:
-        """Look at the processes with these numbers, and at this thread.
+        """Look at the processes with these numbers, and at this thread; without children it cannot wait for anything.
 
         Raises:
             EngineDied: they hang, or the limit is reached.
         """
-        now, own_cpu_s = time.monotonic(), time.thread_time()
+        pids, now = list(children), time.monotonic()
         step = min(now - self.looked_at, LONGEST_STEP_S)
-        working, cpu_s = _activity(children)
-        working |= own_cpu_s - self.own_cpu_s > OWN_SHARE * step
+        self.own_cpu_s += time.thread_time() - self.looked_at_cpu_s  # without what the looks themselves cost
+        working, cpu_s = _activity(pids)
+        cpu_s += self.own_cpu_s
         self.waited_s += step
-        if working or cpu_s - self.cpu_when_busy_s > QUIET_CPU_S:
+        if working or not pids or cpu_s - self.cpu_when_busy_s > QUIET_CPU_S:
             self.quiet_s, self.cpu_when_busy_s = 0.0, cpu_s
         else:
             self.quiet_s += step
-        self.looked_at, self.own_cpu_s = now, own_cpu_s
+        self.looked_at, self.looked_at_cpu_s = now, time.thread_time()
         if self.quiet_s > QUIET_S:
             raise EngineDied(f"Lava does not {self.what}: none of its processes has computed for {QUIET_S:.0f} s")
         if self.waited_s > self.limit_s:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from fault_injection import LIMIT_S, PRIVATE, SHARED_MEMORY, Outcome, Run, Trial
+from fault_injection import LIMIT_S, PRIVATE, SHARED_MEMORY, Missed, Outcome, Run, Trial
 from random_networks import random_network
 
 from dsf.export.file import write_network
@@ -25,6 +25,8 @@ FAST = (*BARE, "--backend", "fast", "--episodes", "5000")
 REFERENCE = (*BARE, "--backend", "reference", "--episodes", "50")
 LONGEST_S = {"importing": 0.4, "starting": 0.5, "running": 2.0, "stopping": 0.03}
 """Random times after an announcement."""
+LAVA_PROCESSES = 7
+"""Of the shipped network, fused: server, embedding, three blocks, readout, runtime service."""
 LAVA_PAGES = 60
 """Fewer pages of shared memory than the shipped network needs in Lava."""
 AS_NOBODY = (
@@ -106,8 +108,21 @@ def to_parent(number: int) -> Callable[[Run], None]:
 
 
 def to_a_lava_process(number: int, chance: Random, first: int = 0) -> Callable[[Run], None]:
-    """A random one of those that there are, from the ``first`` on; number 0 is the server of the shared memory."""
-    return lambda run: os.kill(chance.choice(run.await_lava_processes()[first:]), number)
+    """The newest when so many are there, from the ``first`` on; number 0 is the server of the shared memory."""
+    chosen = chance.randrange(first, LAVA_PROCESSES)
+    return lambda run: os.kill(run.await_lava_processes(chosen + 1)[chosen], number)
+
+
+def to_a_dying_lava_process(chance: Random) -> Callable[[Run], None]:
+    """One that the run itself is about to kill."""
+
+    def inject(run: Run) -> None:
+        found = run.lava_processes()
+        if not found:
+            raise Missed("they were gone")
+        os.kill(chance.choice(found), signal.SIGKILL)
+
+    return inject
 
 
 def short(work: Path, backend: str) -> tuple[str, ...]:
@@ -246,7 +261,7 @@ def on_lava() -> Iterator[Fault]:
     how += " but the server of the memory, which is asked for nothing any more"
     yield Fault("hanging child, running", f"SIGSTOP {how}", (1,), hangs, strike("running", stop_later), quick=True)
     how = "to a random one of Lava's processes; the results are there already"
-    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, strike("stopping", kill))
+    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, strike("stopping", to_a_dying_lava_process))
 
 
 def on_resources() -> Iterator[Fault]:
@@ -256,8 +271,9 @@ def on_resources() -> Iterator[Fault]:
     how = "tmpfs filled to its last page; Lava has its pages since its start"
     yield Fault("full /dev/shm, running", how, (0,), "", full_shared_memory_later, PRIVATE_MOUNTS)
     how, line = "ulimit -n 20 to 75", ".*(file descriptors|Too many open files)"
-    yield Fault("too few file descriptors", how, (1, 2), line, few_descriptors)
-    how, line = "ulimit -u 4 to 30, not as root", "Lava cannot start: no further process may start"
+    yield Fault("too few file descriptors", how, (1, 2), line, few_descriptors, quick=True)
+    how = "ulimit -u 4 to 30, not as root"
+    line = "(Lava cannot start: no further process may start|the process that owns Lava's shared memory died)"
     yield Fault("too few processes", how, (1,), line, few_processes, ANOTHER_USER)
 
 

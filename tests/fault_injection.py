@@ -38,8 +38,8 @@ def announce(owner, name, word):
     setattr(owner, name, announcing)
 sys.argv[0] = "dsf-sim-run"
 {patch}
-note("importing")
 from dsf.runtime.__main__ import main
+note("importing")
 main()
 """
 ANNOUNCE = {
@@ -142,13 +142,13 @@ class Run:
             return [int(pid) for pid in children if "resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
         return []
 
-    def await_lava_processes(self) -> list[int]:
-        """The same, once there are any.
+    def await_lava_processes(self, count: int) -> list[int]:
+        """The same, once there are so many.
 
         Raises:
             Missed: the run ended before.
         """
-        while not (found := self.lava_processes()):
+        while len(found := self.lava_processes()) < count:
             if self.process.poll() is not None:
                 raise Missed("Lava")
         return found
@@ -210,7 +210,10 @@ def break_run(trial: Trial, errors: Path) -> Outcome:
             if run.process.poll() is not None:
                 raise Missed("the run had ended")
             run.segments()  # remembers them
-            trial.inject(run)
+            try:
+                trial.inject(run)
+            except ProcessLookupError:
+                raise Missed("the process had ended") from None
         struck = time.monotonic()
         while time.monotonic() - struck < (LIMIT_S if trial.moment or trial.inject else START_LIMIT_S):
             if not run.processes() and not run.segments() and run.process.poll() is not None:
