@@ -159,15 +159,17 @@ class LavaSupervisor:
         patience.look(self._pids)
 
     def _look_at_start(self, patience: Patience, deliver_interrupt: Callable[[], None]) -> None:
-        """The same; but an exception between a fork and Lava's note of it would lose a child, so all must be there."""
+        """The same, but not while Lava forks: an exception between a fork and Lava's note of it would lose a child."""
         runtime = self.network.runtime
-        executable = None if runtime is None else runtime._executable
-        expected = executable and len(executable.proc_builders) + len(executable.runtime_service_builders)
-        if len(self.actors) == expected:
+        if runtime is None:  # Lava compiles
+            deliver_interrupt()
+            return
+        executable = runtime._executable
+        if len(self.actors) < len(executable.proc_builders) + len(executable.runtime_service_builders):
+            patience.look(self._pids)
+        else:
             deliver_interrupt()
             self._look(patience)
-        else:
-            patience.look(self._pids)
 
     def _failures(self) -> list[tuple[int, str]]:
         """(rank, message) of every failed child; a raised exception ranks before a mere death."""

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import children
 from fault_catalogue import FAULTS, HOPPER_FEATURES, Fault
 from fault_injection import Missed, break_run
 from random_networks import random_network, random_tokens
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava is fro
 
 ATTEMPTS = 5
 """Runs that may end before their fault."""
+THREADS_END_S = 5.0
+"""They are told to, but not waited for."""
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
@@ -49,24 +52,24 @@ def test_a_fault_ends_the_run_with_one_line_and_leaves_nothing(fault: Fault, tmp
     assert fault.complaints(outcome) == []
 
 
-def held() -> tuple[int, int, list[str], list[str]]:
+def held() -> tuple[int, int, list[int], list[str]]:
     """Descriptors, threads, children and mapped shared memory of this process; Python's resource tracker apart."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
     maps = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/psm_" in line]
-    kept = [command for command in commands if "resource_tracker" not in command]
-    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), kept, maps
+    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), children(), maps
 
 
 def test_an_engine_takes_everything_with_it() -> None:
     """Threads and descriptors of this process, too: a program may start hundreds of engines."""
-    network = random_network(0, blocks=1)
-    counts = []
+    network, threads, counts = random_network(0, blocks=1), threading.active_count(), []
     for _ in range(3):
         with open_engine(network, "lava") as engine:
             engine.step_graded(random_tokens(network, 1, 1, seed=0)[0])
+            assert threading.active_count() > threads
+        deadline = time.monotonic() + THREADS_END_S
+        while threading.active_count() > threads and time.monotonic() < deadline:
+            time.sleep(0.01)
         counts.append(held())
-    assert counts[1] == counts[2] and counts[2][2:] == ([], [])
+    assert counts[1] == counts[2] and counts[2][1:] == (threads, [], [])
 
 
 @pytest.mark.parametrize("model", ["fused", "expanded"])
