@@ -123,7 +123,7 @@ def score_float(options: argparse.Namespace) -> dict[str, Any]:
 
 def seeds(options: argparse.Namespace) -> range:
     """Reset seeds."""
-    return range(EVAL_SEED, EVAL_SEED + options.episodes)
+    return range(options.eval_seed, options.eval_seed + options.episodes)
 
 
 def summary(returns: list[float], task: str) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def describe(cell: tuple[int, str, str], options: argparse.Namespace, found: dic
         "method": method,
         "scales": scales,
         "qat_steps": options.qat_steps if method == "qat" else 0,
-        "seeds": [EVAL_SEED, EVAL_SEED + options.episodes - 1],
+        "seeds": [options.eval_seed, options.eval_seed + options.episodes - 1],
         **found,
     }
 
@@ -235,6 +235,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="*", default=list(BITS), choices=BITS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--eval-seed", type=int, default=EVAL_SEED, help="reset seed of the first episode")
     parser.add_argument("--qat-steps", type=int, default=1_000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "quantization")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from dsf.export.chips import get_chip
-from dsf.export.file import MAGIC
+from dsf.export.file import SEAL
 from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
 from dsf.tasks import UserError
 from dsf.tasks.console import require_installed
@@ -94,7 +94,7 @@ def is_network_file(path: Path) -> bool:
     """
     if path.is_file():
         with path.open("rb") as file:
-            if file.read(len(MAGIC)) == MAGIC:
+            if file.read(len(SEAL.magic)) == SEAL.magic:
                 return True
     return path.name.endswith(SUFFIXES["loihi"]) and not path.is_dir()
 

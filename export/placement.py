@@ -17,6 +17,7 @@ Histories, neuron states and programs take memory that no public figure limits: 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from dsf.export.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.connections import Connection, connections
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, NetworkError, Node, Readout, Synapses
+from dsf.export.nodes import LIF, Encoder, FloatArray, NetworkError, Node, Readout, Synapses
 
 QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
 """What fills a core; the chip's limit on it is called ``<quantity>_per_core``."""
@@ -135,7 +136,22 @@ class Placement:
         }
 
 
-def place(network: Network, chip: Chip, share_cores: bool = False) -> Placement:
+@dataclass(frozen=True)
+class Budget:
+    """What a core may do, beside what it may hold: whoever knows how often neurons fire can spread work by it.
+
+    Attributes:
+        limit: work per core, in any unit.
+        own: (neurons,) of every population, work of each neuron on its core.
+        per_axon: (neurons,) of every population, work of each neuron per output axon.
+    """
+
+    limit: float
+    own: Mapping[str, FloatArray]
+    per_axon: Mapping[str, FloatArray]
+
+
+def place(network: Network, chip: Chip, share_cores: bool = False, budget: Budget | None = None) -> Placement:
     """Assign every neuron to a core; kinds and widths that the chip lacks are not looked at here.
 
     Populations are taken from the readout backwards, because a neuron's output axons depend on how its targets are
@@ -146,11 +162,12 @@ def place(network: Network, chip: Chip, share_cores: bool = False) -> Placement:
         chip: whose capacities hold; limits that are not published do not bind.
         share_cores: let populations share a core (the fewest cores); otherwise each starts a core of its own, as the
             public compilers for these chips do, and the work spreads.
+        budget: a further limit, on the work of a core.
 
     Raises:
         NetworkError: a single neuron exceeds a core; the message names it.
     """
-    filler = _Filler(network, chip)
+    filler = _Filler(network, chip, budget)
     for node in reversed(network.nodes):
         if isinstance(node, (Encoder, Synapses, Readout)):
             continue
@@ -169,6 +186,7 @@ class _Load:
     input_axons: int = 0
     output_axons: int = 0
     threshold_values: frozenset[int] = frozenset()
+    work: float = 0.0
 
     def __add__(self, other: _Load) -> _Load:
         return _Load(
@@ -177,6 +195,7 @@ class _Load:
             self.input_axons + other.input_axons,
             self.output_axons + other.output_axons,
             self.threshold_values | other.threshold_values,
+            self.work + other.work,
         )
 
     @property
@@ -187,9 +206,10 @@ class _Load:
 class _Filler:
     """Fills cores, last population first."""
 
-    def __init__(self, network: Network, chip: Chip) -> None:
-        self.network, self.chip = network, chip
-        self.limits: dict[str, int | None] = {name: getattr(chip, f"{name}_per_core").value for name in QUANTITIES}
+    def __init__(self, network: Network, chip: Chip, budget: Budget | None) -> None:
+        self.network, self.chip, self.budget = network, chip, budget
+        self.limits: dict[str, float | None] = {name: getattr(chip, f"{name}_per_core").value for name in QUANTITIES}
+        self.limits["work"] = None if budget is None else budget.limit
         self.loads: list[_Load] = []
         self.slices: list[list[Slice]] = []
         self.reads = {node.name: connections(network, node) for node in network.nodes}
@@ -207,9 +227,9 @@ class _Filler:
         """Place one population, its last neurons first."""
         if not self.loads:
             self.next_core()
-        end = node.size
+        end = likely = node.size
         while end > 0:
-            count = self._most(node, end)
+            count = self._most(node, end, likely)
             if count == 0 and not self.slices[-1]:
                 raise NetworkError(self._reason(node, end - 1))
             if count == 0:
@@ -220,13 +240,18 @@ class _Filler:
             self.slices[-1].append(part)
             for connection in self.reads[node.name]:
                 self.links[connection.source][connection.read_by(part.first, count)] += 1
-            end -= count
+            end, likely = end - count, count
 
-    def _most(self, node: Node, end: int) -> int:
-        """Largest number of neurons before ``end`` that still fit; costs grow with the number, so bisection works."""
-        fits, fails = 0, end + 1
+    def _most(self, node: Node, end: int, likely: int) -> int:
+        """Largest number of neurons before ``end`` that still fit; costs grow with the number, so bisection works.
+
+        ``likely`` is tried first: slices of a population are often of one size.
+        """
+        fits, fails, guesses = 0, end + 1, [likely + 1, likely]
         while fails - fits > 1:
-            middle = (fits + fails) // 2
+            middle = guesses.pop() if guesses else (fits + fails) // 2
+            if not fits < middle < fails:
+                continue
             if self._fits(self.loads[-1] + self._cost(node, end - middle, middle)):
                 fits = middle
             else:
@@ -240,8 +265,11 @@ class _Filler:
         used = [connection.usage(first, count, self.chip) for connection in self.reads[node.name]]
         part = slice(first, first + count)
         values = frozenset(node.threshold[part].tolist()) if isinstance(node, LIF) else frozenset()
-        links = int(self.links[node.name][part].sum())
-        return _Load(count, sum(bits for bits, _ in used), sum(axons for _, axons in used), links, values)
+        links, work = self.links[node.name][part], 0.0
+        if self.budget is not None:
+            work = float(self.budget.own[node.name][part].sum() + self.budget.per_axon[node.name][part] @ links)
+        bits, axons = sum(bits for bits, _ in used), sum(axons for _, axons in used)
+        return _Load(count, bits, axons, int(links.sum()), values, work)
 
     def _reason(self, node: Node, neuron: int) -> str:
         load = self._cost(node, neuron, 1)
@@ -266,7 +294,8 @@ class _Filler:
 
     def _core(self, index: int, chip: int, load: _Load, slices: tuple[Slice, ...]) -> Core:
         programmable = sum(part.count for part in slices if isinstance(self.network[part.node], PROGRAMMABLE_KINDS))
-        fractions = {name: getattr(load, name) / limit if limit else None for name, limit in self.limits.items()}
+        limits = {name: self.limits[name] for name in QUANTITIES}
+        fractions = {name: getattr(load, name) / limit if limit else None for name, limit in limits.items()}
         counts = {name: getattr(load, name) for name in QUANTITIES}
         return Core(
             index=index, chip=chip, slices=slices, programmable_neurons=programmable, fractions=fractions, **counts

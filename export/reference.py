@@ -66,18 +66,32 @@ def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
     return np.clip(scaled, -node.limit, node.limit).astype(np.int64)
 
 
-def fire(node: LIF, currents: Int64Array) -> Int64Array:
-    """Spikes (ticks, lanes, neurons) of a LIF population over one token."""
+def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> Int64Array:
+    """Spikes (ticks, lanes, neurons) of a LIF population over one token; ``before`` takes the membranes of each tick's
+    start, of the same shape.
+    """
     membrane = np.zeros_like(currents[0])
     spikes = np.empty_like(currents)
     keep = (1 << DECAY_BITS) - node.decay
     for tick, current in enumerate(currents):
+        if before is not None:
+            before[tick] = membrane
         leaked = np.sign(membrane) * (np.abs(membrane) * keep >> DECAY_BITS)
         membrane = leaked + (current << MEMBRANE_FRACTION_BITS) + node.bias
         membrane = np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT)
         spikes[tick] = membrane > (node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS)
         membrane[spikes[tick] == 1] = 0
     return spikes
+
+
+def active_updates(node: LIF, currents: Int64Array) -> Int64Array:
+    """Of a LIF population over some tokens (ticks, tokens, neurons): how many updates of each neuron have work to do,
+    a current, a bias or a membrane that is not zero. Loihi prices the others lower.
+    """
+    before = np.empty_like(currents)
+    fire(node, currents, before)
+    busy = (currents != 0) | (before != 0) | (node.bias != 0)
+    return busy.sum(axis=(0, 1), dtype=np.int64)
 
 
 def accumulate(node: Readout, residual: Int64Array) -> Int64Array:

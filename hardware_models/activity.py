@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import (
+    HISTORY_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
@@ -26,15 +27,24 @@ from dsf.export.nodes import (
     Window,
 )
 
-QUANTITIES = (
-    "synaptic_events",
-    "neuron_updates",
-    "messages",
-    "graded_messages",
-    "dynamic_operations",
-    "macs",
-)
-"""The counts that a preset can price; ``spikes`` is informative."""
+Counts = npt.NDArray[np.int64]
+
+QUANTITIES = {
+    "synaptic_events": "spike meets weight: one per spike and target neuron, weights of zero count too",
+    "active_updates": "neuron and tick with a current, a bias or a membrane that is not zero",
+    "inactive_updates": "neuron and tick with nothing to do",
+    "spikes": "spike fired",
+    "messages": "spike sent to one destination core",
+    "hops_east_west": "message crossing to a tile east or west",
+    "hops_north_south": "message crossing to a tile north or south",
+    "graded_messages": "value of several bits sent to one destination core",
+    "dynamic_operations": "spike meets spike in attention: an AND, or a read and an add",
+    "macs": "integer multiply-accumulate on graded values",
+    "macs_fp32": "floating-point multiply-accumulate (dense networks only)",
+    "weight_bytes": "byte of weights fetched from memory",
+    "host_transfers": "value that crosses between host and chip",
+}
+"""Every count that a preset can price, and what one occurrence is."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +55,22 @@ class NodeActivity:
         node: name.
         kind: node kind.
         neurons: size of the node.
-        spikes: spikes fired (LIF, Gate).
+        spikes: fired (LIF, Gate, And).
         synaptic_events: one per spike and target neuron (Synapses behind spikes; weights of zero count too).
-        neuron_updates: one per neuron and tick (LIF, and the adders of Residual).
-        messages: one per LIF spike, as if every population had one destination core (placement refines this).
-        graded_messages: one per graded value sent (Encoder and Residual per tick, Readout's input per token).
+        active_updates: neuron updates with a current, a bias or a membrane that is not zero (LIF); every tick of the
+            adders of Residual.
+        inactive_updates: the other updates (LIF).
+        messages: one per spike and destination core: with a mapping its cores, without one a core per population.
+        hops_east_west, hops_north_south: links of the mesh that messages cross; 0 without a mapping on a known mesh.
+        graded_messages: one per graded value sent and destination (Encoder, Residual and the nodes that look back per
+            tick, an upper bound for the latter; Readout's input per decision).
         dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
         macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
+        macs_fp32: floating-point multiply-accumulates (none in an integer network).
+        weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
+        host_transfers: features in per token (Encoder), accumulators out per decision (Readout).
     """
 
     node: str
@@ -61,11 +78,22 @@ class NodeActivity:
     neurons: int
     spikes: int = 0
     synaptic_events: int = 0
-    neuron_updates: int = 0
+    active_updates: int = 0
+    inactive_updates: int = 0
     messages: int = 0
+    hops_east_west: int = 0
+    hops_north_south: int = 0
     graded_messages: int = 0
     dynamic_operations: int = 0
     macs: int = 0
+    macs_fp32: int = 0
+    weight_bytes: int = 0
+    host_transfers: int = 0
+
+    @property
+    def neuron_updates(self) -> int:
+        """Active and inactive ones."""
+        return self.active_updates + self.inactive_updates
 
 
 @dataclass(frozen=True)
@@ -110,63 +138,118 @@ class SpikeCounter:
     Attributes:
         network: that ran.
         decisions, tokens: made and computed so far, see :class:`Activity`.
-        spikes: of every spiking population.
-        query_spikes: of the query of every node that has one and looks back.
+        fired: (neurons,) spikes of every spiking population.
+        active: (neurons,) updates of every LIF population that had anything to do, see
+            :func:`dsf.export.reference.active_updates`; an engine that cannot see membranes counts every update.
     """
 
     def __init__(self, network: Network) -> None:
         self.network, self.decisions, self.tokens = network, 0, 0
-        self.spikes = {node.name: 0 for node in network.nodes if isinstance(node, SPIKING_KINDS)}
-        self.windows = tuple(node for node in network.nodes if isinstance(node, (Window, PlacedWindow, Outer)))
-        self.query_spikes = {node.name: 0 for node in self.windows}
+        self.fired = {node.name: np.zeros(node.size, np.int64) for node in spiking(network)}
+        self.active = {name: np.zeros_like(self.fired[name]) for name in self.fired if isinstance(network[name], LIF)}
 
-    def add(self, spikes: Mapping[str, npt.NDArray[np.generic]], tokens: int = 1, decisions: int = 1) -> int:
-        """Add the spikes of some tokens, (..., neurons) per population; return how many there were."""
+    @property
+    def spikes(self) -> dict[str, int]:
+        """Spikes of every spiking population."""
+        return {name: int(fired.sum()) for name, fired in self.fired.items()}
+
+    def add(
+        self,
+        spikes: Mapping[str, npt.NDArray[np.integer]],
+        tokens: int = 1,
+        decisions: int = 1,
+        active: Mapping[str, npt.NDArray[np.integer]] | None = None,
+    ) -> None:
+        """Add the spikes of some tokens, (..., neurons) per population, and the active updates (neurons,) of them.
+
+        Without ``active``, every update counts as one.
+        """
         self.decisions += decisions
         self.tokens += tokens
-        fired = {name: int(np.count_nonzero(spikes[name])) for name in self.spikes}
-        for name, count in fired.items():
-            self.spikes[name] += count
-        for window in self.windows:
-            population, first = (
-                (window.source, window.query) if isinstance(window, Outer) else (window.query, window.first)
-            )
-            query = spikes[population][..., first : first + window.size]
-            self.query_spikes[window.name] += int(np.count_nonzero(query))
-        return sum(fired.values())
+        for name, fired in self.fired.items():
+            fired += spikes[name].reshape(-1, fired.size).sum(axis=0, dtype=np.int64)
+        for name, updates in self.active.items():
+            updates += tokens * self.network.ticks if active is None else active[name]
+
+    def merge(self, other: SpikeCounter) -> None:
+        """Add what another engine of the same network has counted."""
+        self.decisions += other.decisions
+        self.tokens += other.tokens
+        for mine, others in ((self.fired, other.fired), (self.active, other.active)):
+            for name, values in mine.items():
+                values += others[name]
+
+
+def spiking(network: Network) -> Iterator[LIF | Gate | And]:
+    """The populations that fire."""
+    return (node for node in network.nodes if isinstance(node, SPIKING_KINDS))
 
 
 def measure_activity(counter: SpikeCounter) -> Activity:
-    """Turn spike counts into every quantity that a preset prices."""
+    """Turn spike counts into every quantity that a preset prices, with one core per population and no mesh.
+
+    :meth:`dsf.hardware_models.mapping.Mapping.activity` counts messages and hops of a placement instead.
+    """
     network = counter.network
-    slots = network.ticks * counter.tokens
-    nodes = tuple(_node_activity(node, counter, slots) for node in network.nodes)
+    nodes = tuple(_node_activity(node, counter) for node in network.nodes)
     return Activity(counter.decisions, counter.tokens, network.ticks, nodes)
 
 
-def _node_activity(node: Node, counter: SpikeCounter, slots: int) -> NodeActivity:
-    """One node's counts; ``slots`` is ticks x tokens."""
+def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
+    """One node's counts."""
+    network, slots = counter.network, counter.network.ticks * counter.tokens
     base = NodeActivity(node.name, type(node).__name__, node.size)
     if isinstance(node, Encoder):
-        return dataclasses.replace(base, graded_messages=node.size * slots)
+        return dataclasses.replace(base, graded_messages=node.size * slots, host_transfers=node.size * counter.tokens)
     if isinstance(node, Synapses):
-        if isinstance(counter.network[node.source], Encoder):
-            return dataclasses.replace(base, macs=node.weights.size * slots)
-        return dataclasses.replace(base, synaptic_events=counter.spikes[node.source] * node.size)
+        if isinstance(network[node.source], Encoder):
+            macs = node.weights.size * slots
+            return dataclasses.replace(base, macs=macs, weight_bytes=macs)
+        events = int(counter.fired[node.source].sum()) * node.size
+        return dataclasses.replace(base, synaptic_events=events, weight_bytes=events)
     if isinstance(node, Residual):
-        return dataclasses.replace(base, neuron_updates=node.size * slots, graded_messages=node.size * slots)
+        sent = node.size * slots * readers(network, node.name)
+        return dataclasses.replace(base, active_updates=node.size * slots, graded_messages=sent)
+    if isinstance(node, Readout):
+        channels = node.weights.shape[1] * counter.decisions
+        macs = node.size * channels
+        transfers = node.size * counter.decisions
+        return dataclasses.replace(
+            base, graded_messages=channels, macs=macs, weight_bytes=macs, host_transfers=transfers
+        )
+    if isinstance(node, (LIF, Gate, And)):
+        spikes = int(counter.fired[node.name].sum())
+        base = dataclasses.replace(base, spikes=spikes, messages=spikes * readers(network, node.name))
     if isinstance(node, LIF):
-        spikes = counter.spikes[node.name]
-        return dataclasses.replace(base, spikes=spikes, messages=spikes, neuron_updates=node.size * slots)
+        active = int(counter.active[node.name].sum())
+        return dataclasses.replace(base, active_updates=active, inactive_updates=node.size * slots - active)
+    if isinstance(node, HISTORY_KINDS):
+        base = dataclasses.replace(base, graded_messages=node.size * slots * readers(network, node.name))
+    return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
+
+
+def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:
+    """Of a node that combines spikes with spikes."""
     if isinstance(node, (Gate, And)):
-        return dataclasses.replace(base, spikes=counter.spikes[node.name], dynamic_operations=node.size * slots)
-    if isinstance(node, (Window, PlacedWindow)):
-        return dataclasses.replace(base, dynamic_operations=counter.query_spikes[node.name] * node.reach)
+        return node.size * slots
     if isinstance(node, Count):
-        return dataclasses.replace(base, dynamic_operations=node.size * slots * node.reach)
+        return node.size * slots * node.reach
     if isinstance(node, Outer):
-        reads = counter.query_spikes[node.name] + node.size * slots
-        return dataclasses.replace(base, dynamic_operations=reads * node.reach)
-    assert isinstance(node, Readout)
-    channels = node.weights.shape[1] * counter.decisions
-    return dataclasses.replace(base, graded_messages=channels, macs=node.size * channels)
+        return (_part(counter, node.source, node.query, node.size) + node.size * slots) * node.reach
+    assert isinstance(node, (Window, PlacedWindow))
+    return _part(counter, node.query, node.first, node.size) * node.reach
+
+
+def _part(counter: SpikeCounter, population: str, first: int, size: int) -> int:
+    """Spikes of some neurons of a population."""
+    return int(counter.fired[population][first : first + size].sum())
+
+
+def readers(network: Network, name: str) -> int:
+    """Populations that read a population, through synapses or directly; the host's readout is none."""
+    found = 0
+    for node in network.nodes:
+        if name not in node.sources or isinstance(node, Readout):
+            continue
+        found += readers(network, node.name) if isinstance(node, Synapses) else 1
+    return found

@@ -1,13 +1,21 @@
-"""Presets: prices per counted quantity, each with a band, a source and a grade. One YAML file each."""
+"""Presets: prices per counted quantity, each with a band, a unit, a grade and a source. One YAML file each.
+
+A file holds what one occurrence of a quantity costs, and nothing else: a quantity without a price is listed as unpriced
+by whoever uses the preset, and a quantity whose cost is inside another's price is listed under ``included``.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dsf.export.chips import CHIPS
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.tasks import UserError
 
@@ -17,29 +25,64 @@ GRADES = {
     "A": "abstract or press text",
     "D": "derived here",
 }
-PICOJOULE = 1e-12
+"""From the best to the worst."""
+PICOJOULE, NANOSECOND = 1e-12, 1e-9
+SUFFIXES = (".yaml", ".yml")
+_FIELDS = ("title", "notes", "chip", "energy_pj", "time_ns", "barrier_ns", "static_w", "included")
+_PRICE_FIELDS = ("low", "nominal", "high", "grade", "source")
 
 
 @dataclass(frozen=True)
 class Price:
-    """Energy of one occurrence, in picojoules."""
+    """What one occurrence costs, in the unit of the field that holds it."""
 
     low: float
     nominal: float
     high: float
+    grade: str
     source: str
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named, cited, graded set of prices. A quantity without a price is reported as unpriced, never guessed."""
+    """A named, cited, graded set of prices.
+
+    Attributes:
+        name: of the shipped preset, or the stem of a user's file.
+        title: for people.
+        notes: what the figures are good for, and what they leave out.
+        chip: name in :data:`dsf.export.chips.CHIPS` on which networks are placed; None where there are no cores.
+        energy_pj: picojoules per occurrence of a quantity.
+        time_ns: nanoseconds per occurrence of a quantity on one core, or per hop of one link.
+        barrier_ns: nanoseconds to end a tick, by the number of tiles in use; between two of them it is interpolated.
+        static_w: watts of one chip that does nothing, or None.
+        included: quantities without a price of their own, and where their cost is.
+    """
 
     name: str
     title: str
-    grade: str
-    source: str
     notes: str
-    prices: dict[str, Price]
+    chip: str | None
+    energy_pj: dict[str, Price]
+    time_ns: dict[str, Price]
+    barrier_ns: dict[int, Price]
+    static_w: Price | None
+    included: dict[str, str]
+
+    @property
+    def grade(self) -> str:
+        """The worst grade among the prices of energy."""
+        return worst_grade(self.energy_pj)
+
+    @property
+    def sources(self) -> list[str]:
+        """Every source, once."""
+        return list(dict.fromkeys(price.source for price in self.energy_pj.values()))
+
+
+def worst_grade(prices: Mapping[str, Price]) -> str:
+    """Of some prices: a total is as good as the worst of them."""
+    return max((price.grade for price in prices.values()), key=list(GRADES).index)
 
 
 def preset_names() -> list[str]:
@@ -49,13 +92,24 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """Read a shipped preset.
+    """Read a shipped preset, or a user's file: whatever ends with .yaml.
 
     Raises:
-        UserError: no such preset, or its file breaks the schema.
+        UserError: no such preset or file, or it breaks the schema; the message names the field.
     """
+    if name.endswith(SUFFIXES):
+        path = Path(name)
+        try:
+            return parse_preset(path.stem, yaml.safe_load(path.read_text()))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise UserError(f"cannot read hardware preset {path}: {reason}") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"hardware preset {path} is no YAML: {' '.join(str(error).split())}") from None
     if name not in preset_names():
-        raise UserError(f"unknown hardware preset '{name}': choose one of {', '.join(preset_names())}")
+        raise UserError(
+            f"unknown hardware preset '{name}': choose one of {', '.join(preset_names())}, or name a .yaml file"
+        )
     text = (resources.files("dsf.hardware_models.presets") / f"{name}.yaml").read_text()
     return parse_preset(name, yaml.safe_load(text))
 
@@ -66,20 +120,70 @@ def parse_preset(name: str, values: Any) -> Preset:
     Raises:
         UserError: a field is missing, unknown or out of range; the message names it.
     """
+    parser = _Parser(name)
+    fields = parser.mapping("the file", values, _FIELDS, optional=_FIELDS[2:])
+    chip = fields.get("chip")
+    parser.require(chip is None or chip in CHIPS, f"chip '{chip}' is none of {', '.join(CHIPS)}")
+    energy = parser.prices("energy_pj", fields.get("energy_pj"), tuple(QUANTITIES))
+    parser.require(bool(energy), "energy_pj prices nothing")
+    static = fields.get("static_w")
+    included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
+    for quantity in included:
+        parser.require(quantity not in energy, f"'{quantity}' has a price and is included elsewhere: keep one of them")
+    return Preset(
+        name,
+        title=parser.text("title", fields["title"]),
+        notes=parser.text("notes", fields["notes"]),
+        chip=chip,
+        energy_pj=energy,
+        time_ns=parser.prices("time_ns", fields.get("time_ns"), tuple(QUANTITIES)),
+        barrier_ns=parser.barrier(fields.get("barrier_ns")),
+        static_w=None if static is None else parser.price("static_w", static),
+        included={quantity: parser.text(f"included {quantity}", where) for quantity, where in included.items()},
+    )
 
-    def require(condition: bool, what: str) -> None:
+
+class _Parser:
+    """Reads YAML values and names what is wrong with them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def require(self, condition: bool, what: str) -> None:
         if not condition:
-            raise UserError(f"hardware preset '{name}': {what}")
+            raise UserError(f"hardware preset '{self.name}': {what}")
 
-    require(isinstance(values, dict), "must be a mapping")
-    wanted = {"title", "grade", "source", "notes", "prices_pj"}
-    require(set(values) == wanted, f"fields must be {', '.join(sorted(wanted))}")
-    require(values["grade"] in GRADES, f"grade '{values['grade']}' is none of {', '.join(GRADES)}")
-    prices = {}
-    for quantity, entry in values["prices_pj"].items():
-        require(quantity in QUANTITIES, f"'{quantity}' is no counted quantity ({', '.join(QUANTITIES)})")
-        require(set(entry) == {"low", "nominal", "high", "source"}, f"{quantity} needs low, nominal, high and source")
-        price = Price(float(entry["low"]), float(entry["nominal"]), float(entry["high"]), str(entry["source"]))
-        require(0 <= price.low <= price.nominal <= price.high, f"{quantity}: 0 <= low <= nominal <= high must hold")
-        prices[quantity] = price
-    return Preset(name, values["title"], values["grade"], values["source"], values["notes"], prices)
+    def mapping(self, what: str, values: Any, known: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+        self.require(isinstance(values, dict), f"{what} must be a mapping")
+        for key in values:
+            self.require(key in known, f"{what} has the unknown field '{key}': it may hold {', '.join(known)}")
+        missing = [key for key in known if key not in values and key not in optional]
+        self.require(not missing, f"{what} lacks {', '.join(missing)}")
+        return dict(values)
+
+    def text(self, what: str, value: Any) -> str:
+        self.require(isinstance(value, str) and bool(value.strip()), f"{what} must be text")
+        return " ".join(str(value).split())
+
+    def price(self, what: str, entry: Any) -> Price:
+        fields = self.mapping(what, entry, _PRICE_FIELDS)
+        band = [fields[key] for key in ("low", "nominal", "high")]
+        for value in band:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            self.require(number, f"{what} holds {value!r}, which is no finite number")
+        low, nominal, high = map(float, band)
+        self.require(0 <= low <= nominal <= high, f"{what}: 0 <= low <= nominal <= high must hold")
+        grade = fields["grade"]
+        self.require(grade in GRADES, f"{what}: grade '{grade}' is none of {', '.join(GRADES)}")
+        return Price(low, nominal, high, grade, self.text(f"{what}: source", fields["source"]))
+
+    def prices(self, what: str, values: Any, known: tuple[str, ...]) -> dict[str, Price]:
+        entries = self.mapping(what, {} if values is None else values, known, optional=known)
+        return {quantity: self.price(f"{what} {quantity}", entry) for quantity, entry in entries.items()}
+
+    def barrier(self, values: Any) -> dict[int, Price]:
+        entries = {} if values is None else values
+        self.require(isinstance(entries, dict), "barrier_ns must be a mapping from tiles to prices")
+        for tiles in entries:
+            self.require(isinstance(tiles, int) and tiles > 0, f"barrier_ns: '{tiles}' is no number of tiles")
+        return {tiles: self.price(f"barrier_ns {tiles}", entries[tiles]) for tiles in sorted(entries)}

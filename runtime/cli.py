@@ -2,90 +2,67 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
 from dsf.export.reference import IntegerPolicy
-from dsf.hardware_models import estimate_energy, load_preset
+from dsf.hardware_models import load_preset
 from dsf.runtime.artifacts import checkpoint_path, network_path
-from dsf.runtime.closed_loop import check_fits, run_closed_loop
-from dsf.runtime.engine import BackendName, LavaModel, open_engine, require_lava
+from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially
+from dsf.runtime.engine import open_engine
+from dsf.runtime.env_task import EnvTask, env_task
 from dsf.runtime.fast_engine import Mode
+from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run
+from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, check_config
 from dsf.runtime.parity import reference_engine
+from dsf.runtime.ray_cluster import run_on_ray
+from dsf.runtime.real_time import Clock
+from dsf.runtime.record import Recording, facts_of, write_recording
 from dsf.runtime.report import print_report, summarise
+from dsf.runtime.results import ClosedLoopResult
+from dsf.runtime.workers import run_in_workers
 from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
 from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import require_writable_parent, write_json
+from dsf.tasks.files import write_json
 
 RANGE_TOLERANCE = 1e-3
 """Targets this close to the end of the input range count as inside it."""
 
 
-@dataclass(frozen=True)
-class SimRunConfig:
-    """Run an exported network in closed loop, count every spike, and price them."""
-
-    network: Annotated[Path | None, tyro.conf.Positional] = None
-    """Network file of dsf-export; without one, the shipped Hopper network runs."""
-    task: str | None = None
-    """Task to run; default: the one the network was exported for."""
-    backend: BackendName = "lava"
-    """lava: Lava's Loihi simulator (Python 3.10); fast: the same spikes from a compiled engine, faster than the
-    physics; reference: the numpy definition of truth."""
-    mode: Literal["auto", "stream", "window"] = "auto"
-    """stream: one token per decision; window: the last K tokens replayed for each, as in training; auto: stream where
-    it equals window, else window."""
-    lava: LavaModel = "fused"
-    """fused: one process per block; expanded: stock LIFReset and Dense processes, every population apart."""
-    episodes: int = 1
-    """Closed-loop episodes."""
-    seed: int = 0
-    """Reset seed of the first episode; the others follow."""
-    target_return: float | None = None
-    """Return to ask for (reward units); default: the one the network was verified at."""
-    parity_decisions: int = 1_000
-    """Decisions checked against the reference engine, spike by spike; 0 switches the check off."""
-    hardware: tuple[str, ...] = ("paper_45nm", "loihi1_davies2018")
-    """Hardware presets that price the run."""
-    compare: bool = True
-    """Also run the integer reference, and the float policy where its checkpoint and torch are at hand, on the same
-    seeds, and list the returns side by side."""
-    checkpoint: Path | None = None
-    """Run of dsf-train behind the network, for the float policy; the shipped network brings its own."""
-    json: Path | None = None
-    """Write the report here as well."""
-
-
-def check_config(config: SimRunConfig) -> None:
-    """Refuse settings that cannot work, before anything starts.
+def choose_task(config: SimRunConfig, network: Network) -> Task:
+    """The environment that was asked for, else the task, else the network's own.
 
     Raises:
-        UserError: naming the option.
+        UserError: it does not exist, or does not fit the network.
     """
-    if config.episodes < 1:
-        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
-    if config.target_return is not None and not math.isfinite(config.target_return):
-        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
-    if config.checkpoint is not None and not config.compare:
-        raise UserError("--checkpoint is not read with --no-compare: drop one of them")
-    if config.parity_decisions < 0:
-        raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
-    if config.json is not None:
-        inputs = (config.network or network_path(), config.checkpoint)
-        require_writable_parent(config.json, *(path for path in inputs if path is not None))
-    if config.backend == "lava":
-        require_lava()
+    if config.env is not None:
+        return env_task(config.env, network)
+    task = get_task(config.task or network.task)
+    check_fits(network, task)
+    return task
+
+
+def choose_clock(config: SimRunConfig, task: Task) -> Clock | None:
+    """Of a run in real time.
+
+    Raises:
+        UserError: nobody knows the control period.
+    """
+    if not config.real_time:
+        return None
+    period = task.control_period_s if config.control_period is None else config.control_period
+    if math.isnan(period):
+        raise UserError(f"{task.env_id} does not state its control period: give it with --control-period SECONDS")
+    return Clock(period, config.on_deadline_miss)
 
 
 def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
@@ -104,7 +81,7 @@ def choose_mode(config: SimRunConfig, network: Network) -> Mode:
 
 def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
     """What a reader of the figures has to know about this network and target."""
-    notes = []
+    notes = list(task.notes) if isinstance(task, EnvTask) else []
     encoder = network.encoder
     largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):
@@ -151,37 +128,56 @@ def compare_levels(
     return episodes
 
 
+def run_loop(
+    config: SimRunConfig, settings: LoopSettings, network: Network, seeds: range, on_step: Callable[[int], None]
+) -> ClosedLoopResult:
+    """All episodes, where they were asked to run.
+
+    Raises:
+        UserError, CommandFailed: what the engine or a worker raised.
+    """
+    start = functools.partial(open_engine, network, config.backend, config.lava, choose_mode(config, network))
+    if config.launcher == "ray":
+        return run_on_ray(start, settings, network, seeds, config.workers, config.ray_address, on_step)
+    if config.workers > 1:
+        return run_in_workers(start, settings, network, seeds, config.workers, on_step)
+    with start() as engine:
+        return run_serially(engine, settings, seeds, on_step)
+
+
 def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
     console = Console()
     check_config(config)
-    presets = [load_preset(name) for name in config.hardware]
+    presets = [load_preset(name) for name in config.hardware or DEFAULT_HARDWARE]
     path = config.network or network_path()
-    network = read_network(path)
-    task = get_task(config.task or network.task)
-    check_fits(network, task)
-    target = choose_target(config, network, task)
+    network, digest = read_network(path), file_digest(path)
+    task = choose_task(config, network)
+    target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
     seeds = range(config.seed, config.seed + config.episodes)
-    mode = choose_mode(config, network)
+    checked = checked_per_episode(config.parity_decisions, config.episodes)
+    taped = config.record is not None or config.html is not None
+    settings = LoopSettings(task, target, checked, SAMPLED_DECISIONS[mode], taped, clock)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
-    console.print(f"{path.name} (sha256 {file_digest(path)[:12]}) on {backend}", soft_wrap=True)
+    console.print(f"{path.name} (sha256 {digest[:12]}) on {backend}", soft_wrap=True)
     for warning in warnings_about(network, task, target, mode):
         console.print(f"note: {warning}", soft_wrap=True)
     comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
-    with (
-        open_engine(network, config.backend, config.lava, mode) as engine,
-        Progress(console=console, transient=True) as progress,
-    ):
+    with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
-        result = run_closed_loop(
-            task, engine, seeds, target, config.parity_decisions, lambda running: progress.advance(bar, running)
-        )
-    energies = [estimate_energy(result.activity, preset) for preset in presets]
-    summary = summarise(task, backend, mode, target, result, energies, comparison)
+        result = run_loop(config, settings, network, seeds, lambda steps: progress.advance(bar, steps))
+    hardware = price_run(network, mode, result.counter, result.results[0].tokens, presets)
+    summary = summarise(settings, backend, mode, result, hardware, comparison)
     try:
+        if config.record is not None:
+            write_recording(Recording(facts_of(settings, digest, backend, mode), result.tapes), config.record)
         if config.json is not None:
             write_json(config.json, summary)
-    finally:  # a full disk costs the file, a closed terminal the table, neither of them both
+        if config.html is not None:
+            from dsf.runtime.html_report import write_html
+
+            write_html(config.html, network, settings, mode, result, hardware, summary)
+    finally:  # a full disk costs the files, a closed terminal the table, neither of them both
         print_report(summary, console)
     if not result.parity.exact:
         raise CommandFailed(f"{backend} differs from the reference: {result.parity.first_mismatch or 'accumulators'}")
@@ -189,4 +185,8 @@ def run(config: SimRunConfig) -> None:
 
 def main() -> NoReturn:
     """Console script."""
+    from dsf.runtime import commands
+
+    if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
+        commands.main(sys.argv.pop(1))
     run_command(run, SimRunConfig, "dsf-sim-run", "Run an exported network closed-loop on simulated cores.")

@@ -6,14 +6,14 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS
-from dsf.export.reference import Int64Array, WindowReference
+from dsf.export.nodes import LIF, IntArray
+from dsf.export.reference import Int64Array, WindowReference, active_updates, encode
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine, Mode
@@ -24,6 +24,20 @@ LavaModel = Literal["fused", "expanded"]
 
 
 FIRST_PYTHON_WITHOUT_LAVA = (3, 11)
+
+
+class Decision(NamedTuple):
+    """An engine's answer to one token; the next one may overwrite it.
+
+    Attributes:
+        graded: the encoder's integers (1, features).
+        accumulators: (1, actions).
+        spikes: of the present token.
+    """
+
+    graded: IntArray
+    accumulators: Int64Array
+    spikes: Spikes
 
 
 class Engine(Protocol):
@@ -57,13 +71,31 @@ class Engine(Protocol):
         """
         ...
 
+    def step(self, vector: npt.NDArray[np.floating]) -> Decision:
+        """As :meth:`step_graded`, from a token's vector (1, features).
 
-class ReferenceBackend:
+        Raises:
+            NetworkError: a value is not finite.
+        """
+        ...
+
+
+class HostEncoder:
+    """For engines that start with the encoder's integers: numpy encodes."""
+
+    network: Network
+
+    def step(self: Engine, vector: npt.NDArray[np.floating]) -> Decision:
+        """Consume one token's vector."""
+        graded = encode(self.network.encoder, vector)
+        return Decision(graded, *self.step_graded(graded))
+
+
+class ReferenceBackend(HostEncoder):
     """The numpy reference engine behind the :class:`Engine` interface."""
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, reference_engine(network, mode)
-        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
         self.restart_counter()
 
     @property
@@ -81,18 +113,21 @@ class ReferenceBackend:
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
         """Consume one token."""
-        computed: Spikes = {}  # (ticks, tokens, neurons)
+        computed: Spikes = {}  # (ticks, tokens, neurons), of every node but the readout
+        active: dict[str, Int64Array] = {}
 
         def observe(name: str, values: Int64Array) -> None:
-            if name in self.spiking:
-                computed[name] = values.reshape(len(values), -1, values.shape[-1])
+            node = self.network[name]
+            computed[name] = values.reshape(len(values), -1, values.shape[-1])
+            if isinstance(node, LIF):
+                active[name] = active_updates(node, computed[node.source])
 
         if isinstance(self.engine, WindowReference):
             answers = self.engine.step_graded(graded, observe, whole=True)
         else:
             answers = self.engine.step_graded(graded, observe)
-        self.counter.add(computed, tokens=next(iter(computed.values())).shape[1])
-        return answers, {name: spikes[:, -1] for name, spikes in computed.items()}
+        self.counter.add(computed, tokens=computed[self.network.encoder.name].shape[1], active=active)
+        return answers, {name: computed[name][:, -1] for name in self.counter.fired}
 
 
 class FastBackend:
@@ -123,6 +158,11 @@ class FastBackend:
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
         """Consume one token."""
         return self.engine.step_graded(graded), self.present
+
+    def step(self, vector: npt.NDArray[np.floating]) -> Decision:
+        """Consume one token's vector; C encodes it."""
+        accumulators = self.engine.step(vector)
+        return Decision(self.engine.graded, accumulators, self.present)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,7 @@ class _Node(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("first", "second", "third", "inputs", "exponent", "kept")),
         *((name, ctypes.c_int32) for name in ("reach", "places", "heads", "all_ticks", "gain", "behind_spikes")),
         *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold", "values", "past", "spikes_out")),
-        *((name, ctypes.c_int64) for name in ("fired", "query_fired")),
+        *((name, ctypes.c_void_p) for name in ("fired", "active")),
     ]
 
 
@@ -90,6 +90,8 @@ class FastEngine:
         accumulators: (lanes, actions) int64, overwritten by every decision.
         spikes: of every spiking population, (lanes, ticks, neurons) uint8 of the last decision's present token,
             overwritten by the next one; empty unless ``record``.
+        fired, active: of every population, padded (neurons,) totals as :class:`~dsf.hardware_models.SpikeCounter` has
+            them.
 
     Raises:
         BackendUnavailable: there is no C compiler to build it with.
@@ -98,6 +100,8 @@ class FastEngine:
 
     def __init__(self, network: Network, lanes: int = 1, mode: Mode = "stream", record: bool = False) -> None:
         self.network, self.lanes, self.mode, self.decisions = network, lanes, mode, 0
+        self.fired: dict[str, Int64Array] = {}
+        self.active: dict[str, Int64Array] = {}
         self._kept: list[npt.NDArray[Any]] = []  # C holds pointers into these
         require_no_overflow(network)  # C neither clips nor wraps where this holds
         library = _library()
@@ -148,37 +152,21 @@ class FastEngine:
         """All spikes since the last :meth:`restart_counter`, for :func:`dsf.hardware_models.measure_activity`."""
         counter = SpikeCounter(self.network)
         counter.decisions, counter.tokens = self.decisions, self.tokens
-        counter.spikes, counter.query_spikes = self.fired, self.query_fired
+        for mine, counted in ((self.fired, counter.fired), (self.active, counter.active)):
+            for name, values in counted.items():
+                values[...] = mine[name][: values.size]
         return counter
 
     def restart_counter(self) -> None:
         """Forget what was counted; episodes go on."""
         self.decisions = self._engine.tokens_seen = 0
-        for node in self._nodes:
-            node.fired = node.query_fired = 0
+        for totals in (*self.fired.values(), *self.active.values()):
+            totals[...] = 0
 
     @property
     def tokens(self) -> int:
         """Tokens computed so far: one per lane and decision, in window mode one per token of the window."""
         return int(self._engine.tokens_seen)
-
-    @property
-    def fired(self) -> dict[str, int]:
-        """Spikes of every spiking population in all these tokens."""
-        return {
-            node.name: int(self._nodes[index].fired)
-            for index, node in enumerate(self.network.nodes)
-            if isinstance(node, SPIKING_KINDS)
-        }
-
-    @property
-    def query_fired(self) -> dict[str, int]:
-        """Spikes of the query of every node that has one and looks back."""
-        return {
-            node.name: int(self._nodes[index].query_fired)
-            for index, node in enumerate(self.network.nodes)
-            if isinstance(node, (Window, PlacedWindow, Outer))
-        }
 
     def _node(self, node: Node) -> _Node:
         """One node as C sees it; its arrays stay alive with the engine."""
@@ -195,6 +183,9 @@ class FastEngine:
             found.values = self._values(node.size, np.uint8)
         elif not isinstance(node, (Encoder, Readout)):
             found.values = self._values(node.size, np.int32)
+        if isinstance(node, SPIKING_KINDS):
+            self.fired[node.name] = self._zeros((_row(node.size),), np.int64)
+            found.fired = _pointer(self.fired[node.name])
         if node.name in self.spikes:
             found.spikes_out = _pointer(self.spikes[node.name])
         _FILL[type(node)](self, node, found)
@@ -210,6 +201,8 @@ class FastEngine:
 
     def _lif(self, node: LIF, found: _Node) -> None:
         found.kept = (1 << DECAY_BITS) - node.decay
+        self.active[node.name] = self._zeros((_row(node.size),), np.int64)
+        found.active = _pointer(self.active[node.name])
         found.bias = self._padded(node.bias, np.int32)
         found.threshold = self._padded(node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, np.int32, NEVER)
 

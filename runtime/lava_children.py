@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing as mp
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
-PR_SET_PDEATHSIG = 1
-STDERR = 2
+from dsf.runtime.orphans import STDERR, die_with_parent, start_quiet_resource_tracker
+
 JOIN_LIMIT_S = 5.0
 """A process that was killed is gone at once, unless the kernel waits for a disk."""
 
@@ -31,7 +29,7 @@ def children_bound_to_parent() -> Iterator[None]:
     """
     global _bound, _starting_pid
     if not _bound:
-        _start_quiet_resource_tracker()
+        start_quiet_resource_tracker()
         os.register_at_fork(after_in_child=_bind_this_child)
         _bound = True
     _starting_pid = os.getpid()
@@ -44,7 +42,7 @@ def children_bound_to_parent() -> Iterator[None]:
 def _bind_this_child() -> None:
     if _starting_pid is None:
         return  # somebody else's fork
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != _starting_pid:  # it died before the kernel knew
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,25 +50,6 @@ def _bind_this_child() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)  # its errors reach the parent through Lava's pipe
-
-
-def _start_quiet_resource_tracker() -> None:
-    """Start Python's resource tracker before Lava does, without stderr: it would complain about what it cleans up.
-
-    It ignores Ctrl-C and SIGTERM by itself; the other signals of a terminal must not end it either.
-    """
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
-    stderr = os.dup(STDERR)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, STDERR)
-        resource_tracker.ensure_running()
-    finally:
-        os.dup2(stderr, STDERR)
-        os.close(stderr)
-        os.close(nowhere)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

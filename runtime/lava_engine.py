@@ -15,7 +15,7 @@ from dsf.export.network import Network
 from dsf.export.nodes import Synapses
 from dsf.export.reference import Int64Array
 from dsf.hardware_models import SpikeCounter
-from dsf.runtime.engine import LavaModel
+from dsf.runtime.engine import HostEncoder, LavaModel
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import NetworkParts, split_network
 from dsf.runtime.lava_layout import (
@@ -36,7 +36,7 @@ from dsf.train.integers import MAX_INPUT_BITS
 GRADED_BITS = 24
 
 
-class LavaEngine:
+class LavaEngine(HostEncoder):
     """Runs one lane. Use as a context manager: Lava starts operating-system processes.
 
     ``fused`` has one process per block, ``expanded`` builds each block from stock LIFReset and Dense. A token takes a

@@ -47,6 +47,15 @@ class Parity:
             if wrong and not self.first_mismatch:
                 self.first_mismatch = f"decision {decision}, {name}: {wrong} of {truth.size} slots"
 
+    def __add__(self, other: Parity) -> Parity:
+        """Both comparisons as one."""
+        return Parity(
+            self.compared_spikes + other.compared_spikes,
+            self.mismatches + other.mismatches,
+            self.accumulator_mismatches + other.accumulator_mismatches,
+            self.first_mismatch or other.first_mismatch,
+        )
+
     @property
     def exact(self) -> bool:
         """Whether nothing differed."""

@@ -7,38 +7,47 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.preset import GRADES
-from dsf.runtime.closed_loop import ClosedLoopResult
+from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
-from dsf.tasks import Episode, Task, mean_confidence_interval
+from dsf.runtime.hardware import HardwareFigures
+from dsf.runtime.real_time import MILLISECOND, QUANTILES, timing_figures
+from dsf.runtime.results import ClosedLoopResult
+from dsf.tasks import Episode, mean_confidence_interval
 
-MICROJOULE = 1e-6
+MICROJOULE = MICROSECOND = 1e-6
+SHOWN_TERMS = 3
+"""The largest ones of a sum; JSON holds all."""
+TIME_ROWS = (
+    *("time per decision", "what binds", "busiest core", "real time"),
+    *("static energy while deciding", "static energy per control period"),
+)
 
 
 def summarise(
-    task: Task,
+    settings: LoopSettings,
     backend: str,
     mode: Mode,
-    target_return: float,
     result: ClosedLoopResult,
-    energies: list[EnergyEstimate],
+    hardware: list[HardwareFigures],
     comparison: dict[str, list[Episode]],
 ) -> dict[str, Any]:
-    """The run as JSON values with stable keys."""
+    """The run as JSON values with stable keys; scores are null where the environment has no reference."""
     interval = mean_confidence_interval([episode.episode_return for episode in result.episodes])
-    activity = result.activity
+    task, activity = settings.task, result.activity
+    score = task.score if task.reference else lambda _return: None
     return {
         "task": task.name,
         "env_id": task.env_id,
         "backend": backend,
         "mode": mode,
-        "target_return": target_return,
+        "target_return": settings.target_return,
+        "decisions": result.decisions,
         "episodes": [
             {
                 "seed": episode.seed,
                 "return": episode.episode_return,
-                "score": task.score(episode.episode_return),
+                "score": score(episode.episode_return),
                 "decisions": episode.decisions,
                 "spikes": spikes,
             }
@@ -46,31 +55,22 @@ def summarise(
         ],
         "return_mean": interval.mean,
         "return_interval_95": [interval.low, interval.high],
-        "score_mean": task.score(interval.mean),
-        "score_label": task.score_label,
+        "score_mean": score(interval.mean),
+        "score_label": task.score_label if task.reference else None,
         "decisions_per_second": result.decisions_per_second,
         "ticks_per_second": result.ticks / result.seconds,
         "seconds": result.seconds,
         "spikes_per_decision": sum(result.episode_spikes) / result.decisions,
         "synaptic_events_per_decision": activity.per_decision("synaptic_events"),
         "firing_rate": activity.firing_rate,
-        "energy": {
-            energy.preset: {
-                "joules_per_decision": energy.nominal,
-                "low": energy.low,
-                "high": energy.high,
-                "grade": energy.grade,
-                "unpriced_per_decision": energy.unpriced,
-                "layers": {layer.node: layer.nominal for layer in energy.layers},
-            }
-            for energy in energies
-        },
+        "energy": {figures.preset.name: figures.to_json(task) for figures in hardware},
         "parity": {
             "compared_spikes": result.parity.compared_spikes,
             "mismatches": result.parity.mismatches,
             "accumulator_mismatches": result.parity.accumulator_mismatches,
             "first_mismatch": result.parity.first_mismatch,
         },
+        "real_time": None if settings.clock is None else timing_figures(settings.clock, result.timings),
         "comparison": {
             name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
             for name, episodes in comparison.items()
@@ -93,14 +93,15 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "backend, mode": f"{summary['backend']}, {summary['mode']}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0]['seed']}..{episodes[-1]['seed']})",
         "return, mean [95 %]": f"{summary['return_mean']:.1f} {interval}",
-        f"{summary['score_label']} score": f"{summary['score_mean']:.1f}",
-        "decisions": f"{sum(episode['decisions'] for episode in episodes)}",
+        **_score_row(summary),
+        "decisions": f"{summary['decisions']}",
         "spikes per decision": f"{summary['spikes_per_decision']:,.0f}",
         "synaptic events per decision": f"{summary['synaptic_events_per_decision']:,.0f}",
         "firing rate (per neuron and tick)": f"{summary['firing_rate']:.2%}",
         "decisions per second": f"{summary['decisions_per_second']:.0f}",
         "simulated ticks per second": f"{summary['ticks_per_second']:.0f}",
         "wall time": f"{summary['seconds']:.1f} s",
+        **_clock_rows(summary["real_time"]),
         "spikes compared with the reference": f"{parity['compared_spikes']:,}",
         "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
@@ -110,33 +111,128 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     console.print(_energy_table(summary["energy"]))
+    cores = _cores_table(summary["energy"])
+    if cores is not None:
+        console.print(cores)
     if summary["comparison"]:
         console.print(_comparison_table(summary))
 
 
+def _score_row(summary: dict[str, Any]) -> dict[str, str]:
+    """Nothing, for an environment without reference returns."""
+    label = summary["score_label"]
+    return {} if label is None else {f"{label} score": f"{summary['score_mean']:.1f}"}
+
+
+def _clock_rows(figures: dict[str, Any] | None) -> dict[str, str]:
+    """Of a run in real time."""
+    if figures is None:
+        return {}
+
+    def spread(milliseconds: dict[str, float]) -> str:
+        return " / ".join(f"{milliseconds[name]:.2f}" for name in QUANTILES) + " ms"
+
+    return {
+        "control period": f"{figures['control_period_s'] / MILLISECOND:g} ms, on a miss {figures['on_deadline_miss']}",
+        "periods, deadline misses": f"{figures['periods']}, {figures['deadline_misses']}",
+        "episodes stopped by a miss": f"{figures['safe_stops']}",
+        f"decision latency, {' / '.join(QUANTILES)}": spread(figures["decision_latency_ms"]),
+        f"jitter of the period, {' / '.join(QUANTILES)}": spread(figures["jitter_ms"]),
+    }
+
+
 def _energy_table(energy: dict[str, Any]) -> Table:
     grades = sorted({values["grade"] for values in energy.values()})
+    unpriced = (
+        f"{preset} has no price for {_listed(values['unpriced_per_decision'])}"
+        for preset, values in energy.items()
+        if values["unpriced_per_decision"]
+    )
     table = Table(
         title="energy per decision: an estimate, counted events x published prices",
         title_justify="left",
-        caption="; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades),
+        caption="\n".join(["; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades), *unpriced]),
         caption_justify="left",
     )
-    table.add_column("hardware preset")
-    table.add_column("uJ", justify="right")
-    table.add_column("low .. high", justify="right")
+    table.add_column("hardware preset", no_wrap=True)
+    table.add_column("uJ", justify="right", no_wrap=True)
+    table.add_column("low .. high", justify="right", no_wrap=True)
     table.add_column("grade")
-    table.add_column("counted, but without a price")
+    table.add_column("most of it")
     for preset, values in energy.items():
-        unpriced = values["unpriced_per_decision"].items()
         table.add_row(
             preset,
             f"{values['joules_per_decision'] / MICROJOULE:.2f}",
             f"{values['low'] / MICROJOULE:.2f} .. {values['high'] / MICROJOULE:.2f}",
             values["grade"],
-            "\n".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in unpriced) or "-",
+            _shares(values["terms"], values["joules_per_decision"]),
         )
     return table
+
+
+def _listed(counts: dict[str, float]) -> str:
+    return ", ".join(f"{count:,.0f} {_words(name)}" for name, count in counts.items())
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shares(terms: dict[str, float], total: float) -> str:
+    """Of a sum, the largest first."""
+    largest = sorted(terms.items(), key=lambda item: -item[1])[:SHOWN_TERMS]
+    return ", ".join(f"{value / total:.0%} {_words(name)}" for name, value in largest if total)
+
+
+def _cores_table(energy: dict[str, Any]) -> Table | None:
+    """Cores and latency, a column for each preset with a chip; None where there is none."""
+    placed = {preset: values for preset, values in energy.items() if "cores" in values}
+    if not placed:
+        return None
+    latencies = [values["latency"] for values in placed.values() if "latency" in values]
+    notes = [note for values in placed.values() for note in values["cores"]["assumptions"]]
+    notes += [note for latency in latencies for note in latency["assumptions"]]
+    notes += [f"{preset}: {line}" for preset, values in placed.items() for line in values["cores"]["fit"][1:]]
+    table = Table(
+        title="on the chip: a model of the busiest core, tick by tick",
+        title_justify="left",
+        caption="; ".join(dict.fromkeys(notes)),
+        caption_justify="left",
+    )
+    table.add_column("figure")
+    for preset in placed:
+        table.add_column(preset)
+    columns = [_on_chip(values["cores"], values.get("latency")) for values in placed.values()]
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    return table
+
+
+def _on_chip(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str, str]:
+    """One preset's column."""
+    searched, naive = cores["searched"], cores["in_order"]
+    found = {
+        "one chip": cores["fit"][0],
+        "cores, chips": f"{searched['cores']} of {cores['chip']}, {searched['chips']} ({naive['cores']} in order)",
+        "messages, hops per decision": f"{searched['messages']:,.0f}, {searched['hops']:,.0f}",
+    }
+    if latency is None:
+        return found | dict.fromkeys(TIME_ROWS, "no times known")
+    mean = latency["mean"]
+    low, nominal, high = (mean[level] / MICROSECOND for level in ("low", "nominal", "high"))
+    values = (
+        f"{nominal:.0f} us ({low:.0f} .. {high:.0f}), {latency['ticks']:.0f} ticks, grade {latency['grade']}",
+        _shares(latency["terms"], mean["nominal"]),
+        ", ".join(latency["busiest_populations"]),
+        latency["verdict"],
+        _microjoules(latency["static_joules"]),
+        _microjoules(latency["static_joules_per_control_period"]),
+    )
+    return found | dict(zip(TIME_ROWS, values, strict=True))
+
+
+def _microjoules(band: dict[str, float] | None) -> str:
+    return "not known" if band is None else f"{band['nominal'] / MICROJOULE:,.1f} uJ"
 
 
 def _comparison_table(summary: dict[str, Any]) -> Table:

@@ -28,6 +28,7 @@ class Lane:
         previous_action: (action_size,), as executed; zeros at an episode's start.
         wanted: return still asked for (reward units).
         total, decisions: of the running episode so far.
+        reward: of the last step.
     """
 
     def __init__(self, task: Task) -> None:
@@ -42,16 +43,24 @@ class Lane:
         self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
         self.running = True
 
+    def token(self) -> Token:
+        """What a policy sees now, (1, ...)."""
+        wanted = np.array([self.wanted / self.task.return_scale])
+        return Token(self.observation[None], self.previous_action[None], wanted)
+
     def step(self, action: FloatArray) -> Episode | None:
         """Execute a policy's answer (action_size,); return the episode if this ended it."""
         observation, reward, terminated, truncated, _ = self.env.step(self.task.env_action(action))
         self.observation, self.previous_action = self.task.flat_observation(observation), self.task.executed(action)
+        self.reward = float(reward)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
-            self.wanted -= float(reward)
-        self.total += float(reward)
+            self.wanted -= self.reward
+        self.total += self.reward
         self.decisions += 1
-        if not (terminated or truncated):
-            return None
+        return self.cut() if terminated or truncated else None
+
+    def cut(self) -> Episode:
+        """End the running episode here."""
         self.running = False
         return Episode(self.seed, self.total, self.decisions)
 

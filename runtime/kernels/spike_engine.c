@@ -47,7 +47,8 @@ typedef struct {
     void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */
     uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */
     uint8_t *spikes_out;                   /* (lanes, ticks, size) of the present token, or NULL */
-    int64_t fired, query_fired;            /* spikes so far, and of what looks back, those of its query */
+    int64_t *fired;                        /* (row,) spikes so far of each neuron, of what fires */
+    int64_t *active;                       /* (row,) LIF: updates so far with a current, a bias or a membrane not 0 */
 } node;
 
 typedef struct {
@@ -195,28 +196,31 @@ static void fire(const engine *e, node *n, int32_t elements) {
     for (int32_t k = 0; k < elements; k++)
         for (int32_t tile = 0; tile < row; tile += PAD) {
             const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
-            ints v = { 0 };
+            ints v = { 0 }, active = { 0 };
             for (int32_t t = 0; t < e->ticks; t++) {
                 const int64_t at = ((int64_t)k * e->ticks + t) * row + tile;
                 const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
+                active -= (v | current | bias) != 0;
                 v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
                 v += current * (1 << FRACTION_BITS) + bias;   /* never clipped: the overflow proof holds */
                 const ints spikes = v > threshold;
                 v &= ~spikes;
                 *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
             }
+            for (int32_t i = 0; i < PAD; i++) n->active[tile + i] += active[i];
         }
 }
 
-static int64_t count_spikes(const uint8_t *spikes, int64_t size) {
-    int64_t total = 0, i = 0;
-    for (; i + 8 <= size; i += 8) {
-        uint64_t eight;
-        memcpy(&eight, spikes + i, 8);
-        total += __builtin_popcountll(eight);
-    }
-    for (; i < size; i++) total += spikes[i];
-    return total;
+/* Add up to 255 rows at a time in bytes, then in 64 bits. */
+static void count_spikes(const node *n, int32_t rows) {
+    const int32_t row = row_of(n->size);
+    for (int32_t tile = 0; tile < row; tile += PAD)
+        for (int32_t first = 0; first < rows; first += 255) {
+            const int32_t end = first + 255 < rows ? first + 255 : rows;
+            bytes total = { 0 };
+            for (int32_t r = first; r < end; r++) total += *(const bytes *)((const uint8_t *)n->values + (int64_t)r * row + tile);
+            for (int32_t i = 0; i < PAD; i++) n->fired[tile + i] += (uint8_t)total[i];
+        }
 }
 
 static void both(uint8_t *restrict out, const uint8_t *restrict x, const uint8_t *restrict y, int32_t size) {
@@ -373,12 +377,8 @@ static void evaluate(const engine *e, int32_t elements) {
             if (n->kind == WINDOW) window(e, n, elements);
             else if (n->kind == COUNT) counted(e, n, elements);
             else outer(e, n, elements);
-            if (n->kind != COUNT)   /* both kinds read the query from their first source */
-                for (int32_t r = 0; r < rows; r++)
-                    n->query_fired += count_spikes((const uint8_t *)a->values + (int64_t)r * row_of(a->size) + n->first, n->size);
         }
-        if (n->kind == LIF || n->kind == GATE || n->kind == AND)
-            n->fired += count_spikes(n->values, (int64_t)rows * row_of(n->size));
+        if (n->fired) count_spikes(n, rows);
     }
 }
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from random_networks import random_network
 
-from dsf.export.file import FORMAT_VERSION, USER_BLOCK_BYTES, _user_block, read_network, write_network
+from dsf.export.file import FORMAT_VERSION, SEAL, read_network, write_network
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, NetworkError, Synapses
+from dsf.export.sealed import USER_BLOCK_BYTES
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_
 def sign(path: Path, version: int = FORMAT_VERSION) -> None:
     """Give an altered file a fitting digest: the work of someone who means harm."""
     content = path.read_bytes()
-    path.write_bytes(_user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
+    path.write_bytes(SEAL.user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
 
 
 WRONG_HEADERS = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from random_networks import random_network, random_tokens
 
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity, preset_names
@@ -12,6 +15,12 @@ from dsf.runtime.engine import ReferenceBackend
 from dsf.tasks import UserError
 
 WIDTH, HIDDEN, FEATURES, ACTIONS, TICKS, WINDOW = 12, 24, 6, 3, 4, 3
+
+
+def set_spikes(counter: SpikeCounter, spikes: dict[str, int]) -> None:
+    """Let the first neuron of every population fire so often."""
+    for name, count in spikes.items():
+        counter.fired[name][0] = count
 
 
 def counted(tokens: int = 5) -> SpikeCounter:
@@ -28,22 +37,34 @@ def test_counts_by_hand() -> None:
     network = random_network(0, blocks=1)
     counter = SpikeCounter(network)
     counter.decisions = counter.tokens = 2
-    counter.spikes = {
-        "blocks.0.attention.input_lif": 10,
-        "blocks.0.attention.qkv_lif": 7,
-        "blocks.0.attention.coincidence": 3,
-        "blocks.0.attention.attention_lif": 2,
-        "blocks.0.mlp.input_lif": 11,
-        "blocks.0.mlp.hidden_lif": 5,
-    }
-    counter.query_spikes = {"blocks.0.attention.window": 4}
+    set_spikes(
+        counter,
+        {
+            "blocks.0.attention.input_lif": 10,
+            "blocks.0.attention.qkv_lif": 7,
+            "blocks.0.attention.coincidence": 3,
+            "blocks.0.attention.attention_lif": 2,
+            "blocks.0.mlp.input_lif": 11,
+            "blocks.0.mlp.hidden_lif": 5,
+        },
+    )
+    counter.fired["blocks.0.attention.qkv_lif"][:] = 0
+    counter.fired["blocks.0.attention.qkv_lif"][[2, WIDTH, 2 * WIDTH]] = 4, 2, 1  # query, key, value
+    neurons = 6 * WIDTH + HIDDEN  # input, qkv (3), attention, MLP input, hidden
+    for active in counter.active.values():
+        active[:] = 3
     activity = measure_activity(counter)
     assert activity.total("synaptic_events") == 10 * 3 * WIDTH + 2 * WIDTH + 11 * HIDDEN + 5 * WIDTH
-    neurons = 6 * WIDTH + HIDDEN  # input, qkv (3), attention, MLP input, hidden
     residuals = 3 * WIDTH
     assert activity.total("neuron_updates") == (neurons + residuals) * TICKS * 2
-    assert activity.total("messages") == 10 + 7 + 2 + 11 + 5
-    assert activity.total("graded_messages") == (FEATURES + residuals) * TICKS * 2 + WIDTH * 2
+    assert activity.total("active_updates") == neurons * 3 + residuals * TICKS * 2
+    # Query, key and value go to the gate and to the window; the gate's spikes to the window.
+    assert activity.total("messages") == 10 + 2 * 7 + 3 + 2 + 11 + 5
+    # The first two residuals go to the LIF of the next branch and to the next residual, the last one to the readout.
+    # The window sends its currents to attention's neuron.
+    assert activity.total("graded_messages") == (FEATURES + 5 * WIDTH) * TICKS * 2 + WIDTH * 2
+    assert activity.total("host_transfers") == (FEATURES + ACTIONS) * 2
+    assert activity.total("weight_bytes") == activity.total("synaptic_events") + activity.total("macs")
     assert activity.total("dynamic_operations") == WIDTH * TICKS * 2 + 4 * WINDOW
     assert activity.total("macs") == WIDTH * FEATURES * TICKS * 2 + ACTIONS * WIDTH * 2
     assert activity.firing_rate == pytest.approx(35 / (neurons * TICKS * 2))
@@ -51,9 +72,11 @@ def test_counts_by_hand() -> None:
     events = activity.total("synaptic_events") + activity.total("dynamic_operations")
     assert paper.nominal == pytest.approx((0.9 * events + 4.6 * activity.total("macs")) * 1e-12 / 2)
     loihi = estimate_energy(activity, load_preset("loihi1_davies2018"))
-    expected = 23.6 * activity.total("synaptic_events") + 81 * activity.total("neuron_updates") + 1.7 * 35
+    expected = 23.6 * activity.total("synaptic_events") + 1.7 * activity.total("messages")
+    expected += 81 * activity.total("active_updates") + 52 * activity.total("inactive_updates")
     assert loihi.nominal == pytest.approx(expected * 1e-12 / 2)
-    assert set(loihi.unpriced) == {"graded_messages", "dynamic_operations", "macs"}
+    assert set(loihi.unpriced) == {"graded_messages", "dynamic_operations", "macs", "host_transfers"}
+    assert set(loihi.included) == {"weight_bytes", "spikes"}
 
 
 def test_in_window_mode_every_token_of_every_window_counts() -> None:
@@ -88,30 +111,64 @@ def test_layers_add_up_and_one_more_spike_never_costs_less(name: str) -> None:
     before = estimate_energy(measure_activity(counter), preset)
     assert before.low <= before.nominal <= before.high and before.grade in GRADES
     assert np.isclose(sum(layer.nominal for layer in before.layers), before.nominal)
-    for population in counter.spikes:
-        counter.spikes[population] += 1
+    for fired in counter.fired.values():
+        fired[-1] += 1
         after = estimate_energy(measure_activity(counter), preset)
         assert after.nominal >= before.nominal
         before = after
 
 
 def test_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown hardware preset 'tpu': choose one of loihi1_davies2018, paper_45nm"):
+    with pytest.raises(UserError, match=r"unknown hardware preset 'tpu': choose one of arm, .*, or name a .yaml file"):
         load_preset("tpu")
 
 
-GOOD = {"title": "t", "grade": "P", "source": "s", "notes": "n", "prices_pj": {}}
-PRICE = {"low": 1, "nominal": 2, "high": 3, "source": "s"}
+PRICE = {"low": 1, "nominal": 2, "high": 3, "grade": "P", "source": "s"}
+GOOD = {"title": "t", "notes": "n", "energy_pj": {"macs": PRICE}}
+
+
+def test_a_users_file_is_a_preset(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    preset = load_preset(str(path))
+    assert (preset.name, preset.grade, preset.energy_pj["macs"].nominal) == ("mine", "P", 2.0)
+
+
+def test_what_is_no_preset_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    for content, words in ((b"a: [", "no YAML"), (b"\xff\xfe\x00", "no text|no YAML"), (None, "No such file")):
+        path = tmp_path / "bad.yaml"
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=words) as caught:
+            load_preset(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_total_is_as_good_as_its_worst_price() -> None:
+    events = {**PRICE, "grade": "D"}
+    assert parse_preset("mine", {**GOOD, "energy_pj": {"macs": PRICE, "synaptic_events": events}}).grade == "D"
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({**GOOD, "grade": "Z"}, "grade 'Z'"),
-        ({key: value for key, value in GOOD.items() if key != "source"}, "fields must be"),
-        ({**GOOD, "prices_pj": {"joy": PRICE}}, "'joy' is no counted quantity"),
-        ({**GOOD, "prices_pj": {"macs": {**PRICE, "low": 5}}}, "macs: 0 <= low <= nominal"),
-        ({**GOOD, "prices_pj": {"macs": {"low": 1}}}, "macs needs low"),
+        ([1], "the file must be a mapping"),
+        ({**GOOD, "colour": "red"}, "unknown field 'colour'"),
+        ({key: value for key, value in GOOD.items() if key != "notes"}, "the file lacks notes"),
+        ({**GOOD, "title": 3}, "title must be text"),
+        ({**GOOD, "chip": "tpu"}, "chip 'tpu' is none of loihi1"),
+        ({**GOOD, "energy_pj": {}}, "energy_pj prices nothing"),
+        ({**GOOD, "energy_pj": {"joy": PRICE}}, "unknown field 'joy'"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "low": 5}}}, "energy_pj macs: 0 <= low <= nominal"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "low": -1}}}, "energy_pj macs: 0 <= low <= nominal"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "high": float("nan")}}}, "macs holds nan"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "high": "much"}}}, "macs holds 'much'"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "grade": "Z"}}}, "grade 'Z' is none of P, Q, A, D"),
+        ({**GOOD, "energy_pj": {"macs": {"low": 1}}}, "energy_pj macs lacks nominal, high, grade, source"),
+        ({**GOOD, "included": {"macs": "somewhere"}}, "'macs' has a price and is included elsewhere"),
+        ({**GOOD, "barrier_ns": {0: PRICE}}, "'0' is no number of tiles"),
+        ({**GOOD, "static_w": 3}, "static_w must be a mapping"),
     ],
 )
 def test_wrong_presets_name_the_field(values: object, words: str) -> None:

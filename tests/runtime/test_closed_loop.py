@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import assert_refused
 from random_networks import random_network
@@ -13,9 +14,11 @@ from training_runs import run_here
 
 from dsf.export.file import write_network
 from dsf.export.network import Network
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.runtime import cli
 from dsf.runtime.closed_loop import ClosedLoopResult, run_closed_loop
-from dsf.runtime.engine import BackendName, open_engine
+from dsf.runtime.engine import BackendName, ReferenceBackend, open_engine
+from dsf.runtime.env_task import env_task
 from dsf.runtime.fast_engine import Mode
 from dsf.tasks import get_task
 
@@ -72,3 +75,32 @@ def test_a_longer_receptive_field_than_the_context_runs_in_window_mode(tmp_path:
 
 def test_unknown_mode_is_refused() -> None:
     assert_refused(run_here(cli.main, "dsf-sim-run", "--mode", "sideways"), "sideways")
+
+
+def test_checked_decisions_are_the_first_of_every_episode() -> None:
+    network = random_network(4, features=FEATURES)
+    slots = network.ticks * sum(node.size for node in network.nodes if isinstance(node, SPIKING_KINDS))
+    with open_engine(network, "fast") as engine:
+        result = run_closed_loop(get_task("hopper"), engine, range(3), 3600.0, parity_decisions=10)
+    assert [episode.parity.compared_spikes for episode in result.results] == [4 * slots] * 3
+    assert result.parity.compared_spikes == 12 * slots and result.parity.exact
+
+
+def test_a_mismatch_is_told_with_its_seed_and_decision() -> None:
+    class Wrong(ReferenceBackend):
+        """Flips one spike in its sixth decision."""
+
+        def step_graded(self, graded: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            accumulators, spikes = super().step_graded(graded)
+            if self.counter.decisions == 6:
+                name = next(iter(spikes))
+                spikes[name] = spikes[name].copy()
+                spikes[name][0, 0] ^= 1
+            return accumulators, spikes
+
+    task = env_task("gym_worlds:Point-v0", random_network(4, features=FEATURES))
+    result = run_closed_loop(task, Wrong(random_network(4, features=FEATURES)), range(3), 3.0, parity_decisions=100)
+    first = result.episodes[0].decisions
+    assert 4 <= first <= 8 and result.parity.mismatches == 1 and not result.parity.exact
+    seed, decision = (0, 5) if first > 5 else (1, 5 - first)
+    assert result.parity.first_mismatch.startswith(f"seed {seed}, decision {decision}, ")

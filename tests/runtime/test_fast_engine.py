@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network
+from random_networks import exportable, random_network, random_tokens
 from spike_tally import TALLY
 
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS, NetworkError
 from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference, encode
 from dsf.runtime import fast_engine
+from dsf.runtime.engine import FastBackend, ReferenceBackend
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine, Mode
+from dsf.train.config import AttentionKind
 
 EPISODE_ENDS = 0.15
 """How often a lane starts a new episode in these tests."""
@@ -117,19 +119,25 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(bad: float) -> None:
     assert np.array_equal(fast.step(vector * 2), other.step(vector * 2)) and fast.tokens == 2
 
 
-def test_counts_are_those_of_the_spikes() -> None:
-    network = random_network(2, attention="tssa")
-    fast, generator = FastEngine(network, 2, record=True), np.random.default_rng(4)
-    total = dict.fromkeys(fast.fired, 0)
-    queries = dict.fromkeys(fast.query_fired, 0)
-    for _ in range(10):
-        fast.step_graded(generator.integers(-9, 10, (2, network.encoder.size)))
-        for name, spikes in fast.spikes.items():
-            total[name] += int(spikes.sum())
-        for name in queries:
-            node = network[name]
-            queries[name] += int(fast.spikes[node.source][..., node.query : node.query + node.size].sum())
-    assert fast.fired == total and sum(total.values()) > 0 and fast.query_fired == queries and fast.tokens == 20
+@pytest.mark.parametrize("mode", ["stream", "window"])
+@pytest.mark.parametrize("attention", ["pssa", "tssa", "sdsa1"])
+def test_counts_are_those_of_the_reference(attention: AttentionKind, mode: Mode) -> None:
+    """Spikes and active updates of every neuron."""
+    network = random_network(2, attention=attention)
+    fast, reference = FastBackend(network, mode), ReferenceBackend(network, mode)
+    for token in random_tokens(network, 10, 1, seed=4):
+        fast.step_graded(token), reference.step_graded(token)
+    counted, truth = fast.counter, reference.counter
+    assert (counted.decisions, counted.tokens) == (truth.decisions, truth.tokens)
+    for name, fired in truth.fired.items():
+        assert np.array_equal(counted.fired[name], fired), name
+    for name, active in truth.active.items():
+        assert np.array_equal(counted.active[name], active), name
+    slots = truth.tokens * network.ticks
+    assert sum(truth.spikes.values()) > 0
+    assert any((active < slots).any() for active in truth.active.values())
+    fast.restart_counter()
+    assert not any(values.any() for values in (*fast.counter.fired.values(), *fast.counter.active.values()))
 
 
 def test_without_recording_nothing_else_changes() -> None:

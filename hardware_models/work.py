@@ -1,0 +1,178 @@
+"""Who does what, as linear forms of spike counts: the same forms price a whole run and every single tick.
+
+A :class:`Work` says how often a core does something: a factor times the spikes of some neurons, or times the ticks,
+tokens or decisions. A :class:`Record` holds those, for a run (no axes) or for the ticks of some decisions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.connections import connections
+from dsf.export.network import Network
+from dsf.export.nodes import (
+    LIF,
+    SPIKING_KINDS,
+    And,
+    Count,
+    Encoder,
+    Gate,
+    Node,
+    Outer,
+    PlacedWindow,
+    Residual,
+    Synapses,
+    Window,
+)
+from dsf.export.placement import Slice
+from dsf.hardware_models.activity import Counts, SpikeCounter
+
+HOST = -1
+"""Takes the place of a core for what the host does: arrays over cores have one more entry, the last, for it."""
+Per = Literal["spike", "active update", "tick", "token", "decision"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """``factor`` occurrences of a quantity per spike (active update) of some neurons, or per tick, token or decision.
+
+    Attributes:
+        node: that the work is counted for, see :class:`~dsf.hardware_models.NodeActivity`.
+        core: that does it, or :data:`HOST`.
+        population: in whose turn it is done, see :func:`stages`.
+        quantity: one of :data:`~dsf.hardware_models.activity.QUANTITIES`.
+        factor: occurrences; negative where some are taken back.
+        per: what is multiplied.
+        source, first, stop: whose spikes or active updates.
+    """
+
+    node: str
+    core: int
+    population: str
+    quantity: str
+    factor: int
+    per: Per
+    source: str = ""
+    first: int = 0
+    stop: int = 0
+
+
+class Record:
+    """What happened: spikes and active updates of every neuron (..., neurons), ticks, tokens and decisions (...)."""
+
+    def __init__(
+        self,
+        fired: Mapping[str, npt.NDArray[np.integer]],
+        active: Mapping[str, npt.NDArray[np.integer]],
+        ticks: npt.ArrayLike,
+        tokens: npt.ArrayLike,
+        decisions: npt.ArrayLike,
+    ) -> None:
+        self._sums = {("spike", name): _cumulated(values) for name, values in fired.items()}
+        self._sums |= {("active update", name): _cumulated(values) for name, values in active.items()}
+        self._totals = {"tick": np.asarray(ticks), "token": np.asarray(tokens), "decision": np.asarray(decisions)}
+
+    @classmethod
+    def of_run(cls, counter: SpikeCounter) -> Record:
+        """Totals: no axes."""
+        slots = counter.network.ticks * counter.tokens
+        return cls(counter.fired, counter.active, slots, counter.tokens, counter.decisions)
+
+    def count(self, work: Work) -> Counts:
+        """How often it was done, (...)."""
+        if work.source:
+            sums = self._sums[work.per, work.source]
+            return work.factor * (sums[..., work.stop] - sums[..., work.first])
+        return work.factor * self._totals[work.per]
+
+
+def _cumulated(values: npt.NDArray[np.integer]) -> Counts:
+    """(..., neurons + 1): sums over the first 0, 1, 2, ... neurons."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1), np.int64)
+    np.cumsum(values, axis=-1, dtype=np.int64, out=sums[..., 1:])
+    return sums
+
+
+def work_of(network: Network, part: Slice, core: int) -> Iterator[Work]:
+    """What the neurons of a slice do on their core, all but sending messages."""
+    node = network[part.node]
+    for name in node.sources:
+        synapses = network[name]
+        if isinstance(synapses, Synapses):
+            yield from _through(network, synapses, part, core)
+    own = functools.partial(Work, node.name, core, node.name)
+    yield from _neurons(own, node, part)
+    yield from _dynamic(own, node, part)
+
+
+def _neurons(own: Callable[..., Work], node: Node, part: Slice) -> Iterator[Work]:
+    """Spikes and updates."""
+    mine = (node.name, part.first, part.first + part.count)
+    if isinstance(node, SPIKING_KINDS):
+        yield own("spikes", 1, "spike", *mine)
+    if isinstance(node, LIF):
+        yield own("active_updates", 1, "active update", *mine)
+        yield own("inactive_updates", -1, "active update", *mine)
+        yield own("inactive_updates", part.count, "tick")
+    elif isinstance(node, Residual):
+        yield own("active_updates", part.count, "tick")
+
+
+def _dynamic(own: Callable[..., Work], node: Node, part: Slice) -> Iterator[Work]:
+    """Spikes that meet spikes, see :class:`~dsf.hardware_models.NodeActivity`."""
+    kind, stop = "dynamic_operations", part.first + part.count
+    if isinstance(node, (Gate, And)):
+        yield own(kind, part.count, "tick")
+    elif isinstance(node, (Window, PlacedWindow)):
+        yield own(kind, node.reach, "spike", node.query, node.first + part.first, node.first + stop)
+    elif isinstance(node, (Count, Outer)):
+        yield own(kind, part.count * node.reach, "tick")
+        if isinstance(node, Outer):
+            yield own(kind, node.reach, "spike", node.source, node.query + part.first, node.query + stop)
+
+
+def _through(network: Network, synapses: Synapses, part: Slice, core: int) -> Iterator[Work]:
+    """Synapses work where their targets are."""
+    inputs = synapses.weights.shape[1]
+    for quantity in ("synaptic_events", "weight_bytes"):
+        if not isinstance(network[synapses.source], Encoder):
+            reads = (synapses.source, 0, inputs)
+            yield Work(synapses.name, core, part.node, quantity, part.count, "spike", *reads)
+        else:
+            dense = "macs" if quantity == "synaptic_events" else quantity
+            yield Work(synapses.name, core, part.node, dense, part.count * inputs, "tick")
+
+
+def host_work(network: Network, last: Mapping[int, int]) -> Iterator[Work]:
+    """Encoder and readout; ``last`` holds, by core, how many channels of the last residual it sends to the host."""
+    encoder, readout = network.encoder, network.readout
+    yield Work(encoder.name, HOST, encoder.name, "host_transfers", encoder.size, "token")
+    for core, channels in last.items():
+        yield Work(readout.name, core, readout.source, "graded_messages", channels, "decision")
+    for quantity in ("macs", "weight_bytes"):
+        yield Work(readout.name, HOST, readout.name, quantity, readout.weights.size, "decision")
+    yield Work(readout.name, HOST, readout.name, "host_transfers", readout.size, "decision")
+
+
+def stages(network: Network) -> dict[str, int]:
+    """In which tick, counted from 1, every population sees a token's first tick, where every message takes a tick.
+
+    The encoder's values arrive in tick 1 (it has stage 0). A population follows the latest of those it reads; scores
+    over all ticks of a token wait for the last of them.
+    """
+    found = {network.encoder.name: 0}
+    for node in network.nodes:
+        sources = [found[connection.source] for connection in connections(network, node)]
+        if sources:
+            found[node.name] = 1 + max(sources) + _waits(network, node)
+    return found
+
+
+def _waits(network: Network, node: Node) -> int:
+    return network.ticks - 1 if isinstance(node, Outer) and node.all_ticks else 0

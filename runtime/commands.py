@@ -1,0 +1,19 @@
+"""What ``dsf-sim-run`` does besides running a network: one command per entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from dsf.runtime.replay import ReplayConfig, replay
+from dsf.tasks import run_command
+
+COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
+    "replay": (replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
+}
+
+
+def main(name: str) -> NoReturn:
+    """Run one of the commands with the arguments that are left in ``sys.argv``."""
+    action, config, description = COMMANDS[name]
+    run_command(action, config, f"dsf-sim-run {name}", description)

@@ -1,0 +1,144 @@
+"""What ``dsf-sim-run`` can be told, and what of it is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dsf.hardware_models.preset import SUFFIXES
+from dsf.runtime.artifacts import network_path
+from dsf.runtime.engine import BackendName, LavaModel, require_lava
+from dsf.runtime.real_time import OnMiss
+from dsf.tasks import UserError
+from dsf.tasks.console import require_installed
+from dsf.tasks.files import require_writable_parent
+
+DEFAULT_HARDWARE = ("paper_45nm", "int8_45nm", "loihi2_derived")
+"""The paper's model, one with data movement, and a chip that could hold the network."""
+LARGEST_SEED = 1 << 62
+"""Recordings hold seeds in 64 bits."""
+
+
+@dataclass(frozen=True)
+class SimRunConfig:
+    """Run an exported network in closed loop, count every spike, and price them."""
+
+    network: Annotated[Path | None, tyro.conf.Positional] = None
+    """Network file of dsf-export; without one, the shipped Hopper network runs."""
+    task: str | None = None
+    """Task to run; default: the one the network was exported for."""
+    env: str | None = None
+    """Instead of a task, any Gymnasium id whose spaces fit the network, or module:id; its returns have no scores."""
+    backend: BackendName = "lava"
+    """lava: Lava's Loihi simulator (Python 3.10); fast: the same spikes from a compiled engine, faster than the
+    physics; reference: the numpy definition of truth."""
+    mode: Literal["auto", "stream", "window"] = "auto"
+    """stream: one token per decision; window: the last K tokens replayed for each, as in training; auto: stream where
+    it equals window, else window."""
+    lava: LavaModel = "fused"
+    """fused: one process per block; expanded: stock LIFReset and Dense processes, every population apart."""
+    episodes: int = 1
+    """Closed-loop episodes."""
+    seed: int = 0
+    """Reset seed of the first episode; the others follow."""
+    target_return: float | None = None
+    """Return to ask for (reward units); default: the one the network was verified at."""
+    parity_decisions: int = 1_000
+    """Decisions checked against the reference engine, spike by spike, spread evenly: the first N / episodes of every
+    episode, rounded up; 0 switches the check off."""
+    hardware: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Hardware preset that prices the run, or a .yaml file of your own; repeat it for more. Default: paper_45nm,
+    int8_45nm and loihi2_derived."""
+    compare: bool = True
+    """Also run the integer reference, and the float policy where its checkpoint and torch are at hand, on the same
+    seeds, and list the returns side by side."""
+    checkpoint: Path | None = None
+    """Run of dsf-train behind the network, for the float policy; the shipped network brings its own."""
+    json: Path | None = None
+    """Write the report here as well."""
+    html: Path | None = None
+    """Write the report as a page that opens without a network, with a film of the first episode, its spikes, energies
+    and cores; needs the report extra."""
+    record: Path | None = None
+    """Write every decision and every step here, for dsf-sim-run replay."""
+    real_time: bool = False
+    """The environment moves on with the wall clock, whether a decision is ready or not."""
+    control_period: float | None = None
+    """Seconds between two steps with --real-time; default: the task's own."""
+    on_deadline_miss: OnMiss = "hold"
+    """With --real-time, where a decision is late: hold the last action until it is there, or stop the episode."""
+    workers: int = 1
+    """Processes that share the episodes, each with an engine of its own; nothing but wall time depends on it."""
+    launcher: Literal["local", "ray"] = "local"
+    """Where workers run: on this machine, or as tasks of a Ray cluster."""
+    ray_address: str | None = None
+    """Of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this run."""
+
+
+def check_config(config: SimRunConfig) -> None:
+    """Refuse settings that cannot work, before anything starts.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if config.episodes < 1:
+        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more, and at most {LARGEST_SEED}")
+    if config.target_return is not None and not math.isfinite(config.target_return):
+        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
+    if config.checkpoint is not None and not config.compare:
+        raise UserError("--checkpoint is not read with --no-compare: drop one of them")
+    if config.parity_decisions < 0:
+        raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
+    if config.env is not None and config.task is not None:
+        raise UserError("--env is run instead of a task: drop --env or --task")
+    _check_real_time(config)
+    _check_launcher(config)
+    _check_outputs(config)
+    if config.backend == "lava":
+        require_lava()
+
+
+def _check_real_time(config: SimRunConfig) -> None:
+    """Of the options about the clock."""
+    period = config.control_period
+    if not config.real_time and period is not None:
+        raise UserError("--control-period is of --real-time: add that, or drop it")
+    if not config.real_time and config.on_deadline_miss != "hold":
+        raise UserError("--on-deadline-miss is of --real-time: add that, or drop it")
+    if period is not None and not (math.isfinite(period) and period > 0):
+        raise UserError(f"--control-period is {period}: it must be a number of seconds above 0")
+    if config.real_time and (config.workers > 1 or config.launcher != "local"):
+        raise UserError("--real-time runs one episode at a time on this machine: drop --workers and --launcher")
+
+
+def _check_launcher(config: SimRunConfig) -> None:
+    """Of the options about workers."""
+    if config.workers < 1:
+        raise UserError(f"--workers is {config.workers}: it must be at least 1")
+    if config.launcher == "ray":
+        require_installed("cluster", "ray")
+    elif config.ray_address is not None:
+        raise UserError("--ray-address is of --launcher ray: add that, or drop it")
+
+
+def _check_outputs(config: SimRunConfig) -> None:
+    """Of the files that are written."""
+    inputs = [path for path in (config.network or network_path(), config.checkpoint) if path is not None]
+    inputs += [Path(name) for name in config.hardware if name.endswith(SUFFIXES)]
+    written: dict[Path, str] = {}
+    for name in ("json", "html", "record"):
+        path: Path | None = getattr(config, name)
+        if path is None:
+            continue
+        require_writable_parent(path, *inputs)
+        other = written.setdefault(path.resolve(), name)
+        if other != name:
+            raise UserError(f"--{other} and --{name} both write {path}: name two files")
+    if config.html is not None:
+        require_installed("report", "matplotlib")

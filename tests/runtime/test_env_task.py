@@ -1,0 +1,120 @@
+"""``dsf-sim-run --env``: any Gymnasium environment that fits, and one line for those that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import assert_refused
+from gym_worlds import ACTION, OBSERVATION
+from random_networks import random_network
+from training_runs import run_here
+
+from dsf.export.file import write_network
+from dsf.export.network import Network
+from dsf.runtime import cli
+from dsf.runtime.closed_loop import run_closed_loop
+from dsf.runtime.engine import open_engine
+from dsf.runtime.env_task import EnvTask, env_task
+from dsf.tasks import get_task
+
+FEATURES = OBSERVATION + ACTION + 1
+QUICK = ("--backend", "fast", "--no-compare", "--parity-decisions", "10")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return random_network(4, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def path(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("networks") / "net.dsf.h5"
+    write_network(network, file)
+    return file
+
+
+def sim_run(*arguments: str) -> Any:
+    return run_here(cli.main, "dsf-sim-run", *arguments)
+
+
+def test_another_version_of_the_networks_own_environment(path: Path, network: Network, tmp_path: Path) -> None:
+    """What Hopper-v4 gives, and no scores, which belong to the task's Hopper-v5 (whose last step earns less)."""
+    out = tmp_path / "out.json"
+    result = sim_run(str(path), *QUICK, "--env", "Hopper-v4", "--episodes", "2", "--json", str(out))
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(out.read_text())
+    with open_engine(network, "fast") as engine:
+        task = dataclasses.replace(get_task("hopper"), env_id="Hopper-v4")
+        truth = run_closed_loop(task, engine, range(2), 3600.0, 0)
+    assert [episode["return"] for episode in summary["episodes"]] == [
+        episode.episode_return for episode in truth.episodes
+    ]
+    assert (summary["task"], summary["env_id"]) == ("Hopper-v4", "Hopper-v4")
+    assert summary["score_mean"] is None and summary["score_label"] is None
+    assert all(episode["score"] is None for episode in summary["episodes"])
+    assert "Hopper-v4, closed loop" in result.stdout and "score" not in result.stdout.split("closed loop")[1]
+    assert env_task("Hopper-v4", network).control_period_s == get_task("hopper").control_period_s
+
+
+def test_a_users_own_environment_with_another_range_of_actions(path: Path) -> None:
+    """Throttle-v0 asserts that actions lie in its [0, 2]; the whole range is used."""
+    result = sim_run(str(path), *QUICK, "--env", "gym_worlds:Throttle-v0", "--episodes", "2")
+    assert result.returncode == 0, result.stderr
+    assert "stretched to the bounds of gym_worlds:Throttle-v0: low 0, high 2" in result.stdout
+    assert "states no horizon: episodes are cut after 1000 steps, as in hopper" in result.stdout
+
+
+def test_scaling_maps_the_ends_to_the_ends(network: Network) -> None:
+    task = env_task("gym_worlds:Throttle-v0", network)
+    assert task.rescaled and not env_task("gym_worlds:Point-v0", network).rescaled
+    env = task.make_env()
+    executed: list[np.ndarray] = []
+    original = env.unwrapped.step
+    env.unwrapped.step = lambda action: executed.append(action) or original(action)
+    env.reset(seed=0)
+    for value in (-1.0, 0.0, 1.0):
+        env.step(task.env_action(np.full(ACTION, value)))
+    assert np.array_equal(executed, [[0.0] * ACTION, [1.0] * ACTION, [2.0] * ACTION])
+    env.close()
+
+
+def test_a_network_of_choices(tmp_path: Path) -> None:
+    path = tmp_path / "choices.dsf.h5"
+    write_network(random_network(4, features=FEATURES, discrete=True), path)
+    result = sim_run(str(path), *QUICK, "--env", "gym_worlds:Choices-v0")
+    assert result.returncode == 0, result.stderr
+    assert_refused(sim_run(str(path), *QUICK, "--env", "gym_worlds:Point-v0"), "Box", "one of 3 choices")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "words"),
+    [
+        ("Nope-v0", ("--env Nope-v0", "doesn't exist")),
+        ("no_such_module:World-v0", ("No module named 'no_such_module'",)),
+        ("Pendulum-v1", ("observations have 3 numbers", "(of task hopper) reads 11")),
+        ("gym_worlds:Unbounded-v0", ("actions without bounds",)),
+        ("gym_worlds:Image-v0", ("Box of shape (11, 1)", "FlattenObservation")),
+        ("gym_worlds:Parts-v0", ("are a Dict",)),
+        ("gym_worlds:Choices-v0", ("Discrete(3)", "3 numbers in [-1, 1]")),
+        ("gym_worlds:Broken-v0", ("cannot be made: RuntimeError: no robot is connected",)),
+        ("LunarLander-v3", ("Box2D is not installed",)),
+    ],
+)
+def test_what_does_not_fit_is_refused(path: Path, env_id: str, words: tuple[str, ...]) -> None:
+    assert_refused(sim_run(str(path), *QUICK, "--env", env_id), env_id, *words)
+
+
+def test_a_task_and_an_environment_exclude_each_other(path: Path) -> None:
+    assert_refused(sim_run(str(path), *QUICK, "--env", "Hopper-v4", "--task", "hopper"), "--env", "--task")
+
+
+def test_the_networks_way_of_asking_for_returns_stays(network: Network) -> None:
+    task, own = env_task("gym_worlds:Point-v0", network), get_task(network.task)
+    assert isinstance(task, EnvTask)
+    assert (task.return_scale, task.target_returns) == (own.return_scale, own.target_returns)
+    assert (task.control_period_s, task.max_steps) == (0.02, 50)
