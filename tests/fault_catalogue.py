@@ -284,7 +284,7 @@ def on_files() -> Iterator[Fault]:
     line = "No space left on device"
     yield Fault("full disk behind stdout", "> /dev/full", (2,), line, full_output, quick=True)
     for backend in ("lava", "fast"):
-        run = lambda work, _chance, name=backend: Trial(short(work, name), inject=close_output)  # noqa: E731
+        run = lambda work, _chance, name=backend: Trial(short(work, name), "running", 0.0, close_output)  # noqa: E731
         line = "nobody reads the output any more"
         yield Fault(
             f"closed stdout, {backend}", "| head -1", (128 + signal.SIGPIPE,), line, run, quick=backend == "fast"

@@ -186,6 +186,18 @@ def test_deferred_interrupts_act_at_the_end_or_when_asked() -> None:
     assert reached == ["end", "before"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    """As under nohup."""
+    path = tmp_path / "short.dsf.h5"
+    write_network(random_network(0, features=HOPPER_FEATURES), path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_here(cli.main, "dsf-sim-run", str(path), "--backend", "fast", "--no-compare").returncode == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, values: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
