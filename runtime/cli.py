@@ -18,17 +18,20 @@ from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models import load_preset
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially
-from dsf.runtime.engine import open_engine
+from dsf.runtime.core_traffic import placed_mapping, summarise_traffic
+from dsf.runtime.engine import Engine, LavaOptions, open_engine
 from dsf.runtime.env_task import EnvTask, env_task
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run
 from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, check_config
 from dsf.runtime.parity import reference_engine
+from dsf.runtime.probes import ALL_POPULATIONS, choose_populations, spiking_populations
 from dsf.runtime.ray_cluster import run_on_ray
 from dsf.runtime.real_time import Clock
 from dsf.runtime.record import Recording, facts_of, write_recording
 from dsf.runtime.report import print_report, summarise
 from dsf.runtime.results import ClosedLoopResult
+from dsf.runtime.spike_file import SpikeRecorder
 from dsf.runtime.workers import run_in_workers
 from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
 from dsf.tasks.console import CommandFailed
@@ -130,19 +133,43 @@ def compare_levels(
 
 def run_loop(
     config: SimRunConfig, settings: LoopSettings, network: Network, seeds: range, on_step: Callable[[int], None]
-) -> ClosedLoopResult:
-    """All episodes, where they were asked to run.
+) -> tuple[ClosedLoopResult, dict[str, tuple[int, ...]]]:
+    """All episodes, where they were asked to run, and the cores of Lava's processes where those were asked for.
 
     Raises:
         UserError, CommandFailed: what the engine or a worker raised.
     """
-    start = functools.partial(open_engine, network, config.backend, config.lava, choose_mode(config, network))
+    options = LavaOptions(config.lava_fast_channels, config.probe or ALL_POPULATIONS)
+    start = functools.partial(open_engine, network, config.backend, config.lava, choose_mode(config, network), options)
     if config.launcher == "ray":
-        return run_on_ray(start, settings, network, seeds, config.workers, config.ray_address, on_step)
+        return run_on_ray(start, settings, network, seeds, config.workers, config.ray_address, on_step), {}
     if config.workers > 1:
-        return run_in_workers(start, settings, network, seeds, config.workers, on_step)
+        return run_in_workers(start, settings, network, seeds, config.workers, on_step), {}
     with start() as engine:
-        return run_serially(engine, settings, seeds, on_step)
+        recorder = None if config.probe_file is None else SpikeRecorder(engine, probed_populations(config, network))
+        result = run_serially(recorder or engine, settings, seeds, on_step)
+        processes = cores_of_processes(engine) if config.core_traffic and config.backend == "lava" else {}
+    if recorder is not None and config.probe_file is not None:
+        recorder.save(config.probe_file)
+    return result, processes
+
+
+def probed_populations(config: SimRunConfig, network: Network) -> tuple[str, ...]:
+    """Those whose spikes are recorded.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
+    return choose_populations(network, config.probe or ALL_POPULATIONS)
+
+
+def cores_of_processes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    """Of every Lava process."""
+    from dsf.runtime.lava_engine import LavaEngine
+    from dsf.runtime.lava_graph import process_cores
+
+    assert isinstance(engine, LavaEngine)
+    return process_cores(engine, placed_mapping(engine.network).placement)
 
 
 def run(config: SimRunConfig) -> None:
@@ -158,6 +185,8 @@ def run(config: SimRunConfig) -> None:
     checked = checked_per_episode(config.parity_decisions, config.episodes)
     taped = config.record is not None or config.html is not None
     settings = LoopSettings(task, target, checked, SAMPLED_DECISIONS[mode], taped, clock)
+    probed = probed_populations(config, network)
+    compared = probed if config.backend == "lava" else spiking_populations(network)
     backend = f"lava-{config.lava}" if config.backend == "lava" else config.backend
     console.print(f"{path.name} (sha256 {digest[:12]}) on {backend}", soft_wrap=True)
     for warning in warnings_about(network, task, target, mode):
@@ -165,9 +194,12 @@ def run(config: SimRunConfig) -> None:
     comparison = compare_levels(config, network, task, seeds, target, console) if config.compare else {}
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"{task.env_id} on {backend}", total=config.episodes * task.max_steps)
-        result = run_loop(config, settings, network, seeds, lambda steps: progress.advance(bar, steps))
+        result, processes = run_loop(config, settings, network, seeds, lambda steps: progress.advance(bar, steps))
     hardware = price_run(network, mode, result.counter, result.results[0].tokens, presets)
     summary = summarise(settings, backend, mode, result, hardware, comparison)
+    summary["parity"] |= {"populations": compared, "spiking_populations": len(spiking_populations(network))}
+    if config.core_traffic:
+        summary["core_traffic"] = summarise_traffic(network, result.counter, processes)
     try:
         if config.record is not None:
             write_recording(Recording(facts_of(settings, digest, backend, mode), result.tapes), config.record)
@@ -189,4 +221,6 @@ def main() -> NoReturn:
 
     if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
         commands.main(sys.argv.pop(1))
-    run_command(run, SimRunConfig, "dsf-sim-run", "Run an exported network closed-loop on simulated cores.")
+    others = ", ".join(f"dsf-sim-run {name}" for name in commands.COMMANDS)
+    description = f"Run an exported network closed-loop on simulated cores. Other commands: {others}."
+    run_command(run, SimRunConfig, "dsf-sim-run", description)

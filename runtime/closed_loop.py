@@ -84,7 +84,7 @@ class EnginePolicy:
 
     def parity(self) -> Parity:
         """Check the episode that has just ended; during it, the reference would evict the engine from the caches."""
-        check = ParityCheck(self.network, self.engine.mode)
+        check = ParityCheck(self.network, self.engine.mode, self.engine.reported)
         for vector, decision in self.unchecked:
             check.check(encode(self.network.encoder, vector), decision.accumulators, decision.spikes)
         return check.result

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -17,13 +18,28 @@ from dsf.export.reference import Int64Array, WindowReference, active_updates, en
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.runtime.lava_import import FIRST_PYTHON_WITHOUT_LAVA, OPT_IN, make_lava_importable, newer_python_allowed
 from dsf.runtime.parity import Spikes, reference_engine
+from dsf.runtime.probes import ALL_POPULATIONS, spiking_populations
 
 BackendName = Literal["lava", "fast", "reference"]
 LavaModel = Literal["fused", "expanded"]
 
 
-FIRST_PYTHON_WITHOUT_LAVA = (3, 11)
+@dataclass(frozen=True)
+class LavaOptions:
+    """How Lava runs; nothing of it changes a spike.
+
+    Attributes:
+        fast_channels: channels without helper threads, see :mod:`dsf.runtime.lava_channels`.
+        probes: patterns of the populations whose spikes are reported; all others are only counted.
+    """
+
+    fast_channels: bool = False
+    probes: tuple[str, ...] = ALL_POPULATIONS
+
+
+STOCK_LAVA = LavaOptions()
 
 
 class Decision(NamedTuple):
@@ -45,6 +61,8 @@ class Engine(Protocol):
 
     network: Network
     mode: Mode
+    reported: tuple[str, ...]
+    """Populations whose spikes :meth:`step_graded` returns."""
 
     @property
     def ticks_per_token(self) -> int:
@@ -65,7 +83,7 @@ class Engine(Protocol):
         ...
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
-        """The encoder's integers (1, features) in; accumulators (1, actions) and every population's spikes out.
+        """The encoder's integers (1, features) in; accumulators (1, actions) and the reported populations' spikes out.
 
         The spikes are the present token's, in window mode too.
         """
@@ -96,6 +114,7 @@ class ReferenceBackend(HostEncoder):
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, reference_engine(network, mode)
+        self.reported = spiking_populations(network)
         self.restart_counter()
 
     @property
@@ -113,7 +132,7 @@ class ReferenceBackend(HostEncoder):
 
     def step_graded(self, graded: npt.NDArray[np.integer]) -> tuple[Int64Array, Spikes]:
         """Consume one token."""
-        computed: Spikes = {}  # (ticks, tokens, neurons), of every node but the readout
+        computed: dict[str, Int64Array] = {}  # (ticks, tokens, neurons), of every node but the readout
         active: dict[str, Int64Array] = {}
 
         def observe(name: str, values: Int64Array) -> None:
@@ -127,7 +146,7 @@ class ReferenceBackend(HostEncoder):
         else:
             answers = self.engine.step_graded(graded, observe)
         self.counter.add(computed, tokens=computed[self.network.encoder.name].shape[1], active=active)
-        return answers, {name: computed[name][:, -1] for name in self.counter.fired}
+        return answers, {name: computed[name][:, -1] for name in self.reported}
 
 
 class FastBackend:
@@ -136,6 +155,7 @@ class FastBackend:
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
         self.network, self.mode, self.engine = network, mode, FastEngine(network, mode=mode, record=True)
         self.present: Spikes = {name: spikes[0] for name, spikes in self.engine.spikes.items()}
+        self.reported = tuple(self.present)
 
     @property
     def ticks_per_token(self) -> int:
@@ -167,7 +187,11 @@ class FastBackend:
 
 @contextlib.contextmanager
 def open_engine(
-    network: Network, backend: BackendName, lava_model: LavaModel = "fused", mode: Mode = "stream"
+    network: Network,
+    backend: BackendName,
+    lava_model: LavaModel = "fused",
+    mode: Mode = "stream",
+    lava_options: LavaOptions = STOCK_LAVA,
 ) -> Iterator[Engine]:
     """Start a backend and stop everything that belongs to it at the end, whatever happens.
 
@@ -176,6 +200,7 @@ def open_engine(
         backend: where.
         lava_model: of every block, in Lava.
         mode: one token per decision, or the last K tokens replayed for each.
+        lava_options: read by Lava only; the other engines report all populations.
 
     Raises:
         BackendUnavailable: Lava was asked for where it cannot run, or the fast engine where no C compiler is.
@@ -188,20 +213,21 @@ def open_engine(
     require_lava()
     from dsf.runtime.lava_engine import LavaEngine
 
-    with LavaEngine(network, lava_model, mode) as engine:
+    with LavaEngine(network, lava_model, mode, lava_options) as engine:
         yield engine
 
 
 def require_lava(python: tuple[int, ...] = sys.version_info[:2]) -> None:
-    """Check that the Lava backend can run here.
+    """Check that the Lava backend can run here, and make it importable where the user wants it on a newer Python.
 
     Raises:
         BackendUnavailable: wrong Python, or Lava is not installed.
     """
-    if python >= FIRST_PYTHON_WITHOUT_LAVA:
+    if python >= FIRST_PYTHON_WITHOUT_LAVA and not newer_python_allowed():
         raise BackendUnavailable(
             f"backend 'lava' needs Python 3.10 (Lava is frozen there) and this is {python[0]}.{python[1]}: "
-            "use a Python 3.10 environment, or --backend fast, which gives the same spikes"
+            f"use a Python 3.10 environment, {OPT_IN}=1 to try it here, or --backend fast, which gives the same spikes"
         )
     if importlib.util.find_spec("lava") is None:
         raise BackendUnavailable("backend 'lava' needs lava-nc: pip install 'dsf[lava]', or use --backend fast")
+    make_lava_importable()

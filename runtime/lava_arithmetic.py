@@ -26,27 +26,36 @@ MEMBRANE_SCALE = float(1 << MEMBRANE_FRACTION_BITS)
 
 
 class Neurons:
-    """A LIF population's membranes; :meth:`step` advances them one tick."""
+    """A LIF population's membranes; :meth:`step` advances them one tick.
+
+    Attributes:
+        active: (neurons,) updates of the present token with a current, a bias or a membrane that is not zero.
+    """
 
     def __init__(self, node: LIF) -> None:
-        self.bias = node.bias.astype(np.float64)
-        self.threshold = node.threshold * MEMBRANE_SCALE
-        self.kept = ((1 << DECAY_BITS) - node.decay) / (1 << DECAY_BITS)
-        self.membrane = np.zeros(node.size)
+        # All constants are arrays: converting a number on every call takes a ufunc longer than these few neurons do.
+        self.kept = np.full(node.size, ((1 << DECAY_BITS) - node.decay) / (1 << DECAY_BITS))
+        self.scale, self.highest = np.full(node.size, MEMBRANE_SCALE), np.full(node.size, float(MEMBRANE_LIMIT))
+        self.bias, self.threshold = node.bias.astype(np.float64), node.threshold * self.scale
+        self.lowest, self.membrane = -self.highest, np.zeros(node.size)
+        self.active, self.biased = np.zeros(node.size, np.uint8), node.bias != 0
+        self.always_active = bool(self.biased.all())
 
     def reset(self) -> None:
         """A new token starts."""
         self.membrane[:] = 0.0
+        self.active[:] = 0
 
     def step(self, current: FloatArray) -> BoolArray:
         """Spikes of this tick, as :class:`~dsf.export.network.LIF` defines them."""
         membrane = self.membrane
+        self.active += self.always_active or ((current != 0.0) | (membrane != 0.0) | self.biased)
         membrane *= self.kept
         np.trunc(membrane, out=membrane)
-        membrane += current * MEMBRANE_SCALE
+        membrane += current * self.scale
         membrane += self.bias
-        np.minimum(membrane, MEMBRANE_LIMIT, out=membrane)
-        np.maximum(membrane, -MEMBRANE_LIMIT, out=membrane)
+        np.minimum(membrane, self.highest, out=membrane)
+        np.maximum(membrane, self.lowest, out=membrane)
         spikes: BoolArray = membrane > self.threshold
         membrane[spikes] = 0.0
         return spikes
@@ -99,9 +108,9 @@ class History(Protocol):
 class CoincidenceHistory:
     """Where key and value met, per tick, lag and channel, and its weighted sums: PSSA's windows and SDSA-1's count."""
 
-    def __init__(self, gate: Gate, node: Window | PlacedWindow | Count, ticks: int) -> None:
+    def __init__(self, gate: Gate, node: Window | PlacedWindow | Count, query: slice | None, ticks: int) -> None:
         self.key, self.value = (slice(first, first + gate.size) for first in (gate.first, gate.second))
-        self.query_part = None if isinstance(node, Count) else slice(node.first, node.first + node.size)
+        self.query_part = query
         weights = np.full(node.reach, node.gain) if isinstance(node, Count) else node.weights
         self.weights = np.atleast_2d(weights).astype(np.float32)  # (places, reach); one row where places are alike
         self.place = self.last_place = len(self.weights) - 1
@@ -171,4 +180,4 @@ def history_of(nodes: AttentionNodes, ticks: int) -> History:
     if isinstance(nodes.history, Outer):
         return KeyValueHistory(nodes.history, ticks)
     assert nodes.gate is not None  # split_network knows no other branch
-    return CoincidenceHistory(nodes.gate, nodes.history, ticks)
+    return CoincidenceHistory(nodes.gate, nodes.history, nodes.query, ticks)

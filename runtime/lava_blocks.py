@@ -55,6 +55,24 @@ class AttentionNodes:
         """The population that the projection reads."""
         return self.attention_lif if self.gated is None else self.gated
 
+    @property
+    def query(self) -> slice | None:
+        """The neurons of ``qkv_lif`` whose spikes ask the history; None where every neuron is answered."""
+        history = self.history
+        if isinstance(history, Count):
+            return None
+        first = history.query if isinstance(history, Outer) else history.first
+        return slice(first, first + history.size)
+
+
+@dataclass(frozen=True)
+class EmbeddingNodes:
+    """The nodes in front of the first block."""
+
+    encoder: Encoder
+    synapses: Synapses
+    residual: Residual
+
 
 @dataclass(frozen=True)
 class MlpNodes:
@@ -127,9 +145,7 @@ class BlockNodes:
 class NetworkParts:
     """A DSFormer network, split for Lava."""
 
-    encoder: Encoder
-    embed: Synapses
-    embed_residual: Residual
+    embedding: EmbeddingNodes
     blocks: tuple[BlockNodes, ...]
     readout: Readout
 
@@ -143,7 +159,7 @@ def split_network(network: Network) -> NetworkParts:
     head, tail = network.nodes[:3], network.nodes[-1]
     blocks = _split_blocks(network.nodes[3:-1], network.ticks)
     if blocks and _kinds(head) == (Encoder, Synapses, Residual):
-        parts = NetworkParts(*head, blocks, tail)  # type: ignore[arg-type,call-arg]
+        parts = NetworkParts(EmbeddingNodes(*head), blocks, tail)  # type: ignore[arg-type]
         if _wired_as_built(parts):
             return parts
     raise NetworkError(
@@ -183,8 +199,9 @@ def _attention_nodes(branch: tuple[Node, ...], ticks: int) -> AttentionNodes:
 
 def _wired_as_built(parts: NetworkParts) -> bool:
     """Whether every node reads what the Lava processes will connect it to."""
-    residual = parts.embed_residual
-    wires: list[tuple[Node, tuple[Node, ...]]] = [(parts.embed, (parts.encoder,)), (residual, (parts.embed,))]
+    first = parts.embedding
+    residual = first.residual
+    wires: list[tuple[Node, tuple[Node, ...]]] = [(first.synapses, (first.encoder,)), (residual, (first.synapses,))]
     for block in parts.blocks:
         if block.attention is not None:
             wires += _attention_wires(block.attention, residual)

@@ -1,14 +1,17 @@
-"""One transformer block's arithmetic in a single process, tick by tick: what the fused Lava block computes."""
+"""What the fused Lava processes compute, tick by tick: transformer blocks, and embedding and readout at the ends."""
 
 from __future__ import annotations
 
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 
+from dsf.export.nodes import IntArray, Readout
 from dsf.runtime.lava_arithmetic import BoolArray, DelayLine, FloatArray, Neurons, Weights, history_of
-from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, MlpNodes
+from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
 
+ByteArray = npt.NDArray[np.uint8]
 Fired = list[list[BoolArray]]
 """Per tick of the present token, the spikes of each population that has fired so far, in raster order."""
 
@@ -23,10 +26,15 @@ class FusedAttention:
         self.project, self.bias = Weights(nodes.project), nodes.output.bias.astype(np.float64)
         self.shortcut = DelayLine(nodes.delay)
 
+    @property
+    def neurons(self) -> tuple[Neurons, ...]:
+        """Its LIFs, in raster order."""
+        return self.input_lif, self.qkv_lif, self.attention_lif
+
     def start_token(self, start: int) -> None:
         """A new token arrives, with its start flag."""
         self.history.start_token(start)
-        for neurons in (self.input_lif, self.qkv_lif, self.attention_lif):
+        for neurons in self.neurons:
             neurons.reset()
 
     def __call__(self, tick: int, residual: FloatArray) -> FloatArray:
@@ -60,10 +68,15 @@ class FusedMlp:
         self.hidden_lif, self.contract = Neurons(nodes.hidden_lif), Weights(nodes.contract)
         self.bias = nodes.output.bias.astype(np.float64)
 
+    @property
+    def neurons(self) -> tuple[Neurons, ...]:
+        """Its LIFs, in raster order."""
+        return self.input_lif, self.hidden_lif
+
     def start_token(self) -> None:
         """A new token arrives."""
-        self.input_lif.reset()
-        self.hidden_lif.reset()
+        for neurons in self.neurons:
+            neurons.reset()
 
     def __call__(self, tick: int, residual: FloatArray) -> FloatArray:
         """The residual behind the branch, of the same tick; unchanged where ``tick`` is outside [0, T)."""
@@ -100,3 +113,40 @@ class FusedBlock:
         """Spikes of the token once it is through, (ticks, neurons)."""
         spikes: BoolArray = np.concatenate(list(itertools.chain.from_iterable(self.fired)))
         return spikes.reshape(len(self.fired), -1)
+
+    @property
+    def active(self) -> ByteArray:
+        """Updates of the token's LIF neurons that had work to do, in raster order."""
+        neurons = self.mlp.neurons if self.attention is None else self.attention.neurons + self.mlp.neurons
+        return np.concatenate([population.active for population in neurons])
+
+
+class FusedEmbedding:
+    """Embedding synapses and first residual."""
+
+    def __init__(self, nodes: EmbeddingNodes) -> None:
+        self.synapses, self.bias = Weights(nodes.synapses), nodes.residual.bias.astype(np.float64)
+
+    def __call__(self, token: IntArray) -> FloatArray:
+        """(features,) integers -> (channels,) residual, which is the same at every tick of the token."""
+        return self.synapses(token) + self.bias
+
+
+class FusedReadout:
+    """Sums the residual over a token's ticks and multiplies it by the head."""
+
+    def __init__(self, node: Readout, ticks: int) -> None:
+        self.node, self.ticks, self.weights = node, ticks, node.weights.astype(np.int64)
+        self.total: FloatArray = np.zeros(self.weights.shape[1])
+
+    def add(self, tick: int, residual: FloatArray) -> None:
+        """Args: the token's tick that arrives, idle outside [0, T)."""
+        if 0 <= tick < self.ticks:
+            self.total = residual + self.total if tick else residual
+
+    @property
+    def accumulators(self) -> IntArray:
+        """Of the token once it is through, (actions,)."""
+        shift = self.node.shift
+        values: IntArray = self.weights @ ((self.total.astype(np.int64) + (1 << shift >> 1)) >> shift) + self.node.bias
+        return values

@@ -1,17 +1,13 @@
-"""What holds for every Lava process: the clock of a token, its start flag, and the raster's layout."""
+"""What holds for every Lava process: the clock of a token, and its start flag."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 DENSE_TICKS = 1
 """Lava's Dense sends what it computed one tick earlier."""
 CONTINUES = 0
 """Start flag of a token that continues its episode; 1 + place starts one at this place of the window."""
-WORD_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,3 @@ class Clock:
     def reset_offset(self) -> int:
         """LIFReset's parameter that clears membranes right before the first valid tick."""
         return self.depth + 1
-
-
-def raster_words(ticks: int, neurons: int) -> int:
-    """Words of a packed raster: ticks x neurons bits, padded."""
-    return -(-ticks * neurons // WORD_BITS)
-
-
-def pack_raster(spikes: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """Pack (ticks, neurons) spikes into int32 words."""
-    packed = np.packbits(spikes, bitorder="little")
-    padding = raster_words(*spikes.shape) * WORD_BITS // 8 - len(packed)
-    return np.pad(packed, (0, padding)).view(np.int32)
-
-
-def unpack_raster(words: npt.NDArray[np.int32], ticks: int, neurons: int) -> npt.NDArray[np.uint8]:
-    """Inverse of :func:`pack_raster`: (ticks, neurons), each 0 or 1."""
-    bits = np.unpackbits(words.view(np.uint8), count=ticks * neurons, bitorder="little")
-    return bits.reshape(ticks, neurons)

@@ -7,6 +7,7 @@ kernel kills them when the parent vanishes (Python's resource tracker, which sur
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import io
@@ -14,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable
 from multiprocessing import connection
-from queue import Empty
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from dsf.runtime.errors import EngineDied
 from dsf.runtime.interrupts import interrupts_deferred
+from dsf.runtime.lava_channels import wait_for_message
 from dsf.runtime.lava_children import (
     called_every,
     children_bound_to_parent,
@@ -60,6 +61,7 @@ class LavaSupervisor:
 
     def __init__(self, network: AbstractProcess, run_config: Any) -> None:
         self.network, self.run_config = network, run_config
+        self.blas: threadpool_limits | None = None
 
     def __enter__(self) -> LavaSupervisor:
         """Start all processes.
@@ -67,16 +69,17 @@ class LavaSupervisor:
         Raises:
             EngineDied: the system refused something, a process model failed, or nothing happens; all is gone then.
         """
-        # Children inherit the limit: their products are small, and BLAS threads of five processes would fight. It ends
-        # behind kill(): threads that BLAS cannot have again because too many run make it raise SIGINT.
-        with threadpool_limits(1, user_api="blas"):
-            try:
-                self._start()
-            except BaseException as error:
-                self.kill()
-                if (reason := _start_failure(error)) is not None:
-                    raise EngineDied(reason) from error
-                raise
+        atexit.register(self.kill)  # else the interpreter's end would wait for children that nobody stops
+        # Children inherit the limit: their products are small, and BLAS threads of five processes would fight. It
+        # lasts until they are gone: where threads are scarce, BLAS answers one that it cannot have with SIGINT.
+        self.blas = threadpool_limits(1, user_api="blas")
+        try:
+            self._start()
+        except BaseException as error:
+            self.kill()
+            if (reason := _start_failure(error)) is not None:
+                raise EngineDied(reason) from error
+            raise
         return self
 
     def _start(self) -> None:
@@ -145,12 +148,8 @@ class LavaSupervisor:
 
     def _await_answer(self, port: Any, patience: Patience) -> None:
         """Block until ``port`` holds a message, watching the children meanwhile."""
-        while True:
-            try:
-                port._queue.get(timeout=POLL_S, peek=True)
-                return
-            except Empty:
-                self._look(patience)
+        while not wait_for_message(port, POLL_S):
+            self._look(patience)
 
     def _look(self, patience: Patience) -> None:
         """Raise EngineDied if a child has failed or all of them hang."""
@@ -197,6 +196,10 @@ class LavaSupervisor:
         with interrupts_deferred():
             if self.network.runtime is not None:
                 remove_everything(self.network.runtime)
+            if self.blas is not None:
+                self.blas.restore_original_limits()
+                self.blas = None
+            atexit.unregister(self.kill)
 
 
 def _model_failure(error: Any) -> str:

@@ -41,6 +41,16 @@ class SimRunConfig:
     it equals window, else window."""
     lava: LavaModel = "fused"
     """fused: one process per block; expanded: stock LIFReset and Dense processes, every population apart."""
+    lava_fast_channels: bool = False
+    """Lava without the helper threads of its channels: the same spikes, several times faster; replaces parts of Lava
+    while it starts."""
+    probe: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Populations whose spikes are recorded, as patterns such as 'blocks.0.*'; 'none' is none, the default all. Lava
+    sends only these, so only these are compared with the reference; all are counted."""
+    probe_file: Path | None = None
+    """Write the spikes of the probed populations to this .npz file."""
+    core_traffic: bool = False
+    """Count the messages from core to core, and list the cores of Lava's processes."""
     episodes: int = 1
     """Closed-loop episodes."""
     seed: int = 0
@@ -99,6 +109,7 @@ def check_config(config: SimRunConfig) -> None:
         raise UserError("--env is run instead of a task: drop --env or --task")
     _check_real_time(config)
     _check_launcher(config)
+    _check_probes(config)
     _check_outputs(config)
     if config.backend == "lava":
         require_lava()
@@ -127,18 +138,29 @@ def _check_launcher(config: SimRunConfig) -> None:
         raise UserError("--ray-address is of --launcher ray: add that, or drop it")
 
 
+def _check_probes(config: SimRunConfig) -> None:
+    """Of Lava's channels and what is recorded."""
+    if config.lava_fast_channels and config.backend != "lava":
+        raise UserError(f"--lava-fast-channels: backend '{config.backend}' has no channels; drop it")
+    if config.probe and (config.record is not None or config.html is not None):
+        raise UserError("--record and --html keep digests of all populations: drop --probe")
+    if config.probe_file is not None and (config.workers > 1 or config.launcher != "local"):
+        raise UserError("--probe-file records in one process on this machine: drop --workers and --launcher")
+
+
 def _check_outputs(config: SimRunConfig) -> None:
     """Of the files that are written."""
     inputs = [path for path in (config.network or network_path(), config.checkpoint) if path is not None]
     inputs += [Path(name) for name in config.hardware if name.endswith(SUFFIXES)]
     written: dict[Path, str] = {}
-    for name in ("json", "html", "record"):
+    for name in ("json", "html", "record", "probe_file"):
         path: Path | None = getattr(config, name)
         if path is None:
             continue
         require_writable_parent(path, *inputs)
         other = written.setdefault(path.resolve(), name)
         if other != name:
-            raise UserError(f"--{other} and --{name} both write {path}: name two files")
+            flags = " and ".join(f"--{flag.replace('_', '-')}" for flag in (other, name))
+            raise UserError(f"{flags} both write {path}: name two files")
     if config.html is not None:
         require_installed("report", "matplotlib")

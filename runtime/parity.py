@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
 from dsf.runtime.fast_engine import Mode
+from dsf.runtime.probes import spiking_populations
 
 Spikes = dict[str, npt.NDArray[np.integer]]
 """Spikes of one token, (ticks, neurons) per population name."""
@@ -28,12 +28,14 @@ class Parity:
     Attributes:
         compared_spikes: spike slots compared (population x neuron x tick), fired or not.
         mismatches: slots that differ.
-        accumulator_mismatches: action accumulators that differ.
+        compared_accumulators: action accumulators compared.
+        accumulator_mismatches: those that differ.
         first_mismatch: where the first difference was, or empty.
     """
 
     compared_spikes: int = 0
     mismatches: int = 0
+    compared_accumulators: int = 0
     accumulator_mismatches: int = 0
     first_mismatch: str = field(default="")
 
@@ -52,6 +54,7 @@ class Parity:
         return Parity(
             self.compared_spikes + other.compared_spikes,
             self.mismatches + other.mismatches,
+            self.compared_accumulators + other.compared_accumulators,
             self.accumulator_mismatches + other.accumulator_mismatches,
             self.first_mismatch or other.first_mismatch,
         )
@@ -65,9 +68,10 @@ class Parity:
 class ParityCheck:
     """Runs the reference engine of a mode beside another one of the same mode, on the same tokens."""
 
-    def __init__(self, network: Network, mode: Mode = "stream") -> None:
+    def __init__(self, network: Network, mode: Mode = "stream", reported: tuple[str, ...] | None = None) -> None:
+        """Args: ``reported`` names the populations whose spikes are compared; default: all. Accumulators always are."""
         self.reference = reference_engine(network, mode)
-        self.spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
+        self.compared = spiking_populations(network) if reported is None else reported
         self.result = Parity()
         self.decisions = 0
 
@@ -80,10 +84,11 @@ class ParityCheck:
         expected: Spikes = {}
 
         def observe(name: str, values: Int64Array) -> None:
-            if name in self.spiking:
+            if name in self.compared:
                 expected[name] = values[:, 0]
 
         truth = self.reference.step_graded(graded, observe)
         self.result.compare(self.decisions, expected, spikes)
+        self.result.compared_accumulators += truth.size
         self.result.accumulator_mismatches += int(np.count_nonzero(truth != accumulators))
         self.decisions += 1

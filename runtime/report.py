@@ -18,6 +18,8 @@ from dsf.tasks import Episode, mean_confidence_interval
 MICROJOULE = MICROSECOND = 1e-6
 SHOWN_TERMS = 3
 """The largest ones of a sum; JSON holds all."""
+SHOWN_EDGES = 12
+"""The busiest ones between cores; JSON holds all."""
 TIME_ROWS = (
     *("time per decision", "what binds", "busiest core", "real time"),
     *("static energy while deciding", "static energy per control period"),
@@ -66,6 +68,7 @@ def summarise(
         "energy": {figures.preset.name: figures.to_json(task) for figures in hardware},
         "parity": {
             "compared_spikes": result.parity.compared_spikes,
+            "compared_accumulators": result.parity.compared_accumulators,
             "mismatches": result.parity.mismatches,
             "accumulator_mismatches": result.parity.accumulator_mismatches,
             "first_mismatch": result.parity.first_mismatch,
@@ -103,9 +106,10 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "wall time": f"{summary['seconds']:.1f} s",
         **_clock_rows(summary["real_time"]),
         "spikes compared with the reference": f"{parity['compared_spikes']:,}",
+        "populations compared": f"{len(parity['populations'])} of {parity['spiking_populations']}",
         "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
-    if not parity["compared_spikes"]:
+    if not parity["compared_accumulators"]:
         rows["mismatches (spikes, accumulators)"] = "not checked"
     for name, value in rows.items():
         table.add_row(name, value)
@@ -116,6 +120,8 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         console.print(cores)
     if summary["comparison"]:
         console.print(_comparison_table(summary))
+    if "core_traffic" in summary:
+        print_core_traffic(summary["core_traffic"], console)
 
 
 def _score_row(summary: dict[str, Any]) -> dict[str, str]:
@@ -139,6 +145,23 @@ def _clock_rows(figures: dict[str, Any] | None) -> dict[str, str]:
         f"decision latency, {' / '.join(QUANTILES)}": spread(figures["decision_latency_ms"]),
         f"jitter of the period, {' / '.join(QUANTILES)}": spread(figures["jitter_ms"]),
     }
+
+
+def print_core_traffic(traffic: dict[str, Any], console: Console) -> None:
+    """The busiest edges between cores, and where Lava's processes would be."""
+    edges = traffic["edges"]
+    table = Table(title=f"messages per decision between cores of {traffic['chip']}", title_justify="left")
+    for heading in ("from core", "to core", "spikes", "graded"):
+        table.add_column(heading, justify="right")
+    for edge in edges[:SHOWN_EDGES]:
+        counts = (f"{edge[f'{kind}_per_decision']:,.0f}" for kind in ("spikes", "graded"))
+        table.add_row(f"{edge['source']}", f"{edge['target']}", *counts)
+    table.caption = f"the {min(SHOWN_EDGES, len(edges))} busiest of {len(edges)} edges; --json has all"
+    console.print(table)
+    placed = {process: cores for process, cores in traffic["processes"].items() if cores}
+    lines = [f"{process}: {', '.join(map(str, cores))}" for process, cores in placed.items()]
+    if lines:
+        console.print("Lava processes and their cores:", "; ".join(lines), soft_wrap=True)
 
 
 def _energy_table(energy: dict[str, Any]) -> Table:

@@ -14,6 +14,8 @@ import pytest
 from random_networks import random_model
 from spike_tally import EXPECTED, TALLY
 
+from dsf.runtime.engine import require_lava
+from dsf.runtime.errors import BackendUnavailable
 from dsf.train.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.model import DSFormer
 
@@ -38,6 +40,15 @@ def children() -> list[int]:
     """Processes that this one has started, without Python's own resource tracker."""
     found = [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     return [child for child in found if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def lava_runs_here() -> bool:
+    """Whether this Python is Lava's, or the environment asks for Lava on a newer one."""
+    try:
+        require_lava()
+    except BackendUnavailable:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,13 +21,14 @@ HOPPER_FEATURES = 15
 BARE = ("--no-compare", "--parity-decisions", "0")
 LAVA = (*BARE, "--backend", "lava", "--episodes", "50")
 """The shipped network in Lava, for minutes."""
+DIRECT = (*LAVA, "--lava-fast-channels")
 FAST = (*BARE, "--backend", "fast", "--episodes", "5000")
 REFERENCE = (*BARE, "--backend", "reference", "--episodes", "50")
 LONGEST_S = {"importing": 0.4, "starting": 0.5, "running": 2.0, "stopping": 0.03}
 """Random times after an announcement."""
-LAVA_PROCESSES = 7
-"""Of the shipped network, fused: server, embedding, three blocks, readout, runtime service."""
-LAVA_PAGES = 60
+LAVA_PROCESSES = 5
+"""Of the shipped network, fused: server, three blocks (with the ends), runtime service."""
+LAVA_PAGES = 300
 """Fewer pages of shared memory than the shipped network needs in Lava."""
 AS_NOBODY = (
     *("setpriv", "--reuid", "65534", "--clear-groups"),
@@ -182,7 +183,7 @@ def full_shared_memory_later(work: Path, chance: Random) -> Trial:
 
 def few_descriptors(_work: Path, chance: Random) -> Trial:
     """Enough to import everything, too few for Lava."""
-    return Trial(LAVA, prefix=shell('ulimit -n "$0"', str(chance.randint(20, 75))))
+    return Trial(LAVA, prefix=shell('ulimit -n "$0"', str(chance.randint(20, 50))))
 
 
 def few_processes(_work: Path, chance: Random) -> Trial:
@@ -233,8 +234,9 @@ def on_signals() -> Iterator[Fault]:
             late = (-number,) if when == "stopping" else ()  # the interpreter itself was ending
             quick = (number, when) in QUICK_SIGNALS
             yield Fault(f"{name}, {when}", how, (*codes, *late), line, strike(when, inject), quick=quick)
-        for backend, arguments in (("fast", FAST), ("reference", REFERENCE)):
-            yield Fault(f"{name}, {backend} engine", how, codes, line, strike("running", inject, arguments))
+        others = {"Lava with fast channels": DIRECT, "fast engine": FAST, "reference engine": REFERENCE}
+        for engine, arguments in others.items():
+            yield Fault(f"{name}, {engine}", how, codes, line, strike("running", inject, arguments))
 
 
 QUICK_SIGNALS = (
@@ -258,8 +260,12 @@ def on_lava() -> Iterator[Fault]:
     for when in ("starting", "running"):
         yield Fault(f"killed child, {when}", f"SIGKILL {how}", (1,), died, strike(when, kill), quick=when == "running")
     yield Fault("hanging child, starting", f"SIGSTOP {how}", (1,), hangs, strike("starting", stop))
+    direct = strike("running", kill, DIRECT)
+    yield Fault("killed child, running, fast channels", f"SIGKILL {how}", (1,), died, direct)
     how += " but the server of the memory, which is asked for nothing any more"
     yield Fault("hanging child, running", f"SIGSTOP {how}", (1,), hangs, strike("running", stop_later), quick=True)
+    direct = strike("running", stop_later, DIRECT)
+    yield Fault("hanging child, running, fast channels", f"SIGSTOP {how}", (1,), hangs, direct)
     how = "to a random one of Lava's processes; the results are there already"
     yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, strike("stopping", to_a_dying_lava_process))
 
@@ -267,10 +273,10 @@ def on_lava() -> Iterator[Fault]:
 def on_resources() -> Iterator[Fault]:
     """What the machine may run out of."""
     full = "Lava cannot start: /dev/shm is full"
-    yield Fault("full /dev/shm", "tmpfs with room for 1 to 59 pages", (1,), full, small_shared_memory, PRIVATE_MOUNTS)
+    yield Fault("full /dev/shm", "tmpfs with room for 1 to 299 pages", (1,), full, small_shared_memory, PRIVATE_MOUNTS)
     how = "tmpfs filled to its last page; Lava has its pages since its start"
     yield Fault("full /dev/shm, running", how, (0,), "", full_shared_memory_later, PRIVATE_MOUNTS)
-    how, line = "ulimit -n 20 to 75", ".*(file descriptors|Too many open files)"
+    how, line = "ulimit -n 20 to 50", ".*(file descriptors|Too many open files)"
     yield Fault("too few file descriptors", how, (1, 2), line, few_descriptors, quick=True)
     how = "ulimit -u 4 to 30, not as root"
     line = "(Lava cannot start: no further process may start|the process that owns Lava's shared memory died)"

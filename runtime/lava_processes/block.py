@@ -15,25 +15,41 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, MlpNodes
-from dsf.runtime.lava_fused import FusedBlock
-from dsf.runtime.lava_layout import DENSE_TICKS, Clock, pack_raster, raster_words
+from dsf.export.nodes import Readout, Synapses
+from dsf.runtime.lava_blocks import AttentionNodes, EmbeddingNodes, MlpNodes
+from dsf.runtime.lava_fused import FusedBlock, FusedEmbedding, FusedReadout
+from dsf.runtime.lava_layout import DENSE_TICKS
 from dsf.runtime.lava_processes.attention import AttentionHistory, QueryGate
-from dsf.runtime.lava_processes.ends import START_FLAG
-from dsf.runtime.lava_processes.parts import Raster, Relay
+from dsf.runtime.lava_processes.ends import START_FLAG, ResidualSum, TokenSink, TokenSource
+from dsf.runtime.lava_processes.parts import EmbeddingRelay, Raster, Relay
 from dsf.runtime.lava_processes.stock import stock_neurons, stock_synapses
+from dsf.runtime.lava_stage import Stage
+from dsf.train.integers import MAX_INPUT_BITS
+
+GRADED_BITS = 24
 
 
 class DsfBlock(AbstractProcess):
-    """x += attention(x); x += MLP(x) on integers. Ports: residual in and out, start flag, packed raster.
+    """x += attention(x); x += MLP(x) on integers; the network's first block also embeds, its last one also reads out.
 
-    A block without attention has no use for the start flag: leave ``start_in`` unconnected.
+    Ports: residual, start flag and report, in and out each, and the host's pipes. What a block has no use for stays
+    unconnected: the first one takes tokens instead of residual and start flag, the last one answers the host instead
+    of sending on, and a block without attention ignores the start flag.
     """
 
-    def __init__(self, *, block: BlockNodes, first_word: int, words: int, clock: Clock) -> None:
-        super().__init__(block=block, first_word=first_word, words=words, clock=clock)
-        self.r_in, self.r_out = InPort((block.mlp.output.size,)), OutPort((block.mlp.output.size,))
-        self.start_in, self.raster_out = InPort((START_FLAG,)), OutPort((words,))
+    def __init__(self, *, stage: Stage) -> None:
+        super().__init__(stage=stage)
+        channels, message = (stage.block.mlp.output.size,), (stage.message_words,)
+        self.r_in, self.r_out = InPort(channels), OutPort(channels)
+        self.start_in, self.start_out = InPort((START_FLAG,)), OutPort((START_FLAG,))
+        self.report_in, self.report_out = InPort(message), OutPort(message)
+        features = 0 if stage.embedding is None else stage.embedding.encoder.size
+        actions = 0 if stage.readout is None else stage.readout.size
+        self.tokens, self.answers = InPort((features + START_FLAG,)), OutPort((actions + stage.message_words,))
+        if stage.embedding is not None:
+            self.tokens.flag_external_pipe(stage.pipe_messages)
+        if stage.readout is not None:
+            self.answers.flag_external_pipe(stage.pipe_messages)
 
 
 @implements(proc=DsfBlock, protocol=LoihiProtocol)
@@ -45,46 +61,97 @@ class PyFusedBlock(PyLoihiProcessModel):
     r_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     r_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     start_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=16)
-    raster_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
+    start_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=16)
+    report_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=32)
+    report_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
+    tokens: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    answers: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
-        self.words, self.first_word = proc_params["words"], proc_params["first_word"]
-        self.block = FusedBlock(proc_params["block"], self.clock.ticks)
+        self.stage: Stage = proc_params["stage"]
+        embedding, readout, ticks = self.stage.embedding, self.stage.readout, self.stage.clock.ticks
+        self.block = FusedBlock(self.stage.block, ticks)
+        self.embedding = None if embedding is None else FusedEmbedding(embedding)
+        self.readout = None if readout is None else FusedReadout(readout, ticks)
 
     def run_spk(self) -> None:
         """One tick."""
-        phase = self.clock.phase(self.time_step)
-        residual = self.r_in.recv().astype(np.float64)
+        clock = self.stage.clock
+        phase = clock.phase(self.time_step)
         if phase == 0:
-            self.block.start_token(int(self.start_in.recv()[0]))
-        self.r_out.send(self.block(phase - self.clock.depth, residual).astype(np.int32))
-        if self.clock.period_ends(self.time_step):
-            message, raster = np.zeros(self.words, np.int32), self.block.raster
-            message[self.first_word :][: raster_words(*raster.shape)] = pack_raster(raster)
-            self.raster_out.send(message)
+            self._start_token()
+        tick = phase - clock.depth
+        residual = self.r_in.recv().astype(np.float64) if self.embedding is None else self.embedded
+        residual = self.block(tick, residual)
+        if self.readout is None:
+            self.r_out.send(residual.astype(np.int32))
+        else:
+            self.readout.add(tick - self.block.delay, residual)
+        if clock.period_ends(self.time_step):
+            self._end_token()
+
+    def _start_token(self) -> None:
+        """Take the start flag, from the host with the token."""
+        if self.embedding is None:
+            start = self.start_in.recv()
+        else:
+            token, start = np.split(self.tokens.csp_ports[0].recv(), [-START_FLAG])
+            self.embedded = self.embedding(token)
+            self.start_out.send(start)
+        self.block.start_token(int(start[0]))
+
+    def _end_token(self) -> None:
+        """Report the token's spikes to the last block, which adds its own and answers the host."""
+        message = self.report_in.recv()  # zeros where nothing is connected
+        self.stage.report.write(self.block.raster, self.block.active, message)
+        self.report_out.send(message)
+        if self.readout is not None:
+            self.answers.csp_ports[0].send(np.concatenate([self.readout.accumulators, message]).astype(np.int32))
 
 
 @implements(proc=DsfBlock, protocol=LoihiProtocol)
 @tag("fixed_pt")
 class ExpandedBlock(AbstractSubProcessModel):
-    """The block from stock LIFReset and Dense and the processes of ``attention`` and ``parts``."""
+    """The block from stock LIFReset and Dense and the processes of ``attention``, ``ends`` and ``parts``."""
 
     def __init__(self, proc: DsfBlock) -> None:
-        parameters = proc.proc_params
-        block, clock = parameters["block"], parameters["clock"]
+        self.stage: Stage = proc.proc_params["stage"]
+        block, clock = self.stage.block, self.stage.clock
         self.clocks = {p.role: clock.at(clock.depth + p.depth) for p in block.populations}
-        self.raster = Raster(block=block, first_word=parameters["first_word"], words=parameters["words"], clock=clock)
-        residual = proc.in_ports.r_in
+        self.raster = Raster(stage=self.stage)
+        residual, start = proc.in_ports.r_in, proc.in_ports.start_in
+        if self.stage.embedding is not None:
+            self._build_embedding(self.stage.embedding)
+            residual, start = self.entering.r_out, self.source.start_out
+            start.connect(proc.out_ports.start_out)
         if block.attention is not None:
             self._build_attention(block.attention)
-            self._connect_attention(residual, proc.in_ports.start_in)
+            self._connect_attention(residual, start)
             residual = self.middle.r_out
         self._build_mlp(block.mlp)
         self._connect_mlp(residual)
-        self.output.r_out.connect(proc.out_ports.r_out)
-        self.raster.raster_out.connect(proc.out_ports.raster_out)
+        if self.stage.readout is not None:
+            self._build_readout(self.stage.readout)
+            proc.in_ports.report_in.connect(self.sink.report_in)
+        else:
+            self.output.r_out.connect(proc.out_ports.r_out)
+            self.raster.report_out.connect(proc.out_ports.report_out)
+
+    def _build_embedding(self, nodes: EmbeddingNodes) -> None:
+        self.source, self.entering = TokenSource(stage=self.stage), EmbeddingRelay(bias=nodes.residual.bias)
+        self.embed = stock_synapses(nodes.synapses, message_bits=MAX_INPUT_BITS)
+        self.source.g_out.connect(self.embed.s_in)
+        self.embed.a_out.connect(self.entering.a_in)
+
+    def _build_readout(self, readout: Readout) -> None:
+        weights = Synapses(readout.name, readout.source, readout.weights, exponent=0)
+        self.total, self.sink = ResidualSum(stage=self.stage), TokenSink(stage=self.stage)
+        self.head = stock_synapses(weights, message_bits=GRADED_BITS)
+        self.output.r_out.connect(self.total.r_in)
+        self.total.g_out.connect(self.head.s_in)
+        self.head.a_out.connect(self.sink.y_in)
+        self.raster.report_out.connect(self.sink.report_in)
 
     def _build_attention(self, nodes: AttentionNodes) -> None:
         clocks = self.clocks

@@ -1,6 +1,5 @@
-"""Both ends of the network: typed int32 pipes between the host and Lava, with embedding and readout.
+"""Both ends of the expanded network: typed int32 pipes between the host and Lava, and the readout's sum over ticks.
 
-The expanded network uses TokenSource, TokenSink and a stock Dense; the fused network one process per end.
 Stock Injector and Extractor carry float64 and cannot feed fixed-point neurons.
 """
 
@@ -18,12 +17,9 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.nodes import Encoder, Readout, Residual, Synapses
-from dsf.runtime.lava_arithmetic import Weights
 from dsf.runtime.lava_layout import Clock
+from dsf.runtime.lava_stage import Stage
 
-PIPE_MESSAGES = 4
-"""Messages a host pipe can hold; the host exchanges one each way per decision."""
 START_FLAG = 1
 """Extra element of a token message; its values are at :data:`~dsf.runtime.lava_layout.CONTINUES`."""
 
@@ -31,11 +27,13 @@ START_FLAG = 1
 class TokenSource(AbstractProcess):
     """Repeats the host's token on ``g_out`` at every tick of the token; sends the start flag once per period."""
 
-    def __init__(self, *, encoder: Encoder, clock: Clock) -> None:
-        super().__init__(features=encoder.size, clock=clock)
-        self.pipe = InPort((encoder.size + START_FLAG,))
-        self.pipe.flag_external_pipe(PIPE_MESSAGES)
-        self.g_out = OutPort((encoder.size,))
+    def __init__(self, *, stage: Stage) -> None:
+        assert stage.embedding is not None
+        features = stage.embedding.encoder.size
+        super().__init__(features=features, clock=stage.clock.at(0))
+        self.tokens = InPort((features + START_FLAG,))
+        self.tokens.flag_external_pipe(stage.pipe_messages)
+        self.g_out = OutPort((features,))
         self.start_out = OutPort((START_FLAG,))
 
 
@@ -45,7 +43,7 @@ class TokenSource(AbstractProcess):
 class PyTokenSource(PyLoihiProcessModel):
     """g[t] = token while it lasts, else 0."""
 
-    pipe: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    tokens: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
     g_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     start_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=16)
 
@@ -57,53 +55,19 @@ class PyTokenSource(PyLoihiProcessModel):
     def run_spk(self) -> None:
         """One tick."""
         if self.clock.phase(self.time_step) == 0:
-            message = self.pipe.csp_ports[0].recv()
+            message = self.tokens.csp_ports[0].recv()
             self.token = message[:-START_FLAG]
             self.start_out.send(message[-START_FLAG:])
         self.g_out.send(self.silence if self.clock.token_tick(self.time_step) is None else self.token)
 
 
-class FusedEmbedding(AbstractProcess):
-    """TokenSource, embedding synapses and first residual in one process."""
-
-    def __init__(self, *, encoder: Encoder, embed: Synapses, residual: Residual, clock: Clock) -> None:
-        super().__init__(embed=embed, residual=residual, clock=clock)
-        self.pipe = InPort((encoder.size + START_FLAG,))
-        self.pipe.flag_external_pipe(PIPE_MESSAGES)
-        self.r_out = OutPort((residual.size,))
-        self.start_out = OutPort((START_FLAG,))
-
-
-@implements(proc=FusedEmbedding, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyFusedEmbedding(PyLoihiProcessModel):
-    """r[t] = (W token) << exponent + bias; the same value at every tick, so computed once."""
-
-    pipe: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    r_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    start_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=16)
-
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
-        self.embed, self.bias = Weights(proc_params["embed"]), proc_params["residual"].bias
-
-    def run_spk(self) -> None:
-        """One tick."""
-        if self.clock.phase(self.time_step) == 0:
-            message = self.pipe.csp_ports[0].recv()
-            self.start_out.send(message[-START_FLAG:])
-            self.residual = (self.embed(message[:-START_FLAG]) + self.bias).astype(np.int32)
-        self.r_out.send(self.residual)
-
-
 class ResidualSum(AbstractProcess):
     """Sums the residual over a token's ticks and sends it, shifted, at the last one: the readout's graded spikes."""
 
-    def __init__(self, *, readout: Readout, clock: Clock) -> None:
-        channels = readout.weights.shape[1]
-        super().__init__(channels=channels, shift=readout.shift, clock=clock)
+    def __init__(self, *, stage: Stage) -> None:
+        assert stage.readout is not None
+        channels, clock = stage.readout.weights.shape[1], stage.clock.at(stage.clock.depth + stage.block.depth)
+        super().__init__(channels=channels, shift=stage.readout.shift, clock=clock)
         self.r_in = InPort((channels,))
         self.g_out = OutPort((channels,))
 
@@ -136,25 +100,25 @@ class PyResidualSum(PyLoihiProcessModel):
 
 
 class TokenSink(AbstractProcess):
-    """Hands accumulators and the packed raster to the host, once per period."""
+    """Hands accumulators and all blocks' reports to the host, once per period."""
 
-    def __init__(self, *, readout: Readout, words: int, clock: Clock) -> None:
-        super().__init__(bias=readout.bias, clock=clock)
-        self.y_in = InPort((readout.size,))
-        self.raster_in = InPort((words,))
-        self.pipe = OutPort((readout.size + words,))
-        self.pipe.flag_external_pipe(PIPE_MESSAGES)
+    def __init__(self, *, stage: Stage) -> None:
+        assert stage.readout is not None
+        super().__init__(bias=stage.readout.bias, clock=stage.clock)
+        self.y_in, self.report_in = InPort((stage.readout.size,)), InPort((stage.message_words,))
+        self.answers = OutPort((stage.readout.size + stage.message_words,))
+        self.answers.flag_external_pipe(stage.pipe_messages)
 
 
 @implements(proc=TokenSink, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyTokenSink(PyLoihiProcessModel):
-    """At the period's last tick: y + bias, then the raster words."""
+    """At the period's last tick: y + bias, then the reports."""
 
     y_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    raster_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=32)
-    pipe: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
+    report_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=32)
+    answers: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -165,44 +129,5 @@ class PyTokenSink(PyLoihiProcessModel):
         """One tick."""
         accumulators = self.y_in.recv()
         if self.clock.period_ends(self.time_step):
-            answer = np.concatenate([accumulators + self.bias, self.raster_in.recv()])
-            self.pipe.csp_ports[0].send(answer.astype(np.int32))
-
-
-class FusedReadout(AbstractProcess):
-    """ResidualSum, head and TokenSink in one process."""
-
-    def __init__(self, *, readout: Readout, words: int, clock: Clock) -> None:
-        super().__init__(readout=readout, clock=clock)
-        self.r_in = InPort((readout.weights.shape[1],))
-        self.raster_in = InPort((words,))
-        self.pipe = OutPort((readout.size + words,))
-        self.pipe.flag_external_pipe(PIPE_MESSAGES)
-
-
-@implements(proc=FusedReadout, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyFusedReadout(PyLoihiProcessModel):
-    """The equation of :class:`~dsf.export.network.Readout`."""
-
-    r_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
-    raster_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=32)
-    pipe: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
-
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
-        self.readout: Readout = proc_params["readout"]
-        self.weights = self.readout.weights.astype(np.int64)
-        self.total = np.zeros(self.weights.shape[1], np.int64)
-
-    def run_spk(self) -> None:
-        """One tick."""
-        residual, tick = self.r_in.recv().astype(np.int64), self.clock.token_tick(self.time_step)
-        self.total = residual if tick == 0 else self.total + residual
-        if self.clock.period_ends(self.time_step):
-            shift = self.readout.shift
-            accumulators = self.weights @ ((self.total + (1 << shift >> 1)) >> shift) + self.readout.bias
-            answer = np.concatenate([accumulators, self.raster_in.recv()])
-            self.pipe.csp_ports[0].send(answer.astype(np.int32))
+            answer = np.concatenate([accumulators + self.bias, self.report_in.recv()])
+            self.answers.csp_ports[0].send(answer.astype(np.int32))

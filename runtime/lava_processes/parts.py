@@ -16,8 +16,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from dsf.runtime.lava_arithmetic import DelayLine
-from dsf.runtime.lava_blocks import BlockNodes
-from dsf.runtime.lava_layout import Clock, pack_raster, raster_words
+from dsf.runtime.lava_stage import Stage
 
 ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
 """Of the populations of a block (:class:`~dsf.runtime.lava_blocks.Population`); no block has all of them."""
@@ -82,19 +81,18 @@ class PyEmbeddingRelay(PyLoihiProcessModel):
 
 
 class Raster(AbstractProcess):
-    """Collects the spikes of one block's populations and sends them, packed, at the period's last tick.
+    """Collects the spikes of one block's populations and reports them at the period's last tick.
 
-    The message spans all blocks' words with zeros outside this block's, so that the sink's fan-in adder concatenates.
     Populations that this block does not have keep a port that nothing is connected to.
     """
 
-    def __init__(self, *, block: BlockNodes, first_word: int, words: int, clock: Clock) -> None:
-        super().__init__(block=block, first_word=first_word, words=words, clock=clock)
-        sizes = {population.role: population.node.size for population in block.populations}
+    def __init__(self, *, stage: Stage) -> None:
+        super().__init__(stage=stage)
+        sizes = {population.role: population.node.size for population in stage.block.populations}
         self.input_in, self.qkv_in, self.gate_in, self.attention_in, self.gated_in, self.mlp_in, self.hidden_in = (
             InPort((sizes.get(role, 1),)) for role in ROLES
         )
-        self.raster_out = OutPort((words,))
+        self.report_out = OutPort((stage.message_words,))
 
 
 @implements(proc=Raster, protocol=LoihiProtocol)
@@ -110,26 +108,25 @@ class PyRaster(PyLoihiProcessModel):
     gated_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     mlp_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
     hidden_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=1)
-    raster_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
+    report_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
-        self.words: int = proc_params["words"]
-        self.first_word: int = proc_params["first_word"]
-        block: BlockNodes = proc_params["block"]
-        self.sources = [(f"{p.role}_in", self.clock.at(self.clock.depth + p.depth)) for p in block.populations]
-        self.columns = np.cumsum([0, *block.sizes])
-        self.spikes = np.zeros((self.clock.ticks, self.columns[-1]), bool)
+        self.stage: Stage = proc_params["stage"]
+        block, clock = self.stage.block, self.stage.clock
+        self.sources = [
+            (f"{population.role}_in", clock.at(clock.depth + population.depth), columns)
+            for population, columns in zip(block.populations, self.stage.report.columns)
+        ]
+        self.raster = np.zeros((clock.ticks, sum(block.sizes)), bool)
 
     def run_spk(self) -> None:
         """One tick."""
-        for index, (port, clock) in enumerate(self.sources):
+        for port, clock, columns in self.sources:
             spikes, tick = getattr(self, port).recv(), clock.token_tick(self.time_step)
             if tick is not None:
-                self.spikes[tick, self.columns[index] : self.columns[index + 1]] = spikes
-        if self.clock.period_ends(self.time_step):
-            message = np.zeros(self.words, np.int32)
-            own = raster_words(*self.spikes.shape)
-            message[self.first_word : self.first_word + own] = pack_raster(self.spikes)
-            self.raster_out.send(message)
+                self.raster[tick, columns] = spikes
+        if self.stage.clock.period_ends(self.time_step):
+            message = np.zeros(self.stage.message_words, np.int32)
+            self.stage.report.write(self.raster, None, message)  # stock LIFReset shows no membranes
+            self.report_out.send(message)

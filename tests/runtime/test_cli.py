@@ -119,6 +119,7 @@ def test_bad_options(arguments: list[str], words: str) -> None:
     assert_refused(run_command("dsf-sim-run", "--backend", "reference", *arguments), words)
 
 
-def test_lava_on_a_newer_python_says_so() -> None:
+def test_lava_on_a_newer_python_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DSF_LAVA_ON_NEWER_PYTHON", raising=False)
     with pytest.raises(BackendUnavailable, match=r"needs Python 3\.10 .*this is 3\.12.*--backend fast"):
         require_lava((3, 12))
