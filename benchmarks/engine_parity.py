@@ -15,8 +15,9 @@ import json
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,10 +37,10 @@ SHARE = 50
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one network: spike slots compared, and the rungs that failed."""
+    """Of one network: spike slots compared on each rung, and the rungs that failed."""
 
     seed: int
-    spikes: int
+    spikes: dict[str, int]
     failed: tuple[str, ...]
 
 
@@ -85,7 +86,7 @@ def prove(seed: int) -> Outcome:
     try:
         return compare(seed)
     except Exception as error:  # whatever it is, the other networks go on and this one's seed is named
-        return Outcome(seed, 0, (f"{type(error).__name__}: {error}",))
+        return Outcome(seed, {}, (f"{type(error).__name__}: {error}",))
 
 
 def compare(seed: int) -> Outcome:
@@ -111,11 +112,11 @@ def compare(seed: int) -> Outcome:
     rungs = [
         FoldComparison().add(*run_torch(model, window), *run_folded(folded, window)).rung(),
         compare_stream(network, tokens),
-        compare_torch(network, tokens),
+        replace(compare_torch(network, tokens), name="torch target"),
         compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),
         compare_engines("fast engine", network, reference(network, LANES), Recorded(network, mode), tokens),
     ]
-    spikes = sum(rung.details.get("compared_spikes", 0) for rung in rungs)
+    spikes = {rung.name: rung.details["compared_spikes"] for rung in rungs if "compared_spikes" in rung.details}
     return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))
 
 
@@ -142,12 +143,16 @@ def main() -> None:
         outcomes = list(track(pool.map(prove, seeds, chunksize=SHARE), "networks", len(seeds), console=console))
     seconds = time.perf_counter() - started
     failed = [outcome for outcome in outcomes if outcome.failed]
-    spikes = sum(outcome.spikes for outcome in outcomes)
+    rungs: Counter[str] = Counter()
+    for outcome in outcomes:
+        rungs.update(outcome.spikes)
+    spikes = rungs.total()
     console.print(f"{len(seeds):,} networks, {spikes:,} spike slots, {len(failed)} networks differ, {seconds:.0f} s")
     for outcome in failed[:20]:
         console.print(f"seed {outcome.seed}: {', '.join(outcome.failed)}")
     if options.json:
         figures = {"networks": len(seeds), "compared_spikes": spikes, "failed": len(failed), "seconds": seconds}
+        figures["compared_by_rung"] = dict(rungs)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     sys.exit(int(bool(failed)))
 

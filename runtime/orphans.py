@@ -8,6 +8,7 @@ import signal
 from multiprocessing import resource_tracker
 
 PR_SET_PDEATHSIG = 1
+STDERR = 2
 
 
 def die_with_parent() -> None:
@@ -19,13 +20,19 @@ def die_with_parent() -> None:
 
 
 def start_quiet_resource_tracker() -> None:
-    """Start Python's resource tracker before others do, so that it cleans up after a SIGKILL without a warning."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore:resource_tracker"
+    """Start Python's resource tracker before others do, without stderr: it would complain about what it cleans up.
+
+    It ignores Ctrl-C and SIGTERM by itself; the other signals of a terminal must not end it either.
+    """
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    stderr = os.dup(STDERR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
+        os.dup2(nowhere, STDERR)
         resource_tracker.ensure_running()
     finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
+        os.dup2(stderr, STDERR)
+        os.close(stderr)
+        os.close(nowhere)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import re
 import signal
 import sys
@@ -23,6 +24,7 @@ EXIT_SIGNAL = 128
 """Added to a signal's number, as shells do."""
 
 DEBUG_FLAG = "--debug"
+UNREAD = "nobody reads the output any more (broken pipe)"
 
 Config = TypeVar("Config")
 
@@ -65,8 +67,16 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
 
 
 def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
-    """Turn SIGTERM into an ordinary exit, so that context managers stop child processes on the way out."""
+    """Turn a signal into an ordinary exit, so that context managers stop child processes on the way out."""
     raise SystemExit(EXIT_SIGNAL + signum)
+
+
+def _handle_signals() -> None:
+    """Unwind on every signal that ends a program, but leave alone what is ignored on purpose (nohup)."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate, signal.SIGHUP: _terminate}
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def run_command(main: Callable[[Any], int | None], config_type: Any, program: str, description: str) -> NoReturn:
@@ -76,8 +86,8 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
     """
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG_FLAG]
     debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        _handle_signals()
         description = f"{description} {DEBUG_FLAG} shows tracebacks."
         code = main(parse_arguments(config_type, program, description, arguments)) or 0
         sys.stdout.flush()
@@ -87,6 +97,8 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
         code = _fail(program, str(error), EXIT_USAGE, debug)
     except CommandFailed as error:
         code = _fail(program, str(error), EXIT_FAILED, debug)
+    except BrokenPipeError:
+        code = _fail(program, UNREAD, EXIT_SIGNAL + signal.SIGPIPE, debug)
     except OSError as error:
         code = _fail(program, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE, debug)
     except Exception as error:
@@ -95,6 +107,8 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
     except SystemExit as stop:
         if isinstance(stop.code, int) and stop.code > EXIT_SIGNAL:
             code = _fail(program, f"ended by {signal.Signals(stop.code - EXIT_SIGNAL).name}", stop.code, debug)
+        elif isinstance(stop.__context__, BrokenPipeError):  # rich turns it into an exit without a word
+            code = _fail(program, UNREAD, EXIT_SIGNAL + signal.SIGPIPE, debug)
         else:
             raise
     sys.exit(code)
@@ -104,4 +118,13 @@ def _fail(program: str, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     print(f"{program}: {message}", file=sys.stderr, flush=True)
+    _drop_unwritable_output()
     return code
+
+
+def _drop_unwritable_output() -> None:
+    """Let go of output that cannot be written: at its end the interpreter would try again and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from random_networks import random_model
+from spike_tally import EXPECTED, TALLY
 
 from dsf.runtime.engine import require_lava
 from dsf.runtime.errors import BackendUnavailable
@@ -23,8 +26,20 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch.compil
 
 
 def shared_memory_segments() -> set[str]:
-    """Names of the POSIX shared-memory segments that Python's SharedMemory made."""
-    return {segment.name for segment in Path("/dev/shm").glob("psm_*")}
+    """Names of the POSIX shared-memory segments that Python's SharedMemory made, but for those of other programs."""
+    others: set[str] = set()
+    family = {os.getpid(), *children()}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) not in family:
+            with contextlib.suppress(OSError):
+                others |= set(re.findall(r"/dev/shm/(psm_\w+)", maps.read_text()))
+    return {segment.name for segment in Path("/dev/shm").glob("psm_*")} - others
+
+
+def children() -> list[int]:
+    """Processes that this one has started, without Python's own resource tracker."""
+    found = [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return [child for child in found if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def lava_runs_here() -> bool:
@@ -42,9 +57,23 @@ def nothing_left_behind() -> Iterator[None]:
     before = shared_memory_segments()
     yield
     assert shared_memory_segments() <= before
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    commands = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
-    assert [command for command in commands if "resource_tracker" not in command] == []
+    assert children() == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def enough_spikes_compared(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The whole suite compares the engines with the reference on millions of spike slots."""
+    yield
+    config = request.config
+    selected = config.args_source is not config.ArgsSource.TESTPATHS or config.option.keyword or config.option.markexpr
+    if not selected and not request.session.testsfailed:
+        assert TALLY.compared.total() >= EXPECTED and TALLY.mismatches == 0, TALLY.line()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was compared."""
+    if TALLY.compared:
+        terminalreporter.write_line(TALLY.line())
 
 
 @pytest.fixture

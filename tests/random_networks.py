@@ -21,6 +21,16 @@ from dsf.train.model import DSFormer
 
 ACTIONS = 3
 """Hopper's, too."""
+KINDS: dict[str, dict[str, Any]] = {
+    "pssa": {},
+    "pssa, full bias": {"positional_bias": "full"},
+    "tssa": {"attention": "tssa"},
+    "sssa": {"attention": "sssa"},
+    "sdsa1": {"attention": "sdsa1"},
+    "sdsa3": {"attention": "sdsa3"},
+    "none": {"attention": "none"},
+}
+"""Every way to look back, as arguments of :func:`random_network`."""
 EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spike_tally import TALLY
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "engine_parity.py"
 NETWORKS = 2_000
 
@@ -20,3 +22,5 @@ def test_two_thousand_networks_agree_in_every_engine(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(figures.read_text())
     assert found["networks"] == NETWORKS and found["failed"] == 0 and found["compared_spikes"] > 10_000_000
+    for engine in ("torch target", "ONNX Runtime", "fast engine"):
+        TALLY.add(engine, found["compared_by_rung"][engine])

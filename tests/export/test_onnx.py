@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from random_networks import exportable, random_model, random_network, random_tokens
+from spike_tally import TALLY
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.file import file_digest, write_network
@@ -61,6 +62,7 @@ def assert_same(reference: Engine, engine: Engine, token: np.ndarray, graded: bo
     assert list(found_fired) == list(fired) and fired
     for name in fired:
         assert np.array_equal(found_fired[name], fired[name]), name
+    TALLY.add("ONNX Runtime", sum(spikes.size for spikes in fired.values()))
 
 
 @settings(max_examples=40, deadline=None)

@@ -180,34 +180,6 @@ def test_rules_over_the_whole_context_stream_exactly_with_one_block_only(attenti
         assert same == network.stream_is_exact == (blocks == 1 or attention == "none")
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    width=st.integers(1, 8),
-    blocks=st.integers(1, 3),
-    window=st.integers(1, 4),
-    ticks=st.integers(1, 4),
-    spare=st.integers(0, 3),
-)
-def test_stream_equals_window_when_the_context_covers_the_field(
-    seed: int, width: int, blocks: int, window: int, ticks: int, spare: int
-) -> None:
-    context = 1 + blocks * (window - 1) + spare
-    network = random_network(seed, width=width, blocks=blocks, window=window, ticks=ticks, context=context)
-    assert network.stream_is_exact
-    stream, windowed = ReferenceEngine(network), WindowReference(network)
-    for token in random_tokens(network, 2 * context + 3, 1, seed):
-        assert np.array_equal(stream.step_graded(token), windowed.step_graded(token))
-
-
-def test_a_field_longer_than_the_context_is_another_policy() -> None:
-    network = random_network(4, width=16, blocks=3, window=4, context=5)
-    assert not network.stream_is_exact
-    stream, windowed = ReferenceEngine(network), WindowReference(network)
-    tokens = random_tokens(network, 30, 1, seed=4)
-    assert any(not np.array_equal(stream.step_graded(token), windowed.step_graded(token)) for token in tokens)
-
-
 def test_lanes_are_independent_and_reset_alone() -> None:
     network = random_network(1)
     tokens = random_tokens(network, 6, 3, seed=1)

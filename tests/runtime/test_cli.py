@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import assert_refused, run_command
 from random_networks import random_network
+from spike_tally import TALLY
 
 from dsf.export.file import read_network, write_network
 from dsf.runtime.artifacts import checkpoint_path, network_path
@@ -39,6 +40,7 @@ def test_main_job_without_arguments(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out.json").read_text())
     assert summary.keys() >= KEYS
     assert summary["parity"]["mismatches"] == 0 and summary["parity"]["compared_spikes"] > 10_000_000
+    TALLY.add("Lava fused" if sys.version_info < (3, 11) else "reference again", summary["parity"]["compared_spikes"])
     episode = summary["episodes"][0]
     assert episode.keys() >= {"seed", "return", "score", "decisions", "spikes"} and episode["seed"] == 0
     assert episode["return"] > 2_900

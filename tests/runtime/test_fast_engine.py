@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
+from spike_tally import TALLY
 
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS, NetworkError
@@ -43,6 +44,7 @@ def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int)
         for name, spikes in fast.spikes.items():
             assert np.array_equal(expected[name].swapaxes(0, 1), spikes), name
             compared += spikes.size
+    TALLY.add("fast engine", compared)
     return compared
 
 
