@@ -196,6 +196,7 @@ class LavaSupervisor:
         with interrupts_deferred():
             if self.network.runtime is not None:
                 remove_everything(self.network.runtime)
+                self.network.runtime = None
             if self.blas is not None:
                 self.blas.restore_original_limits()
                 self.blas = None

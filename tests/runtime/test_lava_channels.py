@@ -160,15 +160,15 @@ def test_killed_child_is_reported(position: int) -> None:
 def assert_dies(network: Network, message: str, kill: int | None = None) -> None:
     """The next decision ends with ``message``, in time, and nothing is left."""
     with pytest.raises(EngineDied, match=message), open_engine(network, "lava", lava_options=FAST) as engine:
-        actors = engine.supervisor.actors  # type: ignore[attr-defined]
-        segments = set.union(*(mapped_segments(actor.pid) for actor in actors))
+        pids = [actor.pid for actor in engine.supervisor.actors]  # type: ignore[attr-defined]
+        segments = set.union(*map(mapped_segments, pids))
         assert segments
         if kill is not None:
-            os.kill(actors[kill].pid, signal.SIGKILL)
+            os.kill(pids[kill], signal.SIGKILL)
         started = time.monotonic()
         engine.step_graded(np.zeros((1, network.encoder.size), int))
     assert time.monotonic() - started < LIMIT_S
-    assert not any(alive(actor.pid) for actor in actors)
+    assert not any(map(alive, pids))
     assert not segments & shared_memory_segments()
 
 
