@@ -165,7 +165,7 @@ def verdicts(mine: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     base, text = mine[FLOAT], []
     plain, trained = mine.get((8, "plain", SCALES[0])), mine.get((4, "qat", SCALES[0]))
     if plain is not None:
-        inside = "inside" if base["low"] <= plain["mean"] <= base["high"] else "outside"
+        inside = "below" if plain["mean"] < base["low"] else "inside" if plain["mean"] <= base["high"] else "above"
         text.append(
             f"8 bits, plain rounding: mean return {plain['mean']:.1f}, {inside} the float policy's 95 % interval "
             f"[{base['low']:.1f}, {base['high']:.1f}]."
