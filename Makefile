@@ -52,8 +52,8 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	say "4/5 the fresh network, closed loop in Lava's Loihi simulator"
 	$(BIN)/dsf-sim-run $(DEMO)/hopper.dsf.h5 --checkpoint $(DEMO)/run --json $(DEMO)/fresh.json
 	say "5/5 the shipped network, closed loop in Lava's Loihi simulator"
-	$(BIN)/dsf-sim-run --json $(DEMO)/shipped.json
-	say "done: reports in $(DEMO)/fresh.json and $(DEMO)/shipped.json"
+	$(BIN)/dsf-sim-run --json $(DEMO)/shipped.json --html $(DEMO)/report.html
+	say "done: open $(DEMO)/report.html; figures in $(DEMO)/fresh.json and $(DEMO)/shipped.json"
 
 test: $(READY) ## Run the whole test suite
 	@$(BIN)/python -m pytest -q

@@ -119,16 +119,20 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="the quick faults once, under 45 seconds; no document")
     parser.add_argument("--seed", type=int, default=None, help="of the moments; none means other ones each time")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write all outcomes here")
+    parser.add_argument("--add", type=Path, nargs="*", default=[], help="outcomes of earlier runs that count, too")
     options = parser.parse_args()
     if PRIVATE not in os.environ:
         enter_private_namespace()
     console, chance, rows = Console(), Random(options.seed), []
+    earlier = [json.loads(path.read_text())["faults"] for path in options.add]
     chosen = [f for f in FAULTS if re.search(options.only, f.name) and (f.quick or not options.quick)]
     possible = [fault for fault in chosen if not fault.needs or fault.possible()]
     with tempfile.TemporaryDirectory(prefix="dsf-faults-") as work:
         for fault in possible:
-            rows.append(try_fault(fault, 1 if options.quick else options.tries, Path(work), chance))
+            row = try_fault(fault, 1 if options.quick else options.tries, Path(work), chance)
+            before = [Outcome(**values) for found in earlier for values in found.get(fault.name, [])]
+            rows.append(Row(fault, before + row.outcomes))
             console.print(rows[-1].markdown(), soft_wrap=True, markup=False, highlight=False)
     complaints = [text for row in rows for text in row.complaints]
     for text in complaints:

@@ -31,6 +31,7 @@ from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEM
 
 Int64Array = npt.NDArray[np.int64]
 SHIFTED_SUM = "shifted sum"
+MEMBRANE = "membrane"
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _membrane_bounds(node: LIF, current: Interval) -> list[Bound]:
     membrane = drive.largest * series if np.isfinite(series) else ACCUMULATOR_LIMIT
     return [
         Bound(node.name, "current", current.largest, CURRENT_LIMIT),
-        Bound(node.name, "membrane", int(np.ceil(membrane)), ACCUMULATOR_LIMIT),
+        Bound(node.name, MEMBRANE, int(np.ceil(membrane)), ACCUMULATOR_LIMIT),
     ]
 
 
@@ -214,3 +215,19 @@ def require_no_overflow(network: Network) -> Bound:
         if not bound.holds:
             raise OverflowPossible(network, bound)
     return min(bounds, key=lambda bound: bound.margin)
+
+
+def saturating_populations(network: Network) -> frozenset[str]:
+    """Prove that nothing but membranes can reach a limit; return the LIF populations whose membranes can.
+
+    A membrane at its limit is clipped there, as :class:`~dsf.export.nodes.LIF` says, so such a network is still
+    well defined. The exporter writes none; faults can make one.
+
+    Raises:
+        OverflowPossible: something else could overflow.
+    """
+    unproven = [bound for bound in prove(network) if not bound.holds]
+    for bound in unproven:
+        if bound.quantity != MEMBRANE:
+            raise OverflowPossible(network, bound)
+    return frozenset(bound.node for bound in unproven)

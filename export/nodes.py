@@ -25,6 +25,10 @@ from dsf.train.integers import (
 )
 
 HEADS = ("tanh", "choice")
+NEVER_FIRES = (1 << THRESHOLD_BITS) - 1
+"""A threshold just below the largest membrane."""
+ALWAYS_FIRES = -NEVER_FIRES
+"""The one threshold that is not positive: that of a neuron which is stuck at 1 (:mod:`dsf.runtime.network_faults`)."""
 MAX_GAIN = (1 << (WEIGHT_BITS - 1)) - 1
 """Largest gain of a count: it takes the place of a weight."""
 
@@ -180,7 +184,8 @@ class LIF:
 
     def __post_init__(self) -> None:
         require_range(self, "threshold", THRESHOLD_BITS + 1, 1)
-        require(bool((self.threshold > 0).all()), self, "threshold holds a value that is not positive")
+        valid = (self.threshold > 0) | (self.threshold == ALWAYS_FIRES)
+        require(bool(valid.all()), self, "threshold holds a value that is not positive")
         require_range(self, "bias_mantissa", BIAS_MANTISSA_BITS, 1)
         require(self.threshold.shape == self.bias_mantissa.shape, self, "threshold and bias_mantissa differ in shape")
         require(0 <= self.bias_exponent < 1 << BIAS_EXPONENT_BITS, self, f"bias_exponent is {self.bias_exponent}")

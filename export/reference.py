@@ -6,6 +6,7 @@ It lives beside the network file and not in ``dsf.runtime`` because export has t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -137,10 +138,25 @@ class ReferenceEngine:
         return lambda lag: past[lag]
 
 
+class LaneEngine(Protocol):
+    """An integer engine that decides for ``lanes`` episodes side by side."""
+
+    network: Network
+    lanes: int
+
+    def reset(self, lane: int) -> None:
+        """Start a new episode in one lane."""
+        ...
+
+    def step(self, vector: npt.NDArray[np.floating]) -> Int64Array:
+        """Consume one token vector per lane (lanes, features); return accumulators (lanes, actions)."""
+        ...
+
+
 class IntegerPolicy:
     """Any integer engine as a closed-loop policy."""
 
-    def __init__(self, engine: ReferenceEngine | WindowReference) -> None:
+    def __init__(self, engine: LaneEngine) -> None:
         self.engine, self.lanes = engine, engine.lanes
 
     def reset(self, lane: int) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from dsf.runtime import robustness_command
 from dsf.runtime.replay import ReplayConfig, replay
+from dsf.runtime.robustness_command import RobustnessConfig
 from dsf.tasks import run_command
 
 COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
     "replay": (replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
+    "robustness": (robustness_command.run, RobustnessConfig, "Return curves under disturbances and faults."),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import require_no_overflow
+from dsf.export.bounds import saturating_populations
 from dsf.export.network import Network
 from dsf.export.nodes import (
     LIF,
@@ -60,8 +60,9 @@ class _Node(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("kind", "size", "first_source", "second_source")),
         *((name, ctypes.c_int32) for name in ("first", "second", "third", "inputs", "exponent", "kept")),
         *((name, ctypes.c_int32) for name in ("reach", "places", "heads", "all_ticks", "gain", "behind_spikes")),
+        ("saturates", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold", "values", "past", "spikes_out")),
-        *((name, ctypes.c_void_p) for name in ("fired", "active")),
+        *((name, ctypes.c_void_p) for name in ("fired", "recent")),
     ]
 
 
@@ -74,7 +75,7 @@ class _Engine(ctypes.Structure):
         ("limit", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("tokens", "age", "graded", "lane_of", "before", "left")),
         *((name, ctypes.c_void_p) for name in ("sums", "pasts")),
-        ("tokens_seen", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("tokens_seen", "unsettled")),
     ]
 
 
@@ -90,20 +91,17 @@ class FastEngine:
         accumulators: (lanes, actions) int64, overwritten by every decision.
         spikes: of every spiking population, (lanes, ticks, neurons) uint8 of the last decision's present token,
             overwritten by the next one; empty unless ``record``.
-        fired, active: of every population, padded (neurons,) totals as :class:`~dsf.hardware_models.SpikeCounter` has
-            them.
 
     Raises:
         BackendUnavailable: there is no C compiler to build it with.
-        NetworkError: the network could overflow, or a residual adds up more than two sources.
+        NetworkError: something but a membrane could overflow, or a residual adds up more than two sources.
     """
 
     def __init__(self, network: Network, lanes: int = 1, mode: Mode = "stream", record: bool = False) -> None:
         self.network, self.lanes, self.mode, self.decisions = network, lanes, mode, 0
-        self.fired: dict[str, Int64Array] = {}
-        self.active: dict[str, Int64Array] = {}
+        self._counts: dict[str, Int64Array] = {}
         self._kept: list[npt.NDArray[Any]] = []  # C holds pointers into these
-        require_no_overflow(network)  # C neither clips nor wraps where this holds
+        self._saturating = saturating_populations(network)  # C clips nothing else, and has no need to
         library = _library()
         encoder, readout, windowed = network.encoder, network.readout, mode == "window"
         self.vectors = self._zeros((lanes, encoder.size), np.float64)
@@ -121,6 +119,7 @@ class FastEngine:
         self._engine = self._describe(windowed)
         engine = ctypes.byref(self._engine)
         vectors, graded, answers = (_pointer(array) for array in (self.vectors, self.graded, self.accumulators))
+        self._settle = functools.partial(library.dsf_settle, engine)
         self._decide = functools.partial(library.dsf_decide, engine, graded, answers)
         self._encode_and_decide = functools.partial(library.dsf_encode_and_decide, engine, vectors, graded, answers)
 
@@ -152,16 +151,19 @@ class FastEngine:
         """All spikes since the last :meth:`restart_counter`, for :func:`dsf.hardware_models.measure_activity`."""
         counter = SpikeCounter(self.network)
         counter.decisions, counter.tokens = self.decisions, self.tokens
-        for mine, counted in ((self.fired, counter.fired), (self.active, counter.active)):
-            for name, values in counted.items():
-                values[...] = mine[name][: values.size]
+        self._settle()
+        for name, fired in counter.fired.items():
+            fired[...] = self._counts[name][0, : fired.size]
+        for name, active in counter.active.items():
+            active[...] = self._counts[name][1, : active.size]
         return counter
 
     def restart_counter(self) -> None:
         """Forget what was counted; episodes go on."""
         self.decisions = self._engine.tokens_seen = 0
-        for totals in (*self.fired.values(), *self.active.values()):
-            totals[...] = 0
+        self._settle()
+        for counts in self._counts.values():
+            counts[...] = 0
 
     @property
     def tokens(self) -> int:
@@ -184,8 +186,9 @@ class FastEngine:
         elif not isinstance(node, (Encoder, Readout)):
             found.values = self._values(node.size, np.int32)
         if isinstance(node, SPIKING_KINDS):
-            self.fired[node.name] = self._zeros((_row(node.size),), np.int64)
-            found.fired = _pointer(self.fired[node.name])
+            shape = (1 + isinstance(node, LIF), _row(node.size))  # spikes, and active updates
+            self._counts[node.name] = self._zeros(shape, np.int64)
+            found.fired, found.recent = _pointer(self._counts[node.name]), _pointer(self._zeros(shape, np.int32))
         if node.name in self.spikes:
             found.spikes_out = _pointer(self.spikes[node.name])
         _FILL[type(node)](self, node, found)
@@ -200,9 +203,7 @@ class FastEngine:
         found.bias = self._padded(node.bias, np.int32)
 
     def _lif(self, node: LIF, found: _Node) -> None:
-        found.kept = (1 << DECAY_BITS) - node.decay
-        self.active[node.name] = self._zeros((_row(node.size),), np.int64)
-        found.active = _pointer(self.active[node.name])
+        found.kept, found.saturates = (1 << DECAY_BITS) - node.decay, node.name in self._saturating
         found.bias = self._padded(node.bias, np.int32)
         found.threshold = self._padded(node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, np.int32, NEVER)
 
@@ -330,5 +331,6 @@ def _library() -> ctypes.CDLL:
         raise BackendUnavailable(f"backend 'fast' needs a C compiler: {error}; or use --backend reference") from None
     library.dsf_decide.argtypes = [ctypes.POINTER(_Engine), ctypes.c_void_p, ctypes.c_void_p]
     library.dsf_decide.restype = None
+    library.dsf_settle.argtypes, library.dsf_settle.restype = [ctypes.POINTER(_Engine)], None
     library.dsf_encode_and_decide.argtypes = [ctypes.POINTER(_Engine), *[ctypes.c_void_p] * 3]
     return library

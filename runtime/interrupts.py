@@ -17,7 +17,8 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
     Signals that are ignored, or kill at once, stay as they are. Only the main thread may use this.
 
     Yields:
-        a function that lets a signal which has arrived act already now.
+        a function that lets a signal which has arrived act already now; again at each call, for code in the block may
+        catch the exception.
     """
     arrived: list[int] = []
     found = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
@@ -28,9 +29,7 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
 
     def deliver() -> None:
         if arrived:
-            number = arrived[0]
-            arrived.clear()
-            handlers[signal.Signals(number)](number, None)
+            handlers[signal.Signals(arrived[0])](arrived[0], None)
 
     for number in handlers:
         signal.signal(number, note)

@@ -19,6 +19,8 @@ JOIN_LIMIT_S = 5.0
 _bound = False
 _starting_pid: int | None = None
 """The process that is starting Lava just now: what it forks meanwhile is Lava's."""
+RETRY_S = 0.5
+"""After a look that has raised: long enough for the block to end, if nobody catches it."""
 
 
 @contextlib.contextmanager
@@ -54,11 +56,19 @@ def _bind_this_child() -> None:
 
 @contextlib.contextmanager
 def called_every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """Call ``look`` in the main thread again and again while the block waits; what it raises ends the block."""
+    """Call ``look`` in the main thread again and again while the block waits; what it raises ends the block.
+
+    Lava's compiler catches every exception while it tries modules; so a look that has raised is repeated, later, in
+    case that its exception went that way.
+    """
 
     def on_alarm(_signum: int, _frame: FrameType | None) -> None:
-        look()
-        signal.setitimer(signal.ITIMER_REAL, seconds)  # not by itself: a slow look must not be interrupted by the next
+        pause = RETRY_S
+        try:
+            look()
+            pause = seconds
+        finally:  # not by itself: a slow look must not be interrupted by the next
+            signal.setitimer(signal.ITIMER_REAL, pause)
 
     previous, started = signal.signal(signal.SIGALRM, on_alarm), time.monotonic()
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)

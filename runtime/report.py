@@ -110,7 +110,7 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         "mismatches (spikes, accumulators)": f"{parity['mismatches']}, {parity['accumulator_mismatches']}",
     }
     if not parity["compared_accumulators"]:
-        rows["mismatches (spikes, accumulators)"] = "not checked"
+        rows |= dict.fromkeys(("populations compared", "mismatches (spikes, accumulators)"), "not checked")
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)

@@ -5,7 +5,6 @@ The environment runs again with the actions that were executed; given its seed i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +42,8 @@ class Sketch:
         }
 
 
-def sketch_episode(task: Task, seed: int, target_return: float, actions: Sequence[FloatArray]) -> Sketch | None:
-    """Replay an episode and draw it; None where the environment has no MuJoCo model to draw."""
+def sketch_episode(task: Task, seed: int, target_return: float, actions: FloatArray) -> Sketch | None:
+    """Replay an episode's actions (steps, actions) and draw it; None where there is no MuJoCo model to draw."""
     lane = Lane(task)
     try:
         lane.start(seed, target_return)

@@ -2,6 +2,7 @@
 
 from dsf.tasks.console import UserError, run_command
 from dsf.tasks.definition import Task
+from dsf.tasks.disturbances import Disturbances
 from dsf.tasks.lane import Episode, Lane
 from dsf.tasks.policy import Policy, Token
 from dsf.tasks.rollout import rollout
@@ -11,6 +12,7 @@ from dsf.tasks.task import TASKS, get_task
 __all__ = [
     "TASKS",
     "ConfidenceInterval",
+    "Disturbances",
     "Episode",
     "Lane",
     "Policy",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsf.tasks.definition import Task
+from dsf.tasks.disturbances import UNDISTURBED, Disturbances, DisturbedLink
 from dsf.tasks.policy import FloatArray, Token
 
 
@@ -22,23 +23,31 @@ class Episode:
 class Lane:
     """An environment and its running episode; :meth:`close` frees it.
 
+    Rewards are what the environment gave, whatever its disturbances: return-to-go and totals are exact.
+
     Attributes:
         running: whether an episode is on.
         observation: (observation_size,), as the policy sees it.
-        previous_action: (action_size,), as executed; zeros at an episode's start.
+        previous_action: (action_size,), as the policy commanded it, clipped to what can be executed; zeros at an
+            episode's start. With latency something older is executed, but a robot's policy knows what it commanded.
         wanted: return still asked for (reward units).
         total, decisions: of the running episode so far.
         reward: of the last step.
+
+    Raises:
+        UserError: the disturbances are another task's.
     """
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.env = task, task.make_env()
+    def __init__(self, task: Task, disturbances: Disturbances = UNDISTURBED) -> None:
+        disturbances.require_fits(task)
+        self.task, self.disturbances, self.env = task, disturbances, task.make_env()
         self.running = False
 
     def start(self, seed: int, target_return: float) -> None:
         """Reset the environment."""
         observation, _ = self.env.reset(seed=seed)
-        self.observation: FloatArray = self.task.flat_observation(observation)
+        self.link = DisturbedLink(self.disturbances, self.task, seed)
+        self.observation: FloatArray = self.link.sense(self.task.flat_observation(observation))
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
         self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
         self.running = True
@@ -49,10 +58,11 @@ class Lane:
         return Token(self.observation[None], self.previous_action[None], wanted)
 
     def step(self, action: FloatArray) -> Episode | None:
-        """Execute a policy's answer (action_size,); return the episode if this ended it."""
-        observation, reward, terminated, truncated, _ = self.env.step(self.task.env_action(action))
-        self.observation, self.previous_action = self.task.flat_observation(observation), self.task.executed(action)
-        self.reward = float(reward)
+        """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it."""
+        arrived = self.task.env_action(self.link.actuate(action))
+        observation, reward, terminated, truncated, _ = self.env.step(arrived)
+        self.observation = self.link.sense(self.task.flat_observation(observation))
+        self.previous_action, self.reward = self.task.executed(action), float(reward)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
             self.wanted -= self.reward
         self.total += self.reward

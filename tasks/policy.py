@@ -17,7 +17,8 @@ class Token:
 
     Attributes:
         observation: (lanes, observation_size), environment units.
-        previous_action: (lanes, action_size), the action executed one step earlier; zeros at an episode's start.
+        previous_action: (lanes, action_size), the action commanded one step earlier, clipped as it is executed (at
+            once, unless a disturbance delays it); zeros at an episode's start.
         return_to_go: (lanes,), reward still wanted, divided by the task's return scale.
     """
 

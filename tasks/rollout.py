@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dsf.tasks.definition import Task
+from dsf.tasks.disturbances import UNDISTURBED, Disturbances
 from dsf.tasks.lane import Episode, Lane, stack_tokens
 from dsf.tasks.policy import Policy
 
@@ -15,6 +16,7 @@ def rollout(
     seeds: Sequence[int],
     target_return: float,
     on_step: Callable[[int], None] | None = None,
+    disturbances: Disturbances = UNDISTURBED,
 ) -> list[Episode]:
     """Run one episode per seed and return them in the order of ``seeds``.
 
@@ -24,8 +26,12 @@ def rollout(
         seeds: environment reset seeds, one episode each.
         target_return: return asked for at the first step (reward units); lowered by each reward received.
         on_step: called with the number of running lanes after every lockstep decision (progress bars).
+        disturbances: between every environment and the policy.
+
+    Raises:
+        UserError: the disturbances are another task's.
     """
-    lanes = [Lane(task) for _ in range(min(policy.lanes, len(seeds)))]
+    lanes = [Lane(task, disturbances) for _ in range(min(policy.lanes, len(seeds)))]
     idle = policy.lanes - len(lanes)
     waiting, finished = list(seeds), []
     try:

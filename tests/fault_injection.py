@@ -171,8 +171,9 @@ class Run:
         self.process.wait()
         self.process.stdout.close()
         os.close(self.notes)
-        if os.environ.get(PRIVATE):
-            (SHARED_MEMORY / FILLER).unlink(missing_ok=True)
+        if os.environ.get(PRIVATE):  # whatever is left there was this run's
+            for path in SHARED_MEMORY.iterdir():
+                path.unlink()
 
 
 def _default_signals() -> None:

@@ -23,11 +23,14 @@ enum { PAD = 16,            /* neurons in a vector; rows are multiples of this *
        SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
        PATTERN_TICKS = 4,   /* 15 patterns of ticks */
        FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
-       DECAY_BITS = 12 };
+       DECAY_BITS = 12,
+       MEMBRANE_LIMIT = (1 << 23) - 1,
+       SETTLED_ELEMENTS = 1 << 20 };   /* times at most 2^10 ticks < 2^31 */
 
 enum { ENCODER, SYNAPSES, RESIDUAL, LIF, GATE, WINDOW, COUNT, OUTER, AND, READOUT };
 
 typedef int8_t bytes __attribute__((vector_size(16), aligned(16)));
+typedef uint8_t unsigned_bytes __attribute__((vector_size(16), aligned(16)));
 typedef int16_t shorts __attribute__((vector_size(32), aligned(32)));
 typedef int32_t ints __attribute__((vector_size(64), aligned(64)));
 
@@ -41,14 +44,16 @@ typedef struct {
     int32_t reach, places;                 /* tokens looked back on; places is 1 but for PLACED windows */
     int32_t heads, all_ticks, gain;
     int32_t behind_spikes;                 /* SYNAPSES: 0 where the encoder is read */
+    int32_t saturates;                     /* LIF: 0 where no membrane can reach MEMBRANE_LIMIT */
     const int8_t *weights;                 /* SYNAPSES (inputs, row); WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
     void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */
     uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */
     uint8_t *spikes_out;                   /* (lanes, ticks, size) of the present token, or NULL */
-    int64_t *fired;                        /* (row,) spikes so far of each neuron, of what fires */
-    int64_t *active;                       /* (row,) LIF: updates so far with a current, a bias or a membrane not 0 */
+    int64_t *fired;                        /* (row,) spikes so far of each neuron, of what fires; LIF: (2, row), behind
+                                              them its updates with a current, a bias or a membrane that is not 0 */
+    int32_t *recent;                       /* the same since the last settling */
 } node;
 
 typedef struct {
@@ -65,6 +70,7 @@ typedef struct {
     int32_t *sums;                         /* (row,) scratch */
     const uint8_t **pasts;                 /* (longest reach,) scratch */
     int64_t tokens_seen;                   /* elements so far */
+    int64_t unsettled;                     /* elements since the last settling */
 } engine;
 
 /* Sign extension. GCC 12 makes five instructions of what processors have one for. */
@@ -190,6 +196,11 @@ static inline ints leaked(ints v, int32_t kept) {
     return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
 }
 
+static inline ints clipped(ints v) {
+    const ints above = v > MEMBRANE_LIMIT, below = v < -MEMBRANE_LIMIT;
+    return (v & ~(above | below)) | (above & MEMBRANE_LIMIT) | (below & -MEMBRANE_LIMIT);
+}
+
 static void fire(const engine *e, node *n, int32_t elements) {
     const int32_t row = row_of(n->size);
     const int32_t kept = n->kept, is_power = kept && !(kept & (kept - 1)), shift = DECAY_BITS - (is_power ? __builtin_ctz(kept) : 0);
@@ -202,25 +213,40 @@ static void fire(const engine *e, node *n, int32_t elements) {
                 const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
                 active -= (v | current | bias) != 0;
                 v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
-                v += current * (1 << FRACTION_BITS) + bias;   /* never clipped: the overflow proof holds */
+                v += current * (1 << FRACTION_BITS) + bias;
+                if (n->saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
                 const ints spikes = v > threshold;
                 v &= ~spikes;
                 *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
             }
-            for (int32_t i = 0; i < PAD; i++) n->active[tile + i] += active[i];
+            *(ints *)(n->recent + row + tile) += active;
         }
 }
 
-/* Add up to 255 rows at a time in bytes, then in 64 bits. */
+/* Sums of up to 255 rows fit in bytes. */
 static void count_spikes(const node *n, int32_t rows) {
     const int32_t row = row_of(n->size);
     for (int32_t tile = 0; tile < row; tile += PAD)
         for (int32_t first = 0; first < rows; first += 255) {
             const int32_t end = first + 255 < rows ? first + 255 : rows;
-            bytes total = { 0 };
-            for (int32_t r = first; r < end; r++) total += *(const bytes *)((const uint8_t *)n->values + (int64_t)r * row + tile);
-            for (int32_t i = 0; i < PAD; i++) n->fired[tile + i] += (uint8_t)total[i];
+            unsigned_bytes total = { 0 };
+            for (int32_t r = first; r < end; r++)
+                total += *(const unsigned_bytes *)((const uint8_t *)n->values + (int64_t)r * row + tile);
+            *(ints *)(n->recent + tile) += __builtin_convertvector(total, ints);
         }
+}
+
+/* Move recent counts to where they cannot overflow. */
+void dsf_settle(engine *e) {
+    for (int32_t index = 0; index < e->count; index++) {
+        const node *n = &e->nodes[index];
+        const int32_t counts = n->recent ? (n->kind == LIF ? 2 : 1) * row_of(n->size) : 0;
+        for (int32_t i = 0; i < counts; i++) {
+            n->fired[i] += n->recent[i];
+            n->recent[i] = 0;
+        }
+    }
+    e->unsettled = 0;
 }
 
 static void both(uint8_t *restrict out, const uint8_t *restrict x, const uint8_t *restrict y, int32_t size) {
@@ -378,7 +404,7 @@ static void evaluate(const engine *e, int32_t elements) {
             else if (n->kind == COUNT) counted(e, n, elements);
             else outer(e, n, elements);
         }
-        if (n->fired) count_spikes(n, rows);
+        if (n->recent) count_spikes(n, rows);
     }
 }
 
@@ -422,6 +448,7 @@ void dsf_decide(engine *e, const int32_t *graded, int64_t *accumulators) {
         }
         evaluate(e, elements);
         e->tokens_seen += elements;
+        if ((e->unsettled += elements) >= SETTLED_ELEMENTS) dsf_settle(e);
         for (int32_t k = 0; k < elements; k++)
             if (k + 1 == elements || e->lane_of[k + 1] != e->lane_of[k]) {
                 readout(e, &e->nodes[e->count - 1], k, accumulators + (int64_t)e->lane_of[k] * e->actions);

@@ -28,6 +28,7 @@ from dsf.runtime import cli, patience
 from dsf.runtime.engine import LavaModel, open_engine
 from dsf.runtime.errors import EngineDied
 from dsf.runtime.interrupts import interrupts_deferred
+from dsf.runtime.lava_children import called_every
 from dsf.runtime.orphans import start_quiet_resource_tracker
 from dsf.runtime.patience import Patience
 from dsf.tasks.files import write_json
@@ -169,6 +170,23 @@ def test_time_in_which_the_whole_job_was_stopped_does_not_count(monkeypatch: pyt
     time.sleep(1.2)
     waiting.look([])
     assert waiting.waited_s <= 0.1
+
+
+def test_an_interrupt_that_somebody_catches_comes_again() -> None:
+    """As Lava's compiler does, which tries modules and catches whatever they raise."""
+    caught = 0
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interrupts_deferred() as deliver,
+        called_every(0.02, deliver),
+    ):
+        signal.raise_signal(signal.SIGINT)
+        try:
+            time.sleep(10.0)
+        except KeyboardInterrupt:
+            caught += 1
+        time.sleep(10.0)
+    assert caught == 1
 
 
 def test_deferred_interrupts_act_at_the_end_or_when_asked() -> None:

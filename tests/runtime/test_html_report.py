@@ -57,7 +57,7 @@ def test_the_page_holds_everything_and_fetches_nothing(mode: str, tmp_path: Path
 def test_the_film_shows_where_the_robot_was() -> None:
     """Hopper starts upright: foot on the floor, torso above it; without torque it falls."""
     task = get_task("hopper")
-    sketch = sketch_episode(task, 0, 3600.0, [np.zeros(3)] * 60)
+    sketch = sketch_episode(task, 0, 3600.0, np.zeros((60, 3)))
     assert sketch is not None
     lowest = sketch.frames[:, :, [1, 3]].min(axis=(1, 2))
     highest = sketch.frames[:, :, [1, 3]].max(axis=(1, 2))
@@ -66,7 +66,7 @@ def test_the_film_shows_where_the_robot_was() -> None:
 
 
 def test_without_a_mujoco_model_there_is_no_film() -> None:
-    assert sketch_episode(get_task("cartpole"), 0, 500.0, [np.array([1.0, 0.0])] * 3) is None
+    assert sketch_episode(get_task("cartpole"), 0, 500.0, np.tile([1.0, 0.0], (3, 1))) is None
 
 
 def test_two_outputs_need_two_files(tmp_path: Path) -> None:
