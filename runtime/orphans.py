@@ -22,9 +22,10 @@ def die_with_parent() -> None:
 def start_quiet_resource_tracker() -> None:
     """Start Python's resource tracker before others do, without stderr: it would complain about what it cleans up.
 
-    It ignores Ctrl-C and SIGTERM by itself; the other signals of a terminal must not end it either.
+    It ignores Ctrl-C and SIGTERM by itself; the other signals of a terminal must not end it either. They are blocked
+    there for good, and here until it has started.
     """
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGQUIT)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT})
     stderr = os.dup(STDERR)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -34,5 +35,4 @@ def start_quiet_resource_tracker() -> None:
         os.dup2(stderr, STDERR)
         os.close(stderr)
         os.close(nowhere)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

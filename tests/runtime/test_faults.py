@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from random import Random
@@ -28,6 +29,7 @@ from dsf.runtime.engine import LavaModel, open_engine
 from dsf.runtime.errors import EngineDied
 from dsf.runtime.interrupts import interrupts_deferred
 from dsf.runtime.lava_children import called_every
+from dsf.runtime.orphans import start_quiet_resource_tracker
 from dsf.runtime.patience import Patience
 from dsf.tasks.files import write_json
 
@@ -202,6 +204,18 @@ def test_deferred_interrupts_act_at_the_end_or_when_asked() -> None:
         signal.raise_signal(signal.SIGINT)
         raise ValueError("an error does not swallow them")
     assert reached == ["end", "before"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_while_the_resource_tracker_starts_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracker must not get it, this process must."""
+    arrived: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _frame: arrived.append(number))
+    monkeypatch.setattr(resource_tracker, "ensure_running", lambda: signal.raise_signal(signal.SIGHUP))
+    try:
+        start_quiet_resource_tracker()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert arrived == [signal.SIGHUP]
 
 
 def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
