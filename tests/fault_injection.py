@@ -30,20 +30,23 @@ HARNESS = """
 import os, sys
 def note(word):
     os.write({notes}, (word + "\\n").encode())
-def announce(owner, name, word):
+def announce(owner, name, word, after=False):
     original = getattr(owner, name)
     def announcing(*arguments):
-        note(word)
-        return original(*arguments)
+        if not after:
+            note(word)
+        result = original(*arguments)
+        if after:
+            note(word)
+        return result
     setattr(owner, name, announcing)
 sys.argv[0] = "dsf-sim-run"
 {patch}
 from dsf.runtime.__main__ import main
-note("importing")
 main()
 """
 ANNOUNCE = {
-    "importing": "",
+    "importing": "from dsf.runtime import __main__ as entry; announce(entry, '_handle', 'importing', after=True)",
     "starting": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, '__enter__', 'starting')",
     "running": "from dsf.tasks.lane import Lane; announce(Lane, 'start', 'running')",
     "stopping": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, 'kill', 'stopping')",
