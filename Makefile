@@ -10,7 +10,7 @@ DEMO := build/demo
 TYPECHECK := build/typecheck
 EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra robotics --extra dev
 
-.PHONY: help env demo test lint format lock artifact clean
+.PHONY: help env demo test performance lint format lock artifact clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 
 test: $(READY) ## Run the whole test suite
 	@$(BIN)/python -m pytest -q
+
+performance: $(READY) ## Measure decisions on every engine and in Lava (minutes); write docs/performance.md
+	@$(BIN)/python benchmarks/decision.py
+	$(BIN)/python benchmarks/lava_decision.py
 
 lint: $(READY) ## Format check, ruff, and mypy on the installed package
 	@$(BIN)/ruff format --check .

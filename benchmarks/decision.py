@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
-from rich.table import Table
 
 from dsf.export.file import read_network
 from dsf.export.network import Network
@@ -45,6 +45,17 @@ TOKENS = 200
 CALLS = {"torch_window": 20, "onnx": 100, "stream": 400, "window": 40, "batch64": 10, "mujoco_step": 400}
 """Per round: about as long for each contender."""
 TARGET, SEED = 3600.0, 0
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+TITLES = {
+    "torch_window": "float torch, window mode, as a user would write it",
+    "onnx": "ONNX Runtime, integer graph, stream mode",
+    "stream": "fast engine, stream mode",
+    "window": "fast engine, window mode (all tokens of the context)",
+    "batch64": "fast engine, 64 environments, per decision",
+    "mujoco_step": "MuJoCo's Hopper-v5 step",
+    "floor": "floor: the weights of neurons that fired, once each, at the speed of a copy",
+}
 
 
 def record(network: Network) -> list[Token]:
@@ -134,8 +145,25 @@ def copy_speed(network: Network) -> float:
     return size / statistics.median(times)
 
 
+def report(figures: dict[str, float]) -> str:
+    """The table of docs/performance.md."""
+    lines = ["| engine | us per decision | of MuJoCo's step |", "|---|---|---|"]
+    for name, title in TITLES.items():
+        value = figures[f"{name}_us"]
+        lines.append(f"| {title} | {value:.1f} | {value / figures['mujoco_step_us']:.2f} |")
+    load = os.getloadavg()[0]
+    return "\n".join(
+        [
+            f"{when_and_what()}, load average {load:.1f}:",
+            *("", *lines, ""),
+            f"A decision has {figures['events']:,.0f} synaptic events, and reads {figures['weight_bytes']:,.0f} bytes of "
+            "weights for them.",
+        ]
+    )
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; whole runs also write docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", type=Path, default=network_path(), help="of a Hopper run in exact stream mode")
     parser.add_argument("--checkpoint", type=Path, default=checkpoint_path(), help="the run behind it")
@@ -148,13 +176,10 @@ def main() -> None:
     figures = measure(contenders(network, options.checkpoint, tokens), QUICK_ROUNDS if options.quick else ROUNDS)
     events, read = weight_bytes(network, tokens)
     figures |= {"events": events, "weight_bytes": read, "floor_us": read / copy_speed(network) * 1e6}
-    table = Table("us per decision, one core", "", f"of MuJoCo's step ({figures['mujoco_step_us']:.1f} us)")
-    for name in (*CALLS, "floor"):
-        value = figures[f"{name}_us"]
-        table.add_row(name, f"{value:.1f}", f"{value / figures['mujoco_step_us']:.2f}")
-    console = Console()
-    console.print(table)
-    console.print(f"{events:,.0f} synaptic events and {read:,.0f} bytes of weights per decision", soft_wrap=True)
+    text = report(figures)
+    Console().print(text, soft_wrap=True, markup=False, highlight=False)
+    if not options.quick:
+        replace_section(DOCUMENT, "decision", text)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

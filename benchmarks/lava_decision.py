@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generated_section import ROOT, replace_section, when_and_what
 
 from dsf.export.file import read_network
 from dsf.export.network import Network
@@ -39,7 +40,8 @@ from dsf.runtime.lava_blocks import split_network
 from dsf.runtime.lava_layout import CONTINUES
 from dsf.tasks import get_task
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.append(str(ROOT / "tests"))
+DOCUMENT = ROOT / "docs" / "performance.md"
 SHIPPED, WIDE = "D=128", "D=256"
 CONTENDERS = {
     "stock": STOCK_LAVA,
@@ -203,21 +205,31 @@ def environment_step_ms() -> float:
     return 1e3 * (time.perf_counter() - before) / ENV_STEPS
 
 
-def print_rows(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+def report(rows: dict[str, dict[str, dict[str, float]]], scale: dict[str, Any]) -> str:
     """All groups and contenders, as the table of docs/performance.md."""
-    print("| network, mode, model | channels | ms | best | decisions / s | ticks / s | of stock | switches |")
-    print("|---|---|---|---|---|---|---|---|")
+    before, after = scale["load"]
+    lines = [
+        f"{when_and_what()}, load average {before:.1f} before, {after:.1f} after, on {os.cpu_count()} cores:",
+        "",
+        "| network, mode, model | channels | ms, median | ms, best | decisions / s | ticks / s | of stock | switches |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for group, contenders in rows.items():
-        for name, row in contenders.items():
-            print(
-                f"| {group} | {name} | {row['ms_per_decision']:.2f} | {row['best_ms_per_decision']:.2f} "
-                f"| {row['decisions_per_second']:.1f} | {row['ticks_per_second']:.0f} | {row['of_stock']:.2f} "
-                f"| {row['context_switches_per_decision']:.0f} |"
-            )
+        lines += [
+            f"| {group} | {name} | {row['ms_per_decision']:.2f} | {row['best_ms_per_decision']:.2f} "
+            f"| {row['decisions_per_second']:.1f} | {row['ticks_per_second']:.0f} | {row['of_stock']:.2f} "
+            f"| {row['context_switches_per_decision']:.0f} |"
+            for name, row in contenders.items()
+        ]
+    line = (
+        "ms at D=128: reference {reference_ms:.2f}, fused blocks without Lava {bare_blocks_ms:.2f}, "
+        "MuJoCo step {mujoco_step_ms:.3f}"
+    )
+    return "\n".join([*lines, "", line.format(**scale)])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; whole runs also write docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, at D = 128")
     parser.add_argument("--json", type=Path)
@@ -234,12 +246,10 @@ def main() -> None:
         "mujoco_step_ms": environment_step_ms(),
         "load": load,
     }
-    print_rows(rows)
-    line = (
-        "reference {reference_ms:.2f}, fused blocks without Lava {bare_blocks_ms:.2f}, MuJoCo step {mujoco_step_ms:.3f}"
-    )
-    print(f"\nms at D=128: {line.format(**scale)}")
-    print(f"load average {load[0]:.1f} before, {load[1]:.1f} after, on {os.cpu_count()} cores")
+    text = report(rows, scale)
+    print(text)
+    if not options.quick:
+        replace_section(DOCUMENT, "lava", text)
     if options.json:
         options.json.write_text(json.dumps({**rows, **scale}, indent=2) + "\n")
 
