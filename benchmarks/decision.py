@@ -156,8 +156,8 @@ def report(figures: dict[str, float]) -> str:
         [
             f"{when_and_what()}, load average {load:.1f}:",
             *("", *lines, ""),
-            f"A decision has {figures['events']:,.0f} synaptic events, and reads {figures['weight_bytes']:,.0f} bytes of "
-            "weights for them.",
+            f"A decision has {figures['events']:,.0f} synaptic events and reads {figures['weight_bytes']:,.0f} bytes "
+            "of weights for them.",
         ]
     )
 
