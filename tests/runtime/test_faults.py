@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -172,6 +173,15 @@ def test_time_in_which_the_whole_job_was_stopped_does_not_count(monkeypatch: pyt
     assert waiting.waited_s <= 0.1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A suite that a script started with & inherits an ignored Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_somebody_catches_comes_again() -> None:
     """As Lava's compiler does, which tries modules and catches whatever they raise."""
     caught = 0
@@ -189,6 +199,7 @@ def test_an_interrupt_that_somebody_catches_comes_again() -> None:
     assert caught == 1
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_deferred_interrupts_act_at_the_end_or_when_asked() -> None:
     reached = []
     with pytest.raises(KeyboardInterrupt), interrupts_deferred():
