@@ -22,7 +22,7 @@ SHOWN_EDGES = 12
 """The busiest ones between cores; JSON holds all."""
 TIME_ROWS = (
     *("time per decision", "what binds", "busiest core", "real time"),
-    *("static energy while deciding", "static energy per control period"),
+    *("energy-delay product", "static energy while deciding", "static energy per control period"),
 )
 
 
@@ -246,8 +246,9 @@ def _on_chip(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str,
     values = (
         f"{nominal:.0f} us ({low:.0f} .. {high:.0f}), {latency['ticks']:.0f} ticks, grade {latency['grade']}",
         _shares(latency["terms"], mean["nominal"]),
-        ", ".join(latency["busiest_populations"]),
+        f"{', '.join(latency['busiest_populations'])} ({latency['busiest_share']:.0%} of the time)",
         latency["verdict"],
+        f"{latency['energy_delay_js']['nominal']:.2g} J s",
         _microjoules(latency["static_joules"]),
         _microjoules(latency["static_joules_per_control_period"]),
     )
