@@ -54,12 +54,13 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
 
 
 def reward_curve(rewards: npt.NDArray[np.float64], target_return: float, period_s: float) -> str:
-    """Return so far over an episode, and the return asked for."""
+    """Return so far over an episode, and the return asked for; over steps where the control period is not known."""
     figure, axes = _figure(2.6)
-    seconds = period_s * np.arange(1, len(rewards) + 1)
-    axes.plot(seconds, np.cumsum(rewards), label="earned")
+    timed = math.isfinite(period_s)
+    moments = (period_s if timed else 1.0) * np.arange(1, len(rewards) + 1)
+    axes.plot(moments, np.cumsum(rewards), label="earned")
     axes.axhline(target_return, color="0.5", linestyle="--", linewidth=1, label="asked for")
-    axes.set(xlabel="simulated time (s)", ylabel="return")
+    axes.set(xlabel="simulated time (s)" if timed else "step", ylabel="return")
     axes.legend(frameon=False)
     return svg(figure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,16 +99,22 @@ class HardwareFigures:
 def _latency_json(latency: Latency, energy: EnergyEstimate, task: Task) -> dict[str, Any]:
     """Without the ticks of the floorline."""
     values = {name: value for name, value in latency.to_json().items() if name != "floorline"}
-    verdict = latency.verdict(task.control_period_s)
-    static = latency.static_energy()
-    waiting = latency.static_energy(task.control_period_s)
+    static, known = latency.static_energy(), math.isfinite(task.control_period_s)
+    waiting = latency.static_energy(task.control_period_s) if known else None
     return {
         **values,
-        "verdict": verdict,
+        "verdict": real_time_verdict(latency, task),
         "energy_delay_js": dataclasses.asdict(latency.energy_delay(energy.total)),
         "static_joules": None if static is None else dataclasses.asdict(static),
         "static_joules_per_control_period": None if waiting is None else dataclasses.asdict(waiting),
     }
+
+
+def real_time_verdict(latency: Latency, task: Task) -> str:
+    """Whether a task's control period leaves the time, in words; an environment need not state one."""
+    if not math.isfinite(task.control_period_s):
+        return f"not known: {task.env_id} states no control period"
+    return latency.verdict(task.control_period_s)
 
 
 def price_run(

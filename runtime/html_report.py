@@ -19,7 +19,7 @@ from dsf.hardware_models.preset import GRADES
 from dsf.runtime import figures
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.hardware import HardwareFigures, replay_spikes
+from dsf.runtime.hardware import HardwareFigures, real_time_verdict, replay_spikes
 from dsf.runtime.parity import Spikes
 from dsf.runtime.results import ClosedLoopResult
 from dsf.runtime.sketch import sketch_episode
@@ -179,7 +179,7 @@ def _chip_sections(hardware: HardwareFigures, result: ClosedLoopResult, task: Ta
     rows = [(line,) for line in chip.fit.lines()]
     rows += [(f"assumed: {note}",) for note in chip.mapping.assumptions]
     if chip.latency is not None:
-        rows.append((chip.latency.verdict(task.control_period_s),))
+        rows.append((real_time_verdict(chip.latency, task),))
     parts = [table((f"{chip.searched.cores} cores on {chip.searched.chips} {chip.mapping.chip.title}",), rows)]
     loads = core_loads(chip.mapping, result.counter, hardware.preset)
     parts.append(figure(figures.core_mesh(chip.mapping, loads), "mean load of every core on its tile"))

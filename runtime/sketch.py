@@ -5,6 +5,7 @@ The environment runs again with the actions that were executed; given its seed i
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,8 @@ def sketch_episode(task: Task, seed: int, target_return: float, actions: FloatAr
         if not hasattr(simulation, "model") or not hasattr(simulation, "data"):
             return None
         parts = _drawn_parts(simulation.model)
-        every = max(1, round(FRAME_S / task.control_period_s))
+        period_s = task.control_period_s if math.isfinite(task.control_period_s) else FRAME_S  # not every one is known
+        every = max(1, round(FRAME_S / period_s))
         frames = [_ends(simulation, parts)]
         for step, action in enumerate(actions, start=1):
             lane.step(action)
@@ -60,7 +62,7 @@ def sketch_episode(task: Task, seed: int, target_return: float, actions: FloatAr
         radii = np.array([simulation.model.geom_rbound[part] for part in parts])
         capsules = _is_capsule(simulation.model, parts)
         radii[capsules] = simulation.model.geom_size[parts][capsules, 0]
-        return Sketch(every * task.control_period_s, radii, np.array(frames))
+        return Sketch(every * period_s, radii, np.array(frames))
     finally:
         lane.close()
 

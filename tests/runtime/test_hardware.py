@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,17 @@ def test_a_runs_figures(mode: Mode) -> None:
     assert (
         json.loads(json.dumps(values)).keys() == values.keys() and values["latency"]["energy_delay_js"]["nominal"] > 0
     )
+
+
+def test_without_a_control_period_there_is_no_verdict() -> None:
+    """An environment of --env need not state one."""
+    network = random_network(0, features=15)
+    backend = ReferenceBackend(network)
+    tokens = random_tokens(network, 3, 1, seed=0)
+    for token in tokens:
+        backend.step_graded(token)
+    (figures,) = price_run(network, "stream", backend.counter, tokens[:, 0], [load_preset("loihi2_derived")])
+    task = dataclasses.replace(get_task("hopper"), control_period_s=math.nan)
+    latency = figures.to_json(task)["latency"]
+    assert latency["verdict"] == "not known: Hopper-v5 states no control period"
+    assert latency["static_joules_per_control_period"] is None and latency["static_joules"]["nominal"] > 0

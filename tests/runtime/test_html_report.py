@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +15,8 @@ from conftest import assert_refused, run_command
 from random_networks import random_network
 
 from dsf.export.file import write_network
-from dsf.runtime.sketch import sketch_episode
+from dsf.runtime.figures import reward_curve
+from dsf.runtime.sketch import FRAME_S, sketch_episode
 from dsf.tasks import get_task
 
 HEADINGS = (
@@ -63,6 +66,13 @@ def test_the_film_shows_where_the_robot_was() -> None:
     highest = sketch.frames[:, :, [1, 3]].max(axis=(1, 2))
     assert 0.0 < lowest[0] < 0.2 and 1.2 < highest[0] < 1.7 and highest[-1] < highest[0]
     assert np.all(sketch.radii > 0.03) and sketch.frame_s == pytest.approx(0.016)
+
+
+def test_a_task_without_a_control_period_has_a_film_and_a_curve() -> None:
+    task = dataclasses.replace(get_task("hopper"), control_period_s=math.nan)
+    sketch = sketch_episode(task, 0, 3600.0, np.zeros((5, 3)))
+    assert sketch is not None and len(sketch.frames) == 6 and sketch.frame_s == FRAME_S
+    assert ">step<" in reward_curve(np.ones(5), 3600.0, math.nan)
 
 
 def test_without_a_mujoco_model_there_is_no_film() -> None:
