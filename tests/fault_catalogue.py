@@ -66,7 +66,6 @@ class Fault:
         trial: of a working directory and a source of chance.
         needs: what the machine must allow, or empty.
         quick: whether a quick round tries it.
-        may_leave: pieces of shared memory that nobody could know of; docs/reliability.md says why.
     """
 
     name: str
@@ -76,7 +75,6 @@ class Fault:
     trial: Callable[[Path, Random], Trial]
     needs: str = ""
     quick: bool = False
-    may_leave: int = 0
 
     def possible(self) -> bool:
         """Whether this machine allows it."""
@@ -93,9 +91,9 @@ class Fault:
         silent = not lines and (not self.line or outcome.code is None or outcome.code <= 0)
         if not silent and not (len(lines) == 1 and re.match(f"dsf-sim-run: {self.line}", lines[0])):
             found.append(f"{len(lines)} lines: {' / '.join(lines)}")
-        if outcome.processes or outcome.segments > self.may_leave:
+        if outcome.processes or outcome.segments:
             found.append(f"{outcome.processes} processes and {outcome.segments} segments left")
-        if outcome.seconds > LIMIT_S and not outcome.segments:
+        if outcome.seconds > LIMIT_S:
             found.append(f"{outcome.seconds:.1f} s")
         return found
 
@@ -235,9 +233,7 @@ def on_signals() -> Iterator[Fault]:
         for when in LONGEST_S:
             late = (-number,) if when == "stopping" else ()  # the interpreter itself was ending
             quick = (number, when) in QUICK_SIGNALS
-            spare = 1 if (number, when) == (signal.SIGKILL, "starting") else 0
-            trial = strike(when, inject)
-            yield Fault(f"{name}, {when}", how, (*codes, *late), line, trial, quick=quick, may_leave=spare)
+            yield Fault(f"{name}, {when}", how, (*codes, *late), line, strike(when, inject), quick=quick)
         others = {"Lava with fast channels": DIRECT, "fast engine": FAST, "reference engine": REFERENCE}
         for engine, arguments in others.items():
             yield Fault(f"{name}, {engine}", how, codes, line, strike("running", inject, arguments))
