@@ -5,10 +5,6 @@
  * window mode a lane has one element per token of its window, and the past lies beside the present. Rows are padded to
  * PAD neurons, which never fire, so that no loop has a remainder.
  *
- * Behind spikes, every input that fires adds its row of weights. Neurons tend to fire in all ticks of a token or in
- * none, so inputs are sorted by the ticks in which they fire, and each row of weights is read once for up to
- * PATTERN_TICKS ticks. int16 sums hold SAFE_EVENTS weights of 8 bits and are then added to int32.
- *
  * Nothing is allocated here and nothing is global: one engine per thread.
  */
 #include <math.h>
@@ -17,153 +13,9 @@
 #ifdef __AVX2__
 #include <immintrin.h>
 #endif
-
-enum { PAD = 16,            /* neurons in a vector; rows are multiples of this */
-       TILE = 128,          /* neurons whose sums stay in registers while events are added */
-       SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
-       PATTERN_TICKS = 4,   /* 15 patterns of ticks */
-       FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
-       DECAY_BITS = 12,
-       MEMBRANE_LIMIT = (1 << 23) - 1,
-       SETTLED_ELEMENTS = 1 << 20 };   /* times at most 2^10 ticks < 2^31 */
-
-enum { ENCODER, SYNAPSES, RESIDUAL, LIF, GATE, WINDOW, COUNT, OUTER, AND, READOUT };
-
-typedef int8_t bytes __attribute__((vector_size(16), aligned(16)));
-typedef uint8_t unsigned_bytes __attribute__((vector_size(16), aligned(16)));
-typedef int16_t shorts __attribute__((vector_size(32), aligned(32)));
-typedef int32_t ints __attribute__((vector_size(64), aligned(64)));
-
-typedef struct {
-    int32_t kind, size;
-    int32_t first_source, second_source;   /* nodes that are read; of RESIDUAL, second is -1 if there is only one */
-    int32_t first, second, third;          /* offsets within them: query (or first operand), key (second), value */
-    int32_t inputs;                        /* SYNAPSES, READOUT: length of a row of weights */
-    int32_t exponent;                      /* SYNAPSES: power of two; READOUT: right shift */
-    int32_t kept;                          /* LIF: share of 4096 that the membrane keeps */
-    int32_t reach, places;                 /* tokens looked back on; places is 1 but for PLACED windows */
-    int32_t heads, all_ticks, gain;
-    int32_t behind_spikes;                 /* SYNAPSES: 0 where the encoder is read */
-    int32_t saturates;                     /* LIF: 0 where no membrane can reach MEMBRANE_LIMIT */
-    const int8_t *weights;                 /* SYNAPSES (inputs, row); WINDOW (places, reach); COUNT (reach,): its gain;
-                                              READOUT (actions, row) */
-    const int32_t *bias, *threshold;       /* (row,) */
-    void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */
-    uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */
-    uint8_t *spikes_out;                   /* (lanes, ticks, size) of the present token, or NULL */
-    int64_t *fired;                        /* (row,) spikes so far of each neuron, of what fires; LIF: (2, row), behind
-                                              them its updates with a current, a bias or a membrane that is not 0 */
-    int32_t *recent;                       /* the same since the last settling */
-} node;
-
-typedef struct {
-    node *nodes;
-    int32_t count, ticks, context, lanes, features, actions, window_mode, chunk;
-    const double *offset, *step;           /* (features,) of the encoder */
-    const int32_t *shift;
-    int32_t limit;
-    int32_t *tokens;                       /* (lanes, context, features) ring of encoder integers, window mode */
-    int64_t *age;                          /* (lanes,) tokens since the episode's start */
-    int32_t *graded;                       /* (chunk, features) */
-    int32_t *lane_of, *before, *left;      /* (chunk,) of each element: its lane, tokens before it in its window, and
-                                              tokens from it to the present, itself included */
-    int32_t *sums;                         /* (row,) scratch */
-    const uint8_t **pasts;                 /* (longest reach,) scratch */
-    int64_t tokens_seen;                   /* elements so far */
-    int64_t unsettled;                     /* elements since the last settling */
-} engine;
-
-/* Sign extension. GCC 12 makes five instructions of what processors have one for. */
-static inline shorts widened(const void *weights) {
-#ifdef __AVX2__
-    return (shorts)_mm256_cvtepi8_epi16(_mm_load_si128(weights));
-#else
-    return __builtin_convertvector(*(const bytes *)weights, shorts);
-#endif
-}
-
-static inline ints widened_sums(shorts sums) {
-#ifdef __AVX512F__
-    return (ints)_mm512_cvtepi16_epi32((__m256i)sums);
-#else
-    return __builtin_convertvector(sums, ints);
-#endif
-}
-
-static int32_t row_of(int32_t size) { return (size + PAD - 1) / PAD * PAD; }
-
-typedef struct {
-    int32_t count[1 << PATTERN_TICKS];
-    uint16_t inputs[1 << PATTERN_TICKS][SAFE_EVENTS];
-} patterns;
-
-/* ---- sums behind spikes ------------------------------------------------------------------------------------------ */
-
-/* Inputs of a block by the ticks in which they fire: bit t of a pattern is tick t of PATTERN_TICKS. */
-static void sort_by_pattern(const uint8_t *spikes, int64_t row, int32_t ticks, int32_t inputs, patterns *found) {
-    uint8_t pattern[SAFE_EVENTS] __attribute__((aligned(64)));
-    memcpy(pattern, spikes, inputs);
-    for (int32_t t = 1; t < ticks; t++)
-        for (int32_t n = 0; n < inputs; n++) pattern[n] |= (uint8_t)(spikes[t * row + n] << t);
-    memset(found->count, 0, sizeof found->count);
-    for (int32_t n = 0; n < inputs; n += 8) {   /* inputs is a whole number of rows */
-        uint64_t eight;
-        memcpy(&eight, pattern + n, 8);
-        while (eight) {
-            const int32_t byte = __builtin_ctzll(eight) >> 3, which = eight >> 8 * byte & 255;
-            found->inputs[which][found->count[which]++] = (uint16_t)(n + byte);
-            eight &= ~(255ull << 8 * byte);
-        }
-    }
-}
-
-/* Add the weights of a block's events to PAD * VECTORS neurons of up to PATTERN_TICKS ticks. An input that fires in
- * several ticks is read once. Inlined, so that sums stay in registers for a constant number of vectors. */
-static inline __attribute__((always_inline)) void add_events(
-    const patterns *found, const int8_t *weights, int64_t row, int32_t ticks, int32_t *out, const int32_t vectors) {
-    shorts sums[PATTERN_TICKS][TILE / PAD];
-    memset(sums, 0, sizeof sums);
-    for (int32_t which = 1; which < 1 << ticks; which++) {
-        const int32_t count = found->count[which];
-        if (!count) continue;
-        shorts shared[TILE / PAD] = { { 0 } };
-        for (int32_t e = 0; e < count; e++) {
-            const int8_t *w = weights + found->inputs[which][e] * row;
-            for (int32_t i = 0; i < vectors; i++) shared[i] += widened(w + i * PAD);
-        }
-        for (int32_t t = 0; t < ticks; t++)
-            if (which >> t & 1)
-                for (int32_t i = 0; i < vectors; i++) sums[t][i] += shared[i];
-    }
-    for (int32_t t = 0; t < ticks; t++)
-        for (int32_t i = 0; i < vectors; i++)
-            *(ints *)(out + t * row + i * PAD) += widened_sums(sums[t][i]);
-}
-
-/* Sums behind the spikes of one element: for a block of inputs and a few ticks at a time, so that int16 holds them. */
-static void sum_spikes(const engine *e, const node *n, const uint8_t *spikes, int32_t *out) {
-    const int64_t row = row_of(n->size), source_row = row_of(n->inputs);
-    memset(out, 0, sizeof(int32_t) * e->ticks * row);
-    for (int32_t first = 0; first < source_row; first += SAFE_EVENTS)
-        for (int32_t tick = 0; tick < e->ticks; tick += PATTERN_TICKS) {
-            const int32_t inputs = source_row - first < SAFE_EVENTS ? (int32_t)source_row - first : SAFE_EVENTS;
-            const int32_t ticks = e->ticks - tick < PATTERN_TICKS ? e->ticks - tick : PATTERN_TICKS;
-            const int8_t *weights = n->weights + first * row;
-            patterns found;
-            sort_by_pattern(spikes + tick * source_row + first, source_row, ticks, inputs, &found);
-            int32_t tile = 0;
-            for (; tile + TILE <= row; tile += TILE)
-                add_events(&found, weights + tile, row, ticks, out + tick * row + tile, TILE / PAD);
-            for (; tile < row; tile += PAD) add_events(&found, weights + tile, row, ticks, out + tick * row + tile, 1);
-        }
-}
-
-static void shift_row(int32_t *values, int64_t size, int32_t exponent) {
-    if (exponent > 0)
-        for (int64_t n = 0; n < size; n++) values[n] = (int32_t)((uint32_t)values[n] << exponent);
-    else if (exponent < 0)
-        for (int64_t n = 0; n < size; n++) values[n] >>= -exponent;
-}
+#include "spike_network.h"
+#include "spike_sums.h"
+#include "spike_attention.h"
 
 static void synapses(const engine *e, const node *n, int32_t elements) {
     const int32_t row = row_of(n->size);
@@ -181,10 +33,7 @@ static void synapses(const engine *e, const node *n, int32_t elements) {
         }
         return;
     }
-    const uint8_t *spikes = e->nodes[n->first_source].values;
-    const int64_t step = (int64_t)e->ticks * row_of(n->inputs);
-    for (int32_t k = 0; k < elements; k++) sum_spikes(e, n, spikes + k * step, out + (int64_t)k * e->ticks * row);
-    shift_row(out, (int64_t)elements * e->ticks * row, n->exponent);
+    sum_spikes(e, n, e->nodes[n->first_source].values, elements, out);
 }
 
 /* ---- neurons ----------------------------------------------------------------------------------------------------- */
@@ -259,102 +108,6 @@ static void gate(node *n, const node *a, int32_t at_a, const node *b, int32_t at
     for (int32_t r = 0; r < rows; r++)
         both((uint8_t *)n->values + r * row, (const uint8_t *)a->values + r * row_a + at_a,
              (const uint8_t *)b->values + r * row_b + at_b, n->size);
-}
-
-/* ---- attention --------------------------------------------------------------------------------------------------- */
-
-/* Where the remembered population's spikes (ticks, row) of element k and the tokens before it are; returns how many
- * there are, at most the node's reach. */
-static int32_t look_back(const engine *e, const node *n, const node *source, int32_t k) {
-    const int64_t block = (int64_t)e->ticks * row_of(source->size);
-    const int32_t lane = e->lane_of[k];
-    const int64_t before = e->window_mode ? e->before[k] : e->age[lane];
-    const int32_t tokens = before + 1 < n->reach ? (int32_t)before + 1 : n->reach;
-    int64_t slot = e->age[lane] % n->reach;
-    for (int32_t lag = 0; lag < tokens; lag++) {
-        if (e->window_mode) {
-            e->pasts[lag] = (const uint8_t *)source->values + (k - lag) * block;
-        } else {
-            e->pasts[lag] = n->past + ((int64_t)lane * n->reach + slot) * block;
-            slot = slot ? slot - 1 : n->reach - 1;
-        }
-    }
-    return tokens;
-}
-
-static void remember(const engine *e, const node *n, const node *source, int32_t elements) {
-    const int64_t block = (int64_t)e->ticks * row_of(source->size);
-    for (int32_t k = 0; k < elements; k++) {
-        const int32_t lane = e->lane_of[k];
-        const int64_t slot = e->age[lane] % n->reach;
-        memcpy(n->past + ((int64_t)lane * n->reach + slot) * block, (const uint8_t *)source->values + k * block, block);
-    }
-}
-
-/* out[i] = sum over lags of weights[lag] * past[lag][i], for one element's ticks and neurons. */
-static void weighted_past(const engine *e, const node *n, const node *source, int32_t k, const int8_t *weights, int32_t *out) {
-    const int32_t size = e->ticks * row_of(n->size), tokens = look_back(e, n, source, k);
-    memset(out, 0, sizeof(int32_t) * size);
-    for (int32_t start = 0; start < tokens; start += SAFE_EVENTS)
-        for (int32_t at = 0; at < size; at += PAD) {
-            const int32_t end = tokens < start + SAFE_EVENTS ? tokens : start + SAFE_EVENTS;
-            shorts total = { 0 };
-            for (int32_t lag = start; lag < end; lag++)
-                total += widened(e->pasts[lag] + at) * (int16_t)weights[lag];
-            *(ints *)(out + at) += widened_sums(total);
-        }
-}
-
-static void window(const engine *e, node *n, int32_t elements) {
-    const node *query = &e->nodes[n->first_source], *gate = &e->nodes[n->second_source];
-    const int32_t row = row_of(n->size), query_row = row_of(query->size);
-    for (int32_t k = 0; k < elements; k++) {
-        const int32_t place = n->places == 1 ? 0 : n->places - e->left[k];
-        int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
-        weighted_past(e, n, gate, k, n->weights + (int64_t)place * n->reach, out);
-        for (int32_t t = 0; t < e->ticks; t++) {
-            const uint8_t *q = (const uint8_t *)query->values + ((int64_t)k * e->ticks + t) * query_row + n->first;
-            for (int32_t i = 0; i < n->size; i++) out[t * row + i] *= q[i];
-        }
-    }
-}
-
-static void counted(const engine *e, node *n, int32_t elements) {
-    for (int32_t k = 0; k < elements; k++)
-        weighted_past(e, n, &e->nodes[n->first_source], k, n->weights,
-                      (int32_t *)n->values + (int64_t)k * e->ticks * row_of(n->size));
-}
-
-static int32_t score(const uint8_t *query, const uint8_t *key, int32_t channels) {
-    int32_t total = 0;
-    for (int32_t i = 0; i < channels; i++) total += query[i] & key[i];
-    return total;
-}
-
-static void outer(const engine *e, node *n, int32_t elements) {
-    const node *source = &e->nodes[n->first_source];
-    const int32_t row = row_of(n->size), wide = row_of(source->size), channels = n->size / n->heads;
-    for (int32_t k = 0; k < elements; k++) {
-        const uint8_t *present = (const uint8_t *)source->values + (int64_t)k * e->ticks * wide;
-        int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
-        memset(out, 0, sizeof(int32_t) * e->ticks * row);
-        for (int32_t lag = 0, tokens = look_back(e, n, source, k); lag < tokens; lag++) {
-            const uint8_t *past = e->pasts[lag];
-            for (int32_t h = 0; h < n->heads; h++) {
-                const int32_t at = h * channels;
-                int32_t over_ticks = 0;
-                if (n->all_ticks)
-                    for (int32_t t = 0; t < e->ticks; t++)
-                        over_ticks += score(present + t * wide + n->first + at, past + t * wide + n->second + at, channels);
-                for (int32_t t = 0; t < e->ticks; t++) {
-                    const uint8_t *q = present + t * wide + n->first + at, *p = past + t * wide;
-                    const int32_t c = n->gain * (n->all_ticks ? over_ticks : score(q, p + n->second + at, channels));
-                    if (c)
-                        for (int32_t i = 0; i < channels; i++) out[t * row + at + i] += c * p[n->third + at + i];
-                }
-            }
-        }
-    }
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------- */
