@@ -39,7 +39,7 @@ Mode = Literal["stream", "window"]
 """One token per decision, or the last K tokens replayed for each."""
 
 SOURCE = KernelSource(
-    "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_attention.h")
+    "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_neurons.h", "spike_attention.h")
 )
 PAD = 16
 """Rows of neurons are multiples of this, as in spike_engine.c."""

@@ -15,6 +15,7 @@
 #endif
 #include "spike_network.h"
 #include "spike_sums.h"
+#include "spike_neurons.h"
 #include "spike_attention.h"
 
 static void synapses(const engine *e, const node *n, int32_t elements) {
@@ -34,55 +35,6 @@ static void synapses(const engine *e, const node *n, int32_t elements) {
         return;
     }
     sum_spikes(e, n, e->nodes[n->first_source].values, elements, out);
-}
-
-/* ---- neurons ----------------------------------------------------------------------------------------------------- */
-
-/* trunc_to_zero(v * kept / 4096), as Lava; in two halves, so that no product leaves 32 bits (|v| < 2^23). */
-static inline ints leaked(ints v, int32_t kept) {
-    const ints sign = v >> 31, magnitude = (v ^ sign) - sign;
-    const ints high = magnitude >> DECAY_BITS, low = magnitude & ((1 << DECAY_BITS) - 1);
-    return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
-}
-
-static inline ints clipped(ints v) {
-    const ints above = v > MEMBRANE_LIMIT, below = v < -MEMBRANE_LIMIT;
-    return (v & ~(above | below)) | (above & MEMBRANE_LIMIT) | (below & -MEMBRANE_LIMIT);
-}
-
-static void fire(const engine *e, node *n, int32_t elements) {
-    const int32_t row = row_of(n->size);
-    const int32_t kept = n->kept, is_power = kept && !(kept & (kept - 1)), shift = DECAY_BITS - (is_power ? __builtin_ctz(kept) : 0);
-    for (int32_t k = 0; k < elements; k++)
-        for (int32_t tile = 0; tile < row; tile += PAD) {
-            const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
-            ints v = { 0 }, active = { 0 };
-            for (int32_t t = 0; t < e->ticks; t++) {
-                const int64_t at = ((int64_t)k * e->ticks + t) * row + tile;
-                const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
-                active -= (v | current | bias) != 0;
-                v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
-                v += current * (1 << FRACTION_BITS) + bias;
-                if (n->saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
-                const ints spikes = v > threshold;
-                v &= ~spikes;
-                *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
-            }
-            *(ints *)(n->recent + row + tile) += active;
-        }
-}
-
-/* Sums of up to 255 rows fit in bytes. */
-static void count_spikes(const node *n, int32_t rows) {
-    const int32_t row = row_of(n->size);
-    for (int32_t tile = 0; tile < row; tile += PAD)
-        for (int32_t first = 0; first < rows; first += 255) {
-            const int32_t end = first + 255 < rows ? first + 255 : rows;
-            unsigned_bytes total = { 0 };
-            for (int32_t r = first; r < end; r++)
-                total += *(const unsigned_bytes *)((const uint8_t *)n->values + (int64_t)r * row + tile);
-            *(ints *)(n->recent + tile) += __builtin_convertvector(total, ints);
-        }
 }
 
 /* Move recent counts to where they cannot overflow. */
@@ -157,7 +109,7 @@ static void evaluate(const engine *e, int32_t elements) {
             else if (n->kind == COUNT) counted(e, n, elements);
             else outer(e, n, elements);
         }
-        if (n->recent) count_spikes(n, rows);
+        if (n->recent && n->kind != LIF) count_spikes(n, rows);
     }
 }
 
