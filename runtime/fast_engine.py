@@ -43,6 +43,8 @@ SOURCE = KernelSource(
 )
 PAD = 16
 """Rows of neurons are multiples of this, as in spike_engine.c."""
+TILES = (128, 32, PAD)
+"""Neurons of a tile of weights: the widest that still fits into what remains of a row, as in spike_sums.h."""
 ALIGNMENT = 64
 """Bytes; of a vector register."""
 CHUNK_ELEMENTS = 64
@@ -199,7 +201,7 @@ class FastEngine:
     def _synapses(self, node: Synapses, found: _Node) -> None:
         found.inputs, found.exponent = node.weights.shape[1], node.exponent
         found.behind_spikes = not isinstance(self.network[node.source], Encoder)
-        found.weights = self._padded(node.weights.T, np.int8)
+        found.weights = (self._tiled if found.behind_spikes else self._padded)(node.weights.T, np.int8)
 
     def _residual(self, node: Residual, found: _Node) -> None:
         found.bias = self._padded(node.bias, np.int32)
@@ -281,6 +283,18 @@ class FastEngine:
         copy = self._zeros((*array.shape[:-1], _row(array.shape[-1])), dtype)
         copy[...] = fill
         copy[..., : array.shape[-1]] = array
+        return _pointer(copy)
+
+    def _tiled(self, array: npt.NDArray[np.integer], dtype: type[np.integer]) -> int:
+        """Pointer to a copy of (inputs, neurons) as (tiles, inputs, neurons of the tile)."""
+        inputs, neurons = array.shape
+        row, start = _row(neurons), 0
+        padded, copy = np.zeros((inputs, row), dtype), self._zeros((inputs * row,), dtype)
+        padded[:, :neurons] = array
+        while start < row:
+            width = next(width for width in TILES if width <= row - start)
+            copy[inputs * start : inputs * (start + width)] = padded[:, start : start + width].ravel()
+            start += width
         return _pointer(copy)
 
     def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:

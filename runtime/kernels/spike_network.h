@@ -1,6 +1,7 @@
 /* A spiking network as fast_engine.py lays it out, and the vectors that its arithmetic is made of. */
 enum { PAD = 16,            /* neurons in a vector; rows are multiples of this */
        TILE = 128,          /* neurons whose sums stay in registers while events are added */
+       NARROW_TILE = 32,    /* of what remains of a row */
        SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
        PATTERN_TICKS = 4,   /* 15 patterns of ticks */
        FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
@@ -26,7 +27,7 @@ typedef struct {
     int32_t heads, all_ticks, gain;
     int32_t behind_spikes;                 /* SYNAPSES: 0 where the encoder is read */
     int32_t saturates;                     /* LIF: 0 where no membrane can reach MEMBRANE_LIMIT */
-    const int8_t *weights;                 /* SYNAPSES (inputs, row); WINDOW (places, reach); COUNT (reach,): its gain;
+    const int8_t *weights;                 /* SYNAPSES (inputs, row), behind spikes tile by tile; WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
     void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */

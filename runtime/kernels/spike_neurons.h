@@ -18,7 +18,7 @@ static inline truths is_above(ints a, ints b) { return _mm512_cmpgt_epi32_mask((
 static inline truths is_active(ints a, ints b, ints c) {
     return _mm512_test_epi32_mask((__m512i)(a | b | c), (__m512i)(a | b | c));
 }
-static inline ints cleared(ints v, truths where) { return (ints)_mm512_maskz_mov_epi32((__mmask16)~where, (__m512i)v); }
+static inline ints cleared(ints v, truths where) { return (ints)_mm512_mask_mov_epi32((__m512i)v, where, _mm512_setzero_si512()); }
 static inline ints counted_on(ints total, truths where) {
     return (ints)_mm512_mask_sub_epi32((__m512i)total, where, (__m512i)total, _mm512_set1_epi32(-1));
 }
@@ -32,7 +32,7 @@ static inline ints counted_on(ints total, truths where) { return total - where; 
 
 static inline void store_spikes(uint8_t *to, truths where) {
 #if defined __AVX512BW__ && defined __AVX512VL__
-    _mm_store_si128((__m128i *)to, _mm_maskz_set1_epi8(where, 1));
+    _mm_store_si128((__m128i *)to, _mm_maskz_mov_epi8(where, _mm_set1_epi8(1)));
 #elif defined __AVX512F__
     _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_maskz_set1_epi32(where, 1)));
 #else
@@ -47,6 +47,7 @@ static inline __attribute__((always_inline)) void fire_as(
     const int32_t row = row_of(n->size), ticks = e->ticks, kept = n->kept;
     const int32_t shift = shifts ? DECAY_BITS - __builtin_ctz((uint32_t)kept) : 0, towards_zero = (1 << shift) - 1;
     const int32_t *currents = e->nodes[n->first_source].values;
+    uint8_t *values = n->values;
     for (int32_t tile = 0; tile < row; tile += PAD) {
         const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
         ints fired = *(ints *)(n->recent + tile), active = *(ints *)(n->recent + row + tile);
@@ -62,7 +63,7 @@ static inline __attribute__((always_inline)) void fire_as(
                 const truths spikes = is_above(v, threshold);
                 v = cleared(v, spikes);
                 fired = counted_on(fired, spikes);
-                store_spikes((uint8_t *)n->values + at, spikes);
+                store_spikes(values + at, spikes);
             }
         }
         *(ints *)(n->recent + tile) = fired;

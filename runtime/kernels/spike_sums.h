@@ -4,6 +4,9 @@
  * ticks, and inputs that fire in all of them are added once. int16 sums hold SAFE_EVENTS weights of 8 bits and are then
  * added to int32: a block is SAFE_EVENTS inputs and PATTERN_TICKS ticks.
  *
+ * Weights lie tile by tile, (tiles, inputs, neurons of the tile): of wide matrices, rows a power of two apart would
+ * drive each other out of the first-level cache.
+ *
  * Two ways to the same integers, chosen when this is compiled. A dense product with dot-product instructions
  * (vpdpbusd) would be a third; it does four ticks' work for inputs that are silent, and costs more at every density.
  */
@@ -14,10 +17,13 @@ static void shift_row(int32_t *values, int64_t size, int32_t exponent) {
         for (int64_t n = 0; n < size; n++) values[n] >>= -exponent;
 }
 
+/* Neurons of the tile that starts where so many remain in the row; fast_engine.py arranges weights accordingly. */
+static int32_t tile_width(int32_t remaining) { return remaining >= TILE ? TILE : remaining >= NARROW_TILE ? NARROW_TILE : PAD; }
+
 #ifdef __AVX512BW__
 
 enum { GROUP = 16,            /* elements that share a tile of weights in the first-level cache */
-       WIDE = 32,             /* int16 in a register */
+       WIDE = NARROW_TILE,    /* int16 in a register */
        SCAN = 64 };           /* inputs whose spikes are in a register */
 
 typedef struct {
@@ -62,18 +68,25 @@ static void find_events(const uint8_t *spikes, int64_t row, int32_t ticks, int32
     }
 }
 
-/* Add the weights of a block's events to WIDE * VECTORS neurons; `width` says how many of a single vector exist.
+/* Of each pattern, the lanes to add to in each tick: all or none. */
+#define LANES(pattern) { -(uint32_t)((pattern) & 1), -(uint32_t)((pattern) >> 1 & 1), -(uint32_t)((pattern) >> 2 & 1), -(uint32_t)((pattern) >> 3) }
+static const uint32_t lanes_of[1 << PATTERN_TICKS][PATTERN_TICKS] = {
+    LANES(0), LANES(1), LANES(2), LANES(3), LANES(4), LANES(5), LANES(6), LANES(7),
+    LANES(8), LANES(9), LANES(10), LANES(11), LANES(12), LANES(13), LANES(14), LANES(15) };
+
+/* Add the weights of a block's events to a tile of `width` neurons.
  * Without a branch per tick: which ticks an input fires in is as good as random. Inlined, so that sums stay in registers
- * for a constant number of vectors. */
+ * for a constant width. */
 static inline __attribute__((always_inline)) void add_events(
-    const events *found, const int8_t *weights, int64_t row, int32_t ticks, int32_t *out, int64_t out_row,
-    const int32_t vectors, const int32_t width, int32_t add, int32_t left, int32_t right) {
-    const __mmask32 there = width == WIDE ? ~0u : (1u << width) - 1;
+    const events *found, const int8_t *weights, int32_t ticks, int32_t *out, int64_t row, const int32_t width, int32_t add,
+    int32_t left, int32_t right) {
+    const int32_t vectors = (width + WIDE - 1) / WIDE;
+    const __mmask32 there = width < WIDE ? (1u << width) - 1 : ~0u;
     __m512i sums[PATTERN_TICKS][TILE / WIDE], steady[TILE / WIDE];
 #pragma GCC unroll 4
     for (int32_t i = 0; i < vectors; i++) steady[i] = _mm512_setzero_si512();
     for (int32_t e = 0; e < found->always; e++) {
-        const int8_t *w = weights + found->steady[e] * row;
+        const int8_t *w = weights + found->steady[e] * width;
 #pragma GCC unroll 4
         for (int32_t i = 0; i < vectors; i++)
             steady[i] = _mm512_add_epi16(steady[i], _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, w + i * WIDE)));
@@ -83,9 +96,8 @@ static inline __attribute__((always_inline)) void add_events(
 #pragma GCC unroll 4
         for (int32_t i = 0; i < vectors; i++) sums[t][i] = steady[i];
     for (int32_t e = 0; e < found->sometimes; e++) {
-        const int8_t *w = weights + found->varying[e] * row;
-        const int32_t pattern = found->pattern[e];
-        const __mmask32 fires[PATTERN_TICKS] = { -(pattern & 1), -(pattern >> 1 & 1), -(pattern >> 2 & 1), -(pattern >> 3) };
+        const int8_t *w = weights + found->varying[e] * width;
+        const uint32_t *fires = lanes_of[found->pattern[e]];
 #pragma GCC unroll 4
         for (int32_t i = 0; i < vectors; i++) {
             const __m512i weight = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, w + i * WIDE));
@@ -100,10 +112,11 @@ static inline __attribute__((always_inline)) void add_events(
 #pragma GCC unroll 2
             for (int32_t half = 0; half < WIDE / PAD; half++) {
                 if (t >= ticks || half * PAD >= width) continue;
-                ints *to = (ints *)(out + t * out_row + i * WIDE + half * PAD);
+                ints *to = (ints *)(out + t * row + i * WIDE + half * PAD);
                 ints total = widened_sums((shorts)(half ? _mm512_extracti64x4_epi64(sums[t][i], 1) : _mm512_castsi512_si256(sums[t][i])));
                 if (add) total += *to;
-                *to = total << left >> right;
+                if (left | right) total = total << left >> right;
+                *to = total;
             }
 }
 
@@ -123,14 +136,13 @@ static void sum_spikes(const engine *e, const node *n, const uint8_t *spikes, in
                 for (int32_t g = 0; g < group; g++)
                     find_events(spikes + (at + (int64_t)g * e->ticks) * source_row + first, source_row, ticks, inputs, &found[g]);
                 for (int32_t tile = 0, width; tile < row; tile += width) {
-                    const int8_t *weights = n->weights + (int64_t)first * row + tile;
-                    const int32_t remains = row - tile;
-                    width = remains >= TILE ? TILE : remains >= WIDE ? WIDE : PAD;
+                    width = tile_width(row - tile);
+                    const int8_t *weights = n->weights + (int64_t)tile * n->inputs + (int64_t)first * width;
                     for (int32_t g = 0; g < group; g++) {
                         int32_t *to = out + (at + (int64_t)g * e->ticks) * row + tile;
-                        if (width == TILE) add_events(&found[g], weights, row, ticks, to, row, TILE / WIDE, WIDE, add, left, right);
-                        else if (width == WIDE) add_events(&found[g], weights, row, ticks, to, row, 1, WIDE, add, left, right);
-                        else add_events(&found[g], weights, row, ticks, to, row, 1, PAD, add, left, right);
+                        if (width == TILE) add_events(&found[g], weights, ticks, to, row, TILE, add, left, right);
+                        else if (width == WIDE) add_events(&found[g], weights, ticks, to, row, WIDE, add, left, right);
+                        else add_events(&found[g], weights, ticks, to, row, PAD, add, left, right);
                     }
                 }
             }
@@ -161,10 +173,11 @@ static void sort_by_pattern(const uint8_t *spikes, int64_t row, int32_t ticks, i
     }
 }
 
-/* Add the weights of a block's events to PAD * VECTORS neurons of up to PATTERN_TICKS ticks. An input that fires in
- * several ticks is read once. Inlined, so that sums stay in registers for a constant number of vectors. */
+/* Add the weights of a block's events to a tile of `width` neurons and up to PATTERN_TICKS ticks. An input that fires
+ * in several ticks is read once. Inlined, so that sums stay in registers for a constant width. */
 static inline __attribute__((always_inline)) void add_events(
-    const patterns *found, const int8_t *weights, int64_t row, int32_t ticks, int32_t *out, const int32_t vectors) {
+    const patterns *found, const int8_t *weights, int32_t ticks, int32_t *out, int64_t row, const int32_t width) {
+    const int32_t vectors = width / PAD;
     shorts sums[PATTERN_TICKS][TILE / PAD];
     memset(sums, 0, sizeof sums);
     for (int32_t which = 1; which < 1 << ticks; which++) {
@@ -172,7 +185,7 @@ static inline __attribute__((always_inline)) void add_events(
         if (!count) continue;
         shorts shared[TILE / PAD] = { { 0 } };
         for (int32_t e = 0; e < count; e++) {
-            const int8_t *w = weights + found->inputs[which][e] * row;
+            const int8_t *w = weights + found->inputs[which][e] * width;
             for (int32_t i = 0; i < vectors; i++) shared[i] += widened(w + i * PAD);
         }
         for (int32_t t = 0; t < ticks; t++)
@@ -185,19 +198,22 @@ static inline __attribute__((always_inline)) void add_events(
 }
 
 static void sum_element(const engine *e, const node *n, const uint8_t *spikes, int32_t *out) {
-    const int64_t row = row_of(n->size), source_row = row_of(n->inputs);
+    const int32_t row = row_of(n->size), source_row = row_of(n->inputs);
     memset(out, 0, sizeof(int32_t) * e->ticks * row);
     for (int32_t first = 0; first < source_row; first += SAFE_EVENTS)
         for (int32_t tick = 0; tick < e->ticks; tick += PATTERN_TICKS) {
-            const int32_t inputs = source_row - first < SAFE_EVENTS ? (int32_t)source_row - first : SAFE_EVENTS;
+            const int32_t inputs = source_row - first < SAFE_EVENTS ? source_row - first : SAFE_EVENTS;
             const int32_t ticks = e->ticks - tick < PATTERN_TICKS ? e->ticks - tick : PATTERN_TICKS;
-            const int8_t *weights = n->weights + first * row;
             patterns found;
             sort_by_pattern(spikes + tick * source_row + first, source_row, ticks, inputs, &found);
-            int32_t tile = 0;
-            for (; tile + TILE <= row; tile += TILE)
-                add_events(&found, weights + tile, row, ticks, out + tick * row + tile, TILE / PAD);
-            for (; tile < row; tile += PAD) add_events(&found, weights + tile, row, ticks, out + tick * row + tile, 1);
+            for (int32_t tile = 0, width; tile < row; tile += width) {
+                width = tile_width(row - tile);
+                const int8_t *weights = n->weights + (int64_t)tile * n->inputs + (int64_t)first * width;
+                int32_t *to = out + tick * row + tile;
+                if (width == TILE) add_events(&found, weights, ticks, to, row, TILE);
+                else if (width == NARROW_TILE) add_events(&found, weights, ticks, to, row, NARROW_TILE);
+                else add_events(&found, weights, ticks, to, row, PAD);
+            }
         }
 }
 
