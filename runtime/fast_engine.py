@@ -300,7 +300,7 @@ class FastEngine:
     def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         """Zeros that start on a vector register's boundary."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        raw = np.zeros(size + ALIGNMENT, np.uint8)
+        raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)  # C may read a vector that starts at any of its elements
         start = -raw.ctypes.data % ALIGNMENT
         return self._keep(raw[start : start + size].view(dtype).reshape(shape))
 

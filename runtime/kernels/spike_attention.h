@@ -27,38 +27,42 @@ static void remember(const engine *e, const node *n, const node *source, int32_t
     }
 }
 
-/* out[i] = sum over lags of weights[lag] * past[lag][i], for one element's ticks and neurons. */
-static void weighted_past(const engine *e, const node *n, const node *source, int32_t k, const int8_t *weights, int32_t *out) {
-    const int32_t size = e->ticks * row_of(n->size), tokens = look_back(e, n, source, k);
-    memset(out, 0, sizeof(int32_t) * size);
-    for (int32_t start = 0; start < tokens; start += SAFE_EVENTS)
-        for (int32_t at = 0; at < size; at += PAD) {
-            const int32_t end = tokens < start + SAFE_EVENTS ? tokens : start + SAFE_EVENTS;
-            shorts total = { 0 };
-            for (int32_t lag = start; lag < end; lag++)
-                total += widened(e->pasts[lag] + at) * (int16_t)weights[lag];
-            *(ints *)(out + at) += widened_sums(total);
+/* Sums over lags of weights[lag] * past[lag], for one element's ticks and neurons: (ticks, row). Only of neurons whose
+ * query fires, if there is one: the neurons from query[0] on of each of its rows, of which there may be fewer than of
+ * the sum; what is read beyond them meets the padding of the past. */
+static void weighted_past(const engine *e, const node *n, const node *source, int32_t k, const int8_t *weights,
+                          const uint8_t *query, int32_t query_row) {
+    const int32_t row = row_of(n->size), tokens = look_back(e, n, source, k);
+    int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
+    for (int32_t t = 0; t < e->ticks; t++)
+        for (int32_t tile = 0; tile < row; tile += PAD) {
+            const int32_t at = t * row + tile;
+            const shorts asked = query ? -widened(query + t * query_row + tile) : ~(shorts){ 0 };
+            ints sums = { 0 };
+            for (int32_t start = 0; start < tokens; start += SAFE_EVENTS) {
+                const int32_t end = tokens < start + SAFE_EVENTS ? tokens : start + SAFE_EVENTS;
+                shorts total = { 0 };
+                for (int32_t lag = start; lag < end; lag++)
+                    total += widened(e->pasts[lag] + at) * (int16_t)weights[lag];
+                sums += widened_sums(total & asked);
+            }
+            *(ints *)(out + at) = sums;
         }
 }
 
-static void window(const engine *e, node *n, int32_t elements) {
+static void window(const engine *e, const node *n, int32_t elements) {
     const node *query = &e->nodes[n->first_source], *gate = &e->nodes[n->second_source];
-    const int32_t row = row_of(n->size), query_row = row_of(query->size);
+    const int32_t query_row = row_of(query->size);
     for (int32_t k = 0; k < elements; k++) {
         const int32_t place = n->places == 1 ? 0 : n->places - e->left[k];
-        int32_t *out = (int32_t *)n->values + (int64_t)k * e->ticks * row;
-        weighted_past(e, n, gate, k, n->weights + (int64_t)place * n->reach, out);
-        for (int32_t t = 0; t < e->ticks; t++) {
-            const uint8_t *q = (const uint8_t *)query->values + ((int64_t)k * e->ticks + t) * query_row + n->first;
-            for (int32_t i = 0; i < n->size; i++) out[t * row + i] *= q[i];
-        }
+        weighted_past(e, n, gate, k, n->weights + (int64_t)place * n->reach,
+                      (const uint8_t *)query->values + (int64_t)k * e->ticks * query_row + n->first, query_row);
     }
 }
 
-static void counted(const engine *e, node *n, int32_t elements) {
+static void counted(const engine *e, const node *n, int32_t elements) {
     for (int32_t k = 0; k < elements; k++)
-        weighted_past(e, n, &e->nodes[n->first_source], k, n->weights,
-                      (int32_t *)n->values + (int64_t)k * e->ticks * row_of(n->size));
+        weighted_past(e, n, &e->nodes[n->first_source], k, n->weights, NULL, 0);
 }
 
 static int32_t score(const uint8_t *query, const uint8_t *key, int32_t channels) {

@@ -69,11 +69,15 @@ static void residual(const engine *e, const node *n, int32_t rows) {
     const int32_t *a = e->nodes[n->first_source].values;
     const int32_t *b = n->second_source < 0 ? NULL : e->nodes[n->second_source].values;
     int32_t *out = n->values;
-    for (int32_t r = 0; r < rows; r++)
-        for (int32_t i = 0; i < row; i++) {
-            const int64_t at = (int64_t)r * row + i;
-            out[at] = a[at] + (b ? b[at] : 0) + n->bias[i];
+    for (int32_t tile = 0; tile < row; tile += PAD) {
+        const ints bias = *(const ints *)(n->bias + tile);
+        for (int32_t r = 0; r < rows; r++) {
+            const int64_t at = (int64_t)r * row + tile;
+            ints total = *(const ints *)(a + at) + bias;
+            if (b) total += *(const ints *)(b + at);
+            *(ints *)(out + at) = total;
         }
+    }
 }
 
 static void readout(const engine *e, const node *n, int32_t element, int64_t *accumulators) {

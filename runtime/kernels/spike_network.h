@@ -58,9 +58,11 @@ typedef struct {
 /* Sign extension. GCC 12 makes five instructions of what processors have one for. */
 static inline shorts widened(const void *weights) {
 #ifdef __AVX2__
-    return (shorts)_mm256_cvtepi8_epi16(_mm_load_si128(weights));
+    return (shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(weights));
 #else
-    return __builtin_convertvector(*(const bytes *)weights, shorts);
+    bytes loaded;
+    memcpy(&loaded, weights, sizeof loaded);
+    return __builtin_convertvector(loaded, shorts);
 #endif
 }
 
