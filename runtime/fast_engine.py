@@ -119,6 +119,10 @@ class FastEngine:
         }
         tokens = lanes * (network.context if windowed else 1)
         self._chunk = max(network.context, min(tokens, CHUNK_ELEMENTS)) if windowed else min(tokens, CHUNK_ELEMENTS)
+        last = {name: node.name for node in network.nodes for name in node.sources}
+        self._read_last = {reader: [name for name in last if last[name] == reader] for reader in last.values()}
+        self._room: dict[str, npt.NDArray[np.uint8]] = {}
+        self._free: list[npt.NDArray[np.uint8]] = []
         self._nodes = (_Node * len(network.nodes))(*map(self._node, network.nodes))
         self._engine = self._describe(windowed)
         engine = ctypes.byref(self._engine)
@@ -186,9 +190,9 @@ class FastEngine:
         if len(sources) == 2:
             found.second_source = sources[1]
         if isinstance(node, (LIF, Gate, And)):
-            found.values = self._values(node.size, np.uint8)
+            found.values = self._values(node, np.uint8)
         elif not isinstance(node, (Encoder, Readout)):
-            found.values = self._values(node.size, np.int32)
+            found.values = self._values(node, np.int32)
         if isinstance(node, SPIKING_KINDS):
             shape = (1 + isinstance(node, LIF), _row(node.size))  # spikes, and active updates
             self._counts[node.name] = self._zeros(shape, np.int64)
@@ -196,6 +200,9 @@ class FastEngine:
         if node.name in self.spikes:
             found.spikes_out = _pointer(self.spikes[node.name])
         _FILL[type(node)](self, node, found)
+        for name in self._read_last.get(node.name, ()):
+            if name in self._room and name not in self.spikes:  # what is recorded is read when all is computed
+                self._free.append(self._room.pop(name))
         return found
 
     def _synapses(self, node: Synapses, found: _Node) -> None:
@@ -275,8 +282,17 @@ class FastEngine:
     def _index(self, name: str) -> int:
         return next(index for index, node in enumerate(self.network.nodes) if node.name == name)
 
-    def _values(self, size: int, dtype: type[np.generic]) -> int:
-        return _pointer(self._zeros((self._chunk, self.network.ticks, _row(size)), dtype))
+    def _values(self, node: Node, dtype: type[np.generic]) -> int:
+        """Pointer to what a node computes, where nothing lies that is still read: all of it should fit in a cache."""
+        size = self._chunk * self.network.ticks * _row(node.size) * np.dtype(dtype).itemsize
+        fitting = [index for index, room in enumerate(self._free) if room.size >= size]
+        room = (
+            self._free.pop(min(fitting, key=lambda index: self._free[index].size))
+            if fitting
+            else self._zeros((size,), np.uint8)
+        )
+        self._room[node.name] = room
+        return _pointer(room)
 
     def _padded(self, array: npt.NDArray[np.integer], dtype: type[np.integer], fill: int = 0) -> int:
         """Pointer to a copy whose last axis is a whole number of rows."""

@@ -50,16 +50,17 @@ void dsf_settle(engine *e) {
     e->unsettled = 0;
 }
 
-static void both(uint8_t *restrict out, const uint8_t *restrict x, const uint8_t *restrict y, int32_t size) {
+static void both(uint8_t *restrict out, const uint8_t *restrict x, const uint8_t *restrict y, int32_t size, int32_t row) {
     for (int32_t i = 0; i < size; i++) out[i] = x[i] & y[i];
+    for (int32_t i = size; i < row; i++) out[i] = 0;
 }
 
 /* AND of two parts of populations, offsets within their rows. */
-static void gate(node *n, const node *a, int32_t at_a, const node *b, int32_t at_b, int32_t rows) {
-    const int64_t row = row_of(n->size), row_a = row_of(a->size), row_b = row_of(b->size);
-    for (int32_t r = 0; r < rows; r++)
+static void gate(const node *n, const node *a, int32_t at_a, const node *b, int32_t at_b, int32_t rows) {
+    const int32_t row = row_of(n->size), row_a = row_of(a->size), row_b = row_of(b->size);
+    for (int64_t r = 0; r < rows; r++)
         both((uint8_t *)n->values + r * row, (const uint8_t *)a->values + r * row_a + at_a,
-             (const uint8_t *)b->values + r * row_b + at_b, n->size);
+             (const uint8_t *)b->values + r * row_b + at_b, n->size, row);
 }
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------- */
