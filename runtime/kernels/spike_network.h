@@ -4,6 +4,7 @@ enum { PAD = 16,            /* neurons in a vector; rows are multiples of this *
        NARROW_TILE = 32,    /* of what remains of a row */
        SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
        PATTERN_TICKS = 4,   /* 15 patterns of ticks */
+       USUAL_TICKS = 4,     /* of a token */
        FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
        DECAY_BITS = 12,
        MEMBRANE_LIMIT = (1 << 23) - 1,

@@ -40,42 +40,57 @@ static inline void store_spikes(uint8_t *to, truths where) {
 #endif
 }
 
-/* A population of all elements, PAD neurons at a time, so that what is counted stays in registers. Inlined for
- * constants: `shift` is how far a leak that is a power of two shifts, or 0 for the others. */
-static inline __attribute__((always_inline)) void fire_as(
-    const engine *e, const node *n, int32_t elements, const int32_t shifts, const int32_t saturates) {
-    const int32_t row = row_of(n->size), ticks = e->ticks, kept = n->kept;
-    const int32_t shift = shifts ? DECAY_BITS - __builtin_ctz((uint32_t)kept) : 0, towards_zero = (1 << shift) - 1;
-    const int32_t *currents = e->nodes[n->first_source].values;
+enum { ANY_LEAK, POWER_LEAK };   /* the share of the membrane that is kept */
+
+/* A tile of PAD neurons in all elements, so that what is counted stays in registers. Inlined for constants. Where all
+ * neurons have a bias, every update is active. */
+static inline __attribute__((always_inline)) void fire_tile(
+    const node *n, const int32_t *currents, int32_t tile, int32_t elements, int32_t ticks, const int32_t leak,
+    const int32_t saturates, const int32_t biased) {
+    const int32_t row = row_of(n->size), kept = n->kept;
+    const int32_t shift = leak == POWER_LEAK ? DECAY_BITS - __builtin_ctz((uint32_t)kept) : 0, towards_zero = (1 << shift) - 1;
+    const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
+    ints fired = *(ints *)(n->recent + tile), active = *(ints *)(n->recent + row + tile);
     uint8_t *values = n->values;
-    for (int32_t tile = 0; tile < row; tile += PAD) {
-        const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
-        ints fired = *(ints *)(n->recent + tile), active = *(ints *)(n->recent + row + tile);
-        for (int32_t k = 0; k < elements; k++) {
-            ints v = { 0 };
-            for (int32_t t = 0; t < ticks; t++) {
-                const int64_t at = ((int64_t)k * ticks + t) * row + tile;
-                const ints current = *(const ints *)(currents + at);
-                active = counted_on(active, is_active(v, current, bias));
-                v = shifts ? (v + (v >> 31 & towards_zero)) >> shift : leaked(v, kept);
-                v += current * (1 << FRACTION_BITS) + bias;
-                if (saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
-                const truths spikes = is_above(v, threshold);
-                v = cleared(v, spikes);
-                fired = counted_on(fired, spikes);
-                store_spikes(values + at, spikes);
-            }
+    int64_t at = tile;
+    for (int32_t k = 0; k < elements; k++) {
+        ints v = { 0 };
+        for (int32_t t = 0; t < ticks; t++, at += row) {
+            const ints current = *(const ints *)(currents + at);
+            if (!biased) active = counted_on(active, is_active(v, current, bias));
+            if (t > 0) v = leak == POWER_LEAK ? (v + (v >> 31 & towards_zero)) >> shift : leaked(v, kept);
+            v += current * (1 << FRACTION_BITS) + bias;
+            if (saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
+            const truths spikes = is_above(v, threshold);
+            v = cleared(v, spikes);
+            fired = counted_on(fired, spikes);
+            store_spikes(values + at, spikes);
         }
-        *(ints *)(n->recent + tile) = fired;
-        *(ints *)(n->recent + row + tile) = active;
     }
+    *(ints *)(n->recent + tile) = fired;
+    *(ints *)(n->recent + row + tile) = biased ? active + elements * ticks : active;
+}
+
+static inline int32_t all_biased(const int32_t *bias) {
+    int32_t all = 1;
+    for (int32_t i = 0; i < PAD; i++) all &= bias[i] != 0;
+    return all;
+}
+
+static inline __attribute__((always_inline)) void fire_as(
+    const engine *e, const node *n, int32_t elements, int32_t ticks, const int32_t leak, const int32_t saturates) {
+    const int32_t *currents = e->nodes[n->first_source].values;
+    for (int32_t tile = 0; tile < row_of(n->size); tile += PAD)
+        if (all_biased(n->bias + tile)) fire_tile(n, currents, tile, elements, ticks, leak, saturates, 1);
+        else fire_tile(n, currents, tile, elements, ticks, leak, saturates, 0);
 }
 
 static void fire(const engine *e, const node *n, int32_t elements) {
-    const int32_t shifts = n->kept && !(n->kept & (n->kept - 1));
-    if (n->saturates) fire_as(e, n, elements, 0, 1);
-    else if (shifts) fire_as(e, n, elements, 1, 0);
-    else fire_as(e, n, elements, 0, 0);
+    const int32_t power = n->kept && !(n->kept & (n->kept - 1));
+    if (n->saturates) fire_as(e, n, elements, e->ticks, ANY_LEAK, 1);
+    else if (!power) fire_as(e, n, elements, e->ticks, ANY_LEAK, 0);
+    else if (e->ticks == USUAL_TICKS) fire_as(e, n, elements, USUAL_TICKS, POWER_LEAK, 0);   /* without a loop */
+    else fire_as(e, n, elements, e->ticks, POWER_LEAK, 0);
 }
 
 /* Of what is not a LIF, which counts for itself. Sums of up to 255 rows fit in bytes. */
