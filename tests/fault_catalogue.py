@@ -148,7 +148,7 @@ def strike(
 
 def stopped_server(_work: Path, _chance: Random) -> Trial:
     """The server of the shared memory stops before it has made any."""
-    return Trial(LAVA, "starting", 0.0, lambda run: os.kill(run.await_lava_processes(1)[0], signal.SIGSTOP))
+    return Trial(LAVA, "serving", 0.0, lambda run: os.kill(run.await_lava_processes(1)[0], signal.SIGSTOP))
 
 
 def failing_model(method: str, most_calls: int) -> Callable[[Path, Random], Trial]:

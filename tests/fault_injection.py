@@ -48,6 +48,7 @@ main()
 ANNOUNCE = {
     "importing": "from dsf.runtime import __main__ as entry; announce(entry, '_handle', 'importing', after=True)",
     "starting": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, '__enter__', 'starting')",
+    "serving": "from multiprocessing.managers import SharedMemoryManager as M; announce(M, 'start', 'serving')",
     "running": "from dsf.tasks.lane import Lane; announce(Lane, 'start', 'running')",
     "stopping": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, 'kill', 'stopping')",
     "injected": "",
