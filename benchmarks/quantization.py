@@ -1,4 +1,4 @@
-"""Score against weight bits: plain rounding, least-squares clipping, quantization-aware training; writes docs tables.
+"""Score against weight bits: plain rounding, better scales, quantization-aware training; writes docs tables.
 
     python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
 
@@ -28,7 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "quantization.jsonl", ROOT / "docs" / "quantization.md"
 BEGIN, END = "<!-- quantization:begin -->", "<!-- quantization:end -->"
 BITS = (8, 6, 4, 3, 2)
-METHODS = ("plain", "mse", "qat")
+RULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "mse": {"clipping": "mse"},
+    "fine": {"embed_synapses": 2, "residual_scales": "channel"},
+    "qat": {},
+}
+"""How each method quantizes; all that differs from the default is chosen on the training set."""
+METHODS = tuple(RULES)
 SCALES = ("per-channel", "per-layer")
 EVAL_SEED = 9_000
 PRESET = "loihi1_davies2018"
@@ -66,9 +73,8 @@ def network_of(cell: Cell, options: argparse.Namespace) -> Network:
 
     checkpoint = load_checkpoint(fine_tuned(cell, options) if cell.method == "qat" else options.run)
     folded = fold(checkpoint.build_trained())
-    clipping = "mse" if cell.method == "mse" else "max"
-    rules, calibration = QuantizationConfig(cell.bits, cell.per_channel, clipping=clipping), None
-    if cell.method == "mse":
+    rules, calibration = QuantizationConfig(cell.bits, cell.per_channel, **RULES[cell.method]), None
+    if RULES[cell.method]:
         episodes = dataset_episodes(options.dataset, folded.codec.encode, len(folded.codec.unit))
         windows = spread_windows(episodes, folded.context, CALIBRATION_WINDOWS)
         calibration = calibrate(folded, windows.swapaxes(0, 1))
