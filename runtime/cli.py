@@ -15,7 +15,7 @@ from rich.progress import Progress
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
 from dsf.export.reference import IntegerPolicy
-from dsf.hardware_models import load_preset
+from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially
 from dsf.runtime.core_traffic import placed_mapping, summarise_traffic
@@ -176,7 +176,7 @@ def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
     console = Console()
     check_config(config)
-    presets = [load_preset(name) for name in config.hardware or DEFAULT_HARDWARE]
+    presets = load_presets(config.hardware or DEFAULT_HARDWARE)
     path = config.network or network_path()
     network, digest = read_network(path), file_digest(path)
     task = choose_task(config, network)
