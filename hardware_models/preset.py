@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
     """Plain YAML, but a field that is there twice is an error: it would hide a price."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key, (place, _) in zip(keys, node.value):
             if isinstance(key, Hashable) and keys.count(key) > 1:
                 problem = f"the field '{key}' is there twice: keep one of them"
