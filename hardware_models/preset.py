@@ -176,6 +176,9 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     )
     energy = parser.prices("energy_pj", fields.get("energy_pj"), tuple(QUANTITIES))
     parser.require(bool(energy), f"energy_pj prices nothing: give at least one of {', '.join(QUANTITIES)}")
+    times = fields.get("time_ns")
+    parser.require(not times or chip is not None, "time_ns is there without chip, so nothing is timed: add chip")
+    parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns is there without time_ns: add time_ns")
     static = fields.get("static_w")
     included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
     for quantity in included:
@@ -186,7 +189,7 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
         notes=parser.text("notes", fields["notes"]),
         chip=chip,
         energy_pj=energy,
-        time_ns=parser.prices("time_ns", fields.get("time_ns"), tuple(QUANTITIES)),
+        time_ns=parser.prices("time_ns", times, tuple(QUANTITIES)),
         barrier_ns=parser.barrier(fields.get("barrier_ns")),
         static_w=None if static is None else parser.price("static_w", static),
         included={quantity: parser.text(f"included {quantity}", where) for quantity, where in included.items()},

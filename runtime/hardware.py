@@ -11,6 +11,7 @@ from typing import Any
 from dsf.export.chips import get_chip
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS, IntArray
+from dsf.export.placement import place
 from dsf.export.reference import Int64Array, WindowReference
 from dsf.hardware_models import (
     EnergyEstimate,
@@ -173,6 +174,16 @@ def _place(network: Network, counter: SpikeCounter, preset: Preset, decisions: S
         mapping,
         estimate_latency(mapping, preset, decisions) if preset.time_ns else None,
     )
+
+
+def require_cores(network: Network, presets: Sequence[Preset]) -> None:
+    """Refuse before a run what :func:`price_run` would refuse after it.
+
+    Raises:
+        NetworkError: a single neuron exceeds a core of a preset's chip.
+    """
+    for name in dict.fromkeys(preset.chip for preset in presets if preset.chip is not None):
+        place(network, get_chip(name))
 
 
 def replay_spikes(network: Network, mode: Mode, tokens: IntArray) -> list[Spikes]:

@@ -125,6 +125,7 @@ def test_unknown_preset_names_the_known_ones() -> None:
 
 PRICE = {"low": 1, "nominal": 2, "high": 3, "grade": "P", "source": "s"}
 GOOD = {"title": "t", "notes": "n", "energy_pj": {"macs": PRICE}}
+TIMED = {**GOOD, "chip": "loihi1", "time_ns": {"macs": PRICE}}
 
 
 def test_a_users_file_is_a_preset(tmp_path: Path) -> None:
@@ -185,13 +186,15 @@ def test_a_total_is_as_good_as_its_worst_price() -> None:
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "grade": "Z"}}}, "grade 'Z' is none of P, Q, A, D"),
         ({**GOOD, "energy_pj": {"macs": {"low": 1}}}, "energy_pj macs lacks nominal, high, grade, source"),
         ({**GOOD, "included": {"macs": "somewhere"}}, "'macs' has a price and is included elsewhere"),
-        ({**GOOD, "barrier_ns": {0: PRICE}}, "'0' is no number of tiles"),
+        ({**TIMED, "barrier_ns": {0: PRICE}}, "'0' is no number of tiles"),
         ({**GOOD, "static_w": 3}, "static_w must be a mapping"),
         ({**GOOD, "chip": ["loihi1"]}, r"chip \['loihi1'\] is none of loihi1"),
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "grade": ["P"]}}}, r"grade \['P'\] is none of P"),
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "high": 10**400}}}, "macs holds 1000.*: write one"),
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "low": "1e-3"}}}, "'1e-3', which is no finite number: .*1.0e-3"),
-        ({**GOOD, "barrier_ns": {True: PRICE}}, "'True' is no number of tiles"),
+        ({**TIMED, "barrier_ns": {True: PRICE}}, "'True' is no number of tiles"),
+        ({**GOOD, "time_ns": {"macs": PRICE}}, "time_ns is there without chip"),
+        ({**GOOD, "barrier_ns": {1: PRICE}}, "barrier_ns is there without time_ns"),
         ({**GOOD, "a\nb": 3}, "unknown field 'a b'"),
     ],
 )

@@ -15,13 +15,15 @@ from conftest import assert_refused
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
+from dsf.export.chips import CHIPS, LOIHI_1, Figure
 from dsf.export.file import write_network
+from dsf.export.nodes import NetworkError
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main
 from dsf.runtime.engine import ReferenceBackend
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes
+from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
 from dsf.tasks import get_task
 
 MINE = {
@@ -77,6 +79,16 @@ def test_a_broken_file_is_refused_before_anything_runs(content: str, words: str,
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     assert_refused(run_here(main, "dsf-sim-run", "--backend", "fast", "--hardware", str(path)), words)
+
+
+def test_a_network_that_no_chip_can_hold_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two input axons are too few for a neuron that reads 15 features."""
+    tiny = dataclasses.replace(LOIHI_1, input_axons_per_core=Figure(2, "inferred", "own"))
+    monkeypatch.setitem(CHIPS, "loihi1", tiny)
+    network, presets = random_network(0, features=15), [load_preset("loihi2_derived"), load_preset("loihi1_fitted")]
+    require_cores(network, presets[:1])
+    with pytest.raises(NetworkError, match="input axons of 2 of a core of Loihi 1"):
+        require_cores(network, presets)
 
 
 def test_a_preset_is_not_overwritten(tmp_path: Path) -> None:
