@@ -89,8 +89,8 @@ def render(figures: dict[str, Any]) -> str:
         f"{first} to {last}, target return {figures['target_return']:.0f}, {figures['decisions']:,} decisions; "
         f"returns {returns}. Dynamic energy per decision.",
         "",
-        "| preset | grade | uJ | low to high | largest terms | counted, but without a price |",
-        "|---|---|---|---|---|---|",
+        "| preset | grade | uJ | low to high | static uJ per control period | largest terms | without a price |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, values in figures["presets"].items():
         joules = values["joules_per_decision"]
@@ -98,7 +98,8 @@ def render(figures: dict[str, Any]) -> str:
         shares = ", ".join(f"{share / joules:.0%} {words(term)}" for term, share in largest)
         band = f"{values['low'] / MICRO:,.2f} to {values['high'] / MICRO:,.2f}"
         unpriced = ", ".join(map(words, values["unpriced_per_decision"])) or "-"
-        lines.append(f"| {name} | {values['grade']} | {joules / MICRO:,.2f} | {band} | {shares} | {unpriced} |")
+        cells = (f"{joules / MICRO:,.2f}", band, burnt(values["static_joules_per_control_period"]), shares, unpriced)
+        lines.append(f"| {name} | {values['grade']} | {' | '.join(cells)} |")
     lines += ["", *chip_table(figures), ""]
     return "\n".join(lines)
 
@@ -106,7 +107,7 @@ def render(figures: dict[str, Any]) -> str:
 def chip_table(figures: dict[str, Any]) -> list[str]:
     """Cores and times of the presets with a chip."""
     heads = ("preset", "cores, chips", "in order", "hops", "us per decision (low to high)", "grade", "binds")
-    heads += ("static uJ while deciding", "static uJ per control period")
+    heads += ("static uJ while deciding",)
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, values in figures["presets"].items():
         if "latency" not in values:
@@ -116,11 +117,16 @@ def chip_table(figures: dict[str, Any]) -> list[str]:
         time = f"{mean['nominal'] / MICRO:.0f} ({mean['low'] / MICRO:.0f} to {mean['high'] / MICRO:.0f})"
         term = max(latency["terms"], key=latency["terms"].__getitem__)
         binds = f"{words(term)} {latency['terms'][term] / mean['nominal']:.0%}"
-        static = [latency[key] for key in ("static_joules", "static_joules_per_control_period")]
-        burnt = " | ".join("not known" if band is None else f"{band['nominal'] / MICRO:,.1f}" for band in static)
         cores = f"{searched['cores']}, {searched['chips']} | {naive['cores']} | {searched['hops']:,.0f}"
-        lines.append(f"| {name} | {cores} | {time} | {latency['grade']} | {binds} | {burnt} |")
+        lines.append(
+            f"| {name} | {cores} | {time} | {latency['grade']} | {binds} | {burnt(latency['static_joules'])} |"
+        )
     return lines
+
+
+def burnt(band: dict[str, float] | None) -> str:
+    """Static microjoules."""
+    return "not known" if band is None else f"{band['nominal'] / MICRO:,.1f}"
 
 
 def words(name: str) -> str:
