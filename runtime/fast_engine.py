@@ -38,13 +38,15 @@ from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kerne
 Mode = Literal["stream", "window"]
 """One token per decision, or the last K tokens replayed for each."""
 
-SOURCE = KernelSource("dsf.runtime.kernels", ("spike_engine.c",))
+SOURCE = KernelSource("dsf.runtime.kernels", ("spike_engine.c", "event_sums.h", "vectors.h"))
 PAD = 16
-"""Rows of neurons are multiples of this, as in spike_engine.c."""
+"""Rows of neurons are multiples of this, as in vectors.h."""
 ALIGNMENT = 64
 """Bytes; of a vector register."""
 CHUNK_ELEMENTS = 64
 """Tokens that are computed layer by layer together: their currents fill half of a second-level cache."""
+EVENTS_BYTES = 2 * 17 + 256 + 64
+"""Of ``events`` in event_sums.h: where each of 16 patterns begins, up to 256 inputs, and a vector's room."""
 NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 
@@ -74,7 +76,7 @@ class _Engine(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("offset", "step", "shift")),
         ("limit", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("tokens", "age", "graded", "lane_of", "before", "left")),
-        *((name, ctypes.c_void_p) for name in ("sums", "pasts")),
+        *((name, ctypes.c_void_p) for name in ("sums", "events", "pasts")),
         *((name, ctypes.c_int64) for name in ("tokens_seen", "unsettled")),
     ]
 
@@ -265,6 +267,7 @@ class FastEngine:
             before=room((chunk,), np.int32),
             left=room((chunk,), np.int32),
             sums=room((widest,), np.int32),
+            events=room((chunk, EVENTS_BYTES), np.uint8),
             pasts=room((max((node.reach for node in network.with_history), default=1),), np.uint64),
         )
 

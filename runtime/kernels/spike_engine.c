@@ -5,34 +5,22 @@
  * window mode a lane has one element per token of its window, and the past lies beside the present. Rows are padded to
  * PAD neurons, which never fire, so that no loop has a remainder.
  *
- * Behind spikes, every input that fires adds its row of weights. Neurons tend to fire in all ticks of a token or in
- * none, so inputs are sorted by the ticks in which they fire, and each row of weights is read once for up to
- * PATTERN_TICKS ticks. int16 sums hold SAFE_EVENTS weights of 8 bits and are then added to int32.
+ * event_sums.h adds up weights behind spikes.
  *
  * Nothing is allocated here and nothing is global: one engine per thread.
  */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "event_sums.h"
+#include "vectors.h"
 
-enum { PAD = 16,            /* neurons in a vector; rows are multiples of this */
-       TILE = 128,          /* neurons whose sums stay in registers while events are added */
-       SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
-       PATTERN_TICKS = 4,   /* 15 patterns of ticks */
-       FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
+enum { FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
        DECAY_BITS = 12,
        MEMBRANE_LIMIT = (1 << 23) - 1,
        SETTLED_ELEMENTS = 1 << 20 };   /* times at most 2^10 ticks < 2^31 */
 
 enum { ENCODER, SYNAPSES, RESIDUAL, LIF, GATE, WINDOW, COUNT, OUTER, AND, READOUT };
-
-typedef int8_t bytes __attribute__((vector_size(16), aligned(16)));
-typedef uint8_t unsigned_bytes __attribute__((vector_size(16), aligned(16)));
-typedef int16_t shorts __attribute__((vector_size(32), aligned(32)));
-typedef int32_t ints __attribute__((vector_size(64), aligned(64)));
 
 typedef struct {
     int32_t kind, size;
@@ -68,95 +56,11 @@ typedef struct {
     int32_t *lane_of, *before, *left;      /* (chunk,) of each element: its lane, tokens before it in its window, and
                                               tokens from it to the present, itself included */
     int32_t *sums;                         /* (row,) scratch */
+    void *events;                          /* (chunk,) scratch of sum_events */
     const uint8_t **pasts;                 /* (longest reach,) scratch */
     int64_t tokens_seen;                   /* elements so far */
     int64_t unsettled;                     /* elements since the last settling */
 } engine;
-
-/* Sign extension. GCC 12 makes five instructions of what processors have one for. */
-static inline shorts widened(const void *weights) {
-#ifdef __AVX2__
-    return (shorts)_mm256_cvtepi8_epi16(_mm_load_si128(weights));
-#else
-    return __builtin_convertvector(*(const bytes *)weights, shorts);
-#endif
-}
-
-static inline ints widened_sums(shorts sums) {
-#ifdef __AVX512F__
-    return (ints)_mm512_cvtepi16_epi32((__m256i)sums);
-#else
-    return __builtin_convertvector(sums, ints);
-#endif
-}
-
-static int32_t row_of(int32_t size) { return (size + PAD - 1) / PAD * PAD; }
-
-typedef struct {
-    int32_t count[1 << PATTERN_TICKS];
-    uint16_t inputs[1 << PATTERN_TICKS][SAFE_EVENTS];
-} patterns;
-
-/* ---- sums behind spikes ------------------------------------------------------------------------------------------ */
-
-/* Inputs of a block by the ticks in which they fire: bit t of a pattern is tick t of PATTERN_TICKS. */
-static void sort_by_pattern(const uint8_t *spikes, int64_t row, int32_t ticks, int32_t inputs, patterns *found) {
-    uint8_t pattern[SAFE_EVENTS] __attribute__((aligned(64)));
-    memcpy(pattern, spikes, inputs);
-    for (int32_t t = 1; t < ticks; t++)
-        for (int32_t n = 0; n < inputs; n++) pattern[n] |= (uint8_t)(spikes[t * row + n] << t);
-    memset(found->count, 0, sizeof found->count);
-    for (int32_t n = 0; n < inputs; n += 8) {   /* inputs is a whole number of rows */
-        uint64_t eight;
-        memcpy(&eight, pattern + n, 8);
-        while (eight) {
-            const int32_t byte = __builtin_ctzll(eight) >> 3, which = eight >> 8 * byte & 255;
-            found->inputs[which][found->count[which]++] = (uint16_t)(n + byte);
-            eight &= ~(255ull << 8 * byte);
-        }
-    }
-}
-
-/* Add the weights of a block's events to PAD * VECTORS neurons of up to PATTERN_TICKS ticks. An input that fires in
- * several ticks is read once. Inlined, so that sums stay in registers for a constant number of vectors. */
-static inline __attribute__((always_inline)) void add_events(
-    const patterns *found, const int8_t *weights, int64_t row, int32_t ticks, int32_t *out, const int32_t vectors) {
-    shorts sums[PATTERN_TICKS][TILE / PAD];
-    memset(sums, 0, sizeof sums);
-    for (int32_t which = 1; which < 1 << ticks; which++) {
-        const int32_t count = found->count[which];
-        if (!count) continue;
-        shorts shared[TILE / PAD] = { { 0 } };
-        for (int32_t e = 0; e < count; e++) {
-            const int8_t *w = weights + found->inputs[which][e] * row;
-            for (int32_t i = 0; i < vectors; i++) shared[i] += widened(w + i * PAD);
-        }
-        for (int32_t t = 0; t < ticks; t++)
-            if (which >> t & 1)
-                for (int32_t i = 0; i < vectors; i++) sums[t][i] += shared[i];
-    }
-    for (int32_t t = 0; t < ticks; t++)
-        for (int32_t i = 0; i < vectors; i++)
-            *(ints *)(out + t * row + i * PAD) += widened_sums(sums[t][i]);
-}
-
-/* Sums behind the spikes of one element: for a block of inputs and a few ticks at a time, so that int16 holds them. */
-static void sum_spikes(const engine *e, const node *n, const uint8_t *spikes, int32_t *out) {
-    const int64_t row = row_of(n->size), source_row = row_of(n->inputs);
-    memset(out, 0, sizeof(int32_t) * e->ticks * row);
-    for (int32_t first = 0; first < source_row; first += SAFE_EVENTS)
-        for (int32_t tick = 0; tick < e->ticks; tick += PATTERN_TICKS) {
-            const int32_t inputs = source_row - first < SAFE_EVENTS ? (int32_t)source_row - first : SAFE_EVENTS;
-            const int32_t ticks = e->ticks - tick < PATTERN_TICKS ? e->ticks - tick : PATTERN_TICKS;
-            const int8_t *weights = n->weights + first * row;
-            patterns found;
-            sort_by_pattern(spikes + tick * source_row + first, source_row, ticks, inputs, &found);
-            int32_t tile = 0;
-            for (; tile + TILE <= row; tile += TILE)
-                add_events(&found, weights + tile, row, ticks, out + tick * row + tile, TILE / PAD);
-            for (; tile < row; tile += PAD) add_events(&found, weights + tile, row, ticks, out + tick * row + tile, 1);
-        }
-}
 
 static void shift_row(int32_t *values, int64_t size, int32_t exponent) {
     if (exponent > 0)
@@ -168,23 +72,21 @@ static void shift_row(int32_t *values, int64_t size, int32_t exponent) {
 static void synapses(const engine *e, const node *n, int32_t elements) {
     const int32_t row = row_of(n->size);
     int32_t *out = n->values;
-    if (!n->behind_spikes) {   /* graded inputs, the same at every tick */
-        for (int32_t k = 0; k < elements; k++) {
-            memset(e->sums, 0, sizeof(int32_t) * row);
-            for (int32_t m = 0; m < n->inputs; m++) {
-                const int32_t graded = e->graded[k * e->features + m] << e->shift[m];
-                for (int32_t i = 0; i < row; i++) e->sums[i] += graded * n->weights[(int64_t)m * row + i];
-            }
-            shift_row(e->sums, row, n->exponent);
-            for (int32_t t = 0; t < e->ticks; t++)
-                memcpy(out + ((int64_t)k * e->ticks + t) * row, e->sums, sizeof(int32_t) * row);
-        }
+    if (n->behind_spikes) {
+        const uint8_t *spikes = e->nodes[n->first_source].values;
+        sum_events(spikes, n->weights, n->inputs, n->size, e->ticks, n->exponent, elements, e->events, out);
         return;
     }
-    const uint8_t *spikes = e->nodes[n->first_source].values;
-    const int64_t step = (int64_t)e->ticks * row_of(n->inputs);
-    for (int32_t k = 0; k < elements; k++) sum_spikes(e, n, spikes + k * step, out + (int64_t)k * e->ticks * row);
-    shift_row(out, (int64_t)elements * e->ticks * row, n->exponent);
+    for (int32_t k = 0; k < elements; k++) {   /* graded inputs, the same at every tick */
+        memset(e->sums, 0, sizeof(int32_t) * row);
+        for (int32_t m = 0; m < n->inputs; m++) {
+            const int32_t graded = e->graded[k * e->features + m] << e->shift[m];
+            for (int32_t i = 0; i < row; i++) e->sums[i] += graded * n->weights[(int64_t)m * row + i];
+        }
+        shift_row(e->sums, row, n->exponent);
+        for (int32_t t = 0; t < e->ticks; t++)
+            memcpy(out + ((int64_t)k * e->ticks + t) * row, e->sums, sizeof(int32_t) * row);
+    }
 }
 
 /* ---- neurons ----------------------------------------------------------------------------------------------------- */
@@ -201,26 +103,41 @@ static inline ints clipped(ints v) {
     return (v & ~(above | below)) | (above & MEMBRANE_LIMIT) | (below & -MEMBRANE_LIMIT);
 }
 
-static void fire(const engine *e, node *n, int32_t elements) {
-    const int32_t row = row_of(n->size);
-    const int32_t kept = n->kept, is_power = kept && !(kept & (kept - 1)), shift = DECAY_BITS - (is_power ? __builtin_ctz(kept) : 0);
+/* One LIF population, and how often each of its neurons fired and had work to do. Inlined for constant arguments: how
+ * the membrane leaks is decided once. */
+static inline __attribute__((always_inline)) void fire_as(const engine *e, const node *n, int32_t elements,
+                                                          const int32_t is_power, const int32_t saturates) {
+    const int32_t row = row_of(n->size), ticks = e->ticks, kept = n->kept;
+    const int32_t shift = DECAY_BITS - __builtin_ctz(kept | 1 << DECAY_BITS);   /* where kept is a power of two */
+    const int32_t *restrict current = e->nodes[n->first_source].values;
+    const int32_t *restrict biases = n->bias, *restrict thresholds = n->threshold;
+    uint8_t *restrict values = n->values;
+    int32_t *restrict fired = n->recent, *restrict worked = n->recent + row;
     for (int32_t k = 0; k < elements; k++)
         for (int32_t tile = 0; tile < row; tile += PAD) {
-            const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
-            ints v = { 0 }, active = { 0 };
-            for (int32_t t = 0; t < e->ticks; t++) {
-                const int64_t at = ((int64_t)k * e->ticks + t) * row + tile;
-                const ints current = *(const ints *)((const int32_t *)e->nodes[n->first_source].values + at);
-                active -= (v | current | bias) != 0;
+            const ints bias = *(const ints *)(biases + tile), threshold = *(const ints *)(thresholds + tile);
+            int64_t at = (int64_t)k * ticks * row + tile;
+            ints v = { 0 }, active = { 0 }, count = { 0 };
+            for (int32_t t = 0; t < ticks; t++, at += row) {
+                const ints input = *(const ints *)(current + at);
+                active -= (v | input | bias) != 0;
                 v = is_power ? (v + (v >> 31 & ((1 << shift) - 1))) >> shift : leaked(v, kept);   /* both towards zero */
-                v += current * (1 << FRACTION_BITS) + bias;
-                if (n->saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
+                v += input * (1 << FRACTION_BITS) + bias;
+                if (saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
                 const ints spikes = v > threshold;
                 v &= ~spikes;
-                *(bytes *)((uint8_t *)n->values + at) = __builtin_convertvector(spikes & 1, bytes);
+                count -= spikes;
+                *(bytes *)(values + at) = __builtin_convertvector(spikes & 1, bytes);
             }
-            *(ints *)(n->recent + row + tile) += active;
+            *(ints *)(fired + tile) += count;
+            *(ints *)(worked + tile) += active;
         }
+}
+
+static void fire(const engine *e, const node *n, int32_t elements) {
+    const int32_t is_power = n->kept && !(n->kept & (n->kept - 1));
+    if (n->saturates) is_power ? fire_as(e, n, elements, 1, 1) : fire_as(e, n, elements, 0, 1);
+    else is_power ? fire_as(e, n, elements, 1, 0) : fire_as(e, n, elements, 0, 0);
 }
 
 /* Sums of up to 255 rows fit in bytes. */
@@ -404,7 +321,7 @@ static void evaluate(const engine *e, int32_t elements) {
             else if (n->kind == COUNT) counted(e, n, elements);
             else outer(e, n, elements);
         }
-        if (n->recent) count_spikes(n, rows);
+        if (n->recent && n->kind != LIF) count_spikes(n, rows);   /* LIF has counted its own */
     }
 }
 
