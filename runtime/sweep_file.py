@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import yaml
 
-from dsf.runtime.sweep_spec import EnergyRule, Evaluation, Layout, Method, Settings, SweepSpec, check_spec
+from dsf.runtime.sweep_spec import EnergyRule, Evaluation, Layout, Method, Setting, Settings, SweepSpec, check_spec
 from dsf.tasks import UserError
 
 SUFFIX = ".yaml"
@@ -68,12 +68,15 @@ def _spec(values: Any) -> SweepSpec:
     fields["models"] = {str(name): _method(own, f"models.{name}") for name, own in _mapping(fields["models"], "models")}
     fields["settings"] = _settings(fields.get("settings", {}), "settings")
     axes = _mapping(fields.get("axes") or {}, "axes")
-    fields["axes"] = {str(name): list(_listed(axis, f"axes.{name}")) for name, axis in axes}
+    fields["axes"] = {
+        str(name): [_setting(value, f"axes.{name}") for value in _listed(values_of, f"axes.{name}")]
+        for name, values_of in axes
+    }
     seeds = tuple(_listed(fields.get("seeds", [0, 1, 2]), "seeds"))
     fields["seeds"] = tuple(_whole(seed, "seeds") for seed in seeds)
     for name in ("include", "exclude"):
         entries = enumerate(_listed(fields.get(name) or [], name))
-        fields[name] = tuple(dict(_mapping(entry, f"{name}[{index}]")) for index, entry in entries)
+        fields[name] = tuple(_entry(entry, f"{name}[{index}]") for index, entry in entries)
     if "evaluation" in fields:
         own = _fields(fields["evaluation"], Evaluation, "evaluation.")
         fields["evaluation"] = Evaluation(**{key: _whole(value, f"evaluation.{key}") for key, value in own.items()})
@@ -82,6 +85,14 @@ def _spec(values: Any) -> SweepSpec:
     for name in ("name", "title", "notes"):
         fields[name] = str(fields.get(name, ""))
     return SweepSpec(**fields)
+
+
+def _entry(values: Any, place: str) -> dict[str, Any]:
+    """Of include or exclude."""
+    entry = dict(_mapping(values, place))
+    if "settings" in entry:
+        entry["settings"] = _settings(entry["settings"], f"{place}.settings")
+    return entry
 
 
 def _method(values: Any, place: str) -> Method:
@@ -118,12 +129,15 @@ def _listed(values: Any, place: str) -> list[Any]:
 
 
 def _settings(values: Any, place: str) -> Settings:
-    found: Settings = {}
-    for name, value in _mapping(values or {}, place):
-        if not isinstance(value, (bool, int, float, str, list)):
-            raise UserError(f"{place}.{name} is {value!r}: give a number, a word or a list")
-        found[str(name)] = value
-    return found
+    return {str(name): _setting(value, f"{place}.{name}") for name, value in _mapping(values or {}, place)}
+
+
+def _setting(value: Any, place: str) -> Setting:
+    if isinstance(value, list):
+        return tuple(_setting(item, place) for item in value)
+    if not isinstance(value, (bool, int, float, str)):
+        raise UserError(f"{place} is {value!r}: give a number, a word or a list")
+    return value
 
 
 def _whole(value: Any, place: str) -> int:

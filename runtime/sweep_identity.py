@@ -1,7 +1,6 @@
 """What makes two cells the same: the dataset's bytes, every resolved setting, and the code that computes the result.
 
-A cell's *settings* are hashed with its dataset's id (:attr:`Resolved.place`): that finds its line for a table, anywhere.
-Its *key* adds the dataset's content hash and :func:`code_version`: that decides whether it has to run.
+A cell's *place* is a hash of its settings and its dataset's id: that finds its line for a table, anywhere. Its *key* adds the dataset's content hash and :func:`code_version`: that decides whether it has to run.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Resolved:
     @property
     def place(self) -> str:
         """Hash of dataset id and settings."""
-        return _digest([self.dataset_id, self.training, self.export])
+        return _digest([self.dataset_id, self.training, self.export, self.cell.energy])
 
     def training_key(self, content_hash: str) -> str:
         """Of what cells with the same training share."""
@@ -152,7 +151,7 @@ def as_arguments(settings: dict[str, Setting]) -> tuple[str, ...]:
             negated = f"{prefix}.no-{last}" if prefix else f"no-{last}"
             words.append(f"--{name if value else negated}")
         else:
-            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
     return tuple(words)
 
 

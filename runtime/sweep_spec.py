@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from dsf.tasks import UserError
 
-Setting = bool | int | float | str | list[Any]
+Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "none"]
 DATASET, MODEL, SEED = "dataset", "model", "seed"
