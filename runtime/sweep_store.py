@@ -16,7 +16,7 @@ Line = dict[str, Any]
 
 
 def read_lines(path: Path) -> list[Line]:
-    """All results; none where there is no store.
+    """All results; none where there is no store. Half a line at the end (a power cut, or somebody is writing) is none.
 
     Raises:
         UserError: a line is none of ours.
@@ -27,7 +27,8 @@ def read_lines(path: Path) -> list[Line]:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
-    return [_line(row, number, path) for number, row in enumerate(text.splitlines(), 1) if row.strip()]
+    whole = text[: text.rfind("\n") + 1]
+    return [_line(row, number, path) for number, row in enumerate(whole.splitlines(), 1) if row.strip()]
 
 
 def _line(row: str, number: int, path: Path) -> Line:
