@@ -52,7 +52,8 @@ def run_on_ray(
     with connected(address):
         _require_room(ray.cluster_resources(), cores_per_cell, gpus_per_cell)
         task = ray.remote(num_cpus=cores_per_cell, num_gpus=gpus_per_cell, max_retries=TRIES - 1)(work_here)
-        waiting, running = list(jobs), {}
+        waiting = list(jobs)
+        running: dict[Any, Job] = {}
         while waiting or running:
             while waiting and (workers is None or len(running) < workers):
                 job = waiting.pop(0)

@@ -1,6 +1,7 @@
 """What makes two cells the same: the dataset's bytes, every resolved setting, and the code that computes the result.
 
-A cell's *place* is a hash of its settings and its dataset's id: that finds its line for a table, anywhere. Its *key* adds the dataset's content hash and :func:`code_version`: that decides whether it has to run.
+A cell's *place* is a hash of its settings and its dataset's id: that finds its line for a table, anywhere. Its *key*
+adds the dataset's content hash and :func:`code_version`: that decides whether it has to run.
 """
 
 from __future__ import annotations

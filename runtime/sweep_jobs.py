@@ -1,7 +1,8 @@
 """From cells to work: which are done, and which trainings the others need. One job is one training and its cells.
 
-A job has a directory named after its training's content hash: ``training/`` is dsf-train's run directory, ``log.txt`` what
-was printed, ``lock`` is held by whoever works on it, ``KEY.json`` is a finished cell and ``KEY.failed.json`` a failed one.
+A job has a directory named after its training's content hash: ``training/`` is dsf-train's run directory, ``log.txt``
+what was printed, ``lock`` is held by whoever works on it, ``KEY.json`` is a finished cell and ``KEY.failed.json`` a
+failed one.
 Everything that a killed sweep needs to go on is in there; the results store is made from it.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -13,8 +14,8 @@ from dsf.hardware_models.activity import Activity
 from dsf.hardware_models.dense import BYTES, CACHED, WINDOW, DecisionTransformer, decision_transformer
 from dsf.hardware_models.energy import estimate_energy
 from dsf.hardware_models.preset import load_preset
-from dsf.runtime.cli import SimRunConfig
 from dsf.runtime.cli import run as sim_run
+from dsf.runtime.options import SimRunConfig
 from dsf.runtime.sweep_jobs import TRAINING_NAME
 from dsf.tasks import Task, UserError, get_task
 from dsf.tasks.console import CommandFailed, parse_arguments
@@ -103,9 +104,10 @@ def driven(
         run, levels = str(directory / TRAINING_NAME), ["--episodes", "0", "--dataset", dataset]
         chosen = ["--out", str(network), "--target-return", str(target), *levels, *words]
         export(parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen]))
-        options = {"episodes": evaluation["episodes"], "seed": evaluation["seed"], "target_return": target}
-        quiet = {"backend": "fast", "compare": False, "parity_decisions": 0, "hardware": PRESETS}
-        sim_run(SimRunConfig(network=network, json=report, **options, **quiet))
+        episodes, seed = evaluation["episodes"], evaluation["seed"]
+        asked = SimRunConfig(network=network, episodes=episodes, seed=seed, target_return=target, json=report)
+        quick = dataclasses.replace(asked, backend="fast", compare=False, parity_decisions=0, hardware=PRESETS)
+        sim_run(quick)
     values: dict[str, Any] = json.loads(report.read_text())
     return values
 

@@ -138,8 +138,9 @@ class SweepSpec:
 
     def cells(self) -> list[Cell]:
         """All cells, each once: seeds outermost, so that a sweep that is cut short has whole seeds."""
-        named = itertools.product(self.seeds, self.datasets, self.models, *self.axes.values())
-        product = [self._cell(seed, data, model, dict(zip(self.axes, axes)), {}) for seed, data, model, *axes in named]
+        named = itertools.product(self.seeds, self.datasets, self.models)
+        chosen = [dict(zip(self.axes, values)) for values in itertools.product(*self.axes.values())]
+        product = [self._cell(*names, axes, {}) for names in named for axes in chosen]
         kept = [cell for cell in product if not any(_fits(cell, rule) for rule in self.exclude)]
         return list(dict.fromkeys([*kept, *self._included()]))
 

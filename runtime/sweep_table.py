@@ -1,4 +1,4 @@
-"""A sweep's table: results in the places of its cells, with rliable's statistics (:mod:`dsf.tasks.aggregate_metrics`)."""
+"""A sweep's table: results in the places of its cells, with the statistics of :mod:`dsf.tasks.aggregate_metrics`."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def _protocol(table: SweepTable) -> str:
     few = "" if len(spec.seeds) >= FEWEST_FOR_TRIMMING else ", with fewer than four runs their mean"
     last = evaluation.seed + evaluation.episodes - 1
     return (
-        f"{length}last checkpoint, {evaluation.episodes} episodes per training seed on reset seeds {evaluation.seed} to "
-        f"{last}, target returns {asked}. Normalised scores: interquartile mean of the training seeds' means{few} "
+        f"{length}last checkpoint, {evaluation.episodes} episodes per training seed on reset seeds {evaluation.seed} "
+        f"to {last}, target returns {asked}. Normalised scores: interquartile mean of the training seeds' means{few} "
         "[95 % stratified bootstrap over training seeds] (each seed's mean)."
     )
 

@@ -1,8 +1,8 @@
 """One job of a sweep in a process of its own: ``python -m dsf.runtime.sweep_worker JOB.json [--wait]``.
 
-Trains (or continues) with the very code of ``dsf-train``, exports and drives the integers with that of ``dsf-export`` and
-``dsf-sim-run``, and writes one file per cell. The job's lock is held all along, so however many sweeps run, nobody works on
-a cell twice; the kernel lets go of it when this process dies, however that happens.
+Trains (or continues) with the very code of ``dsf-train``, exports and drives the integers with that of ``dsf-export``
+and ``dsf-sim-run``, and writes one file per cell. The job's lock is held all along, so however many sweeps run, nobody
+works on a cell twice; the kernel lets go of it when this process dies, however that happens.
 """
 
 from __future__ import annotations

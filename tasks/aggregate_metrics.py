@@ -2,7 +2,7 @@
 
 A score matrix is (runs, tasks): one row per training seed, one column per dataset, each entry the mean normalised score
 of that run's episodes (D4RL points). Runs are the unit that is drawn again, because they are what a reader would
-repeat; episodes of one run share its weights. Definitions and names follow ``rliable.metrics`` and ``rliable.library`` 1.2.
+repeat; episodes of one run share its weights. Definitions and names follow rliable's.
 """
 
 from __future__ import annotations
