@@ -4,7 +4,7 @@
     python benchmarks/sweep_on_ray.py --quick    # 12 cells from 2 trainings
 
 Two ``ray start`` on loopback, one CPU each; the Ray process behind a training is killed with SIGKILL once that
-training has a checkpoint. The same sweep then runs with the local launcher, and the tables are compared as text. Needs the
+training has a checkpoint. The same sweep then runs with the local launcher; the tables are compared as text. Needs the
 extras train and cluster. The cluster is stopped at the end, however that comes.
 """
 
