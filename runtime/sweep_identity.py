@@ -89,11 +89,11 @@ def code_version(room: str) -> str:
         root = Path(str(package.__file__)).parent
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.[ch]")]):
             text = path.read_text()
-            digest.update(f"{path.relative_to(root)}\n{_meaning(text) if path.suffix == '.py' else text}".encode())
+            digest.update(f"{path.relative_to(root)}\n{meaning(text) if path.suffix == '.py' else text}".encode())
     return digest.hexdigest()[:KEY_DIGITS]
 
 
-def _meaning(source: str) -> str:
+def meaning(source: str) -> str:
     """A module without what does nothing when it runs."""
     tree = ast.parse(source)
     for node in ast.walk(tree):

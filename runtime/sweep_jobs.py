@@ -8,6 +8,7 @@ Everything that a killed sweep needs to go on is in there; the results store is 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -94,6 +95,18 @@ class Job:
         path = self.directory / JOB_NAME
         write_json(path, values)
         return path
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether a process is working on a job."""
+    try:
+        with (directory / LOCK_NAME).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # nobody has begun
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def result_path(directory: Path, key: str) -> Path:

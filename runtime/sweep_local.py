@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsf.runtime.sweep_jobs import LOG_NAME, Job
+from dsf.runtime.sweep_jobs import LOG_NAME, Job, is_taken
 from dsf.runtime.sweep_worker import EXIT_BUSY, WAIT, environment_of
 
 POLL_S = 0.05
 BUSY_S = 1.0
-"""Before a job is tried again that another sweep is working on."""
+"""Before jobs are looked at again that another sweep is working on."""
 STOP_S = 10.0
 """Time for workers to end by themselves."""
 
@@ -69,26 +69,39 @@ def start_worker(job: Path, environment: dict[str, str], wait: bool = False) -> 
 def run_locally(jobs: list[Job], workers: int, cores_per_cell: int, gpus_per_cell: float) -> Iterator[Outcome]:
     """Run jobs side by side; outcomes come as they end. Closing the iterator ends what is running.
 
-    Workers are pinned to cores where there are enough of them for all; a GPU is shared by as many as fit.
+    A job that another sweep is working on waits until that has finished it. Workers are pinned to cores where there are
+    enough of them for all; a GPU is shared by as many as fit.
     """
-    waiting, retry_at = deque(jobs), 0.0
+    waiting, look_at = deque(jobs), 0.0
     slots = _slots(min(workers, len(jobs)), cores_per_cell, gpus_per_cell)
     try:
         while waiting or any(slot.process for slot in slots):
             for slot in slots:
-                if slot.process is None and waiting and time.monotonic() >= retry_at:
-                    slot.start(waiting.popleft())
-                elif slot.process is not None and (code := slot.process.poll()) is not None:
-                    job, slot.process = slot.job, None
-                    assert job is not None
-                    if code == EXIT_BUSY:  # another sweep will have finished it by then
-                        waiting.append(job)
-                        retry_at = time.monotonic() + (BUSY_S if len(waiting) <= len(slots) else 0.0)
+                if slot.process is None and waiting and time.monotonic() >= look_at:
+                    if (job := _next_free(waiting)) is not None:
+                        slot.start(job)
                     else:
-                        yield Outcome(job, code)
+                        look_at = time.monotonic() + BUSY_S
+                elif slot.process is not None and (code := slot.process.poll()) is not None:
+                    ended, slot.process = slot.job, None
+                    assert ended is not None
+                    if code == EXIT_BUSY:  # another sweep was faster
+                        waiting.append(ended)
+                    else:
+                        yield Outcome(ended, code)
             time.sleep(POLL_S)
     finally:
         stop([slot.process for slot in slots if slot.process is not None])
+
+
+def _next_free(waiting: deque[Job]) -> Job | None:
+    """The next job that no other sweep is working on; those that one is on go to the end, to be looked up later."""
+    for _ in range(len(waiting)):
+        job = waiting.popleft()
+        if not is_taken(job.directory):
+            return job
+        waiting.append(job)
+    return None
 
 
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:

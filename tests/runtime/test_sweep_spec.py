@@ -12,7 +12,7 @@ from training_runs import run_here
 
 from dsf.runtime import bench_cli
 from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
-from dsf.runtime.sweep_identity import option_names, resolve_cell
+from dsf.runtime.sweep_identity import code_version, meaning, option_names, resolve_cell
 from dsf.runtime.sweep_scores import transformer_energy
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
@@ -105,6 +105,13 @@ def test_cells_are_the_same_where_nothing_that_matters_differs(tmp_path: Path) -
     assert again.key("data") == first.key("data")  # a default that is spelled out, and what no result depends on
     integers = [cell for cell in map(resolve_cell, read_sweep(path).cells()) if cell.export]
     assert integers[0].export == ("--bits", "4")
+
+
+def test_comments_and_docstrings_are_no_other_code() -> None:
+    plain = "def f(x):\n    return x + 1\n"
+    told = '"""Module."""\n\ndef f(x):  # why\n    """Add one."""\n\n    return (x + 1)\n'
+    assert meaning(plain) == meaning(told) != meaning(plain.replace("1", "2"))
+    assert code_version("train") != code_version("export")
 
 
 @pytest.mark.parametrize("name", shipped_sweeps())
