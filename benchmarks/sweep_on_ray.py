@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,6 @@ from typing import Any
 import yaml
 
 BIN = Path(sys.executable).parent
-PORT = 26379
 CPUS_PER_NODE = 1
 DATASET, RECIPE = "dsf/cartpole/expert-v0", "cartpole-expert"
 TINY = {"batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 1, "model.context": 6, "model.window": 3}
@@ -63,28 +63,42 @@ def run(*command: object, check: bool = True) -> subprocess.CompletedProcess[str
     return done
 
 
+def free_port() -> int:
+    """A port that nobody listens at: another cluster on this machine is none of ours."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 @contextlib.contextmanager
 def cluster(place: Path) -> Iterator[str]:
-    """Two nodes on loopback; yields the address."""
-    address = f"127.0.0.1:{PORT}"
+    """Two nodes on loopback; yields the address. Only their processes are ended: ``ray stop`` would end everybody's."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
     common = ("--num-cpus", CPUS_PER_NODE, "--object-store-memory", 80_000_000, "--disable-usage-stats")
+    os.environ["RAY_TMPDIR"] = str(place)  # else nodes also look at what other clusters have left in /tmp/ray
     own = ("--node-ip-address", "127.0.0.1", "--temp-dir", place, "--include-dashboard", "false")
     try:
-        run("ray", "start", "--head", "--port", PORT, *own, *common)
+        run("ray", "start", "--head", "--port", port, *own, *common)
         run("ray", "start", "--address", address, "--node-ip-address", "127.0.0.1", *common)
         yield address
     finally:
-        run("ray", "stop", "--force", check=False)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in processes_of(place):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            time.sleep(2.0)
 
 
-def nodes_on(port: int) -> int:
-    """How many nodes of the cluster run: each has one raylet."""
-    found = 0
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+def processes_of(place: Path, program: str = "") -> list[int]:
+    """Ray's processes of a cluster, by the directory that all of them are told; perhaps those of one program only."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = place.read_bytes().split(b"\0")
-            found += words[0].endswith(b"/raylet") and f":{port}".encode() in b" ".join(words)
-    return found
+            line = path.read_bytes()
+            if str(place).encode() in line and program.encode() in line.split(b"\0")[0] and b"ray" in line:
+                found.append(int(path.parent.name))
+    return [process for process in found if process != os.getpid()]
 
 
 def kill_a_worker(out: Path, sweep: subprocess.Popen[str]) -> int | None:
@@ -109,8 +123,8 @@ def measure(quick: bool, place: Path) -> dict[str, Any]:
     spec, begun = place / "ray.yaml", time.monotonic()
     values = specification(quick)
     spec.write_text(yaml.safe_dump(values, sort_keys=False))
-    with tempfile.TemporaryDirectory(prefix="ray") as short, cluster(Path(short)) as address:
-        nodes = nodes_on(PORT)
+    with tempfile.TemporaryDirectory(prefix="two_nodes") as short, cluster(Path(short)) as address:
+        nodes = len(processes_of(Path(short), "/raylet"))
         command = [BIN / "dsf-bench", "sweep", spec, "--launcher", "ray", "--ray-address", address]
         words = [str(word) for word in (*command, "--out", place / "on_ray")]
         sweep = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
