@@ -169,17 +169,16 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 def verdicts(mine: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     """What the issue asks of a network, computed: 8 bits inside the float's interval, 4 bits with training near it."""
     base, text = mine[FLOAT], []
-    plain, trained = mine.get((8, "plain", SCALES[0])), mine.get((4, "qat", SCALES[0]))
-    if plain is not None:
-        inside = "below" if plain["mean"] < base["low"] else "inside" if plain["mean"] <= base["high"] else "above"
-        text.append(
-            f"8 bits, plain rounding: mean return {plain['mean']:.1f}, {inside} the float policy's 95 % interval "
-            f"[{base['low']:.1f}, {base['high']:.1f}]."
-        )
-    if trained is not None:
-        text.append(
-            f"4 bits with {trained['qat_steps']:,} steps of training: {trained['score'] - base['score']:+.1f} points."
-        )
+    for method, words in (("plain", "plain rounding"), ("fine", "fine")):
+        if (found := mine.get((8, method, SCALES[0]))) is not None:
+            inside = "below" if found["mean"] < base["low"] else "inside" if found["mean"] <= base["high"] else "above"
+            text.append(
+                f"8 bits, {words}: mean return {found['mean']:.1f}, {inside} the float policy's 95 % interval "
+                f"[{base['low']:.1f}, {base['high']:.1f}]."
+            )
+    for method, words in (("fine", "fine, without training"), ("qat", "with {qat_steps:,} steps of training")):
+        if (found := mine.get((4, method, SCALES[0]))) is not None:
+            text.append(f"4 bits, {words.format(**found)}: {found['score'] - base['score']:+.1f} points.")
     return text
 
 
