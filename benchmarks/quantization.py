@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="what it was trained on")
     parser.add_argument("--bits", type=int, nargs="*", default=list(BITS), choices=BITS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--scales", nargs="*", default=list(SCALES), choices=SCALES)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--eval-seed", type=int, default=EVAL_SEED, help="reset seed of the first episode")
     parser.add_argument("--qat-steps", type=int, default=1_000)
@@ -258,6 +259,7 @@ def main() -> None:
     elif options.run is None or options.dataset is None:
         parser.error("--run and --dataset are needed")
     chosen = [cell for cell in chosen if cell.bits in options.bits and cell.method in options.methods]
+    chosen = [cell for cell in chosen if cell.scales in options.scales]
     lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
     done = {identity(line) for line in lines}
     options.results.parent.mkdir(parents=True, exist_ok=True)

@@ -146,6 +146,11 @@ def strike(
     return trial
 
 
+def killed_while_stopping(work: Path, chance: Random) -> Trial:
+    """At once: the run itself kills them within milliseconds."""
+    return Trial(short(work, "lava"), "stopping", 0.0, to_a_dying_lava_process(chance))
+
+
 def stopped_server(_work: Path, _chance: Random) -> Trial:
     """The server of the shared memory stops before it has made any."""
     return Trial(LAVA, "serving", 0.0, lambda run: os.kill(run.await_lava_processes(1)[0], signal.SIGSTOP))
@@ -273,7 +278,7 @@ def on_lava() -> Iterator[Fault]:
     direct = strike("running", stop_later, DIRECT)
     yield Fault("hanging child, running, fast channels", f"SIGSTOP {how}", (1,), hangs, direct)
     how = "to a random one of Lava's processes; the results are there already"
-    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, strike("stopping", to_a_dying_lava_process))
+    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, killed_while_stopping)
 
 
 def on_resources() -> Iterator[Fault]:
