@@ -146,7 +146,11 @@ def _read(path: Path) -> Any:
         UserError: in one line, naming the file.
     """
     try:
-        return yaml.load(path.read_bytes(), _Loader)  # a SafeLoader: builds plain values only
+        loader = _Loader(path.read_bytes())  # a SafeLoader: builds plain values only
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except OSError as error:
         reason = error.strerror or "it cannot be opened"
         raise UserError(f"cannot read hardware preset {path}: {reason}; --hardware names a YAML file") from None

@@ -61,7 +61,6 @@ class Neurons:
         membrane[spikes] = 0.0
         return spikes
 
-
     def _note_activity(self, current: FloatArray) -> None:
         """Before the membrane changes; ``worked`` stays true where a bias is always there."""
         if not self.always_active:

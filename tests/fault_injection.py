@@ -113,7 +113,7 @@ class Run:
                 env={**os.environ, MARK: self.mark},
                 pass_fds=(writing,),
                 start_new_session=True,
-                preexec_fn=_default_signals,
+                preexec_fn=default_signals,
             )
         os.close(writing)
 
@@ -180,7 +180,7 @@ class Run:
                 path.unlink()
 
 
-def _default_signals() -> None:
+def default_signals() -> None:
     """A suite that a script started with & inherits an ignored Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import assert_refused, run_command
+from fault_injection import default_signals
 from training_runs import CARTPOLE, run_here
 
 from dsf.runtime import bench_cli
@@ -85,7 +86,8 @@ def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_pat
 
 def start_sweep(spec: Path, out: Path) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).parent / "dsf-bench"), "sweep", str(spec), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=default_signals)
 
 
 def wait_for(found: Any) -> None:
