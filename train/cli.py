@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
+from dsf.train import rescore
 from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
-from dsf.train.rival_config import cannot_become_spikes
+from dsf.train.rival_config import SPIKING, cannot_become_spikes
 
 
 def run(config: TrainConfig) -> None:
@@ -109,6 +112,9 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
     """One line: device, precision, and how neurons are computed (nothing falls back in silence)."""
     from dsf.train.kernels.build import KernelsUnavailable, load_kernels, use_torch_threads
 
+    said = f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es)"
+    if config.rival.kind not in SPIKING:
+        return said
     neuron = "snnTorch's Leaky, tick by tick"
     if config.neuron == "fused" and device == "cpu":
         try:
@@ -122,11 +128,23 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
-    return (
-        f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
-    )
+    return f"{said}; neurons: {neuron}"
+
+
+COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any], str]] = {
+    "evaluate": (
+        rescore.run,
+        rescore.EvaluateConfig,
+        "Score a finished run again, a dense rival also at int8.",
+    ),
+}
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_command(run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer) on an offline dataset.")
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        action, config, description = COMMANDS[name := sys.argv.pop(1)]
+        run_command(action, config, f"dsf-train {name}", description)
+    description = "Train a spiking policy (DSFormer), or a rival of it, on an offline dataset."
+    others = "; ".join(f"dsf-train {name}: {what}" for name, (_, _, what) in COMMANDS.items())
+    run_command(run, TrainConfig, "dsf-train", f"{description} {others}")

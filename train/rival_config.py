@@ -27,6 +27,8 @@ OBSTACLES: dict[RivalKind, str] = {
     "spikebert": "its LayerNorm divides per token and its residual adds spikes up",
 }
 """Why each rival cannot become a network of integer spikes."""
+SPIKING: tuple[RivalKind, ...] = ("none", "spikegpt", "spikebert")
+"""Kinds with spiking neurons."""
 USED_BY: dict[str, tuple[RivalKind, ...]] = {
     "heads": ("dt", "spikebert"),
     "activation": ("dt", "bc"),

@@ -14,11 +14,22 @@ from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
 from dsf.train.decision_transformer import DecisionTransformer
+from dsf.train.fourier_controller import FourierController, default_modes
 from dsf.train.model import DSFormer
-from dsf.train.rival_config import RIVAL_NAMES, RivalConfig
+from dsf.train.rival_config import RIVAL_NAMES, RivalConfig, RivalKind
+from dsf.train.spikebert import SpikeBERT
+from dsf.train.spikegpt import SpikeGPT
 
 LEAST_WIDTH = 16
 """No rival is made narrower than this to match a count (or than --model.width, where that is smaller)."""
+
+MODELS: dict[RivalKind, Callable[[RivalConfig, ModelConfig, InputCodec, int, bool], DecisionModel]] = {
+    "bc": BehaviourCloning,
+    "fcnet": FourierController,
+    "spikegpt": SpikeGPT,
+    "spikebert": SpikeBERT,
+}
+"""Rivals that need nothing but sizes, the codec and the actions."""
 
 
 def make_rival(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> DecisionModel:
@@ -35,9 +46,9 @@ def build(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
     shapes = (config, codec, task.action_size, task.discrete)
     if rival.kind == "dt":
         return DecisionTransformer(rival, *shapes, steps=task.max_steps)
-    if rival.kind == "bc":
-        return BehaviourCloning(rival, *shapes)
-    raise UserError(f"rival.kind is {rival.kind}: there is no such model")
+    if rival.kind not in MODELS:
+        raise UserError(f"rival.kind is {rival.kind}: there is no such rival")
+    return MODELS[rival.kind](rival, *shapes)
 
 
 def sized(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> RivalConfig:
@@ -52,6 +63,10 @@ def sized(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
     """
     if rival.kind == "bc":
         return dataclasses.replace(rival, width=rival.width or CLONING_WIDTH)
+    if rival.kind == "fcnet":
+        window = rival.fourier_window or config.context
+        modes = rival.fourier_modes or default_modes(window)
+        rival = dataclasses.replace(rival, fourier_window=window, fourier_modes=modes)
     if rival.width is not None and rival.mlp_hidden is not None:
         return rival
     widths = [rival.width] if rival.width else list(range(config.width, min(LEAST_WIDTH, config.width) - 1, -1))
