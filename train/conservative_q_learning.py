@@ -1,9 +1,9 @@
 """``dsf-train cql``: Conservative Q-Learning (Kumar et al. 2020, arXiv 2006.04779) through d3rlpy.
 
 The value-based rival. The algorithm is d3rlpy's (Seno and Imai 2022, JMLR 23), with its settings for D4RL: three hidden
-layers of 256 in actor and critics, learning rates 1e-4, 3e-4 and 1e-4, ten sampled actions, a fixed conservative weight.
-Observations are standardised by d3rlpy. Data, choice of episodes, delayed rewards and closed loop are this project's;
-there is no return-to-go, so the target return of its scores has no effect.
+layers of 256 in actor and critics, learning rates 1e-4, 3e-4 and 1e-4, ten sampled actions, a fixed conservative
+weight. Observations are standardised by d3rlpy. Data, choice of episodes, delayed rewards and closed loop are
+this project's; there is no return-to-go, so the target return of its scores has no effect.
 
 It is no rival.kind: it has no windows and another optimizer, and d3rlpy keeps no state that a run could be resumed from
 bit for bit. Its actor is written as safetensors, for the record; no other command reads it.

@@ -161,7 +161,9 @@ class Trainer:
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+            name
+            for name in ("dataset", "codec", "precision", "model", "rival", "ranks")
+            if mine[name] != theirs.get(name)
         ]
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
@@ -292,6 +294,6 @@ class Trainer:
         batch = source.draw(0)
         self.model.eval()
         with torch.no_grad(), record_activity(self.model) as activity:
-            self.predict(batch)
+            self.model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
         self.model.train()
         return activity
