@@ -90,3 +90,13 @@ def test_what_has_no_int8_form_is_refused(tiny_store: Path, tmp_path: Path) -> N
         evaluate_run(tmp_path, "int4")  # type: ignore[arg-type]
     assert_refused(run_here(main, "dsf-train", "evaluate", str(tmp_path), "--episodes", "0"), "--episodes is 0")
     assert_refused(run_here(main, "dsf-train", "evaluate", str(tmp_path / "none")), "no checkpoint at")
+
+
+def test_dsformer_and_its_best_checkpoint_are_scored_too(tiny_store: Path, tmp_path: Path) -> None:
+    scored = ("--eval-episodes", "1", "--eval-targets", "3600", "--eval-seed", "7", "--eval-every", "5")
+    trained(HOPPER, "--out", str(tmp_path), "--steps", "10", *TINY, *scored)
+    header = load_checkpoint(tmp_path).header
+    assert evaluate_run(tmp_path, targets=(3600.0,), episodes=1, seed=7) == header["scores"]
+    (best,) = evaluate_run(tmp_path / "best.safetensors", targets=(3600.0,), episodes=1, seed=7)
+    assert best == header["best"] and best["checkpoint"] == "best"
+    assert [score["target_return"] for score in evaluate_run(tmp_path, episodes=1)] == [3600.0, 1800.0]
