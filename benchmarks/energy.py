@@ -54,9 +54,14 @@ def measure() -> tuple[dict[str, Any], list[HardwareFigures]]:
         "returns": [episode.episode_return for episode in result.episodes],
         "decisions": result.decisions,
         "control_period_s": task.control_period_s,
-        "presets": {figure.preset.name: figure.to_json(task) for figure in found},
+        "presets": {figure.preset.name: without_rows(figure.to_json(task)) for figure in found},
     }
     return figures, found
+
+
+def without_rows(values: dict[str, Any]) -> dict[str, Any]:
+    """The layers' rows are as long as all else, and any run's --json has them."""
+    return {name: value for name, value in values.items() if name != "layer_table"}
 
 
 def drifted(written: dict[str, Any], measured: dict[str, Any]) -> list[str]:
@@ -89,8 +94,8 @@ def render(figures: dict[str, Any]) -> str:
         f"{first} to {last}, target return {figures['target_return']:.0f}, {figures['decisions']:,} decisions; "
         f"returns {returns}. Dynamic energy per decision.",
         "",
-        "| preset | grade | uJ | low to high | largest terms | counted, but without a price |",
-        "|---|---|---|---|---|---|",
+        "| preset | grade | uJ | low to high | static uJ per control period | largest terms | without a price |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, values in figures["presets"].items():
         joules = values["joules_per_decision"]
@@ -98,7 +103,8 @@ def render(figures: dict[str, Any]) -> str:
         shares = ", ".join(f"{share / joules:.0%} {words(term)}" for term, share in largest)
         band = f"{values['low'] / MICRO:,.2f} to {values['high'] / MICRO:,.2f}"
         unpriced = ", ".join(map(words, values["unpriced_per_decision"])) or "-"
-        lines.append(f"| {name} | {values['grade']} | {joules / MICRO:,.2f} | {band} | {shares} | {unpriced} |")
+        cells = (f"{joules / MICRO:,.2f}", band, burnt(values["static_joules_per_control_period"]), shares, unpriced)
+        lines.append(f"| {name} | {values['grade']} | {' | '.join(cells)} |")
     lines += ["", *chip_table(figures), ""]
     return "\n".join(lines)
 
@@ -106,7 +112,7 @@ def render(figures: dict[str, Any]) -> str:
 def chip_table(figures: dict[str, Any]) -> list[str]:
     """Cores and times of the presets with a chip."""
     heads = ("preset", "cores, chips", "in order", "hops", "us per decision (low to high)", "grade", "binds")
-    heads += ("static uJ while deciding", "static uJ per control period")
+    heads += ("static uJ while deciding",)
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, values in figures["presets"].items():
         if "latency" not in values:
@@ -116,11 +122,16 @@ def chip_table(figures: dict[str, Any]) -> list[str]:
         time = f"{mean['nominal'] / MICRO:.0f} ({mean['low'] / MICRO:.0f} to {mean['high'] / MICRO:.0f})"
         term = max(latency["terms"], key=latency["terms"].__getitem__)
         binds = f"{words(term)} {latency['terms'][term] / mean['nominal']:.0%}"
-        static = [latency[key] for key in ("static_joules", "static_joules_per_control_period")]
-        burnt = " | ".join("not known" if band is None else f"{band['nominal'] / MICRO:,.1f}" for band in static)
         cores = f"{searched['cores']}, {searched['chips']} | {naive['cores']} | {searched['hops']:,.0f}"
-        lines.append(f"| {name} | {cores} | {time} | {latency['grade']} | {binds} | {burnt} |")
+        lines.append(
+            f"| {name} | {cores} | {time} | {latency['grade']} | {binds} | {burnt(latency['static_joules'])} |"
+        )
     return lines
+
+
+def burnt(band: dict[str, float] | None) -> str:
+    """Static microjoules."""
+    return "not known" if band is None else f"{band['nominal'] / MICRO:,.1f}"
 
 
 def words(name: str) -> str:

@@ -25,8 +25,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from dsf.export.calibrate import calibrate
+from dsf.export.folded import FoldedModel
 from dsf.export.network import Network
 from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.train.quantization import QuantizationConfig
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 QUICK_NETWORKS = 100
@@ -81,6 +84,18 @@ class Recorded:
         return answers
 
 
+def draw_quantization(generator: np.random.Generator, folded: FoldedModel) -> dict[str, Any]:
+    """Arguments of quantize: any width, an embedding of one or two synapses, one residual unit or one per channel."""
+    rules = QuantizationConfig(
+        bits=int(generator.integers(2, 9)),
+        embed_synapses=int(generator.integers(1, 3)),
+        residual_scales=("shared", "channel")[generator.integers(2)],
+    )
+    limit = (1 << folded.codec.bits - 1) - 1
+    seen = generator.integers(-limit, limit + 1, (folded.context, LANES, len(folded.codec.unit)))
+    return {"config": rules, "calibration": calibrate(folded, seen) if rules.residual_scales == "channel" else None}
+
+
 def prove(seed: int) -> Outcome:
     """One network through all engines; an exception is a failure like any other."""
     try:
@@ -103,7 +118,7 @@ def compare(seed: int) -> Outcome:
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))
     folded = fold(model)
-    network = quantize(folded, "hopper", int(generator.integers(2, 9)))
+    network = quantize(folded, "hopper", **draw_quantization(generator, folded))
     limit, context = network.encoder.limit, network.context
     tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
     window = tokens[:context].swapaxes(0, 1)

@@ -32,7 +32,7 @@ from fault_injection import PRIVATE, SHARED_MEMORY, Missed, Outcome, break_run
 DOCUMENT = ROOT / "docs" / "reliability.md"
 TRIES = 20
 MISSES = 20
-"""Runs of one fault that may end before it strikes."""
+"""Runs for each try that may end before the fault strikes."""
 PIPE = "&#124;"
 """In a table of Markdown."""
 HEADER = (
@@ -83,7 +83,7 @@ def try_fault(fault: Fault, tries: int, work: Path, chance: Random) -> Row:
             row.outcomes.append(break_run(fault.trial(work, chance), work / "stderr"))
         except Missed as miss:
             misses += 1
-            if misses > MISSES:
+            if misses > MISSES * tries:
                 raise Missed(f"{fault.name}: {miss}") from None
     return row
 

@@ -1,4 +1,4 @@
-"""Score against weight bits: plain rounding, least-squares clipping, quantization-aware training; writes docs tables.
+"""Score against weight bits: plain rounding, better scales, quantization-aware training; writes docs tables.
 
     python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
 
@@ -28,7 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "quantization.jsonl", ROOT / "docs" / "quantization.md"
 BEGIN, END = "<!-- quantization:begin -->", "<!-- quantization:end -->"
 BITS = (8, 6, 4, 3, 2)
-METHODS = ("plain", "mse", "qat")
+RULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "mse": {"clipping": "mse"},
+    "fine": {"embed_synapses": 2, "residual_scales": "channel"},
+    "qat": {},
+}
+"""How each method quantizes; all that differs from the default is chosen on the training set."""
+METHODS = tuple(RULES)
 SCALES = ("per-channel", "per-layer")
 EVAL_SEED = 9_000
 PRESET = "loihi1_davies2018"
@@ -66,9 +73,8 @@ def network_of(cell: Cell, options: argparse.Namespace) -> Network:
 
     checkpoint = load_checkpoint(fine_tuned(cell, options) if cell.method == "qat" else options.run)
     folded = fold(checkpoint.build_trained())
-    clipping = "mse" if cell.method == "mse" else "max"
-    rules, calibration = QuantizationConfig(cell.bits, cell.per_channel, clipping=clipping), None
-    if cell.method == "mse":
+    rules, calibration = QuantizationConfig(cell.bits, cell.per_channel, **RULES[cell.method]), None
+    if RULES[cell.method]:
         episodes = dataset_episodes(options.dataset, folded.codec.encode, len(folded.codec.unit))
         windows = spread_windows(episodes, folded.context, CALIBRATION_WINDOWS)
         calibration = calibrate(folded, windows.swapaxes(0, 1))
@@ -163,17 +169,16 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 def verdicts(mine: dict[tuple[int, str, str], dict[str, Any]]) -> list[str]:
     """What the issue asks of a network, computed: 8 bits inside the float's interval, 4 bits with training near it."""
     base, text = mine[FLOAT], []
-    plain, trained = mine.get((8, "plain", SCALES[0])), mine.get((4, "qat", SCALES[0]))
-    if plain is not None:
-        inside = "below" if plain["mean"] < base["low"] else "inside" if plain["mean"] <= base["high"] else "above"
-        text.append(
-            f"8 bits, plain rounding: mean return {plain['mean']:.1f}, {inside} the float policy's 95 % interval "
-            f"[{base['low']:.1f}, {base['high']:.1f}]."
-        )
-    if trained is not None:
-        text.append(
-            f"4 bits with {trained['qat_steps']:,} steps of training: {trained['score'] - base['score']:+.1f} points."
-        )
+    for method, words in (("plain", "plain rounding"), ("fine", "fine")):
+        if (found := mine.get((8, method, SCALES[0]))) is not None:
+            inside = "below" if found["mean"] < base["low"] else "inside" if found["mean"] <= base["high"] else "above"
+            text.append(
+                f"8 bits, {words}: mean return {found['mean']:.1f}, {inside} the float policy's 95 % interval "
+                f"[{base['low']:.1f}, {base['high']:.1f}]."
+            )
+    for method, words in (("fine", "fine, without training"), ("qat", "with {qat_steps:,} steps of training")):
+        if (found := mine.get((4, method, SCALES[0]))) is not None:
+            text.append(f"4 bits, {words.format(**found)}: {found['score'] - base['score']:+.1f} points.")
     return text
 
 
@@ -234,6 +239,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="what it was trained on")
     parser.add_argument("--bits", type=int, nargs="*", default=list(BITS), choices=BITS)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--scales", nargs="*", default=list(SCALES), choices=SCALES)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--eval-seed", type=int, default=EVAL_SEED, help="reset seed of the first episode")
     parser.add_argument("--qat-steps", type=int, default=1_000)
@@ -253,6 +259,7 @@ def main() -> None:
     elif options.run is None or options.dataset is None:
         parser.error("--run and --dataset are needed")
     chosen = [cell for cell in chosen if cell.bits in options.bits and cell.method in options.methods]
+    chosen = [cell for cell in chosen if cell.scales in options.scales]
     lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
     done = {identity(line) for line in lines}
     options.results.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,7 @@ class Chip:
         tiles_x: columns of the mesh of tiles.
         tiles_y: rows of the mesh of tiles.
         cores_per_tile: cores that share a router.
+        delay_ticks: longest time that a message can be held back; :func:`dsf.hardware_models.fit` checks it.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Chip:
     tiles_x: Figure
     tiles_y: Figure
     cores_per_tile: Figure
+    delay_ticks: Figure
 
     def figures(self) -> Iterator[tuple[str, Figure]]:
         """All limits with their names."""
@@ -295,6 +297,7 @@ LOIHI_1 = Chip(
     tiles_x=Figure(8, "published", f"{_SANA_FE}: 8 x 4 tiles of 4 cores"),
     tiles_y=Figure(4, "published", f"{_SANA_FE}: 8 x 4 tiles of 4 cores"),
     cores_per_tile=Figure(4, "published", f"{_SANA_FE}: 8 x 4 tiles of 4 cores"),
+    delay_ticks=Figure(62, "published", "lava-dl 0.6 (Intel's trainer for its chips): slayer blocks, max_delay=62"),
 )
 
 LOIHI_2 = Chip(
@@ -326,6 +329,7 @@ LOIHI_2 = Chip(
     tiles_x=_unknown(),
     tiles_y=_unknown(),
     cores_per_tile=_unknown(),
+    delay_ticks=_unknown(),
 )
 
 CHIPS = {chip.name: chip for chip in (LOIHI_1, LOIHI_2)}

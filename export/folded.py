@@ -66,6 +66,15 @@ class FoldedModel:
     context: int
     discrete: bool = False
 
+    def residual_writers(self) -> dict[str, Affine]:
+        """The affine maps behind spikes that write the residual, by the names of their synapses."""
+        found: dict[str, Affine] = {}
+        for index, block in enumerate(self.blocks):
+            if block.attention is not None:
+                found[f"blocks.{index}.attention.project"] = block.attention.project
+            found[f"blocks.{index}.mlp.contract"] = block.contract
+        return found
+
 
 class FoldedEngine:
     """Runs a folded model in float64 over whole windows, all tokens at once, as training does."""

@@ -6,6 +6,7 @@ earlier layers do not count; spike agreement compares whole networks, L1 with L2
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ from dsf.export.nodes import (
 )
 from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
 from dsf.tasks.policy import FloatArray
-from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS
+from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
+from dsf.train.quantization import FINE_EMBEDDING
 from dsf.train.rounding import REACH_TOLERANCE
 
 
@@ -116,7 +118,7 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
     weighted = [node for node in network.nodes if isinstance(node, typing.get_args(Weighted))]
     tallies: dict[str, _Tally] = {}
     for batch in lane_batches(tokens, axis=1):
-        activity = run_layers(folded, batch)
+        activity = _with_fine_embedding(run_layers(folded, batch), network, _residual_units(folded, network))
         _require_same_layers(activity, network)
         values: dict[str, Int64Array] = {}
         replay(network, batch, observe=values.__setitem__)
@@ -176,6 +178,21 @@ def _decibels(power: float, noise: float) -> float | None:
     return None if power == 0.0 or noise <= power * ROUNDING_POWER else float(10.0 * np.log10(power / noise))
 
 
+def _with_fine_embedding(activity: Activity, network: Network, units: FloatArray) -> Activity:
+    """The embedding's second synapses, if there are any, as a layer whose floats are what the first have lost."""
+    if FINE_EMBEDDING not in {node.name for node in network.nodes}:
+        return activity
+    first, shifts = network["embed"], network.encoder.shift
+    assert isinstance(first, Synapses)
+    held = first.weights * units[:, None] * 2.0**first.exponent * 2.0**shifts
+    lost = Affine(activity.layers["embed"].weight - held, np.zeros(len(held)))
+    return dataclasses.replace(
+        activity,
+        layers={**activity.layers, FINE_EMBEDDING: lost},
+        inputs={**activity.inputs, FINE_EMBEDDING: activity.inputs["embed"]},
+    )
+
+
 def _require_same_layers(activity: Activity, network: Network) -> None:
     """Check that a network has exactly the layers of a model.
 
@@ -196,8 +213,8 @@ def _synapses(
     source, lif = network[node.source], _reader(network, node.name)
     columns = source.shift if isinstance(source, Encoder) else np.zeros(node.weights.shape[1], np.int8)
     if lif is None:  # it writes the residual
-        residual = next(other for other in network.of_kind(Residual) if other.sources[-1] == node.name)
-        units, bias = residual_units, residual.bias.astype(np.float64)
+        residual = next(other for other in network.of_kind(Residual) if node.name in other.sources)
+        units, bias = residual_units, residual.bias * float(node.name != FINE_EMBEDDING)
     else:
         units, bias = threshold / lif.threshold, lif.bias / (1 << MEMBRANE_FRACTION_BITS)
     integers = shift(integer_product(inputs.astype(np.int64) << columns, node.weights), node.exponent)
@@ -252,7 +269,7 @@ def _population(network: Network, name: str) -> str | None:
     """The LIF population that reads a layer, directly or through the residual that it writes."""
     lif = _reader(network, name)
     if lif is None:
-        residual = next((other.name for other in network.of_kind(Residual) if other.sources[-1] == name), name)
+        residual = next((other.name for other in network.of_kind(Residual) if name in other.sources), name)
         lif = _reader(network, residual)
     return None if lif is None else lif.name
 

@@ -17,7 +17,7 @@ from dsf.tasks import UserError
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent
 from dsf.train.integers import WEIGHT_BITS
-from dsf.train.rounding import Clipping, QuantizationConfig, Rounding
+from dsf.train.rounding import Clipping, QuantizationConfig, ResidualScales, Rounding
 
 if TYPE_CHECKING:
     from dsf.train.checkpoint import Checkpoint
@@ -50,10 +50,14 @@ class ExportConfig:
     """What a scale must hold: the largest weight, a --percentile of them, or the smallest squared error (mse)."""
     percentile: float = 99.9
     """Of the magnitudes, for --clipping percentile."""
+    residual_scales: ResidualScales = "shared"
+    """One unit for all channels of the residual, or one per channel, which thresholds absorb; needs --calibration."""
+    embed_synapses: int = 1
+    """Synapses from each input feature to each channel, 1 or 2: the second holds what rounding the first has lost."""
     bias_correction: bool = False
     """Let biases make good the mean error of the synaptic sums; needs --calibration."""
     calibration: str | None = None
-    """Dataset that says how often inputs fire, for --clipping mse and --bias-correction."""
+    """Dataset that says how often inputs fire, for --clipping mse, --bias-correction and --residual-scales channel."""
     whole_biases: bool = False
     """Round the neurons' biases to whole synaptic units, the only ones that lava-dl's netx knows."""
     dataset: str | None = None
@@ -83,6 +87,7 @@ class ExportConfig:
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(ExportConfig)}
 NEEDS_RUN = (
     *("bits", "per_channel", "no_per_channel", "rounding", "rounding_seed", "clipping", "percentile"),
+    *("residual_scales", "embed_synapses"),
     *("bias_correction", "calibration", "whole_biases", "episodes", "target_return", "max_score_drop", "precision"),
 )
 """Options that shape or measure the integers: a network file already has its own."""
@@ -152,13 +157,19 @@ def _require_partners(config: ExportConfig) -> None:
     if config.episodes == 0 and config.dataset is None:
         raise UserError("--episodes is 0: name a --dataset to compare the levels on")
     integers, learns = config.precision == "integer", config.clipping == "mse" or config.bias_correction
+    per_channel = config.residual_scales == "channel"
     for name, partner, present in (
         ("max_score_drop", "--episodes of 1 or more", config.episodes > 0),
         ("max_score_drop", "--precision integer", integers),
         ("chip", "--precision integer", integers),
         ("percentile", "--clipping percentile", config.clipping == "percentile"),
         ("rounding_seed", "--rounding stochastic", config.rounding == "stochastic"),
-        ("calibration", "--clipping mse or --bias-correction", learns),
+        (
+            "calibration",
+            "--clipping mse, --bias-correction or --residual-scales channel",
+            learns or per_channel,
+        ),
+        ("residual_scales", "--calibration DATASET", config.calibration is not None),
         ("bias_correction", "--calibration DATASET", config.calibration is not None),
         ("netx", "--whole-biases, because netx knows no finer ones", config.whole_biases),
     ):
@@ -232,4 +243,6 @@ def _rules(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationCo
         clipping=config.clipping,
         percentile=config.percentile,
         bias_correction=config.bias_correction,
+        residual_scales=config.residual_scales,
+        embed_synapses=config.embed_synapses,
     )

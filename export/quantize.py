@@ -6,6 +6,7 @@ provably impossible; a model from quantization-aware training keeps the unit it 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,7 @@ from dsf.tasks import UserError
 from dsf.train.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization import (
     COARSEST_THRESHOLD_UNITS,
+    FINE_EMBEDDING,
     FINEST_THRESHOLD_UNITS,
     QuantizationConfig,
     Scales,
@@ -47,6 +49,8 @@ from dsf.train.quantization import (
     residual_integers,
     window_integers,
 )
+from dsf.train.residual_scales import Writer, channel_thresholds
+from dsf.train.scales import feature_shifts
 
 
 def quantize(
@@ -88,6 +92,8 @@ def quantize(
     @functools.cache
     def scales_and_body(units: int) -> tuple[Scales, tuple[Node, ...]]:
         scales = Scales(rules.bits, model.threshold, units, decay, whole_biases, rules, inputs)
+        if rules.residual_scales == "channel":
+            scales = dataclasses.replace(scales, channel_thresholds=channel_thresholds(_writers(model, scales), scales))
         return scales, _build(model, scales)
 
     def attempt(units: int, shift: int) -> Network | NetworkError:
@@ -103,6 +109,19 @@ def quantize(
     return _finest(attempt, threshold_units)
 
 
+def _writers(model: FoldedModel, scales: Scales) -> list[Writer]:
+    """What writes the residual, for :func:`~dsf.train.residual_scales.channel_thresholds`.
+
+    The embedding counts where it has no second synapses: with them it loses nothing to coarser units.
+    """
+    writers = [Writer.of(affine, scales.inputs_of(name), scales) for name, affine in model.residual_writers().items()]
+    if scales.rules.embed_synapses == 1:
+        shifts, inputs = feature_shifts(model.embed, model.codec.bits, scales), scales.inputs_of("embed")
+        evened = Affine(model.embed.weight / 2.0**shifts, model.embed.bias)
+        writers.append(Writer.of(evened, None if inputs is None else inputs.scaled(2.0**shifts), scales))
+    return writers
+
+
 def _require_applicable(
     rules: QuantizationConfig, calibration: Calibration | None, threshold_units: int | None, whole_biases: bool
 ) -> None:
@@ -113,11 +132,13 @@ def _require_applicable(
     """
     if rules.bias_correction and calibration is None:
         raise UserError("bias correction needs a calibration: name a dataset with --calibration, or drop it")
+    if rules.residual_scales == "channel" and calibration is None:
+        raise UserError("--residual-scales channel needs a calibration: name a dataset with --calibration, or drop it")
     trained = threshold_units is not None
     if trained and rules != QuantizationConfig(rules.bits, rules.per_channel):
         raise UserError(
             "the integers of quantization-aware training are exported as they were trained: drop all options on "
-            "rounding, clipping and bias correction"
+            "rounding, clipping, bias correction, residual scales and the embedding's synapses"
         )
     if trained and whole_biases:
         raise UserError(
@@ -163,8 +184,12 @@ def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
     nodes: list[Node] = [
         Encoder("encoder", codec.offset, codec.step, embed.shifts, codec.bits),
         residual_synapses("embed", "encoder", embed.synapses),
-        Residual("residual.0", ("embed",), embed.synapses.bias),
     ]
+    written = ["embed"]
+    if embed.fine is not None:
+        nodes.append(residual_synapses(FINE_EMBEDDING, "encoder", embed.fine))
+        written.append(FINE_EMBEDDING)
+    nodes.append(Residual("residual.0", tuple(written), embed.synapses.bias))
     residual = "residual.0"
     for index, block in enumerate(model.blocks):
         nodes += _block_nodes(index, block, residual, model, scales)
@@ -240,8 +265,8 @@ def uniform_lif(name: str, source: str, width: int, threshold: int, scales: Scal
 
 
 def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
-    """A LIF that reads the residual directly: threshold exact by the choice of the unit, no bias."""
-    return uniform_lif(name, source, width, scales.threshold_units, scales)
+    """A LIF that reads the residual directly: thresholds exact by the choice of the units, no bias."""
+    return LIF(name, source, scales.residual_thresholds(width), np.zeros(width, np.int16), 0, scales.decay)
 
 
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:
@@ -273,6 +298,7 @@ def residual_synapses(name: str, source: str, integers: ResidualIntegers) -> Syn
 
 def readout(model: FoldedModel, residual: str, scales: Scales, shift: int) -> Readout:
     """The head, with one scale per action, or one for all."""
-    head = head_integers(model.head, scales, model.discrete)
+    columns = scales.residual_units(model.head.weight.shape[1]) / scales.unit  # 1 where channels share one unit
+    head = head_integers(Affine(model.head.weight * columns, model.head.bias), scales, model.discrete)
     bias, scale = head.readout(scales.unit, model.ticks, shift)
     return Readout("readout", residual, head.weights, bias, shift, scale, "choice" if model.discrete else "tanh")

@@ -32,7 +32,7 @@ Counts = npt.NDArray[np.int64]
 QUANTITIES = {
     "synaptic_events": "spike meets weight: one per spike and target neuron, weights of zero count too",
     "active_updates": "neuron and tick with a current, a bias or a membrane that is not zero",
-    "inactive_updates": "neuron and tick with nothing to do",
+    "inactive_updates": "neuron and tick with nothing to do; on a chip also while its token is elsewhere",
     "spikes": "spike fired",
     "messages": "spike sent to one destination core",
     "hops_east_west": "message crossing to a tile east or west",

@@ -9,6 +9,7 @@ from typing import Any
 from dsf.export.chips import Chip, Figure
 from dsf.export.network import Network
 from dsf.export.placement import QUANTITIES, place
+from dsf.hardware_models.work import Delay, longest_delay
 
 ADVICE = {
     "neurons": "train a narrower network",
@@ -33,6 +34,8 @@ class Fit:
         needed_chips: chips.
         without: cores that would do without a limit, for each limit that costs any; the costliest first.
         shared: cores that would do if populations shared cores.
+        delay: longest of a message, in the pipeline.
+        most_delay: ticks that the chip can hold one back; None where that is not published.
     """
 
     chip: str
@@ -42,18 +45,35 @@ class Fit:
     needed_chips: int
     without: dict[str, int]
     shared: int
+    delay: Delay
+    most_delay: int | None
 
     @property
     def fits(self) -> bool:
-        """Whether the cores suffice."""
-        return self.needed <= self.cores
+        """Whether the cores suffice, and every message can be held back as long as it must."""
+        return self.needed <= self.cores and not self.delayed_too_long
+
+    @property
+    def delayed_too_long(self) -> int:
+        """Ticks beyond what the chip can hold back."""
+        return 0 if self.most_delay is None else max(self.delay.ticks - self.most_delay, 0)
 
     def lines(self) -> list[str]:
         """In words; what would help only where the network does not fit, one line per limit."""
         found = f"{self.needed} of {self.cores} cores on {self.chips} chip(s) of {self.chip}"
         if self.fits:
             return [f"fits: {found}"]
-        lines = [f"does not fit: {found}, {self.needed / self.cores:.2g} times as many: use {self.needed_chips} chips"]
+        lines = []
+        if self.delayed_too_long:
+            lines.append(
+                f"does not fit: '{self.delay.source}' to '{self.delay.target}' has to be held back for "
+                f"{self.delay.ticks} ticks, {self.delayed_too_long} more than the {self.most_delay} of {self.chip}: "
+                "train with fewer ticks per token, or with pssa, which does not wait for all of them"
+            )
+        if self.needed <= self.cores:
+            return lines
+        times = self.needed / self.cores
+        lines.append(f"does not fit: {found}, {times:.2g} times as many: use {self.needed_chips} chips")
         for name, cores in self.without.items():
             words = name.replace("_", " ")
             lines.append(f"{words} per core: without this limit {cores} cores would do: {ADVICE[name]}")
@@ -85,4 +105,6 @@ def fit(network: Network, chip: Chip, chips: int = 1, share_cores: bool = False)
         needed_chips=placement.chips,
         without={name: count for count, name in helping},
         shared=cores(chip, shared=True),
+        delay=longest_delay(network),
+        most_delay=chip.delay_ticks.value,
     )

@@ -20,7 +20,8 @@ from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.mapping import Mapping
 from dsf.hardware_models.preset import NANOSECOND, Preset, worst_grade
-from dsf.hardware_models.schedule import Schedule, Spikes, TickCounts, count_ticks, tokens_of
+from dsf.hardware_models.schedule import Spikes, TickCounts, count_ticks, tokens_of
+from dsf.hardware_models.work import Schedule
 from dsf.tasks import UserError
 
 LEVELS = ("low", "nominal", "high")
@@ -74,7 +75,7 @@ class Latency:
         busiest_link: with the most messages, in words; None where no message crosses a link.
         untimed: counts per decision that no time is known for, the host's and other chips' among them.
         idle_updates: per decision, updates in ticks in which a neuron's token is elsewhere in the pipeline; they are in
-            the times but not in :class:`~dsf.hardware_models.Activity`, which counts T ticks per token.
+            the times, and in the activity that a mapping counts for this schedule.
         static_w: watts of all chips in use that do nothing; None where the preset has none.
         assumptions: what has to be said beside every figure.
         floorline: for a plot.

@@ -17,7 +17,7 @@ from dsf.export.placement import Placement, place, tile_position
 from dsf.hardware_models.activity import Activity, Counts, NodeActivity, SpikeCounter
 from dsf.hardware_models.fanout import Fanout, fanouts
 from dsf.hardware_models.mesh import Link, Tile, assumptions, hops, route, with_mesh
-from dsf.hardware_models.work import HOST, Record, Work, host_work, work_of
+from dsf.hardware_models.work import HOST, Record, Schedule, Work, host_work, idle_work, work_of
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,42 @@ class Mapping:
             found += ((link, fanout.work("messages", times)) for link, times in crossed.items())
         return tuple(numbers), tuple(found)
 
-    def activity(self, counter: SpikeCounter) -> Activity:
-        """The run's counts per node, with this placement's messages and hops."""
+    @functools.cached_property
+    def idle_work(self) -> tuple[Work, ...]:
+        """What a pipeline adds to :attr:`work`: updates of neurons that wait."""
+        return tuple(
+            work
+            for core in self.placement.cores
+            for part in core.slices
+            for work in idle_work(self.network, part, core.index)
+        )
+
+    def _work(self, schedule: Schedule) -> tuple[Work, ...]:
+        return (*self.work, *self.idle_work) if schedule == "pipelined" else self.work
+
+    def activity(self, counter: SpikeCounter, schedule: Schedule = "lockstep") -> Activity:
+        """The run's counts per node, with this placement's messages and hops.
+
+        ``pipelined`` counts the ticks that a chip needs, see :mod:`dsf.hardware_models.schedule`: in those in which a
+        neuron's token is elsewhere it is updated all the same. ``lockstep`` counts T ticks per token, as engines do.
+        """
         record, counts = Record.of_run(counter), defaultdict[str, dict[str, int]](lambda: defaultdict(int))
-        for work in self.work:
+        for work in self._work(schedule):
             counts[work.node][work.quantity] += int(record.count(work))
         nodes = tuple(
             NodeActivity(node.name, type(node).__name__, node.size, **counts[node.name]) for node in self.network.nodes
         )
         return Activity(counter.decisions, counter.tokens, self.network.ticks, nodes)
 
-    def core_activity(self, counter: SpikeCounter) -> dict[str, Counts]:
+    def core_activity(self, counter: SpikeCounter, schedule: Schedule = "lockstep") -> dict[str, Counts]:
         """The run's counts per core, (cores + 1,) by quantity: the last entry is the host's.
 
         Synaptic events happen where the target neurons are, updates where the neuron is, messages and hops count for
-        the sender.
+        the sender. See :meth:`activity` for schedules.
         """
         record, cores = Record.of_run(counter), len(self.seats)
         counts: dict[str, Counts] = defaultdict(lambda: np.zeros(cores + 1, np.int64))
-        for work in self.work:
+        for work in self._work(schedule):
             counts[work.quantity][work.core] += record.count(work)
         return dict(counts)
 

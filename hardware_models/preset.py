@@ -7,7 +7,7 @@ by whoever uses the preset, and a quantity whose cost is inside another's price 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,7 @@ GRADES = {
 PICOJOULE, NANOSECOND = 1e-12, 1e-9
 SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("title", "notes", "chip", "energy_pj", "time_ns", "barrier_ns", "static_w", "included")
+_EXAMPLE = "or start from one of hardware_models/presets"
 _PRICE_FIELDS = ("low", "nominal", "high", "grade", "source")
 
 
@@ -99,13 +100,7 @@ def load_preset(name: str) -> Preset:
     """
     if name.endswith(SUFFIXES):
         path = Path(name)
-        try:
-            return parse_preset(path.stem, yaml.safe_load(path.read_text()))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
-            raise UserError(f"cannot read hardware preset {path}: {reason}") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"hardware preset {path} is no YAML: {' '.join(str(error).split())}") from None
+        return parse_preset(path.stem, _read(path), where=name)
     if name not in preset_names():
         raise UserError(
             f"unknown hardware preset '{name}': choose one of {', '.join(preset_names())}, or name a .yaml file"
@@ -114,18 +109,80 @@ def load_preset(name: str) -> Preset:
     return parse_preset(name, yaml.safe_load(text))
 
 
-def parse_preset(name: str, values: Any) -> Preset:
+def load_presets(names: Sequence[str]) -> list[Preset]:
+    """Several presets, see :func:`load_preset`.
+
+    Raises:
+        UserError: also where two have one name, because every report tells them apart by it.
+    """
+    found = [load_preset(name) for name in names]
+    seen: dict[str, str] = {}
+    for name, preset in zip(names, found):
+        if preset.name in seen:
+            raise UserError(
+                f"hardware presets {seen[preset.name]} and {name} are both called '{preset.name}': "
+                "rename one file, or name it once"
+            )
+        seen[preset.name] = name
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, but a field that is there twice is an error: it would hide a price."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (place, _) in zip(keys, node.value):
+            if isinstance(key, Hashable) and keys.count(key) > 1:
+                problem = f"the field '{key}' is there twice: keep one of them"
+                raise yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> Any:
+    """The values in a user's file.
+
+    Raises:
+        UserError: in one line, naming the file.
+    """
+    try:
+        loader = _Loader(path.read_bytes())  # a SafeLoader: builds plain values only
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except OSError as error:
+        reason = error.strerror or "it cannot be opened"
+        raise UserError(f"cannot read hardware preset {path}: {reason}; --hardware names a YAML file") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a tagged number that is none
+        reason = " ".join(str(error).split())
+        raise UserError(f"hardware preset {path} is no YAML: {reason}; correct it, {_EXAMPLE}") from None
+    except RecursionError:
+        raise UserError(f"hardware preset {path} is nested too deeply: flatten it, {_EXAMPLE}") from None
+
+
+def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     """Check a preset's content.
+
+    Args:
+        name: of the preset.
+        values: of the file.
+        where: the file, for messages.
 
     Raises:
         UserError: a field is missing, unknown or out of range; the message names it.
     """
-    parser = _Parser(name)
+    parser = _Parser(where or name)
     fields = parser.mapping("the file", values, _FIELDS, optional=_FIELDS[2:])
     chip = fields.get("chip")
-    parser.require(chip is None or chip in CHIPS, f"chip '{chip}' is none of {', '.join(CHIPS)}")
+    parser.require(
+        chip is None or _is_one_of(chip, CHIPS), f"chip {chip!r} is none of {', '.join(CHIPS)}: name one of them"
+    )
     energy = parser.prices("energy_pj", fields.get("energy_pj"), tuple(QUANTITIES))
-    parser.require(bool(energy), "energy_pj prices nothing")
+    parser.require(bool(energy), f"energy_pj prices nothing: give at least one of {', '.join(QUANTITIES)}")
+    times = fields.get("time_ns")
+    parser.require(not times or chip is not None, "time_ns is there without chip, so nothing is timed: add chip")
+    parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns is there without time_ns: add time_ns")
     static = fields.get("static_w")
     included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
     for quantity in included:
@@ -136,46 +193,58 @@ def parse_preset(name: str, values: Any) -> Preset:
         notes=parser.text("notes", fields["notes"]),
         chip=chip,
         energy_pj=energy,
-        time_ns=parser.prices("time_ns", fields.get("time_ns"), tuple(QUANTITIES)),
+        time_ns=parser.prices("time_ns", times, tuple(QUANTITIES)),
         barrier_ns=parser.barrier(fields.get("barrier_ns")),
         static_w=None if static is None else parser.price("static_w", static),
         included={quantity: parser.text(f"included {quantity}", where) for quantity, where in included.items()},
     )
 
 
+def _is_one_of(value: Any, choices: Container[Any]) -> bool:
+    """Whether a value from a file, a list maybe, is one of some words."""
+    return isinstance(value, str) and value in choices
+
+
 class _Parser:
-    """Reads YAML values and names what is wrong with them."""
+    """Reads YAML values and names what is wrong with them, and how to mend it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def require(self, condition: bool, what: str) -> None:
         if not condition:
-            raise UserError(f"hardware preset '{self.name}': {what}")
+            raise UserError(f"hardware preset '{self.name}': {' '.join(what.split())}")
 
     def mapping(self, what: str, values: Any, known: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-        self.require(isinstance(values, dict), f"{what} must be a mapping")
+        self.require(isinstance(values, dict), f"{what} must be a mapping of {', '.join(known)}")
         for key in values:
             self.require(key in known, f"{what} has the unknown field '{key}': it may hold {', '.join(known)}")
         missing = [key for key in known if key not in values and key not in optional]
-        self.require(not missing, f"{what} lacks {', '.join(missing)}")
+        self.require(not missing, f"{what} lacks {', '.join(missing)}: add what is missing")
         return dict(values)
 
     def text(self, what: str, value: Any) -> str:
-        self.require(isinstance(value, str) and bool(value.strip()), f"{what} must be text")
+        self.require(isinstance(value, str) and bool(value.strip()), f"{what} must be text: put it in quotes")
         return " ".join(str(value).split())
 
     def price(self, what: str, entry: Any) -> Price:
         fields = self.mapping(what, entry, _PRICE_FIELDS)
-        band = [fields[key] for key in ("low", "nominal", "high")]
-        for value in band:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            self.require(number, f"{what} holds {value!r}, which is no finite number")
-        low, nominal, high = map(float, band)
-        self.require(0 <= low <= nominal <= high, f"{what}: 0 <= low <= nominal <= high must hold")
+        low, nominal, high = (self.number(what, fields[key]) for key in ("low", "nominal", "high"))
+        order = f"{what}: 0 <= low <= nominal <= high must hold: correct {low:g}, {nominal:g}, {high:g}"
+        self.require(0 <= low <= nominal <= high, order)
         grade = fields["grade"]
-        self.require(grade in GRADES, f"{what}: grade '{grade}' is none of {', '.join(GRADES)}")
+        self.require(_is_one_of(grade, GRADES), f"{what}: grade {grade!r} is none of {', '.join(GRADES)}: choose one")
         return Price(low, nominal, high, grade, self.text(f"{what}: source", fields["source"]))
+
+    def number(self, what: str, value: Any) -> float:
+        written = f"{what} holds {value!r:.40}, which is no finite number: write one, such as 0.5 or 1.0e-3"
+        self.require(isinstance(value, (int, float)) and not isinstance(value, bool), written)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        self.require(math.isfinite(number), written)
+        return number
 
     def prices(self, what: str, values: Any, known: tuple[str, ...]) -> dict[str, Price]:
         entries = self.mapping(what, {} if values is None else values, known, optional=known)
@@ -183,7 +252,8 @@ class _Parser:
 
     def barrier(self, values: Any) -> dict[int, Price]:
         entries = {} if values is None else values
-        self.require(isinstance(entries, dict), "barrier_ns must be a mapping from tiles to prices")
+        self.require(isinstance(entries, dict), "barrier_ns must be a mapping from numbers of tiles to prices")
         for tiles in entries:
-            self.require(isinstance(tiles, int) and tiles > 0, f"barrier_ns: '{tiles}' is no number of tiles")
+            whole = isinstance(tiles, int) and not isinstance(tiles, bool)
+            self.require(whole and tiles > 0, f"barrier_ns: '{tiles}' is no number of tiles: write 1 or more")
         return {tiles: self.price(f"barrier_ns {tiles}", entries[tiles]) for tiles in sorted(entries)}

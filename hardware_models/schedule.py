@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,8 @@ from dsf.export.network import Network
 from dsf.export.nodes import LIF, Residual
 from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.mapping import Mapping as NetworkMapping
-from dsf.hardware_models.work import HOST, Record, stages
+from dsf.hardware_models.work import HOST, Record, Schedule, stages
 
-Schedule = Literal["pipelined", "lockstep"]
 Spikes = Mapping[str, npt.NDArray[np.integer]]
 """Of every spiking population during one decision: (ticks, neurons), in window mode (ticks, tokens, neurons)."""
 

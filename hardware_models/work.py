@@ -36,6 +36,8 @@ from dsf.hardware_models.activity import Counts, SpikeCounter
 HOST = -1
 """Takes the place of a core for what the host does: arrays over cores have one more entry, the last, for it."""
 Per = Literal["spike", "active update", "tick", "token", "decision"]
+Schedule = Literal["pipelined", "lockstep"]
+"""See :mod:`dsf.hardware_models.schedule`."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,40 @@ def stages(network: Network) -> dict[str, int]:
         if sources:
             found[node.name] = 1 + max(sources) + _waits(network, node)
     return found
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Ticks that a message is held back on top of its way, because its reader also reads somebody later."""
+
+    source: str
+    target: str
+    ticks: int
+
+
+def longest_delay(network: Network) -> Delay:
+    """Of all connections in the pipeline. What a node keeps of earlier tokens is no delay: its own memory holds it."""
+    seen = stages(network)
+    return max(
+        (
+            Delay(connection.source, node.name, seen[node.name] - _waits(network, node) - 1 - seen[connection.source])
+            for node in network.nodes
+            for connection in connections(network, node)
+        ),
+        key=lambda delay: delay.ticks,
+    )
+
+
+def pipeline_waits(network: Network) -> int:
+    """Ticks of a decision, beyond those of its tokens, until the last population has seen the last of them."""
+    return max(stages(network).values()) - 1
+
+
+def idle_work(network: Network, part: Slice, core: int) -> Iterator[Work]:
+    """Updates of neurons whose token is elsewhere in the pipeline: the chip visits every neuron in every tick."""
+    node, waits = network[part.node], pipeline_waits(network)
+    if isinstance(node, (LIF, Residual)) and waits:
+        yield Work(node.name, core, node.name, "inactive_updates", part.count * waits, "decision")
 
 
 def _waits(network: Network, node: Node) -> int:

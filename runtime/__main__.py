@@ -28,6 +28,9 @@ def _handle(handler: signal._HANDLER) -> None:
 def main() -> NoReturn:
     """Console script."""
     _handle(_end_at_once)
+    # numpy's OpenBLAS starts its threads when it is imported. Nothing here multiplies large float matrices with it, and
+    # where no thread may start (ulimit -u) it prints lines of its own and raises SIGINT before dsf has a say.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dsf.runtime import cli
 
     try:

@@ -17,6 +17,8 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_sheets import sheets
 from dsf.runtime.energy_table import as_values, count_decisions, work_out
 from dsf.runtime.fast_engine import Mode
+from dsf.runtime.sweep_command import SweepConfig, sweep
+from dsf.runtime.sweep_table_command import TableConfig, table
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import EXIT_USAGE
 from dsf.tasks.files import require_writable_parent, write_json, write_text
@@ -123,6 +125,8 @@ def split_document(path: Path) -> tuple[str, str]:
 
 COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
     "energy-table": (energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."),
+    "sweep": (sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
+    "table": (table, TableConfig, "The table and the plot of a sweep, from its results."),
 }
 
 

@@ -15,14 +15,14 @@ from rich.progress import Progress
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
 from dsf.export.reference import IntegerPolicy
-from dsf.hardware_models import load_preset
+from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially
 from dsf.runtime.core_traffic import placed_mapping, summarise_traffic
 from dsf.runtime.engine import Engine, LavaOptions, open_engine
 from dsf.runtime.env_task import EnvTask, env_task
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run
+from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, require_cores
 from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, check_config
 from dsf.runtime.parity import reference_engine
 from dsf.runtime.probes import ALL_POPULATIONS, choose_populations, spiking_populations
@@ -176,9 +176,10 @@ def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
     console = Console()
     check_config(config)
-    presets = [load_preset(name) for name in config.hardware or DEFAULT_HARDWARE]
+    presets = load_presets(config.hardware or DEFAULT_HARDWARE)
     path = config.network or network_path()
     network, digest = read_network(path), file_digest(path)
+    require_cores(network, presets)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
     seeds = range(config.seed, config.seed + config.episodes)

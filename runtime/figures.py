@@ -134,7 +134,7 @@ def returns_by_level(levels: dict[str, list[float]]) -> str:
     return svg(figure)
 
 
-def core_mesh(mapping: Mapping, loads: npt.NDArray[np.float64]) -> str:
+def core_mesh(mapping: Mapping, loads: npt.NDArray[np.float64], unit: str) -> str:
     """Every chip's tiles with the loads of their cores side by side; grey places are free."""
     chips, per_tile = mapping.placement.chips, mapping.chip.cores_per_tile.value or 1
     columns, rows = mapping.chip.tiles_x.value or 1, mapping.chip.tiles_y.value or 1
@@ -154,28 +154,26 @@ def core_mesh(mapping: Mapping, loads: npt.NDArray[np.float64]) -> str:
         panel.set_yticks(np.arange(rows) * side - 0.5, range(rows))
         panel.grid(True, color="white")
         panel.set_title(f"chip {chip}: tiles of {per_tile} cores", fontsize=9)
-    figure.colorbar(drawn, ax=axes, label="load per tick (ns)", shrink=0.7)
+    figure.colorbar(drawn, ax=axes, label=f"load per tick ({unit})", shrink=0.7)
     return svg(figure)
 
 
 def floorline(points: Floorline) -> str:
-    """Time of every tick against the most synaptic events in any core, with the line that nothing can fall below."""
-    figure, axes = _figure(3.0)
-    events, seconds = points.synaptic_events, points.seconds
-    axes.plot(
-        events,
-        seconds / MICROSECOND,
-        ".",
-        markersize=3,
-        alpha=0.4,
-        label="ticks of the sampled decisions",
-        rasterized=True,
+    """Time of every tick against the most synaptic events, and the most messages, in any core, each with the line that
+    no tick can fall below.
+    """
+    figure, axes = _figure(3.0, 2)
+    work = (
+        ("synaptic events", points.synaptic_events, points.event_s),
+        ("messages sent", points.messages, points.message_s),
     )
-    if points.event_s is not None:
-        most = np.linspace(0, max(int(events.max()), 1))
-        axes.plot(
-            most, (points.floor_s + most * points.event_s) / MICROSECOND, "k-", linewidth=1, label="events, barrier"
-        )
-    axes.set(xlabel="synaptic events of the busiest core in a tick", ylabel="us per tick", ylim=(0, None))
-    axes.legend(frameon=False)
+    for panel, (name, counts, each_s) in zip(axes, work):
+        panel.plot(counts, points.seconds / MICROSECOND, ".", markersize=3, alpha=0.4, label="ticks", rasterized=True)
+        if each_s is not None:
+            most = np.linspace(0, max(int(counts.max()), 1))
+            floor = (points.floor_s + most * each_s) / MICROSECOND
+            panel.plot(most, floor, "k-", linewidth=1, label="their time and the barrier")
+        panel.set(xlabel=f"most {name} of a core in a tick", ylabel="us per tick", ylim=(0, None))
+        panel.legend(frameon=False)
+    figure.tight_layout()
     return svg(figure)

@@ -11,6 +11,7 @@ from typing import Any
 from dsf.export.chips import get_chip
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS, IntArray
+from dsf.export.placement import place
 from dsf.export.reference import Int64Array, WindowReference
 from dsf.hardware_models import (
     EnergyEstimate,
@@ -28,6 +29,8 @@ from dsf.hardware_models import (
     measure_mapping,
     search_mapping,
 )
+from dsf.hardware_models.latency import LEVELS
+from dsf.hardware_models.layers import LayerRow, layer_rows
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.parity import Spikes, reference_engine
 from dsf.tasks import Task
@@ -62,13 +65,16 @@ class HardwareFigures:
 
     Attributes:
         preset: whose prices count.
-        energy: per decision, with the mapping's messages and hops where there is one.
+        energy: per decision; where there is a mapping, with its messages and hops, and with the updates of neurons that
+            wait in the pipeline whose time ``on_chip.latency`` counts.
         on_chip: None where the preset names no chip.
+        layers: the same run, node by node.
     """
 
     preset: Preset
     energy: EnergyEstimate
     on_chip: OnChip | None
+    layers: list[LayerRow]
 
     def to_json(self, task: Task) -> dict[str, Any]:
         """JSON values."""
@@ -80,8 +86,10 @@ class HardwareFigures:
             "grade": energy.grade,
             "terms": {name: band.nominal for name, band in energy.terms.items()},
             "layers": {layer.node: layer.nominal for layer in energy.layers},
+            "layer_table": [_layer_json(row) for row in self.layers],
             "unpriced_per_decision": energy.unpriced,
             "included": energy.included,
+            "static_joules_per_control_period": self._static_json(task),
         }
         if chip is not None:
             found["cores"] = {
@@ -95,18 +103,28 @@ class HardwareFigures:
             found["latency"] = _latency_json(chip.latency, energy, task)
         return found
 
+    def _static_json(self, task: Task) -> dict[str, float] | None:
+        """Joules of all chips in use (without a mapping, of one) that do nothing for a control period."""
+        watts, period = self.preset.static_w, task.control_period_s
+        if watts is None or not math.isfinite(period):
+            return None
+        seconds = period * (1 if self.on_chip is None else self.on_chip.mapping.placement.chips)
+        return {level: getattr(watts, level) * seconds for level in LEVELS}
+
+
+def _layer_json(row: LayerRow) -> dict[str, Any]:
+    return {**dataclasses.asdict(row), "rate": row.rate, "spikes_per_synapse": row.spikes_per_synapse}
+
 
 def _latency_json(latency: Latency, energy: EnergyEstimate, task: Task) -> dict[str, Any]:
     """Without the ticks of the floorline."""
     values = {name: value for name, value in latency.to_json().items() if name != "floorline"}
-    static, known = latency.static_energy(), math.isfinite(task.control_period_s)
-    waiting = latency.static_energy(task.control_period_s) if known else None
+    static = latency.static_energy()
     return {
         **values,
         "verdict": real_time_verdict(latency, task),
         "energy_delay_js": dataclasses.asdict(latency.energy_delay(energy.total)),
         "static_joules": None if static is None else dataclasses.asdict(static),
-        "static_joules_per_control_period": None if waiting is None else dataclasses.asdict(waiting),
     }
 
 
@@ -137,8 +155,10 @@ def price_run(
     found = []
     for preset in presets:
         chip = None if preset.chip is None else _place(network, counter, preset, decisions)
-        activity = plain if chip is None else chip.mapping.activity(counter)
-        found.append(HardwareFigures(preset, estimate_energy(activity, preset), chip))
+        activity = plain if chip is None else chip.mapping.activity(counter, "pipelined")
+        energy = estimate_energy(activity, preset)
+        rows = layer_rows(network, activity, energy, None if chip is None else chip.mapping)
+        found.append(HardwareFigures(preset, energy, chip, rows))
     return found
 
 
@@ -154,6 +174,16 @@ def _place(network: Network, counter: SpikeCounter, preset: Preset, decisions: S
         mapping,
         estimate_latency(mapping, preset, decisions) if preset.time_ns else None,
     )
+
+
+def require_cores(network: Network, presets: Sequence[Preset]) -> None:
+    """Refuse before a run what :func:`price_run` would refuse after it.
+
+    Raises:
+        NetworkError: a single neuron exceeds a core of a preset's chip.
+    """
+    for name in dict.fromkeys(preset.chip for preset in presets if preset.chip is not None):
+        place(network, get_chip(name))
 
 
 def replay_spikes(network: Network, mode: Mode, tokens: IntArray) -> list[Spikes]:

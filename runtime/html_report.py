@@ -13,14 +13,15 @@ from typing import Any
 
 from dsf.export.network import Network
 from dsf.hardware_models import EnergyEstimate
-from dsf.hardware_models.activity import QUANTITIES
+from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
 from dsf.runtime import figures
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.hardware import HardwareFigures, real_time_verdict, replay_spikes
+from dsf.runtime.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.parity import Spikes
+from dsf.runtime.report import chip_rows
 from dsf.runtime.results import ClosedLoopResult
 from dsf.runtime.sketch import sketch_episode
 from dsf.runtime.tape import TapedEpisode
@@ -68,9 +69,9 @@ def write_html(
     sections = [
         *_episode_sections(network, task, mode, tape, summary, filmed=sketch is not None),
         Section("Firing rates", figure(figures.firing_rates(result.activity))),
-        *_energy_sections([priced.energy for priced in hardware]),
-        *(section for priced in hardware for section in _chip_sections(priced, result, task)),
-        _layer_section(result),
+        *_energy_sections([priced.energy for priced in hardware], summary),
+        *(section for priced in hardware for section in _chip_sections(priced, result, summary["energy"])),
+        *_layer_sections(hardware),
         _ladder_section(network),
         _provenance_section(network),
     ]
@@ -153,7 +154,8 @@ def _present(spikes: Spikes) -> Spikes:
     return {name: values[:, -1] if values.ndim == 3 else values for name, values in spikes.items()}
 
 
-def _energy_sections(energies: Sequence[EnergyEstimate]) -> Iterable[Section]:
+def _energy_sections(energies: Sequence[EnergyEstimate], summary: Mapping[str, Any]) -> Iterable[Section]:
+    burnt = {name: values["static_joules_per_control_period"] for name, values in summary["energy"].items()}
     rows = [
         (
             energy.preset,
@@ -161,47 +163,69 @@ def _energy_sections(energies: Sequence[EnergyEstimate]) -> Iterable[Section]:
             ", ".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in energy.unpriced.items()) or "-",
             f"{energy.nominal / MICROJOULE:.2f}",
             f"{energy.low / MICROJOULE:.2f} to {energy.high / MICROJOULE:.2f}",
+            "not known" if burnt[energy.preset] is None else f"{burnt[energy.preset]['nominal'] / MICROJOULE:,.1f}",
         )
         for energy in energies
     ]
     grades = "; ".join(f"{grade}: {meaning}" for grade, meaning in GRADES.items())
-    head = ("preset", "grade", "counted, but without a price (per decision)", "uJ per decision", "low to high")
-    parts = [table(head, rows, numbers=2, caption=grades), figure(figures.energy_bands(energies))]
+    head = (
+        "preset",
+        "grade",
+        "counted, but without a price (per decision)",
+        "uJ per decision",
+        "low to high",
+        "static uJ per control period",
+    )
+    parts = [table(head, rows, numbers=3, caption=grades), figure(figures.energy_bands(energies))]
     parts += [figure(figures.energy_by_layer(energy)) for energy in energies]
     yield Section("Dynamic energy", "".join(parts))
 
 
-def _chip_sections(hardware: HardwareFigures, result: ClosedLoopResult, task: Task) -> Iterable[Section]:
+def _chip_sections(hardware: HardwareFigures, result: ClosedLoopResult, energy: Mapping[str, Any]) -> Iterable[Section]:
     """Cores, mesh and floorline of a preset with a chip."""
     chip = hardware.on_chip
     if chip is None:
         return
-    rows = [(line,) for line in chip.fit.lines()]
-    rows += [(f"assumed: {note}",) for note in chip.mapping.assumptions]
-    if chip.latency is not None:
-        rows.append((real_time_verdict(chip.latency, task),))
-    parts = [table((f"{chip.searched.cores} cores on {chip.searched.chips} {chip.mapping.chip.title}",), rows)]
+    values = energy[hardware.preset.name]
+    rows = [*chip_rows(values["cores"], values.get("latency")).items()]
+    rows += [("would help", line) for line in chip.fit.lines()[1:]]
+    notes = chip.mapping.assumptions if chip.latency is None else chip.latency.assumptions
+    rows += [("assumed", note) for note in notes]
+    title = f"{chip.searched.cores} cores on {chip.searched.chips} {chip.mapping.chip.title}"
+    parts = [table((title, ""), rows)]
     loads = core_loads(chip.mapping, result.counter, hardware.preset)
-    parts.append(figure(figures.core_mesh(chip.mapping, loads), "mean load of every core on its tile"))
+    unit = "ns" if hardware.preset.time_ns else "events and updates"
+    parts.append(figure(figures.core_mesh(chip.mapping, loads, unit), "mean load of every core on its tile"))
     if chip.latency is not None:
         caption = (
-            "one point per tick: it cannot lie below the line of its busiest core's synaptic events and the barrier"
+            "one point per tick: it cannot lie below a line, the time of the most synaptic events (or messages sent) "
+            "in any core, and the barrier; the nearer, the more that term binds"
         )
         parts.append(figure(figures.floorline(chip.latency.floorline), caption))
     yield Section(f"On the chip: {hardware.preset.name} (grade {hardware.preset.grade})", "".join(parts))
 
 
-def _layer_section(result: ClosedLoopResult) -> Section:
-    """Counts per decision, layer by layer."""
-    activity, quantities = result.activity, [name for name in QUANTITIES if result.activity.total(name)]
-    rows = []
-    for node in activity.nodes:
-        counts = [getattr(node, name) / activity.decisions for name in quantities]
-        rows.append((node.node, node.kind, *(f"{count:,.0f}" if count else "" for count in counts)))
-    totals = (f"{activity.per_decision(name):,.0f}" for name in quantities)
-    rows.append(("all", "", *totals))
-    names = (name.replace("_", " ") for name in quantities)
-    return Section("Counts per decision", table(("layer", "kind", *names), rows, numbers=len(quantities)))
+def _layer_sections(hardware: Sequence[HardwareFigures]) -> Iterable[Section]:
+    """Sizes, counts and energy per decision, layer by layer; cores, messages and hops are those of a preset's chip."""
+    heads = [
+        *("neurons", "synapses", "cores", "synaptic events", "MACs", "dynamic operations", "updates", "messages"),
+        *("hops", "rate", "spikes per synapse", *(f"{share} uJ" for share in SHARES), "uJ"),
+    ]
+    for priced in hardware:
+        rows = [_layer_cells(row) for row in (*priced.layers, together("all", priced.layers))]
+        shown = table(("layer", "kind", *heads), rows, numbers=len(heads))
+        yield Section(
+            f"Layer by layer: {priced.preset.name} (grade {priced.energy.grade})", f'<div class="wide">{shown}</div>'
+        )
+
+
+def _layer_cells(row: LayerRow) -> Row:
+    counts = (row.neurons, row.synapses, row.cores, row.events, row.macs, row.dynamic_operations, row.updates)
+    shown = [f"{count:,.0f}" if count else "" for count in (*counts, row.messages, row.hops)]
+    rate, met = row.rate, row.spikes_per_synapse
+    shown += ["" if rate is None else f"{rate:.1%}", "" if met is None else f"{met:.2f}"]
+    joules = [*row.joules.values(), sum(row.joules.values())]
+    return (row.layer, row.kind, *shown, *(f"{value / MICROJOULE:.3f}" if value else "" for value in joules))
 
 
 def _ladder_section(network: Network) -> Section:

@@ -39,7 +39,8 @@ class Neurons:
         self.bias, self.threshold = node.bias.astype(np.float64), node.threshold * self.scale
         self.lowest, self.membrane = -self.highest, np.zeros(node.size)
         self.active, self.biased = np.zeros(node.size, np.uint8), node.bias != 0
-        self.always_active = bool(self.biased.all())
+        self.always_active, self.sometimes_biased = bool(self.biased.all()), bool(self.biased.any())
+        self.worked = np.ones(node.size, np.bool_)
 
     def reset(self) -> None:
         """A new token starts."""
@@ -49,7 +50,7 @@ class Neurons:
     def step(self, current: FloatArray) -> BoolArray:
         """Spikes of this tick, as :class:`~dsf.export.network.LIF` defines them."""
         membrane = self.membrane
-        self.active += self.always_active or ((current != 0.0) | (membrane != 0.0) | self.biased)
+        self._note_activity(current)
         membrane *= self.kept
         np.trunc(membrane, out=membrane)
         membrane += current * self.scale
@@ -59,6 +60,14 @@ class Neurons:
         spikes: BoolArray = membrane > self.threshold
         membrane[spikes] = 0.0
         return spikes
+
+    def _note_activity(self, current: FloatArray) -> None:
+        """Before the membrane changes; ``worked`` stays true where a bias is always there."""
+        if not self.always_active:
+            np.logical_or(current, self.membrane, out=self.worked)
+            if self.sometimes_biased:
+                np.logical_or(self.worked, self.biased, out=self.worked)
+        self.active += self.worked.view(np.uint8)
 
 
 class Weights:

@@ -26,6 +26,7 @@ from dsf.runtime.lava_layout import DENSE_TICKS
 
 _MIXING_KINDS = ((Gate, Window, LIF), (Gate, PlacedWindow, LIF), (Gate, Count, LIF, And), (Outer, LIF))
 _ATTENTION_KINDS = tuple((LIF, Synapses, LIF, *mixing, Synapses, Residual) for mixing in _MIXING_KINDS)
+_EMBEDDING_KINDS = ((Encoder, Synapses, Residual), (Encoder, Synapses, Synapses, Residual))
 _MLP_KINDS = (LIF, Synapses, LIF, Synapses, Residual)
 
 
@@ -67,11 +68,17 @@ class AttentionNodes:
 
 @dataclass(frozen=True)
 class EmbeddingNodes:
-    """The nodes in front of the first block."""
+    """The nodes in front of the first block; ``fine`` are the embedding's second synapses, if it has them."""
 
     encoder: Encoder
     synapses: Synapses
+    fine: Synapses | None
     residual: Residual
+
+    @property
+    def all_synapses(self) -> tuple[Synapses, ...]:
+        """What writes the first residual."""
+        return (self.synapses,) if self.fine is None else (self.synapses, self.fine)
 
 
 @dataclass(frozen=True)
@@ -156,10 +163,13 @@ def split_network(network: Network) -> NetworkParts:
     Raises:
         NetworkError: nodes or wiring are no DSFormer.
     """
-    head, tail = network.nodes[:3], network.nodes[-1]
-    blocks = _split_blocks(network.nodes[3:-1], network.ticks)
-    if blocks and _kinds(head) == (Encoder, Synapses, Residual):
-        parts = NetworkParts(EmbeddingNodes(*head), blocks, tail)  # type: ignore[arg-type]
+    first = next((index for index, node in enumerate(network.nodes) if isinstance(node, Residual)), 0) + 1
+    head, tail = network.nodes[:first], network.nodes[-1]
+    blocks = _split_blocks(network.nodes[first:-1], network.ticks)
+    if blocks and _kinds(head) in _EMBEDDING_KINDS:
+        encoder, synapses, *fine, residual = head
+        embedding = EmbeddingNodes(encoder, synapses, fine[0] if fine else None, residual)  # type: ignore[arg-type]
+        parts = NetworkParts(embedding, blocks, tail)  # type: ignore[arg-type]
         if _wired_as_built(parts):
             return parts
     raise NetworkError(
@@ -201,7 +211,8 @@ def _wired_as_built(parts: NetworkParts) -> bool:
     """Whether every node reads what the Lava processes will connect it to."""
     first = parts.embedding
     residual = first.residual
-    wires: list[tuple[Node, tuple[Node, ...]]] = [(first.synapses, (first.encoder,)), (residual, (first.synapses,))]
+    wires: list[tuple[Node, tuple[Node, ...]]] = [(synapses, (first.encoder,)) for synapses in first.all_synapses]
+    wires.append((residual, first.all_synapses))
     for block in parts.blocks:
         if block.attention is not None:
             wires += _attention_wires(block.attention, residual)

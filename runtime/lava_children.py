@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -58,23 +59,34 @@ def _bind_this_child() -> None:
 def called_every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
     """Call ``look`` in the main thread again and again while the block waits; what it raises ends the block.
 
-    Lava's compiler catches every exception while it tries modules; so a look that has raised is repeated, later, in
-    case that its exception went that way.
+    Lava's compiler catches every exception while it tries modules, and Python only prints what is raised in a weak
+    reference's callback; so a look that has raised is repeated, later, in case that its exception went that way, and
+    that print is left out.
     """
+    raised: list[BaseException] = []
 
     def on_alarm(_signum: int, _frame: FrameType | None) -> None:
         pause = RETRY_S
         try:
             look()
             pause = seconds
+        except BaseException as error:
+            raised.append(error)
+            raise
         finally:  # not by itself: a slow look must not be interrupted by the next
             signal.setitimer(signal.ITIMER_REAL, pause)
 
+    def on_unraisable(dropped: sys.UnraisableHookArgs) -> None:
+        if not any(dropped.exc_value is error for error in raised):
+            print_unraisable(dropped)
+
+    print_unraisable, sys.unraisablehook = sys.unraisablehook, on_unraisable
     previous, started = signal.signal(signal.SIGALRM, on_alarm), time.monotonic()
     remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
+        sys.unraisablehook = print_unraisable
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
         if remaining:  # somebody else's alarm, such as a test runner's

@@ -125,11 +125,12 @@ class FusedEmbedding:
     """Embedding synapses and first residual."""
 
     def __init__(self, nodes: EmbeddingNodes) -> None:
-        self.synapses, self.bias = Weights(nodes.synapses), nodes.residual.bias.astype(np.float64)
+        self.synapses = [Weights(synapses) for synapses in nodes.all_synapses]
+        self.bias = nodes.residual.bias.astype(np.float64)
 
     def __call__(self, token: IntArray) -> FloatArray:
         """(features,) integers -> (channels,) residual, which is the same at every tick of the token."""
-        return self.synapses(token) + self.bias
+        return sum((synapses(token) for synapses in self.synapses), self.bias)
 
 
 class FusedReadout:

@@ -95,6 +95,7 @@ def _nodes_by_process(stage: Stage) -> dict[str, tuple[Node, ...]]:
     if stage.embedding is not None:
         first = stage.embedding
         found |= {"source": (first.encoder,), "embed": (first.synapses,), "entering": (first.residual,)}
+        found |= {} if first.fine is None else {"embed_fine": (first.fine,)}
     if attention is not None:
         gate = () if attention.gate is None else (attention.gate,)
         found |= {"input_lif": (attention.input_lif,), "qkv": (attention.qkv,), "qkv_lif": (attention.qkv_lif,)}

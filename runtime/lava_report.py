@@ -76,7 +76,7 @@ class BlockReport:
         """
         own = message[self.first :][: self.words]
         counts = own[: self.count_words].view(np.uint8)
-        np.sum(raster, axis=0, dtype=np.uint8, out=counts[: self.neurons])
+        np.add.reduce(raster.view(np.uint8), axis=0, dtype=np.uint8, out=counts[: self.neurons])
         counts[self.neurons : self.neurons + self.lif_neurons] = self.ticks if active is None else active
         if all(self.probed):
             own[self.count_words :] = pack_raster(raster)

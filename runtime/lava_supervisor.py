@@ -217,7 +217,8 @@ def _start_failure(error: BaseException) -> str | None:
         return None
     if isinstance(error, OSError) and error.errno in SHORTAGES:
         return f"Lava cannot start: {SHORTAGES[error.errno]}"
-    if isinstance(error, (EOFError, ConnectionError)):
+    nobody_listens = isinstance(error, FileNotFoundError) and error.filename is None  # its socket is gone
+    if nobody_listens or isinstance(error, (EOFError, ConnectionError)):
         return SERVER_DIED
     raised_in_child = hasattr(error, "trace")  # Lava's mark
     return _model_failure(error) if raised_in_child or NO_THREAD in str(error) else None

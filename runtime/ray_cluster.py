@@ -54,7 +54,7 @@ def run_on_ray(
 
     begun = time.perf_counter()
     shares: list[Share] = []
-    with _connected(address):
+    with connected(address):
         share = ray.remote(max_retries=0)(_run_share)
         count = min(workers, len(seeds))
         waiting = [share.remote(open_engine, settings, list(seeds[first::count])) for first in range(count)]
@@ -88,7 +88,7 @@ def _fetch(reference: Any) -> Share:
 
 
 @contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """A connection to a cluster, without Ray's own messages and without its handler of SIGTERM.
 
     Raises:

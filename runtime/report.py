@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dsf.hardware_models.preset import GRADES
+from dsf.hardware_models.layers import SHARES, LayerRow, by_part, together
+from dsf.hardware_models.preset import GRADES, NANOSECOND
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import HardwareFigures
@@ -18,11 +20,15 @@ from dsf.tasks import Episode, mean_confidence_interval
 MICROJOULE = MICROSECOND = 1e-6
 SHOWN_TERMS = 3
 """The largest ones of a sum; JSON holds all."""
+LOAD_ROWS = ("busiest core: events, updates per tick", "busiest core, mean tick")
+"""Without and with times."""
+COUNT_COLUMNS = ("events", "macs", "updates", "messages", "hops")
+"""Of a layer, see :class:`~dsf.hardware_models.layers.LayerRow`."""
 SHOWN_EDGES = 12
 """The busiest ones between cores; JSON holds all."""
 TIME_ROWS = (
-    *("time per decision", "what binds", "busiest core", "real time"),
-    *("energy-delay product", "static energy while deciding", "static energy per control period"),
+    *("time per decision", "what binds", "busiest core", "real time", "without a time"),
+    *("energy-delay product", "static energy while deciding"),
 )
 
 
@@ -115,6 +121,9 @@ def print_report(summary: dict[str, Any], console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     console.print(_energy_table(summary["energy"]))
+    for preset in _presets_by_layer(summary["energy"]):
+        for by_layer in layer_tables(preset, summary["energy"][preset]["layer_table"]):
+            console.print(by_layer)
     cores = _cores_table(summary["energy"])
     if cores is not None:
         console.print(cores)
@@ -171,10 +180,16 @@ def _energy_table(energy: dict[str, Any]) -> Table:
         for preset, values in energy.items()
         if values["unpriced_per_decision"]
     )
+    static = (
+        f"{preset} burns {_microjoules(values['static_joules_per_control_period'])} of static energy per control "
+        "period, not included"
+        for preset, values in energy.items()
+        if values["static_joules_per_control_period"]
+    )
     table = Table(
         title="energy per decision: an estimate, counted events x published prices",
         title_justify="left",
-        caption="\n".join(["; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades), *unpriced]),
+        caption="\n".join(["; ".join(f"grade {grade}: {GRADES[grade]}" for grade in grades), *unpriced, *static]),
         caption_justify="left",
     )
     table.add_column("hardware preset", no_wrap=True)
@@ -191,6 +206,38 @@ def _energy_table(energy: dict[str, Any]) -> Table:
             _shares(values["terms"], values["joules_per_decision"]),
         )
     return table
+
+
+def _presets_by_layer(energy: dict[str, Any]) -> list[str]:
+    """Those with a chip, whose cores and hops differ; without any, the last one. JSON and HTML have all."""
+    return [preset for preset, values in energy.items() if "cores" in values] or list(energy)[-1:]
+
+
+def layer_tables(preset: str, layers: list[dict[str, Any]]) -> tuple[Table, Table]:
+    """Sizes and counts, and what is spent on them: two tables, so that a narrow terminal holds them."""
+    names = [field.name for field in dataclasses.fields(LayerRow)]
+    rows = by_part(LayerRow(**{name: values[name] for name in names}) for values in layers)
+    rows.append(together("all", rows))
+    counts, spent = (
+        Table(title=f"{title}, {preset}", title_justify="left", box=None, padding=(0, 1, 0, 0))
+        for title in ("layer by layer, per decision", "uJ per decision, layer by layer")
+    )
+    columns = ("neurons", "synapses", "cores", "events", "MACs", "updates", "messages", "hops")
+    for table, headings in ((counts, columns), (spent, ("rate", "spk/syn", *SHARES, "uJ"))):
+        table.add_column("layer", no_wrap=True)
+        for heading in headings:
+            table.add_column(heading, justify="right")
+    for row in rows:
+        figures = (getattr(row, name) for name in ("neurons", "synapses", "cores", *COUNT_COLUMNS))
+        counts.add_row(row.layer, *(f"{value:,.0f}" if value else "-" for value in figures))
+        rates = ("-" if row.rate is None else f"{row.rate:.1%}", _decimals(row.spikes_per_synapse))
+        joules = [row.joules[share] / MICROJOULE for share in SHARES]
+        spent.add_row(row.layer, *rates, *(f"{value:.2f}" if value else "-" for value in joules), f"{sum(joules):.2f}")
+    return counts, spent
+
+
+def _decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _listed(counts: dict[str, float]) -> str:
@@ -225,19 +272,25 @@ def _cores_table(energy: dict[str, Any]) -> Table | None:
     table.add_column("figure")
     for preset in placed:
         table.add_column(preset)
-    columns = [_on_chip(values["cores"], values.get("latency")) for values in placed.values()]
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+    columns = [chip_rows(values["cores"], values.get("latency")) for values in placed.values()]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        table.add_row(name, *(column.get(name, "-") for column in columns))
     return table
 
 
-def _on_chip(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str, str]:
-    """One preset's column."""
+def chip_rows(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str, str]:
+    """One preset's column: the mapping that was searched, and the naive one beside it."""
     searched, naive = cores["searched"], cores["in_order"]
+
+    def load(figures: dict[str, Any]) -> str:
+        return f"{figures['load']:,.0f}" if latency is None else f"{figures['load'] * NANOSECOND / MICROSECOND:.1f} us"
+
     found = {
         "one chip": cores["fit"][0],
-        "cores, chips": f"{searched['cores']} of {cores['chip']}, {searched['chips']} ({naive['cores']} in order)",
-        "messages, hops per decision": f"{searched['messages']:,.0f}, {searched['hops']:,.0f}",
+        "cores, chips": f"{searched['cores']} of {cores['chip']}, {searched['chips']} (in order: {naive['cores']})",
+        "messages per decision": f"{searched['messages']:,.0f} (in order: {naive['messages']:,.0f})",
+        "hops per decision": f"{searched['hops']:,.0f} (in order: {naive['hops']:,.0f})",
+        LOAD_ROWS[latency is not None]: f"{load(searched)} (in order: {load(naive)})",
     }
     if latency is None:
         return found | dict.fromkeys(TIME_ROWS, "no times known")
@@ -248,9 +301,9 @@ def _on_chip(cores: dict[str, Any], latency: dict[str, Any] | None) -> dict[str,
         _shares(latency["terms"], mean["nominal"]),
         f"{', '.join(latency['busiest_populations'])} ({latency['busiest_share']:.0%} of the time)",
         latency["verdict"],
+        _listed(latency["untimed"]) or "-",
         f"{latency['energy_delay_js']['nominal']:.2g} J s",
         _microjoules(latency["static_joules"]),
-        _microjoules(latency["static_joules_per_control_period"]),
     )
     return found | dict(zip(TIME_ROWS, values, strict=True))
 

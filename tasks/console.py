@@ -91,27 +91,48 @@ def run_command(main: Callable[[Any], int | None], config_type: Any, program: st
         description = f"{description} {DEBUG_FLAG} shows tracebacks."
         code = main(parse_arguments(config_type, program, description, arguments)) or 0
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = _fail(program, "interrupted", EXIT_SIGNAL + signal.SIGINT, debug)
-    except UserError as error:
-        code = _fail(program, str(error), EXIT_USAGE, debug)
-    except CommandFailed as error:
-        code = _fail(program, str(error), EXIT_FAILED, debug)
-    except BrokenPipeError:
-        code = _fail(program, UNREAD, EXIT_SIGNAL + signal.SIGPIPE, debug)
-    except OSError as error:
-        code = _fail(program, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE, debug)
-    except Exception as error:
-        message = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}; {DEBUG_FLAG} shows where"
-        code = _fail(program, message, EXIT_FAILED, debug)
-    except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code > EXIT_SIGNAL:
-            code = _fail(program, f"ended by {signal.Signals(stop.code - EXIT_SIGNAL).name}", stop.code, debug)
-        elif isinstance(stop.__context__, BrokenPipeError):  # rich turns it into an exit without a word
-            code = _fail(program, UNREAD, EXIT_SIGNAL + signal.SIGPIPE, debug)
-        else:
+    except BaseException as error:
+        if (ending := _ending(error)) is None:
             raise
+        code = _fail(program, *ending, debug)
     sys.exit(code)
+
+
+def _ending(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code of a command that ended with ``error``; None for an exit that needs no line."""
+    if (number := _signal_behind(error)) is not None:
+        text = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        return text, EXIT_SIGNAL + number
+    unread = isinstance(error, BrokenPipeError) or (  # rich turns it into an exit without a word
+        isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+    )
+    if unread:
+        return UNREAD, EXIT_SIGNAL + signal.SIGPIPE
+    if isinstance(error, UserError):
+        return str(error), EXIT_USAGE
+    if isinstance(error, CommandFailed):
+        return str(error), EXIT_FAILED
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
+    if isinstance(error, Exception):
+        text = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}; {DEBUG_FLAG} shows where"
+        return text, EXIT_FAILED
+    return None
+
+
+def _signal_behind(error: BaseException) -> int | None:
+    """The signal that an exception stands for, itself or at the start of its chain of causes.
+
+    A signal that strikes while a module written in C is imported becomes an ImportError caused by ours.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return int(signal.SIGINT)
+        if isinstance(cause, SystemExit) and isinstance(cause.code, int) and cause.code > EXIT_SIGNAL:
+            return cause.code - EXIT_SIGNAL
+        cause = cause.__cause__
+    return None
 
 
 def _fail(program: str, message: str, code: int, debug: bool) -> int:

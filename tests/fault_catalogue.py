@@ -146,6 +146,16 @@ def strike(
     return trial
 
 
+def killed_while_stopping(work: Path, chance: Random) -> Trial:
+    """At once: the run itself kills them within milliseconds."""
+    return Trial(short(work, "lava"), "stopping", 0.0, to_a_dying_lava_process(chance))
+
+
+def stopped_server(_work: Path, _chance: Random) -> Trial:
+    """The server of the shared memory stops before it has made any."""
+    return Trial(LAVA, "serving", 0.0, lambda run: os.kill(run.await_lava_processes(1)[0], signal.SIGSTOP))
+
+
 def failing_model(method: str, most_calls: int) -> Callable[[Path, Random], Trial]:
     """An exception in a block's process, after a random number of ticks."""
 
@@ -251,7 +261,6 @@ def on_lava() -> Iterator[Fault]:
     died = "(Lava child .* died|the process that owns Lava's shared memory died)"
     hangs = "Lava (does|did) not (start|answer)"
     kill = lambda chance: to_a_lava_process(signal.SIGKILL, chance)  # noqa: E731
-    stop = lambda chance: to_a_lava_process(signal.SIGSTOP, chance)  # noqa: E731
     stop_later = lambda chance: to_a_lava_process(signal.SIGSTOP, chance, first=1)  # noqa: E731
     how = "ZeroDivisionError in a block's process"
     yield Fault("exception while a process model is built", how, (1,), raised, failing_model("__init__", 0))
@@ -259,15 +268,17 @@ def on_lava() -> Iterator[Fault]:
     how = "to a random one of Lava's processes"
     for when in ("starting", "running"):
         yield Fault(f"killed child, {when}", f"SIGKILL {how}", (1,), died, strike(when, kill), quick=when == "running")
-    yield Fault("hanging child, starting", f"SIGSTOP {how}", (1,), hangs, strike("starting", stop))
     direct = strike("running", kill, DIRECT)
     yield Fault("killed child, running, fast channels", f"SIGKILL {how}", (1,), died, direct)
-    how += " but the server of the memory, which is asked for nothing any more"
+    server = "SIGSTOP to the server of Lava's shared memory, as soon as it is there"
+    yield Fault("hanging memory server, starting", server, (1,), hangs, stopped_server)
+    how += " but the server of the memory, which is asked for nothing once Lava has started"
+    yield Fault("hanging child, starting", f"SIGSTOP {how}", (1,), hangs, strike("starting", stop_later))
     yield Fault("hanging child, running", f"SIGSTOP {how}", (1,), hangs, strike("running", stop_later), quick=True)
     direct = strike("running", stop_later, DIRECT)
     yield Fault("hanging child, running, fast channels", f"SIGSTOP {how}", (1,), hangs, direct)
     how = "to a random one of Lava's processes; the results are there already"
-    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, strike("stopping", to_a_dying_lava_process))
+    yield Fault("killed child, stopping", f"SIGKILL {how}", (0, 1), died, killed_while_stopping)
 
 
 def on_resources() -> Iterator[Fault]:

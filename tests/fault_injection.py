@@ -48,6 +48,7 @@ main()
 ANNOUNCE = {
     "importing": "from dsf.runtime import __main__ as entry; announce(entry, '_handle', 'importing', after=True)",
     "starting": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, '__enter__', 'starting')",
+    "serving": "from multiprocessing.managers import SharedMemoryManager as M; announce(M, 'start', 'serving')",
     "running": "from dsf.tasks.lane import Lane; announce(Lane, 'start', 'running')",
     "stopping": "from dsf.runtime.lava_supervisor import LavaSupervisor as S; announce(S, 'kill', 'stopping')",
     "injected": "",
@@ -112,7 +113,7 @@ class Run:
                 env={**os.environ, MARK: self.mark},
                 pass_fds=(writing,),
                 start_new_session=True,
-                preexec_fn=_default_signals,
+                preexec_fn=default_signals,
             )
         os.close(writing)
 
@@ -179,7 +180,7 @@ class Run:
                 path.unlink()
 
 
-def _default_signals() -> None:
+def default_signals() -> None:
     """A suite that a script started with & inherits an ignored Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

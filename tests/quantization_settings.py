@@ -15,4 +15,6 @@ CONFIGS = st.builds(
     clipping=st.sampled_from(["max", "percentile", "mse"]),
     percentile=st.floats(1.0, 100.0),
     bias_correction=st.booleans(),
+    residual_scales=st.sampled_from(["shared", "channel"]),
+    embed_synapses=st.integers(1, 2),
 )

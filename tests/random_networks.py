@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from dsf.export.calibrate import calibrate
 from dsf.export.fold import fold
 from dsf.export.network import Network
 from dsf.export.quantize import quantize
@@ -18,6 +19,7 @@ from dsf.train.checkpoint import codec_to_json, save_checkpoint
 from dsf.train.codec import InputCodec, TokenStatistics
 from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
 from dsf.train.model import DSFormer
+from dsf.train.quantization import QuantizationConfig
 
 ACTIONS = 3
 """Hopper's, too."""
@@ -134,6 +136,15 @@ def randomise_layer_norms(model: nn.Module, generator: np.random.Generator) -> N
 def random_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:
     """An integer network from a random model."""
     return quantize(fold(random_model(seed, **sizes)), "hopper", bits)
+
+
+def finely_scaled_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:
+    """The same with two synapses per input feature and a unit per residual channel."""
+    model = random_model(seed, **sizes)
+    folded, limit = fold(model), (1 << model.config.input_bits - 1) - 1
+    tokens = np.random.default_rng(seed).integers(-limit, limit + 1, (folded.context, 2, len(folded.codec.unit)))
+    rules = QuantizationConfig(bits, embed_synapses=2, residual_scales="channel")
+    return quantize(folded, "hopper", config=rules, calibration=calibrate(folded, tokens))
 
 
 def random_tokens(network: Network, count: int, lanes: int, seed: int) -> np.ndarray:

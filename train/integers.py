@@ -76,32 +76,40 @@ class ResidualIntegers:
         weights: (channels, inputs) int8.
         exponent: power of two on the synaptic sum.
         bias: (channels,) int32, residual units.
-        unit: float value of one residual unit.
+        unit: (channels,) float value of one residual unit.
         clipped: weights that were out of range and saturate.
     """
 
     weights: npt.NDArray[np.int8]
     exponent: int
     bias: npt.NDArray[np.int32]
-    unit: float
+    unit: FloatArray
     clipped: int = 0
 
     def dequantized(self) -> Affine:
         """The float map these integers compute, but for the rounding of a sum that is shifted right."""
-        return Affine(self.weights * (self.unit * 2.0**self.exponent), self.bias * self.unit)
+        return Affine(self.weights * (self.unit * 2.0**self.exponent)[:, None], self.bias * self.unit)
 
 
 @dataclass(frozen=True)
 class EmbedIntegers:
-    """The embedding: it writes the residual, from the codec's integers shifted left by (features,) ``shifts``."""
+    """The embedding: it writes the residual, from the codec's integers shifted left by (features,) ``shifts``.
+
+    Attributes:
+        shifts: (features,).
+        synapses: its weights and bias.
+        fine: further weights, of what rounding the first has lost; None without. Their bias is zero.
+    """
 
     shifts: npt.NDArray[np.int8]
     synapses: ResidualIntegers
+    fine: ResidualIntegers | None = None
 
     def dequantized(self) -> Affine:
         """The float map these integers compute, from the codec's integers."""
         affine = self.synapses.dequantized()
-        return Affine(affine.weight * 2.0**self.shifts, affine.bias)
+        weight = affine.weight if self.fine is None else affine.weight + self.fine.dequantized().weight
+        return Affine(weight * 2.0**self.shifts, affine.bias)
 
 
 @dataclass(frozen=True)

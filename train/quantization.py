@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -50,6 +51,8 @@ from dsf.train.scales import largest_threshold_for_bias as largest_threshold_for
 
 RATIO_DECIMALS = 12
 """Relative errors of a count's scale that agree to so many decimals are equal."""
+FINE_EMBEDDING = "embed.fine"
+"""Name of the embedding's second synapses."""
 LARGEST_RATIO_ERROR = 1e-3
 """Relative error of a count's scale that passes for the scale: a quarter of what rounding to 8 bits may lose."""
 
@@ -97,14 +100,15 @@ def residual_integers(affine: Affine, scales: Scales, name: str = "") -> Residua
 
 
 def _residual_integers(affine: Affine, scales: Scales, name: str, inputs: InputStatistics | None) -> ResidualIntegers:
-    rules, wanted = scales.rules, affine.weight / scales.unit
+    rules, units = scales.rules, scales.residual_units(len(affine.weight))
+    wanted = affine.weight / units[:, None]
     tried = reaches(wanted, rules, shared=True)[:, 0] / scales.weight_limit
     exponents = list(dict.fromkeys(_fitting_exponent(float(strongest)) for strongest in tried))
-    steps = np.stack([np.full(len(wanted), scales.unit * 2.0**exponent) for exponent in exponents])
+    steps = np.stack([units * 2.0**exponent for exponent in exponents])
     exponent = exponents[least_error(affine.weight, steps, rules, inputs, name, shared=True)[0]]
     weights, clipped = round_weights(wanted / 2.0**exponent, rules, name)
-    bias = _corrected_bias(affine, weights * (scales.unit * 2.0**exponent), scales, inputs)
-    return ResidualIntegers(weights, exponent, np.rint(bias / scales.unit).astype(np.int32), scales.unit, clipped)
+    bias = _corrected_bias(affine, weights * (units * 2.0**exponent)[:, None], scales, inputs)
+    return ResidualIntegers(weights, exponent, np.rint(bias / units).astype(np.int32), units, clipped)
 
 
 def _fitting_exponent(strongest: float) -> int:
@@ -120,9 +124,17 @@ def embed_integers(affine: Affine, input_bits: int, scales: Scales, name: str = 
     """
     shifts, inputs = feature_shifts(affine, input_bits, scales), scales.inputs_of(name)
     shifted = None if inputs is None else inputs.scaled(2.0**shifts)
-    return EmbedIntegers(
-        shifts, _residual_integers(Affine(affine.weight / 2.0**shifts, affine.bias), scales, name, shifted)
-    )
+    wanted = Affine(affine.weight / 2.0**shifts, affine.bias)
+    if scales.rules.embed_synapses == 1:
+        return EmbedIntegers(shifts, _residual_integers(wanted, scales, name, shifted))
+    # The bias corrects the mean error of both together, so neither does on its own.
+    alone = dataclasses.replace(scales, config=dataclasses.replace(scales.rules, bias_correction=False))
+    first = _residual_integers(wanted, alone, name, shifted)
+    held = first.dequantized().weight
+    fine = _residual_integers(Affine(wanted.weight - held, np.zeros_like(wanted.bias)), alone, FINE_EMBEDDING, shifted)
+    bias = _corrected_bias(wanted, held + fine.dequantized().weight, scales, shifted)
+    first = dataclasses.replace(first, bias=np.rint(bias / first.unit).astype(np.int32))
+    return EmbedIntegers(shifts, first, fine)
 
 
 def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntegers:

@@ -18,6 +18,7 @@ from dsf.train.integers import WEIGHT_BITS
 
 Rounding = Literal["nearest", "stochastic"]
 Clipping = Literal["max", "percentile", "mse"]
+ResidualScales = Literal["shared", "channel"]
 
 MIN_BITS = 2
 REACHES = np.linspace(1.0, 0.2, 41)
@@ -33,8 +34,8 @@ class QuantizationConfig:
     bits: int = WEIGHT_BITS
     """Signed width of the weights, 2 to 8."""
     per_channel: bool = True
-    """One scale per neuron, which the neuron's threshold absorbs, and one per action; False: one per layer. Layers that
-    write the residual always have one."""
+    """One scale per neuron, which the neuron's threshold absorbs, and one per action; False: one per layer. What writes
+    the residual follows ``residual_scales``."""
     rounding: Rounding = "nearest"
     """To the nearest integer (ties to even), or at random up or down so that the mean is kept."""
     seed: int = 0
@@ -46,6 +47,12 @@ class QuantizationConfig:
     """Of the magnitudes, for clipping "percentile"."""
     bias_correction: bool = False
     """Whether biases make good the mean error of the synaptic sums; needs a calibration."""
+    residual_scales: ResidualScales = "shared"
+    """One unit for the whole residual, or one per channel, which the thresholds of the neurons that read it absorb
+    (:mod:`dsf.train.residual_scales`); the latter needs a calibration."""
+    embed_synapses: int = 1
+    """Synapses from each input feature to each channel: a second one holds what rounding the first has lost. Graded
+    inputs ask more of a weight than spikes do, and there are few of them."""
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= WEIGHT_BITS:
@@ -54,9 +61,12 @@ class QuantizationConfig:
             raise UserError(f"--percentile is {self.percentile}: it must be above 0 and at most 100")
         if self.seed < 0:
             raise UserError(f"--rounding-seed is {self.seed}: it must be 0 or more")
+        if self.embed_synapses not in (1, 2):
+            raise UserError(f"--embed-synapses is {self.embed_synapses}: use 1 or 2")
         for name, value, known in (
             ("rounding", self.rounding, get_args(Rounding)),
             ("clipping", self.clipping, get_args(Clipping)),
+            ("residual-scales", self.residual_scales, get_args(ResidualScales)),
         ):
             if value not in known:
                 raise UserError(f"--{name} is '{value}': use one of {', '.join(known)}")

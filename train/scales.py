@@ -43,6 +43,8 @@ class Scales:
         whole_biases: round LIF biases to whole synaptic units, for targets that have no finer ones (netx).
         config: how weights become integers, with the same ``bits``; None stands for the defaults.
         inputs: what the layers read on the calibration data, by the layer's name; empty without a calibration.
+        channel_thresholds: (channels,) the threshold in units of each residual channel, at most ``threshold_units``;
+            None where all channels share one unit.
     """
 
     bits: int
@@ -52,6 +54,7 @@ class Scales:
     whole_biases: bool = False
     config: QuantizationConfig | None = None
     inputs: Mapping[str, InputStatistics] = field(default_factory=dict)
+    channel_thresholds: npt.NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         if self.rules.bits != self.bits:
@@ -69,8 +72,17 @@ class Scales:
 
     @property
     def unit(self) -> float:
-        """Float value of one residual unit."""
+        """Float value of the finest residual unit."""
         return self.threshold / self.threshold_units
+
+    def residual_thresholds(self, channels: int) -> npt.NDArray[np.int32]:
+        """(channels,) thresholds of the neurons that read the residual, in its units: exact by the choice of these."""
+        shared = np.full(channels, self.threshold_units, np.int32)
+        return shared if self.channel_thresholds is None else self.channel_thresholds
+
+    def residual_units(self, channels: int) -> FloatArray:
+        """(channels,) float value of one unit of each residual channel."""
+        return self.threshold / self.residual_thresholds(channels)
 
     def inputs_of(self, name: str) -> InputStatistics | None:
         """What the layer reads; None without a calibration.

@@ -141,8 +141,11 @@ class ExpandedBlock(AbstractSubProcessModel):
     def _build_embedding(self, nodes: EmbeddingNodes) -> None:
         self.source, self.entering = TokenSource(stage=self.stage), EmbeddingRelay(bias=nodes.residual.bias)
         self.embed = stock_synapses(nodes.synapses, message_bits=MAX_INPUT_BITS)
-        self.source.g_out.connect(self.embed.s_in)
-        self.embed.a_out.connect(self.entering.a_in)
+        self.embed_fine = None if nodes.fine is None else stock_synapses(nodes.fine, message_bits=MAX_INPUT_BITS)
+        for embed in (self.embed, self.embed_fine):  # ports add up what several others send
+            if embed is not None:
+                self.source.g_out.connect(embed.s_in)
+                embed.a_out.connect(self.entering.a_in)
 
     def _build_readout(self, readout: Readout) -> None:
         weights = Synapses(readout.name, readout.source, readout.weights, exponent=0)

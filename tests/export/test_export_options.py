@@ -63,6 +63,8 @@ FOR_A_RUN = {
     "rounding_seed": ("--rounding-seed", "3"),
     "clipping": ("--clipping", "mse"),
     "percentile": ("--percentile", "50"),
+    "residual_scales": ("--residual-scales", "channel"),
+    "embed_synapses": ("--embed-synapses", "2"),
     "bias_correction": ("--bias-correction",),
     "calibration": ("--calibration", DATASET),
     "whole_biases": ("--whole-biases",),
@@ -124,7 +126,10 @@ def test_integers_that_lose_score_do_not_stop_a_float_graph() -> None:
     [
         (("--episodes", "0"), "name a --dataset"),
         (("--bias-correction",), "--bias-correction needs --calibration DATASET"),
-        (("--calibration", DATASET), "--calibration needs --clipping mse or --bias-correction"),
+        (
+            ("--calibration", DATASET),
+            "--calibration needs --clipping mse, --bias-correction or --residual-scales channel",
+        ),
         (("--percentile", "50"), "--percentile needs --clipping percentile"),
         (("--percentile", "50", "--clipping", "mse"), "--percentile needs --clipping percentile"),
         (("--rounding-seed", "1"), "--rounding-seed needs --rounding stochastic"),

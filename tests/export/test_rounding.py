@@ -106,11 +106,26 @@ def test_errors_are_bounded_and_the_clipped_are_counted(
 def test_embedding_is_bounded_too(shape: tuple[int, int, int], config: QuantizationConfig) -> None:
     affine, inputs = random_layer(*shape)
     found = embed_integers(affine, 8, scales_of(config, inputs), NAME)
-    step = found.synapses.unit * 2.0**found.synapses.exponent * 2.0**found.shifts
+    step = found.synapses.unit[:, None] * 2.0**found.synapses.exponent * 2.0**found.shifts
     beyond = np.abs(affine.weight) > (2 ** (config.bits - 1) - 1) * step * (1 + 1e-9)
     assert found.synapses.clipped == beyond.sum()
     error = np.abs(found.dequantized().weight - affine.weight)
+    if found.fine is not None:
+        lost = affine.weight - found.synapses.dequantized().weight * 2.0**found.shifts
+        step = found.fine.unit[:, None] * 2.0**found.fine.exponent * 2.0**found.shifts
+        beyond = np.abs(lost) > (2 ** (config.bits - 1) - 1) * step * (1 + 1e-9)
+        assert found.fine.clipped == beyond.sum()
     assert (error <= np.where(beyond, np.inf, step * (1 + 1e-9))).all()
+
+
+def test_a_second_synapse_holds_what_the_first_has_lost() -> None:
+    """127 steps in place of one: the second scale fits half a step of the first."""
+    affine, _ = random_layer(0, 64, 15)
+    one, two = (
+        embed_integers(affine, 8, scales_of(QuantizationConfig(embed_synapses=count), None)) for count in (1, 2)
+    )
+    errors = [np.abs(found.dequantized().weight - affine.weight).max() for found in (one, two)]
+    assert errors[1] <= errors[0] / 64
 
 
 @settings(max_examples=150, deadline=None)

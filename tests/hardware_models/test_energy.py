@@ -10,7 +10,7 @@ import yaml
 from random_networks import random_network, random_tokens
 
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity, preset_names
-from dsf.hardware_models.preset import GRADES, parse_preset
+from dsf.hardware_models.preset import GRADES, load_presets, parse_preset
 from dsf.runtime.engine import ReferenceBackend
 from dsf.tasks import UserError
 
@@ -125,6 +125,7 @@ def test_unknown_preset_names_the_known_ones() -> None:
 
 PRICE = {"low": 1, "nominal": 2, "high": 3, "grade": "P", "source": "s"}
 GOOD = {"title": "t", "notes": "n", "energy_pj": {"macs": PRICE}}
+TIMED = {**GOOD, "chip": "loihi1", "time_ns": {"macs": PRICE}}
 
 
 def test_a_users_file_is_a_preset(tmp_path: Path) -> None:
@@ -135,14 +136,32 @@ def test_a_users_file_is_a_preset(tmp_path: Path) -> None:
 
 
 def test_what_is_no_preset_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    for content, words in ((b"a: [", "no YAML"), (b"\xff\xfe\x00", "no text|no YAML"), (None, "No such file")):
+    for content, words in (
+        (b"a: [", "no YAML"),
+        (b"\xff\xfe\x00", "no YAML"),
+        (None, "No such file"),
+        (b"title: 2020-99-99", "month must be"),
+        (b"title: !!int abc", "invalid literal"),
+        (b"[" * 3000, "nested too deeply"),
+        (b"title: t\ntitle: u", "'title' is there twice: keep one"),
+        (b"title: 3", "lacks notes: add"),
+    ):
         path = tmp_path / "bad.yaml"
         path.unlink(missing_ok=True)
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(UserError, match=words) as caught:
             load_preset(str(path))
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_presets_of_one_name_would_hide_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "loihi1_fitted.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    assert [preset.name for preset in load_presets([str(path), "odin"])] == ["loihi1_fitted", "odin"]
+    for names in ([str(path), "loihi1_fitted"], ["odin", "odin"]):
+        with pytest.raises(UserError, match=f"{names[0]} and {names[1]} are both called .*: rename one"):
+            load_presets(names)
 
 
 def test_a_total_is_as_good_as_its_worst_price() -> None:
@@ -167,8 +186,16 @@ def test_a_total_is_as_good_as_its_worst_price() -> None:
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "grade": "Z"}}}, "grade 'Z' is none of P, Q, A, D"),
         ({**GOOD, "energy_pj": {"macs": {"low": 1}}}, "energy_pj macs lacks nominal, high, grade, source"),
         ({**GOOD, "included": {"macs": "somewhere"}}, "'macs' has a price and is included elsewhere"),
-        ({**GOOD, "barrier_ns": {0: PRICE}}, "'0' is no number of tiles"),
+        ({**TIMED, "barrier_ns": {0: PRICE}}, "'0' is no number of tiles"),
         ({**GOOD, "static_w": 3}, "static_w must be a mapping"),
+        ({**GOOD, "chip": ["loihi1"]}, r"chip \['loihi1'\] is none of loihi1"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "grade": ["P"]}}}, r"grade \['P'\] is none of P"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "high": 10**400}}}, "macs holds 1000.*: write one"),
+        ({**GOOD, "energy_pj": {"macs": {**PRICE, "low": "1e-3"}}}, "'1e-3', which is no finite number: .*1.0e-3"),
+        ({**TIMED, "barrier_ns": {True: PRICE}}, "'True' is no number of tiles"),
+        ({**GOOD, "time_ns": {"macs": PRICE}}, "time_ns is there without chip"),
+        ({**GOOD, "barrier_ns": {1: PRICE}}, "barrier_ns is there without time_ns"),
+        ({**GOOD, "a\nb": 3}, "unknown field 'a b'"),
     ],
 )
 def test_wrong_presets_name_the_field(values: object, words: str) -> None:

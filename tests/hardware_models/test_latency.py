@@ -49,6 +49,7 @@ def preset(**fields: Any) -> Preset:
     values: dict[str, Any] = {
         "title": "t",
         "notes": "n",
+        "chip": "loihi2",
         "energy_pj": {"macs": price(1)},
         "time_ns": {**times, "messages": price(2)},
         "barrier_ns": {1: price(1000)},

@@ -22,6 +22,7 @@ from dsf.export.placement import QUANTITIES as LIMITS
 from dsf.hardware_models import (
     Mapping,
     SpikeCounter,
+    estimate_energy,
     fit,
     load_preset,
     map_in_order,
@@ -32,7 +33,7 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.mesh import Link, hops, route, with_mesh
-from dsf.hardware_models.work import HOST, stages
+from dsf.hardware_models.work import HOST, Delay, longest_delay, stages
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.fast_engine import FastEngine
 from dsf.tasks import UserError
@@ -94,6 +95,20 @@ def test_counts_by_hand() -> None:
     assert cores["inactive_updates"] == [0, 0, 6, 9, 0, 0, 0]
     assert cores["graded_messages"] == [20, 40, 0, 0, 5, 10, 40]
     assert cores["host_transfers"] == [0, 0, 0, 0, 0, 0, 2 * 5 + 2 * 5]
+
+
+def test_whoever_waits_in_the_pipeline_is_updated() -> None:
+    """Three populations of three neurons, two ticks beside a token's own two, five decisions: 90 updates more."""
+    mapping, counter = map_in_order(chain_network(), CHIP), chain_counter()
+    activity, plain = mapping.activity(counter, "pipelined"), mapping.activity(counter)
+    updates = {node.node: node.inactive_updates for node in activity.nodes}
+    assert (updates["r0"], updates["A"], updates["r1"]) == (30, 30 - 15 + 30, 30)
+    others = [name for name in QUANTITIES if name != "inactive_updates"]
+    assert all(activity.total(name) == plain.total(name) for name in others)
+    cores = mapping.core_activity(counter, "pipelined")["inactive_updates"].tolist()
+    assert cores == [10, 20, 6 + 10, 9 + 20, 10, 20, 0] and sum(cores) == activity.total("inactive_updates")
+    more, fewer = (estimate_energy(counts, load_preset("loihi1_fitted")).nominal for counts in (activity, plain))
+    assert more - fewer == pytest.approx(90 / 5 * 51.2e-12)
 
 
 def test_links_by_hand() -> None:
@@ -264,6 +279,23 @@ def test_searching_a_network_that_rests() -> None:
     assert {part.node for core in searched.placement.cores for part in core.slices} == {
         part.node for core in map_in_order(network, LOIHI_2).placement.cores for part in core.slices
     }
+
+
+def test_a_message_that_cannot_be_held_back_long_enough() -> None:
+    """TSSA: a residual waits for input, qkv, scores (all T ticks: T - 1 more) and the attention LIF: T + 3 ticks."""
+    assert longest_delay(chain_network()) == Delay("r0", "r1", 1)
+    network = random_network(0, blocks=1, attention="tssa", ticks=4)
+    assert longest_delay(network) == Delay("residual.0", "residual.0.attention", 4 + 3)
+    assert longest_delay(random_network(0, blocks=1, attention="sssa", ticks=4)).ticks == 4
+    assert longest_delay(read_network(network_path())).ticks == 5
+    exact, short = (dataclasses.replace(LOIHI_2, delay_ticks=Figure(ticks, "inferred", "own")) for ticks in (7, 4))
+    assert fit(network, exact).fits and fit(network, LOIHI_2).fits
+    found = fit(network, short)
+    assert not found.fits and found.needed <= found.cores
+    (line,) = found.lines()
+    assert "has to be held back for 7 ticks, 3 more than the 4 of Loihi 2: train with fewer ticks" in line
+    both = dataclasses.replace(found, needed=200, needed_chips=2)
+    assert [text.split(":")[0] for text in both.lines()[:2]] == ["does not fit"] * 2
 
 
 def test_fit_says_what_would_help() -> None:

@@ -15,13 +15,15 @@ from conftest import assert_refused
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
+from dsf.export.chips import CHIPS, LOIHI_1, Figure
 from dsf.export.file import write_network
+from dsf.export.nodes import NetworkError
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main
 from dsf.runtime.engine import ReferenceBackend
 from dsf.runtime.fast_engine import Mode
-from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes
+from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
 from dsf.tasks import get_task
 
 MINE = {
@@ -53,7 +55,10 @@ def test_repeated_presets_and_a_users_file(tmp_path: Path) -> None:
     chip = summary["energy"]["loihi2_derived"]
     assert chip["cores"]["fit"][0].startswith("fits: ") and chip["cores"]["assumptions"]
     assert chip["latency"]["mean"]["low"] <= chip["latency"]["mean"]["nominal"] <= chip["latency"]["mean"]["high"]
-    assert chip["latency"]["static_joules_per_control_period"]["nominal"] == pytest.approx(0.232 * 0.008)
+    assert chip["static_joules_per_control_period"]["nominal"] == pytest.approx(0.232 * 0.008)
+    assert summary["energy"]["mine"]["static_joules_per_control_period"] is None
+    assert chip["cores"]["searched"]["load"] < chip["cores"]["in_order"]["load"] and "(in order: " in printed
+    assert "graded messages of the host" in " ".join(printed.split()), "what has no time is listed"
     assert "real time" in chip["latency"]["verdict"]
     for figures in summary["energy"].values():
         assert sum(figures["layers"].values()) == pytest.approx(figures["joules_per_decision"])
@@ -74,6 +79,16 @@ def test_a_broken_file_is_refused_before_anything_runs(content: str, words: str,
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     assert_refused(run_here(main, "dsf-sim-run", "--backend", "fast", "--hardware", str(path)), words)
+
+
+def test_a_network_that_no_chip_can_hold_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two input axons are too few for a neuron that reads 15 features."""
+    tiny = dataclasses.replace(LOIHI_1, input_axons_per_core=Figure(2, "inferred", "own"))
+    monkeypatch.setitem(CHIPS, "loihi1", tiny)
+    network, presets = random_network(0, features=15), [load_preset("loihi2_derived"), load_preset("loihi1_fitted")]
+    require_cores(network, presets[:1])
+    with pytest.raises(NetworkError, match="input axons of 2 of a core of Loihi 1"):
+        require_cores(network, presets)
 
 
 def test_a_preset_is_not_overwritten(tmp_path: Path) -> None:
@@ -103,6 +118,9 @@ def test_a_runs_figures(mode: Mode) -> None:
     activity = fitted.on_chip.mapping.activity(backend.counter)
     messages = fitted.energy.terms["messages"].nominal
     assert messages == pytest.approx(111e-12 * activity.per_decision("messages"))
+    lockstep, idle = activity.per_decision("inactive_updates"), fitted.on_chip.latency.idle_updates
+    updates = fitted.energy.terms["inactive_updates"].nominal
+    assert idle > 0 and updates == pytest.approx(51.2e-12 * (lockstep + idle)), "energy and time count the same ticks"
     decided = [min(index + 1, network.context) if mode == "window" else 1 for index in range(12)]
     pipeline = max(stages(network).values()) - 1
     assert fitted.on_chip.latency.ticks == pytest.approx(network.ticks * np.mean(decided) + pipeline)
@@ -121,6 +139,7 @@ def test_without_a_control_period_there_is_no_verdict() -> None:
         backend.step_graded(token)
     (figures,) = price_run(network, "stream", backend.counter, tokens[:, 0], [load_preset("loihi2_derived")])
     task = dataclasses.replace(get_task("hopper"), control_period_s=math.nan)
-    latency = figures.to_json(task)["latency"]
+    values = figures.to_json(task)
+    latency = values["latency"]
     assert latency["verdict"] == "not known: Hopper-v5 states no control period"
-    assert latency["static_joules_per_control_period"] is None and latency["static_joules"]["nominal"] > 0
+    assert values["static_joules_per_control_period"] is None and latency["static_joules"]["nominal"] > 0

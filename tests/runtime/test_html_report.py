@@ -21,7 +21,11 @@ from dsf.tasks import get_task
 
 HEADINGS = (
     *("The episode of reset seed 4", "Returns", "Spikes", "Firing rates", "Dynamic energy"),
-    *("On the chip: loihi2_derived (grade D)", "Counts per decision", "Verification, as written by dsf-export"),
+    *(
+        "On the chip: loihi2_derived (grade D)",
+        "Layer by layer: loihi2_derived (grade D)",
+        "Verification, as written by dsf-export",
+    ),
     "Where the network comes from",
 )
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import children, lava_runs_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import KINDS, exportable, random_network, random_tokens
+from random_networks import KINDS, exportable, finely_scaled_network, random_network, random_tokens
 from spike_tally import TALLY
 
 from dsf.export.file import read_network
@@ -23,6 +23,7 @@ from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import STOCK_LAVA, LavaModel, LavaOptions, ReferenceBackend, open_engine
 from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import split_network
+from dsf.runtime.lava_graph import lava_edges, network_edges
 from dsf.runtime.lava_layout import CONTINUES
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.runtime.probes import choose_populations
@@ -111,6 +112,21 @@ def test_random_networks_match_spike_by_spike(model: LavaModel, mode: Mode, kind
     result = compare(network, model, random_tokens(network, TOKENS, 1, seed=number), {RESET}, mode)
     assert result.compared_spikes == TOKENS * network.ticks * neurons_of(network)
     assert result.exact, result
+
+
+@pytest.mark.parametrize("mode", ["stream", "window"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mode: Mode) -> None:
+    network = finely_scaled_network(4, width=10, blocks=2, ticks=2, context=3, window=2)
+    assert network["residual.0"].sources == ("embed", "embed.fine")
+    assert len(set(network["blocks.0.mlp.input_lif"].threshold.tolist())) > 1
+    assert compare(network, model, random_tokens(network, TOKENS, 1, seed=5), {RESET}, mode).exact
+
+
+def test_the_second_synapses_have_a_place_in_lavas_graph() -> None:
+    network = finely_scaled_network(4, width=10, blocks=2, ticks=2, context=3, window=2)
+    with open_engine(network, "lava", "expanded") as engine:
+        assert lava_edges(engine) == network_edges(engine)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])

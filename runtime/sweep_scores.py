@@ -1,0 +1,145 @@
+"""From a finished training to a cell's line of results: scores of floats or of integers, and energy per decision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from dsf.export.cli import run as export
+from dsf.export.options import ExportConfig
+from dsf.hardware_models.activity import Activity
+from dsf.hardware_models.dense import BYTES, CACHED, WINDOW, DecisionTransformer, decision_transformer
+from dsf.hardware_models.energy import estimate_energy
+from dsf.hardware_models.preset import load_preset
+from dsf.runtime.cli import run as sim_run
+from dsf.runtime.options import SimRunConfig
+from dsf.runtime.sweep_jobs import TRAINING_NAME
+from dsf.tasks import Task, UserError, get_task
+from dsf.tasks.console import CommandFailed, parse_arguments
+
+PRESETS = ("paper_45nm", "int8_45nm")
+"""Arithmetic alone at fp32 prices, and 8-bit arithmetic with its memory."""
+FP32_SPIKES = "paper_45nm"
+"""The only one of them that prices a synaptic event at fp32: the paper's own figure."""
+MICROJOULE = 1e-6
+DIGITS = 6
+
+
+def line_of(
+    cell: dict[str, Any], header: dict[str, Any], evaluation: dict[str, int], directory: Path
+) -> dict[str, Any]:
+    """All that a table, and whoever doubts it, needs of one cell.
+
+    Raises:
+        UserError, CommandFailed: the integers cannot be made or run.
+    """
+    task, facts = get_task(header["task"]), cell["facts"]
+    last = score_of(header["scores"], evaluation)
+    target = float(last["target_return"])
+    returns, energy = last["returns"], not_priced("no rule for this model")
+    if facts["energy_rule"] == "spiking" or cell["export"] is not None:
+        try:
+            report = driven(cell, header, target, evaluation, directory)
+            energy = spiking_energy(report)
+            if cell["export"] is not None:
+                returns = [episode["return"] for episode in report["episodes"]]
+        except (UserError, CommandFailed) as reason:
+            if cell["export"] is not None:
+                raise
+            energy = not_priced(f"cannot become spikes: {reason}")
+    if facts["energy_rule"] == "decision-transformer":
+        energy = transformer_energy(header["model"], task)
+    elif facts["energy_rule"] == "none":
+        energy = not_priced("no rule for this model")
+    return {
+        **facts,
+        "task": task.name,
+        "steps": header["step"],
+        "target_return": target,
+        "eval_seeds": [evaluation["seed"], evaluation["episodes"]],
+        "returns": returns,
+        "score": mean_score(returns, task),
+        "score_label": task.score_label,
+        "best": best_of(header, task) if cell["export"] is None else None,
+        "energy": energy,
+        **{name: header.get(name) for name in ("precision", "revision", "torch", "seconds")},
+    }
+
+
+def score_of(scores: list[dict[str, Any]], evaluation: dict[str, int]) -> dict[str, Any]:
+    """The last checkpoint's at the declared target, on the sweep's own reset seeds."""
+    first = evaluation["seed"]
+    asked = list(range(first, first + evaluation["episodes"]))
+    return next(score for score in scores if score["checkpoint"] == "last" and score["seeds"] == asked)
+
+
+def best_of(header: dict[str, Any], task: Task) -> dict[str, Any] | None:
+    """The best checkpoint by the very episodes that score it: too high by construction, and labelled so."""
+    best = header.get("best")
+    if not best:
+        return None
+    return {"step": best["step"], "target_return": best["target_return"], "score": mean_score(best["returns"], task)}
+
+
+def mean_score(returns: list[float], task: Task) -> float:
+    """Mean normalised score of a run's episodes."""
+    return task.score(math.fsum(returns) / len(returns))
+
+
+def driven(
+    cell: dict[str, Any], header: dict[str, Any], target: float, evaluation: dict[str, int], directory: Path
+) -> dict[str, Any]:
+    """Export a training, drive the integers on the sweep's seeds, and return dsf-sim-run's report.
+
+    Cells whose options of dsf-export are equal share it: a float cell takes its energy from it, an integer cell all.
+    """
+    words = list(cell["export"] or ())
+    stem = "-".join(["network", *(word.strip("-") for word in words)]).replace("/", "_")
+    network, report = directory / f"{stem}.dsf.h5", directory / f"{stem}.report.json"
+    if not report.exists():
+        dataset = header["dataset"]["id"]
+        run, levels = str(directory / TRAINING_NAME), ["--episodes", "0", "--dataset", dataset]
+        chosen = ["--out", str(network), "--target-return", str(target), *levels, *words]
+        export(parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen]))
+        episodes, seed = evaluation["episodes"], evaluation["seed"]
+        asked = SimRunConfig(network=network, episodes=episodes, seed=seed, target_return=target, json=report)
+        quick = dataclasses.replace(asked, backend="fast", compare=False, parity_decisions=0, hardware=PRESETS)
+        sim_run(quick)
+    values: dict[str, Any] = json.loads(report.read_text())
+    return values
+
+
+def not_priced(reason: str) -> dict[str, Any]:
+    """Why there is no energy."""
+    return {"not_priced": reason}
+
+
+def spiking_energy(report: dict[str, Any]) -> dict[str, Any]:
+    """Of the exported integers, by the counts of their own episodes (microjoules per decision)."""
+    priced = {name: round(report["energy"][name]["joules_per_decision"] / MICROJOULE, DIGITS) for name in PRESETS}
+    figures = {"int8": priced, "fp32": {FP32_SPIKES: priced[FP32_SPIKES]}}
+    return {"microjoules": figures, "how": f"counted spikes, {report['mode']} mode"}
+
+
+def transformer_energy(model: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Of a Decision Transformer with the config's sizes, its whole window per decision; with kept keys and values
+    beside it, which in an episode longer than the context is another function.
+    """
+    sizes = DecisionTransformer(
+        task.observation_size,
+        task.action_size,
+        **{name: model[name] for name in ("width", "blocks", "context", "mlp_ratio")},
+    )
+    figures, cached = (
+        {width: _prices(decision_transformer(sizes, width, schedule).activity) for width in BYTES}
+        for schedule in (WINDOW, CACHED)
+    )
+    return {"microjoules": figures, "how": WINDOW.name, "cached_microjoules": cached}
+
+
+def _prices(activity: Activity) -> dict[str, float]:
+    estimates = {name: estimate_energy(activity, load_preset(name)) for name in PRESETS}
+    return {name: round(estimate.nominal / MICROJOULE, DIGITS) for name, estimate in estimates.items()}

@@ -1,0 +1,203 @@
+"""What a sweep is asked for: a YAML file as typed dataclasses, its axes multiplied out into cells.
+
+Settings are the options of ``dsf-train`` under their names on its command line, dotted and without the dashes in front
+(``model.ticks``, ``learning-rate``). Where several places set one, the later of these wins: the sweep's ``settings``,
+the dataset's, the model's, the axes, an ``include`` entry's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dsf.tasks import UserError
+
+Setting = bool | int | float | str | tuple[Any, ...]
+Settings = dict[str, Setting]
+EnergyRule = Literal["spiking", "decision-transformer", "none"]
+DATASET, MODEL, SEED = "dataset", "model", "seed"
+"""Axes that every sweep has."""
+RESERVED = {
+    "dataset": "datasets",
+    "seed": "seeds",
+    "eval-episodes": "evaluation.episodes",
+    "eval-seed": "evaluation.seed",
+    "eval-every": "evaluation.every",
+    "threads": "dsf-bench sweep --cores-per-cell",
+    "out": "dsf-bench sweep --out",
+    "resume": "nothing: interrupted cells resume by themselves",
+}
+"""Options of dsf-train that are no settings, and what sets them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The protocol of every cell. The declared target return is the task's first, or the setting ``eval-targets``."""
+
+    episodes: int = 20
+    """Closed-loop episodes per training seed."""
+    seed: int = 8_000
+    """Reset seed of the first of them, the same for every cell."""
+    every: int = 0
+    """Steps between two evaluations for the best checkpoint, reported beside the last; 0 leaves it out."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One value of the model axis."""
+
+    settings: Settings = field(default_factory=dict)
+    """What makes the model, as options of dsf-train."""
+    export: Settings | None = None
+    """Options of dsf-export: the score is then that of the exported integers. Cells that only differ here share their
+    training."""
+    energy: EnergyRule = "none"
+    """How a decision is priced: spiking (counts of the exported network), decision-transformer (by its sizes), none."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the cells stand in their table: one axis as columns, all others but the seed as rows."""
+
+    columns: str = DATASET
+    """Axis."""
+    baseline: str | None = None
+    """Model that every other one is compared with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training seed of one place in the table.
+
+    Attributes:
+        dataset: D4RL name or Minari id.
+        model: name of the method.
+        seed: of the training.
+        axes: the other axes' values, in the sweep's order.
+        settings: all options of dsf-train but the reserved ones.
+        export: see :attr:`Method.export`.
+        energy: see :attr:`Method.energy`.
+        evaluation: the sweep's.
+    """
+
+    dataset: str
+    model: str
+    seed: int
+    axes: tuple[tuple[str, Setting], ...]
+    settings: tuple[tuple[str, Setting], ...]
+    export: tuple[tuple[str, Setting], ...] | None
+    energy: EnergyRule
+    evaluation: Evaluation
+
+    def value(self, axis: str) -> Setting | None:
+        """Place on an axis."""
+        fixed: dict[str, Setting] = {DATASET: self.dataset, MODEL: self.model, SEED: self.seed}
+        return fixed[axis] if axis in fixed else dict(self.axes).get(axis)
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return " ".join(
+            [self.dataset, self.model, *(f"{name}={value}" for name, value in self.axes), f"seed {self.seed}"]
+        )
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep: every dataset x model x seed x value of each further axis, plus ``include``, minus ``exclude``."""
+
+    name: str
+    """Of the table."""
+    datasets: dict[str, Settings]
+    """Each with the settings that only it has; in the file a plain list will do."""
+    models: dict[str, Method]
+    """By name."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the training."""
+    title: str = ""
+    """Headline of the table."""
+    notes: str = ""
+    """A paragraph below it: where the budget differs from the paper's, for example."""
+    settings: Settings = field(default_factory=dict)
+    """Of every cell."""
+    axes: dict[str, list[Setting]] = field(default_factory=dict)
+    """Options of dsf-train, each with its values."""
+    include: tuple[dict[str, Any], ...] = ()
+    """Further cells: dataset and model, a seed or all seeds, values of axes, and settings of their own."""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """Cells left out: all that have these values of axes."""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    table: Layout = field(default_factory=Layout)
+
+    @property
+    def row_axes(self) -> tuple[str, ...]:
+        """Axes of the table's rows."""
+        return tuple(axis for axis in (DATASET, MODEL, *self.axes) if axis != self.table.columns)
+
+    def cells(self) -> list[Cell]:
+        """All cells, each once: seeds outermost, so that a sweep that is cut short has whole seeds."""
+        named = itertools.product(self.seeds, self.datasets, self.models)
+        chosen = [dict(zip(self.axes, values)) for values in itertools.product(*self.axes.values())]
+        product = [self._cell(*names, axes, {}) for names in named for axes in chosen]
+        kept = [cell for cell in product if not any(_fits(cell, rule) for rule in self.exclude)]
+        return list(dict.fromkeys([*kept, *self._included()]))
+
+    def _included(self) -> Iterator[Cell]:
+        for entry in self.include:
+            seeds = [entry[SEED]] if SEED in entry else self.seeds
+            axes = {axis: entry[axis] for axis in self.axes if axis in entry}
+            for seed in seeds:
+                yield self._cell(seed, entry[DATASET], entry[MODEL], axes, entry.get("settings", {}))
+
+    def _cell(self, seed: int, dataset: str, model: str, axes: Settings, extra: Settings) -> Cell:
+        method = self.models[model]
+        settings = {**self.settings, **self.datasets.get(dataset, {}), **method.settings, **axes, **extra}
+        export = None if method.export is None else tuple(method.export.items())
+        places = tuple(sorted(settings.items()))
+        return Cell(dataset, model, seed, tuple(axes.items()), places, export, method.energy, self.evaluation)
+
+
+def _fits(cell: Cell, rule: dict[str, Any]) -> bool:
+    return all(cell.value(axis) == value for axis, value in rule.items())
+
+
+def check_spec(spec: SweepSpec) -> None:
+    """Refuse what cannot be multiplied out.
+
+    Raises:
+        UserError: naming the field; who read the file puts its name in front.
+    """
+    if not spec.datasets:
+        raise UserError("datasets is empty: name at least one")
+    if not spec.models:
+        raise UserError("models is empty: name at least one")
+    if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
+        raise UserError(f"seeds is {list(spec.seeds)}: give each training seed once")
+    if spec.evaluation.episodes < 1:
+        raise UserError(f"evaluation.episodes is {spec.evaluation.episodes}: it must be at least 1")
+    for axis, values in spec.axes.items():
+        if axis in (DATASET, MODEL, SEED) or axis in RESERVED:
+            raise UserError(f"axes.{axis} is not an axis of this kind: use {RESERVED.get(axis, axis + 's')}")
+        if not values:
+            raise UserError(f"axes.{axis} is empty: give its values, or drop it")
+    known = (DATASET, MODEL, SEED, *spec.axes)
+    for place, entries in (("include", spec.include), ("exclude", spec.exclude)):
+        for index, entry in enumerate(entries):
+            allowed = (*known, "settings") if place == "include" else known
+            for name in entry.keys() - set(allowed):
+                raise UserError(f"{place}[{index}].{name} is no axis of this sweep: use {', '.join(allowed)}")
+    for index, entry in enumerate(spec.include):
+        for name, choices in ((DATASET, spec.datasets), (MODEL, spec.models)):
+            if entry.get(name) not in choices:
+                raise UserError(f"include[{index}].{name} is {entry.get(name)!r}: use one of {', '.join(choices)}")
+    _check_layout(spec, known)
+
+
+def _check_layout(spec: SweepSpec, known: tuple[str, ...]) -> None:
+    if spec.table.columns not in known or spec.table.columns == SEED:
+        choices = ", ".join(axis for axis in known if axis != SEED)
+        raise UserError(f"table.columns is {spec.table.columns}: use one of {choices}")
+    if spec.table.baseline is not None and spec.table.baseline not in spec.models:
+        raise UserError(f"table.baseline is {spec.table.baseline}: use one of {', '.join(spec.models)}")

@@ -1,0 +1,169 @@
+"""Sweeps of tiny trainings through the real command line: cached, failed and retried, killed and continued."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import assert_refused, run_command
+from fault_injection import default_signals
+from training_runs import CARTPOLE, run_here
+
+from dsf.runtime import bench_cli
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY: dict[str, Any] = {
+    "batch-size": 8,
+    "device": "cpu",
+    "model.width": 8,
+    "model.blocks": 1,
+    "model.context": 6,
+    "model.window": 3,
+}
+DIVERGING = {"learning-rate": 1e30}
+WAIT_S = 60.0
+
+
+def write_spec(path: Path, **fields: Any) -> Path:
+    spec: dict[str, Any] = {"name": "tiny", "datasets": [CARTPOLE], "evaluation": {"episodes": 2}, "seeds": [0]}
+    spec["models"] = {"pssa": {"energy": "spiking"}, "int8": {"export": {"bits": 8}, "energy": "spiking"}}
+    spec["settings"] = {**TINY, "steps": 20}
+    path.write_text(yaml.safe_dump({**spec, **fields}, sort_keys=False))
+    return path
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here(bench_cli.main, "dsf-bench", *map(str, arguments))
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def trainings_begun(out: Path) -> int:
+    """How often a training has begun or gone on, over all jobs."""
+    return sum(log.read_text().count("parameters, on") for log in out.glob("*/log.txt"))
+
+
+def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_path: Path) -> None:
+    models = {"pssa": {"energy": "spiking"}, "int8": {"export": {"bits": 8}, "energy": "spiking"}}
+    spec = write_spec(tmp_path / "s.yaml", models={**models, "wild": {"settings": DIVERGING}}, seeds=[0, 1])
+    sweep = ("sweep", spec, "--out", tmp_path / "out", "--workers", "2")
+    first = bench(*sweep)
+    assert first.returncode == 1 and first.stderr.count("\n") == 1, first.stderr
+    assert "2 of 6 cells have no result" in first.stderr and "--retry-failed" in first.stderr
+    assert "failed: dsf/cartpole/expert-v0 wild seed 1: the loss is" in first.stdout
+    assert "lower --learning-rate (tried 1x)" in first.stdout
+    lines, begun = results(tmp_path / "out"), trainings_begun(tmp_path / "out")
+    assert sorted((line["model"], line["seed"]) for line in lines) == [(m, s) for m in ("int8", "pssa") for s in (0, 1)]
+    assert begun == 4  # integers share their training
+    assert all(len(line["returns"]) == 2 and line["energy"]["microjoules"]["int8"] for line in lines)
+
+    second = bench(*sweep)
+    assert "4 done, 2 failed" in second.stdout and second.returncode == 1
+    assert results(tmp_path / "out") == lines and trainings_begun(tmp_path / "out") == begun
+    retried = bench(*sweep, "--retry-failed")
+    assert "(tried 2x)" in retried.stdout and trainings_begun(tmp_path / "out") == begun + 2
+
+    (tmp_path / "out" / "results.jsonl").write_text(json.dumps(lines[0], sort_keys=True) + '\n{"half a li')
+    bench(*sweep)  # finished cells are in their jobs' directories, too
+    assert sorted(line["key"] for line in results(tmp_path / "out")) == sorted(line["key"] for line in lines)
+
+    table = bench("table", "tiny", "--spec", spec, "--out", tmp_path / "out", "--plot", tmp_path / "t.png")
+    assert table.returncode == 0, table.stderr
+    assert "| wild | failed |" in table.stdout and "Failed: wild: the loss is" in table.stdout
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def start_sweep(spec: Path, out: Path) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).parent / "dsf-bench"), "sweep", str(spec), "--out", str(out)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes, text=True, preexec_fn=default_signals)
+
+
+def wait_for(found: Any) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_stopped_and_killed_sweeps_lose_and_double_nothing(tiny_store: Path, tmp_path: Path) -> None:
+    """Ctrl-C, then kill -9, then two sweeps at once on what is left."""
+    settings = {**TINY, "steps": 300, "checkpoint-every": 10}
+    out, seeds = tmp_path / "out", [0, 1]
+    spec = write_spec(tmp_path / "s.yaml", settings=settings, models={"pssa": {}}, seeds=seeds)
+    for number, code in ((signal.SIGINT, 128 + signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*/training/checkpoint.safetensors")}
+        process = start_sweep(spec, out)
+        wait_for(lambda seen=before: any(
+            path.stat().st_mtime_ns != seen.get(path) for path in out.glob("*/training/checkpoint.safetensors")
+        ))  # fmt: skip
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=WAIT_S)
+        assert process.returncode == code
+        assert errors == ("dsf-bench sweep: interrupted\n" if number == signal.SIGINT else "")
+        workers = [json.loads(path.read_text())["pid"] for path in out.glob("*/owner.json")]
+        wait_for(lambda workers=workers: not any(map(running, workers)))
+    both = [start_sweep(spec, out) for _ in range(2)]
+    for process in both:
+        printed, errors = process.communicate(timeout=2 * WAIT_S)
+        assert process.returncode == 0 and "2 of 2 cells done" in printed, errors
+    assert sorted(line["seed"] for line in results(out)) == seeds
+    logs = [log.read_text() for log in out.glob("*/log.txt")]
+    starts = [line for log in logs for line in log.splitlines() if "parameters, on" in line]
+    assert any("step 0 of" not in line for line in starts), starts  # one went on from a checkpoint
+    assert len(starts) == 4, "the two at once have shared the work"
+
+
+if importlib.util.find_spec("submitit"):
+
+    def test_submitted_cells_are_the_local_ones(tiny_store: Path, tmp_path: Path) -> None:
+        spec, places = write_spec(tmp_path / "s.yaml"), (tmp_path / "submitted", tmp_path / "local")
+        submitted = ("--launcher", "submitit", "--submitit-cluster", "local")
+        for place, options in zip(places, (submitted, ())):
+            assert bench("sweep", spec, "--out", place, *options).returncode == 0
+        tables = [bench("table", "tiny", "--spec", spec, "--out", place).stdout for place in places]
+        assert tables[0] == tables[1]
+
+
+if importlib.util.find_spec("ray"):
+
+    def test_a_cluster_that_loses_a_worker_loses_no_cell(tmp_path: Path) -> None:
+        report = tmp_path / "report.json"
+        command = [sys.executable, str(BENCHMARKS / "sweep_on_ray.py"), "--quick", "--json", str(report)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        found = json.loads(report.read_text())
+        assert found["nodes"] == 2 and found["killed"] and found["tables_equal"]
+        assert (found["lost"], found["doubled"]) == (0, 0)
+
+
+def test_a_launcher_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("ray", "submitit") else name)
+    for launcher in ("ray", "submitit"):
+        result = bench("sweep", write_spec(tmp_path / "s.yaml"), "--launcher", launcher)
+        assert_refused(result, f"needs {launcher}", "dsf[cluster]")
+
+
+def test_a_missing_dataset_is_said_and_nothing_else_is_lost(minari_store: Path, tmp_path: Path) -> None:
+    result = run_command("dsf-bench", "sweep", str(write_spec(tmp_path / "s.yaml")), "--out", str(tmp_path / "out"))
+    assert result.returncode == 1 and "dsf-data collect cartpole-expert" in result.stdout
+    assert result.stderr.count("\n") == 1

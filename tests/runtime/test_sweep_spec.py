@@ -1,0 +1,194 @@
+"""Sweep files: what they multiply out to, what is refused and how, and which cells are the same."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import assert_refused
+from training_runs import run_here
+
+from dsf.runtime import bench_cli
+from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
+from dsf.runtime.sweep_identity import code_version, meaning, option_names, resolve_cell
+from dsf.runtime.sweep_scores import transformer_energy
+from dsf.runtime.sweep_store import append_once, read_lines
+from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
+from dsf.tasks import UserError, get_task
+from dsf.train.config import ModelConfig, TrainConfig, to_json
+
+GOOD = """
+name: good
+datasets: {hopper-medium-v2: {}, hopper-expert-v2: {learning-rate: 0.5}}
+models:
+  a: {settings: {model.attention: tssa}}
+  b: {settings: {model.attention: pssa}, export: {bits: 4}}
+seeds: [0, 1]
+settings: {learning-rate: 0.1, model.width: 8}
+axes: {model.ticks: [2, 4]}
+include:
+  - {dataset: hopper-medium-v2, model: a, model.ticks: 8, settings: {steps: 7}}
+exclude:
+  - {model: b, model.ticks: 4}
+  - {dataset: hopper-expert-v2, seed: 1}
+"""
+
+
+def write(tmp_path: Path, text: str = GOOD) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    return path
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run_here(bench_cli.main, "dsf-bench", *map(str, arguments))
+
+
+def test_axes_are_multiplied_out(tmp_path: Path) -> None:
+    cells = read_sweep(write(tmp_path)).cells()
+    # per dataset and seed: a at 2 and 4 ticks, b at 2; hopper-expert has seed 0 only; plus the included one's two seeds
+    assert len(cells) == len(set(cells)) == 3 * 3 + 2
+    settings = {cell.label: dict(cell.settings) for cell in cells}
+    assert settings["hopper-medium-v2 a model.ticks=8 seed 1"]["steps"] == 7
+    assert settings["hopper-expert-v2 a model.ticks=2 seed 0"]["learning-rate"] == 0.5
+    assert settings["hopper-medium-v2 b model.ticks=2 seed 0"] == {
+        "learning-rate": 0.1,
+        "model.attention": "pssa",
+        "model.ticks": 2,
+        "model.width": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "written", "words"),
+    [
+        ("name: good", "nam: good", ("nam is no field", "use name, datasets")),
+        ("seeds: [0, 1]", "seeds: [0, 0]", ("seeds", "once")),
+        ("seeds: [0, 1]", "seeds: 3", ("seeds is 3", "a list, such as [0, 1]")),
+        ("model.width: 8", "model.widht: 8", ("setting model.widht", "did you mean model.width?")),
+        ("model.width: 8", "model.width: eight", ("a model.ticks=2 seed 0", "width")),
+        ("model.width: 8", "eval-episodes: 8", ("eval-episodes", "use evaluation.episodes")),
+        ("learning-rate: 0.1", "learning-rate: -0.1", ("--learning-rate is -0.1", "positive")),
+        ("{bits: 4}", "{bitts: 4}", ("b model.ticks=2", "bitts")),
+        ("model.ticks: 8", "ticks: 8", ("include[0].ticks", "use dataset, model, seed, model.ticks, settings")),
+        ("model: a, model.ticks: 8", "model: z", ("include[0].model is 'z'", "use one of a, b")),
+        ("axes: {", "table: {columns: rows}\naxes: {", ("table.columns is rows", "use one of dataset, model")),
+        ("axes: {", "table: {baseline: z}\naxes: {", ("table.baseline is z", "use one of a, b")),
+        ("seeds: [0, 1]", "evaluation: {episodes: 0}", ("evaluation.episodes is 0", "at least 1")),
+        ("seeds: [0, 1]", "models: {a: {energy: much}}", ("models.a.energy is 'much'", "use one of spiking")),
+        ("name: good", "name: [", ("is no YAML",)),
+    ],
+)
+def test_mistakes_name_file_field_and_remedy(tmp_path: Path, found: str, written: str, words: tuple[str, ...]) -> None:
+    path = write(tmp_path, GOOD.replace(found, written))
+    assert_refused(bench("sweep", path, "--dry-run"), str(path), *words)
+
+
+def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    assert_refused(bench("sweep", "no_such"), "there is no sweep no_such", "hopper_rivals")
+    assert_refused(bench("sweep", path, "--workers", "0"), "--workers is 0")
+    assert_refused(bench("sweep", path, "--ray-address", "auto"), "--launcher ray")
+    assert_refused(bench("table", "other", "--spec", path), "is the sweep good, not other")
+    assert_refused(bench("table", "good", "--spec", path, "--results", tmp_path / "none"), "no results at", "dsf-bench")
+
+
+def test_cells_are_the_same_where_nothing_that_matters_differs(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    first, second = (resolve_cell(read_sweep(path).cells()[index]) for index in (0, 1))
+    assert first.key("data") != second.key("data")
+    assert first.key("data") != first.key("other data") and first.place == resolve_cell(first.cell).place
+    path.write_text(GOOD.replace("learning-rate: 0.1", "learning-rate: 0.1, checkpoint-every: 5, weight-decay: 1.0e-4"))
+    again = resolve_cell(read_sweep(path).cells()[0])
+    assert again.key("data") == first.key("data")  # a default that is spelled out, and what no result depends on
+    integers = [cell for cell in map(resolve_cell, read_sweep(path).cells()) if cell.export]
+    assert integers[0].export == ("--bits", "4")
+
+
+def test_comments_and_docstrings_are_no_other_code() -> None:
+    plain = "def f(x):\n    return x + 1\n"
+    told = '"""Module."""\n\ndef f(x):  # why\n    """Add one."""\n\n    return (x + 1)\n'
+    assert meaning(plain) == meaning(told) != meaning(plain.replace("1", "2"))
+    assert code_version("train") != code_version("export")
+
+
+@pytest.mark.parametrize("name", shipped_sweeps())
+def test_shipped_sweeps_fit_the_parser(name: str) -> None:
+    spec = read_sweep(sweep_path(name))
+    assert spec.name == name and spec.title
+    known = {"rival"} & set(option_names(TrainConfig))
+    cells = [cell for cell in spec.cells() if known or "rival" not in dict(cell.settings)]
+    assert cells and all(resolve_cell(cell).place for cell in cells)
+
+
+def test_the_tables_have_their_cells() -> None:
+    sizes = {name: len(read_sweep(sweep_path(name)).cells()) for name in shipped_sweeps()}
+    assert sizes == {
+        "hopper_rivals": 3 * 10 * 3,
+        "table1_mujoco": 9 * 9 * 3,
+        "table2_adroit": 12 * 9 * 3,
+        "table3_ablations": 3 * 11 * 3,
+        "table4_context": 4 * 3 * 4 * 3,
+        "table5_delayed_reward": 3 * 4 * 3,
+        "ticks_and_window": 16 * 3,
+    }
+
+
+def line(cell: Any, score: float, **more: Any) -> dict[str, Any]:
+    values = {"key": f"{cell.place}{more}", "place": cell.place, "returns": [1.0], "score": score, "steps": 5}
+    values |= {
+        "seed": cell.cell.seed,
+        "dataset": cell.cell.dataset,
+        "target_return": 3.0,
+        "energy": {"not_priced": "x"},
+    }
+    return {
+        **values,
+        "dataset_id": "d",
+        "dataset_sha256": "h",
+        "code": "c",
+        "export": None,
+        "precision": "fp32",
+        **more,
+    }
+
+
+def test_a_table_says_what_has_not_run(tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path, GOOD.replace("axes: {", "table: {baseline: b}\naxes: {")))
+    cells = [resolve_cell(cell) for cell in spec.cells()]
+    at = {cell.cell.label: cell for cell in cells}
+    lines = [line(at[f"hopper-medium-v2 a model.ticks=2 seed {seed}"], score) for seed, score in ((0, 10.0), (1, 20.0))]
+    lines += [line(at["hopper-medium-v2 b model.ticks=2 seed 1"], 15.0, export={"bits": 4})]
+    lines += [line(at["hopper-medium-v2 b model.ticks=2 seed 1"], 16.0, export={"bits": 4}, code="newer")]
+    table = build_table(spec, cells, lines, {at["hopper-expert-v2 a model.ticks=4 seed 0"].place: "it broke"})
+    text = markdown(table)
+    rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("|")}
+    assert "| 15.0 [10.0, 20.0] (10.0, 20.0) | not run | not run | 0.50 [" in rows["a, model.ticks 2"]
+    assert "16.0 (one seed; 1 of 2 seeds)" in rows["b, model.ticks 2"]  # the last result of a place counts
+    assert "| not run | failed |" in rows["a, model.ticks 4"] and "Failed: a, model.ticks 4: it broke." in text
+    assert rows["a, model.ticks 8"].endswith(f"| {NOT_RUN} | - | {NOT_RUN} | - |")  # no row of the baseline there
+
+
+def test_results_are_appended_once_and_whole(tmp_path: Path) -> None:
+    store = tmp_path / "deep" / "results.jsonl"
+    one = {"key": "1", "place": "p", "returns": []}
+    assert append_once(store, one) and not append_once(store, one)
+    with store.open("a") as file:
+        file.write('{"key": "2", "pl')
+    assert append_once(store, {**one, "key": "3"})
+    assert [found["key"] for found in read_lines(store)] == ["1", "3"]
+    store.write_text("[]\n")
+    with pytest.raises(UserError, match="line 1 is no result"):
+        read_lines(store)
+
+
+def test_a_decision_transformer_is_priced_by_its_sizes() -> None:
+    found = transformer_energy(to_json(ModelConfig()), get_task("hopper"))
+    figures, cached = found["microjoules"], found["cached_microjoules"]
+    # 60 tokens x 3 blocks x 12 D^2, 20 embeddings, the head, and causal products; 4.6 pJ each
+    macs = 60 * 3 * 12 * 128**2 + 20 * 15 * 128 + 3 * 128 + 3 * 2 * 128 * (60 * 61 // 2)
+    assert figures["fp32"]["paper_45nm"] == pytest.approx(macs * 4.6e-6, rel=1e-5)
+    assert cached["fp32"]["paper_45nm"] < figures["fp32"]["paper_45nm"]
+    assert figures["int8"]["int8_45nm"] < figures["fp32"]["int8_45nm"]
