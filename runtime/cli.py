@@ -124,6 +124,7 @@ def compare_levels(
             checkpoint = load_checkpoint(path)
             if checkpoint.header["dataset"] != network.provenance.get("dataset"):
                 raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
+            checkpoint.require_dsformer()
             model = checkpoint.build_model()
             episodes["float (torch, window)"] = rollout(task, TorchPolicy(model, len(seeds)), seeds, target, on_step)
         reference = IntegerPolicy(reference_engine(network, choose_mode(config, network), len(seeds)))
