@@ -122,9 +122,9 @@ def compare_levels(
             from dsf.train.policy import TorchPolicy
 
             checkpoint = load_checkpoint(path)
+            checkpoint.require_dsformer()
             if checkpoint.header["dataset"] != network.provenance.get("dataset"):
                 raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
-            checkpoint.require_dsformer()
             model = checkpoint.build_model()
             episodes["float (torch, window)"] = rollout(task, TorchPolicy(model, len(seeds)), seeds, target, on_step)
         reference = IntegerPolicy(reference_engine(network, choose_mode(config, network), len(seeds)))

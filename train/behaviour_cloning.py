@@ -28,6 +28,8 @@ class BehaviourCloning(DecisionModel):
         config, codec, action_size, discrete: see :class:`~dsf.train.decision_model.DecisionModel`.
     """
 
+    kind = "bc"
+
     def __init__(
         self, rival: RivalConfig, config: ModelConfig, codec: InputCodec, action_size: int, discrete: bool = False
     ) -> None:

@@ -10,7 +10,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from dsf.train.config import ModelConfig, model_config_from_json
 from dsf.train.decision_model import DecisionModel
 from dsf.train.model import DSFormer
 from dsf.train.qat import QuantizedDSFormer, deployed
-from dsf.train.rival_config import RivalConfig, cannot_become_spikes, rival_from_json
+from dsf.train.rival_config import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
 from dsf.train.rivals import build
 
 Model = TypeVar("Model", bound=DecisionModel)
@@ -69,17 +69,27 @@ class Checkpoint:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
-    def rival_config(self) -> RivalConfig | None:
-        """Which rival of DSFormer this is; None for DSFormer itself.
+    def policy(self) -> PolicyKind:
+        """Which policy this is; headers older than rivals name none, for they are all DSFormer's.
 
         Raises:
-            UserError: another version of dsf wrote it.
+            UserError: this version of dsf does not know it.
         """
-        values = self.header.get("rival")
-        if values is None:
-            return None
+        found = self.header.get("policy", "dsformer")
+        for kind in get_args(PolicyKind):
+            if kind == found:
+                return cast(PolicyKind, kind)
+        known = ", ".join(get_args(PolicyKind))
+        raise UserError(f"{self.path}: its policy is {found!r}, and this version of dsf knows {known}")
+
+    def rival_config(self) -> RivalConfig:
+        """The sizes of a rival.
+
+        Raises:
+            UserError: another version of dsf wrote it, or the values are wrong.
+        """
         try:
-            return rival_from_json(values)
+            return rival_from_json(self.header.get("rival"))
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
@@ -89,8 +99,8 @@ class Checkpoint:
         Raises:
             UserError: saying why.
         """
-        if (rival := self.rival_config()) is not None:
-            raise UserError(f"{self.path}: {cannot_become_spikes(rival.kind)}")
+        if (policy := self.policy()) != "dsformer":
+            raise UserError(f"{self.path}: {cannot_become_spikes(policy)}")
 
     def build_model(self) -> DecisionModel:
         """The trained policy in evaluation mode, DSFormer or a rival; after quantization-aware training, with its
@@ -99,10 +109,12 @@ class Checkpoint:
         Raises:
             UserError: config, codec or quantization are wrong, or the tensors do not fit them or are not finite.
         """
-        rival = self.rival_config()
-        if rival is None:
+        policy = self.policy()
+        if policy == "dsformer":
             return deployed(self.build_trained())
-        return self._filled(build(rival, self.model_config(), self._codec(), get_task(self.header["task"])))
+        return self._filled(
+            build(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
+        )
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a

@@ -100,8 +100,8 @@ def train(config: TrainConfig) -> None:
 
 def obstacles(config: TrainConfig) -> list[str]:
     """What will keep the run from being exported; quantization-aware training refuses it by itself."""
-    if config.rival.kind != "none":
-        return [cannot_become_spikes(config.rival.kind)]
+    if config.policy != "dsformer":
+        return [cannot_become_spikes(config.policy)]
     return [] if config.qat_steps else export_obstacles(config.model)
 
 
@@ -109,6 +109,9 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
     """One line: device, precision, and how neurons are computed (nothing falls back in silence)."""
     from dsf.train.kernels.build import KernelsUnavailable, load_kernels, use_torch_threads
 
+    said = f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es)"
+    if config.policy != "dsformer":
+        return said
     neuron = "snnTorch's Leaky, tick by tick"
     if config.neuron == "fused" and device == "cpu":
         try:
@@ -122,11 +125,11 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
-    return (
-        f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
-    )
+    return f"{said}; neurons: {neuron}"
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_command(run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer) on an offline dataset.")
+    run_command(
+        run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer), or a rival of it, on an offline dataset."
+    )

@@ -13,7 +13,7 @@ import tyro
 from dsf.tasks import UserError
 from dsf.train.integers import WEIGHT_BITS
 from dsf.train.quantization import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
-from dsf.train.rival_config import RivalConfig
+from dsf.train.rival_config import PolicyKind, RivalConfig
 
 AttentionKind = Literal["pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none"]
 BiasKind = Literal["relative", "full"]
@@ -40,7 +40,7 @@ ADDED_FIELDS = {
     "key_value_offset": 0.0,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
-ADDED_SETTINGS = {"rival": dataclasses.asdict(RivalConfig())}
+ADDED_SETTINGS = {"policy": "dsformer", "rival": dataclasses.asdict(RivalConfig())}
 """The same for TrainConfig."""
 
 
@@ -201,6 +201,9 @@ class TrainConfig:
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyKind = "dsformer"
+    """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
+    bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10)."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 20_000
@@ -273,12 +276,13 @@ class TrainConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
         self._check_quantization()
-        if self.rival.kind != "none":
+        self.rival.refuse_unused(self.policy)
+        if self.policy != "dsformer":
             self._check_rival()
 
     def _check_rival(self) -> None:
         """Refuse what only DSFormer has."""
-        kind = f"--rival.kind {self.rival.kind}"
+        kind = f"--policy {self.policy}"
         for option, asked in (("--qat-steps", self.qat_steps), ("--rate-penalty", self.rate_penalty)):
             if asked:
                 raise UserError(f"{option} is for DSFormer, not for {kind}: leave it out")
@@ -302,7 +306,7 @@ class TrainConfig:
         Its precision is never lowered unasked: bf16 cannot tell the values of 8-bit integers apart. Nor is a rival's,
         whose activations are no spikes.
         """
-        if self.rival.kind != "none":
+        if self.policy != "dsformer":
             return dataclasses.replace(self, precision="fp32")
         if not self.qat_steps:
             return self

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dsf.train.attention import PackedTokens
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
-from dsf.train.rival_config import RivalConfig
+from dsf.train.rival_config import PolicyKind, RivalConfig
 
 
 class DecisionModel(nn.Module):
@@ -22,8 +22,10 @@ class DecisionModel(nn.Module):
     """
 
     input_unit: Tensor
+    kind: PolicyKind = "dsformer"
+    """Which policy this is."""
     rival: RivalConfig | None = None
-    """Which rival this is, with every size; None for DSFormer."""
+    """Every size of a rival; None for DSFormer."""
     randomised: bool = False
     """Whether a forward pass in training draws random numbers (dropout)."""
 

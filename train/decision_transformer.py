@@ -76,6 +76,8 @@ class DecisionTransformer(DecisionModel):
         steps: of the longest episode; later steps share the last embedding.
     """
 
+    kind = "dt"
+
     def __init__(
         self,
         rival: RivalConfig,

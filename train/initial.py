@@ -44,8 +44,8 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
     task = data.task
     if not config.qat_steps:
         codec = fit_codec(data, config.model.input_bits)
-        if config.rival.kind != "none":
-            return make_rival(config.rival, config.model, codec, task)
+        if config.policy != "dsformer":
+            return make_rival(config.policy, config.rival, config.model, codec, task)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
     if obstacles := export_obstacles(config.model):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")

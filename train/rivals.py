@@ -15,32 +15,38 @@ from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
 from dsf.train.decision_transformer import DecisionTransformer
 from dsf.train.model import DSFormer
-from dsf.train.rival_config import RIVAL_NAMES, RivalConfig
+from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 
 LEAST_WIDTH = 16
 """No rival is made narrower than this to match a count (or than --model.width, where that is smaller)."""
 
 
-def make_rival(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> DecisionModel:
+def make_rival(
+    policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
+) -> DecisionModel:
     """A rival with random weights; its ``rival`` says every size that was chosen.
 
     Raises:
         UserError: the sizes do not fit each other.
     """
-    return build(sized(rival, config, codec, task), config, codec, task)
+    return build(policy, sized(policy, rival, config, codec, task), config, codec, task)
 
 
-def build(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> DecisionModel:
-    """The model of a config that names every size."""
+def build(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> DecisionModel:
+    """The model of a config that names every size.
+
+    Raises:
+        UserError: the policy is no rival.
+    """
     shapes = (config, codec, task.action_size, task.discrete)
-    if rival.kind == "dt":
+    if policy == "dt":
         return DecisionTransformer(rival, *shapes, steps=task.max_steps)
-    if rival.kind == "bc":
+    if policy == "bc":
         return BehaviourCloning(rival, *shapes)
-    raise UserError(f"rival.kind is {rival.kind}: there is no such model")
+    raise UserError(f"{policy} is no rival of DSFormer")
 
 
-def sized(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> RivalConfig:
+def sized(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> RivalConfig:
     """The config with every size chosen.
 
     The rule: the width is DSFormer's and the MLP's hidden channels bring the count of parameters to DSFormer's. Where
@@ -50,7 +56,7 @@ def sized(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
     Raises:
         UserError: the sizes do not fit each other.
     """
-    if rival.kind == "bc":
+    if policy == "bc":
         return dataclasses.replace(rival, width=rival.width or CLONING_WIDTH)
     if rival.width is not None and rival.mlp_hidden is not None:
         return rival
@@ -63,7 +69,8 @@ def sized(rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
     wanted = dsformer_parameters(config, codec, task)
 
     def count(width: int, hidden: int) -> int:
-        return _count(lambda: build(dataclasses.replace(rival, width=width, mlp_hidden=hidden), config, codec, task))
+        candidate = dataclasses.replace(rival, width=width, mlp_hidden=hidden)
+        return _count(lambda: build(policy, candidate, config, codec, task))
 
     for width in widths:
         first, per_channel = count(width, 1), count(width, 2) - count(width, 1)
@@ -90,9 +97,9 @@ def describe_model(model: DecisionModel, task: Task) -> str:
     if model.rival is None:
         return f"{attention}, {count:,} parameters"
     other = dsformer_parameters(model.config, model.codec, task)
-    rival, (width, hidden) = model.rival, model.rival.sizes
-    sizes = f"width {width}" + ("" if rival.kind == "bc" else f", MLP {hidden}")
+    width, hidden = model.rival.sizes
+    sizes = f"width {width}" + ("" if model.kind == "bc" else f", MLP {hidden}")
     return (
-        f"{RIVAL_NAMES[rival.kind]} ({sizes}), {count:,} parameters ({attention} of this --model: {other:,}, "
+        f"{RIVAL_NAMES[model.kind]} ({sizes}), {count:,} parameters ({attention} of this --model: {other:,}, "
         f"{100 * (count - other) / other:+.2f} %)"
     )

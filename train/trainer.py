@@ -121,6 +121,7 @@ class Trainer:
         task = self.data.task
         return {
             "model": to_json(self.config.model),
+            "policy": self.model.kind,
             "rival": None if self.model.rival is None else dataclasses.asdict(self.model.rival),
             "train": to_json(self.config),
             "task": task.name,
@@ -157,11 +158,13 @@ class Trainer:
         )
         different = [
             name
-            for name in sorted(my_settings.keys() - FREE_ON_RESUME, key=lambda name: (name != "rival.kind", name))
+            for name in sorted(my_settings.keys() - FREE_ON_RESUME, key=lambda name: (name != "policy", name))
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+            name
+            for name in ("dataset", "codec", "precision", "model", "rival", "ranks")
+            if mine[name] != theirs.get(name)
         ]
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
@@ -292,6 +295,6 @@ class Trainer:
         batch = source.draw(0)
         self.model.eval()
         with torch.no_grad(), record_activity(self.model) as activity:
-            self.predict(batch)
+            self.model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
         self.model.train()
         return activity

@@ -12,20 +12,20 @@ from dsf.tasks import get_task
 from dsf.tasks.task import TASKS
 from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
-from dsf.train.rival_config import RIVAL_NAMES, RivalConfig, RivalKind
+from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.rivals import dsformer_parameters, make_rival
 
-KINDS: tuple[RivalKind, ...] = ("dt", "bc")
+KINDS: tuple[PolicyKind, ...] = ("dt", "bc")
 CONTEXT, OBSERVATIONS = 8, 11
 FEATURES = OBSERVATIONS + ACTIONS + 1
 SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
 
 
-def small_model(kind: RivalKind, seed: int = 0, **settings: int) -> DecisionModel:
+def small_model(kind: PolicyKind, seed: int = 0, **settings: int) -> DecisionModel:
     """A random rival for hopper, in evaluation mode and a little away from its start."""
     torch.manual_seed(seed)
     codec = random_codec(FEATURES, 8, np.random.default_rng(seed))
-    model = make_rival(RivalConfig(kind, **settings), SMALL, codec, get_task("hopper")).eval()
+    model = make_rival(kind, RivalConfig(**settings), SMALL, codec, get_task("hopper")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -40,7 +40,7 @@ def windows(count: int, seed: int = 1) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_future_changes_no_present_action(kind: RivalKind) -> None:
+def test_the_future_changes_no_present_action(kind: PolicyKind) -> None:
     model, mask = small_model(kind), torch.ones(3, CONTEXT, dtype=torch.bool)
     integers, other = windows(3), windows(3, seed=2)
     whole = model(integers, mask)
@@ -53,7 +53,7 @@ def test_the_future_changes_no_present_action(kind: RivalKind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_padding_in_front_changes_nothing_whatever_it_holds(kind: RivalKind) -> None:
+def test_padding_in_front_changes_nothing_whatever_it_holds(kind: PolicyKind) -> None:
     model, integers = small_model(kind), windows(2)
     ends = torch.tensor([30, 7])
     for length in range(1, CONTEXT):
@@ -95,25 +95,25 @@ def test_decision_transformer_sees_what_the_sources_sequence_holds() -> None:
 @pytest.mark.parametrize("task", ["hopper", "halfcheetah", "pen", "pointmaze-umaze", "antmaze-umaze", "cartpole"])
 @pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(width=64, blocks=2), ModelConfig(attention="tssa")])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bc"])
-def test_matched_rivals_have_dsformers_parameters(kind: RivalKind, config: ModelConfig, task: str) -> None:
+def test_matched_rivals_have_dsformers_parameters(kind: PolicyKind, config: ModelConfig, task: str) -> None:
     found = TASKS[task]
     codec = random_codec(found.observation_size + found.action_size + 1, 8, np.random.default_rng(0))
     generator = torch.get_rng_state()
     wanted = dsformer_parameters(config, codec, found)
     assert torch.equal(torch.get_rng_state(), generator)
-    model = make_rival(RivalConfig(kind), config, codec, found)
+    model = make_rival(kind, RivalConfig(), config, codec, found)
     assert abs(model.parameter_count() / wanted - 1) < 0.005
     assert model.rival is not None and model.rival.mlp_hidden >= model.rival.width
 
 
 def test_matching_draws_nothing_from_the_runs_random_numbers() -> None:
     codec, task = random_codec(FEATURES, 8, np.random.default_rng(0)), get_task("hopper")
-    matched = make_rival(RivalConfig("dt"), SMALL, codec, task).rival
+    matched = make_rival("dt", RivalConfig(), SMALL, codec, task).rival
     assert matched is not None
     states = []
-    for rival in (RivalConfig("dt"), matched):
+    for rival in (RivalConfig(), matched):
         torch.manual_seed(0)
-        states.append(make_rival(rival, SMALL, codec, task).state_dict())
+        states.append(make_rival("dt", rival, SMALL, codec, task).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
