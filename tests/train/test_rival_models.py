@@ -8,10 +8,11 @@ import torch
 from random_networks import ACTIONS, random_codec
 from torch import Tensor
 
-from dsf.tasks import get_task
+from dsf.tasks import Token, get_task
 from dsf.tasks.task import TASKS
 from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
+from dsf.train.policy import TorchPolicy
 from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.rivals import dsformer_parameters, make_rival
 
@@ -62,6 +63,35 @@ def test_padding_in_front_changes_nothing_whatever_it_holds(kind: PolicyKind) ->
         padded = model(integers, mask, ends)
         assert torch.allclose(padded[:, -length:], alone, atol=1e-6)
         assert not padded[:, :-length].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_reaches_no_action_and_no_gradient(kind: PolicyKind) -> None:
+    model, integers, ends = small_model(kind), windows(2), torch.tensor([2, 40])
+    mask = torch.arange(CONTEXT) >= torch.tensor([[CONTEXT - 3], [CONTEXT - 5]])
+    found = []
+    for filling in (0.0, float("nan")):
+        model.zero_grad()
+        actions = model(torch.where(mask[..., None], integers, filling), mask, ends)
+        actions[mask].square().sum().backward()
+        found.append([actions[mask].detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) > 1 and all(torch.equal(*pair) for pair in zip(*found))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_closed_loop_answers_as_training_windows_do(kind: PolicyKind) -> None:
+    model, generator = small_model(kind), np.random.default_rng(3)
+    policy, history = TorchPolicy(model, lanes=1), []
+    policy.reset(0)
+    for step in range(2 * CONTEXT + 3):
+        parts = [generator.normal(size=(1, size)) for size in (OBSERVATIONS, ACTIONS)]
+        token = Token(parts[0], parts[1], generator.normal(size=1))
+        history.append(torch.from_numpy(model.codec.encode(token.vector())[0]))
+        window = torch.stack(history[-CONTEXT:])[None].float()
+        there = torch.ones(1, window.shape[1], dtype=torch.bool)
+        wanted = model(window, there, torch.tensor([step]))[0, -1]
+        assert np.allclose(policy.act(token)[0], wanted.numpy(), atol=1e-6)
 
 
 @torch.no_grad()
