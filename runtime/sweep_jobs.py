@@ -9,6 +9,7 @@ Everything that a killed sweep needs to go on is in there; the results store is 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -23,7 +24,9 @@ from dsf.tasks import UserError
 from dsf.tasks.console import CommandFailed
 from dsf.tasks.files import write_json
 
-JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job.json", "lock", "log.txt", "training"
+JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job-{}.json", "lock", "log.txt", "training"
+WRITING_LOCK_NAME = "job.lock"
+DIGEST_LENGTH = 12
 DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
 
 
@@ -86,14 +89,21 @@ class Job:
     threads: int
 
     def write(self) -> Path:
-        """Put down what :mod:`dsf.runtime.sweep_worker` reads; returns the file."""
+        """Put down what :mod:`dsf.runtime.sweep_worker` reads; returns the file.
+
+        Sweeps that run side by side write here at the same moment. Each set of values has a file of its own, named by
+        its content, so that nobody's worker reads another sweep's cells; the lock keeps their temporary files apart.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         first = self.cells[0].resolved
         cells = [{"facts": cell.facts(), "export": cell.resolved.export} for cell in self.cells]
         values = {"arguments": first.arguments, "threads": self.threads, "cells": cells}
         values |= {"evaluation": asdict(first.cell.evaluation), "datasets": os.environ.get(DATASETS_VARIABLE)}
-        path = self.directory / JOB_NAME
-        write_json(path, values)
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        path = self.directory / JOB_NAME.format(digest[:DIGEST_LENGTH])
+        with (self.directory / WRITING_LOCK_NAME).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(path, values)
         return path
 
 

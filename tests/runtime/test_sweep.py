@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from fault_injection import default_signals
 from training_runs import CARTPOLE, run_here
 
 from dsf.runtime import bench_cli
+from dsf.runtime.sweep_file import read_sweep
+from dsf.runtime.sweep_jobs import jobs_of, plan, resolve_all
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY: dict[str, Any] = {
@@ -82,6 +86,16 @@ def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_pat
     assert table.returncode == 0, table.stderr
     assert "| wild | failed |" in table.stdout and "Failed: wild: the loss is" in table.stdout
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Path, tmp_path: Path) -> None:
+    """Each gets a whole file back, and two sweeps with different cells of one training keep theirs apart."""
+    planned = plan(resolve_all(read_sweep(write_spec(tmp_path / "s.yaml"))))
+    (whole,) = jobs_of(planned, tmp_path, threads=1)
+    half = dataclasses.replace(whole, cells=whole.cells[:1])
+    with ThreadPoolExecutor(8) as pool:
+        files = list(pool.map(lambda job: job.write(), [whole, half] * 50))
+    assert [len(json.loads(file.read_text())["cells"]) for file in files] == [2, 1] * 50
 
 
 def start_sweep(spec: Path, out: Path) -> subprocess.Popen[str]:
