@@ -38,15 +38,17 @@ from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kerne
 Mode = Literal["stream", "window"]
 """One token per decision, or the last K tokens replayed for each."""
 
-SOURCE = KernelSource("dsf.runtime.kernels", ("spike_engine.c", "event_sums.h", "vectors.h"))
+SOURCE = KernelSource(
+    "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_neurons.h", "spike_attention.h")
+)
 PAD = 16
-"""Rows of neurons are multiples of this, as in vectors.h."""
+"""Rows of neurons are multiples of this, as in spike_engine.c."""
+TILES = (128, 32, PAD)
+"""Neurons of a tile of weights: the widest that still fits into what remains of a row, as in spike_sums.h."""
 ALIGNMENT = 64
 """Bytes; of a vector register."""
 CHUNK_ELEMENTS = 64
 """Tokens that are computed layer by layer together: their currents fill half of a second-level cache."""
-EVENTS_BYTES = 2 * 17 + 256 + 64
-"""Of ``events`` in event_sums.h: where each of 16 patterns begins, up to 256 inputs, and a vector's room."""
 NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 
@@ -76,7 +78,7 @@ class _Engine(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("offset", "step", "shift")),
         ("limit", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("tokens", "age", "graded", "lane_of", "before", "left")),
-        *((name, ctypes.c_void_p) for name in ("sums", "events", "pasts")),
+        *((name, ctypes.c_void_p) for name in ("sums", "pasts")),
         *((name, ctypes.c_int64) for name in ("tokens_seen", "unsettled")),
     ]
 
@@ -117,6 +119,10 @@ class FastEngine:
         }
         tokens = lanes * (network.context if windowed else 1)
         self._chunk = max(network.context, min(tokens, CHUNK_ELEMENTS)) if windowed else min(tokens, CHUNK_ELEMENTS)
+        last = {name: node.name for node in network.nodes for name in node.sources}
+        self._read_last = {reader: [name for name in last if last[name] == reader] for reader in last.values()}
+        self._room: dict[str, npt.NDArray[np.uint8]] = {}
+        self._free: list[npt.NDArray[np.uint8]] = []
         self._nodes = (_Node * len(network.nodes))(*map(self._node, network.nodes))
         self._engine = self._describe(windowed)
         engine = ctypes.byref(self._engine)
@@ -184,9 +190,9 @@ class FastEngine:
         if len(sources) == 2:
             found.second_source = sources[1]
         if isinstance(node, (LIF, Gate, And)):
-            found.values = self._values(node.size, np.uint8)
+            found.values = self._values(node, np.uint8)
         elif not isinstance(node, (Encoder, Readout)):
-            found.values = self._values(node.size, np.int32)
+            found.values = self._values(node, np.int32)
         if isinstance(node, SPIKING_KINDS):
             shape = (1 + isinstance(node, LIF), _row(node.size))  # spikes, and active updates
             self._counts[node.name] = self._zeros(shape, np.int64)
@@ -194,12 +200,15 @@ class FastEngine:
         if node.name in self.spikes:
             found.spikes_out = _pointer(self.spikes[node.name])
         _FILL[type(node)](self, node, found)
+        for name in self._read_last.get(node.name, ()):
+            if name in self._room and name not in self.spikes:  # what is recorded is read when all is computed
+                self._free.append(self._room.pop(name))
         return found
 
     def _synapses(self, node: Synapses, found: _Node) -> None:
         found.inputs, found.exponent = node.weights.shape[1], node.exponent
         found.behind_spikes = not isinstance(self.network[node.source], Encoder)
-        found.weights = self._padded(node.weights.T, np.int8)
+        found.weights = (self._tiled if found.behind_spikes else self._padded)(node.weights.T, np.int8)
 
     def _residual(self, node: Residual, found: _Node) -> None:
         found.bias = self._padded(node.bias, np.int32)
@@ -267,15 +276,23 @@ class FastEngine:
             before=room((chunk,), np.int32),
             left=room((chunk,), np.int32),
             sums=room((widest,), np.int32),
-            events=room((chunk, EVENTS_BYTES), np.uint8),
             pasts=room((max((node.reach for node in network.with_history), default=1),), np.uint64),
         )
 
     def _index(self, name: str) -> int:
         return next(index for index, node in enumerate(self.network.nodes) if node.name == name)
 
-    def _values(self, size: int, dtype: type[np.generic]) -> int:
-        return _pointer(self._zeros((self._chunk, self.network.ticks, _row(size)), dtype))
+    def _values(self, node: Node, dtype: type[np.generic]) -> int:
+        """Pointer to what a node computes, where nothing lies that is still read: all of it should fit in a cache."""
+        size = self._chunk * self.network.ticks * _row(node.size) * np.dtype(dtype).itemsize
+        fitting = [index for index, room in enumerate(self._free) if room.size >= size]
+        room = (
+            self._free.pop(min(fitting, key=lambda index: self._free[index].size))
+            if fitting
+            else self._zeros((size,), np.uint8)
+        )
+        self._room[node.name] = room
+        return _pointer(room)
 
     def _padded(self, array: npt.NDArray[np.integer], dtype: type[np.integer], fill: int = 0) -> int:
         """Pointer to a copy whose last axis is a whole number of rows."""
@@ -284,10 +301,22 @@ class FastEngine:
         copy[..., : array.shape[-1]] = array
         return _pointer(copy)
 
+    def _tiled(self, array: npt.NDArray[np.integer], dtype: type[np.integer]) -> int:
+        """Pointer to a copy of (inputs, neurons) as (tiles, inputs, neurons of the tile)."""
+        inputs, neurons = array.shape
+        row, start = _row(neurons), 0
+        padded, copy = np.zeros((inputs, row), dtype), self._zeros((inputs * row,), dtype)
+        padded[:, :neurons] = array
+        while start < row:
+            width = next(width for width in TILES if width <= row - start)
+            copy[inputs * start : inputs * (start + width)] = padded[:, start : start + width].ravel()
+            start += width
+        return _pointer(copy)
+
     def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         """Zeros that start on a vector register's boundary."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        raw = np.zeros(size + ALIGNMENT, np.uint8)
+        raw = np.zeros(size + 2 * ALIGNMENT, np.uint8)  # C may read a vector that starts at any of its elements
         start = -raw.ctypes.data % ALIGNMENT
         return self._keep(raw[start : start + size].view(dtype).reshape(shape))
 

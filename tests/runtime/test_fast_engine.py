@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 from spike_tally import TALLY
 
+from dsf.export.file import read_network
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, NetworkError
+from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference, encode
 from dsf.runtime import fast_engine
+from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import FastBackend, ReferenceBackend
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine, Mode
@@ -23,6 +27,45 @@ from dsf.train.config import AttentionKind
 
 EPISODE_ENDS = 0.15
 """How often a lane starts a new episode in these tests."""
+
+
+BUILDS = {
+    "as this processor likes it": (),
+    "no compression of bytes": ("-mno-avx512vbmi2",),
+    "AVX-512 without words": ("-mno-avx512bw",),
+    "AVX2": ("-mno-avx512f",),
+    "no vectors to speak of": ("-march=x86-64",),
+}
+"""Flags that take away what the C code asks for."""
+MAX_THRESHOLD, MAX_BIAS = 2**17 - 1, 4095
+
+
+@pytest.fixture(params=BUILDS.values(), ids=BUILDS)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The engine, compiled for another processor."""
+    if request.param and platform.machine() != "x86_64":
+        pytest.skip("flags of another processor")
+    monkeypatch.setattr(fast_engine, "SOURCE", dataclasses.replace(fast_engine.SOURCE, flags=request.param))
+    fast_engine._library.cache_clear()
+    yield
+    fast_engine._library.cache_clear()
+
+
+def with_extreme_neurons(network: Network, generator: np.random.Generator) -> Network:
+    """The same network with neurons that never fire and neurons that always do: few, half or all of a population."""
+
+    def extreme(node: LIF) -> LIF:
+        drawn, share = generator.random(node.size), generator.choice([0.0, 0.1, 0.5, 1.0])
+        silent, saturated = drawn < share / 2, drawn > 1 - share * generator.choice([0.5, 1.0])
+        return dataclasses.replace(
+            node,
+            threshold=np.where(silent, MAX_THRESHOLD, np.where(saturated, 1, node.threshold)),
+            bias_mantissa=np.where(saturated, MAX_BIAS, np.where(silent, 0, node.bias_mantissa)),
+            bias_exponent=4 if saturated.any() else node.bias_exponent,
+        )
+
+    nodes = [extreme(node) if isinstance(node, LIF) else node for node in network.nodes]
+    return dataclasses.replace(network, nodes=tuple(nodes))
 
 
 def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int) -> int:
@@ -61,6 +104,29 @@ def test_every_spike_equals_the_reference(sizes: dict[str, Any], bits: int, lane
 def test_more_lanes_than_are_computed_together(attention: Any, mode: Mode) -> None:
     network = random_network(3, width=PAD + 1, attention=attention, blocks=1)
     assert compare(network, CHUNK_ELEMENTS + 7, mode, 6, seed=1) > 0
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
+    """Silent, saturated and other populations, any number of ticks, rows that fill tiles and rows that do not."""
+    generator = np.random.default_rng(seed)
+    sizes: dict[str, Any] = {
+        "width": int(generator.integers(1, 200)),
+        "blocks": 1,
+        "ticks": seed % 8 + 1,
+        "context": int(generator.integers(1, 6)),
+        "decay": float(generator.choice([0.0, 0.25, 0.375, 0.5])),
+        "attention": generator.choice(["pssa", "sdsa1", "tssa"]),
+    }
+    network = with_extreme_neurons(random_network(seed, **sizes | {"window": min(3, sizes["context"])}), generator)
+    mode: Mode = "window" if seed % 3 == 0 else "stream"
+    assert compare(network, int(generator.choice([1, 2, 19, CHUNK_ELEMENTS + 3])), mode, 5, seed) > 0
+
+
+def test_the_shipped_network_in_a_batch(build: None) -> None:
+    network = read_network(network_path())
+    assert compare(network, 20, "stream", 12, seed=0) > 0
+    assert compare(network, 2, "window", 3, seed=1) > 0
 
 
 def test_rows_of_weights_longer_than_one_block_and_wider_than_one_tile() -> None:
@@ -121,9 +187,10 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(bad: float) -> None:
 
 @pytest.mark.parametrize("mode", ["stream", "window"])
 @pytest.mark.parametrize("attention", ["pssa", "tssa", "sdsa1"])
-def test_counts_are_those_of_the_reference(attention: AttentionKind, mode: Mode) -> None:
+@pytest.mark.parametrize("width", [12, 40])
+def test_counts_are_those_of_the_reference(build: None, attention: AttentionKind, mode: Mode, width: int) -> None:
     """Spikes and active updates of every neuron."""
-    network = random_network(2, attention=attention)
+    network = random_network(2, attention=attention, width=width)
     fast, reference = FastBackend(network, mode), ReferenceBackend(network, mode)
     for token in random_tokens(network, 10, 1, seed=4):
         fast.step_graded(token), reference.step_graded(token)
@@ -136,6 +203,7 @@ def test_counts_are_those_of_the_reference(attention: AttentionKind, mode: Mode)
     slots = truth.tokens * network.ticks
     assert sum(truth.spikes.values()) > 0
     assert any((active < slots).any() for active in truth.active.values())
+    assert any((active == slots).all() for active in truth.active.values())  # a tile whose neurons all have a bias
     fast.restart_counter()
     assert not any(values.any() for values in (*fast.counter.fired.values(), *fast.counter.active.values()))
 

@@ -38,11 +38,13 @@ class KernelSource:
         package: import name of the package.
         files: names of its files; the first is compiled, the others are included by it.
         threads: whether loops run on torch's threads, where torch is loaded.
+        flags: for the compiler, behind the usual ones, which they may take back.
     """
 
     package: str
     files: tuple[str, ...]
     threads: bool = False
+    flags: tuple[str, ...] = ()
 
 
 LIF_KERNELS = KernelSource(__package__, ("lif_kernels.c", "lif_typed.h"), threads=True)
@@ -76,7 +78,7 @@ def _obtain(source: KernelSource, name: str) -> ctypes.CDLL:
     if compiler is None:
         raise KernelsUnavailable(f"no C compiler '{name}' on the PATH")
     openmp = _openmp_of_torch() if source.threads else None
-    flags = (*FLAGS, "-c", "-fopenmp") if openmp else (*FLAGS, "-c")
+    flags = (*FLAGS, *source.flags, "-c", *(["-fopenmp"] if openmp else []))
     texts = {file: (resources.files(source.package) / file).read_text() for file in source.files}
     version = _run([compiler, "--version"]).partition("\n")[0]
     key = hashlib.sha256(repr((texts, flags, version, _processor())).encode()).hexdigest()[:16]
