@@ -122,6 +122,7 @@ def compare_levels(
             from dsf.train.policy import TorchPolicy
 
             checkpoint = load_checkpoint(path)
+            checkpoint.require_dsformer()
             if checkpoint.header["dataset"] != network.provenance.get("dataset"):
                 raise UserError(f"{checkpoint.path} is not the run behind this network: their datasets differ")
             model = checkpoint.build_model()

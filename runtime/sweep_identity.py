@@ -25,7 +25,7 @@ from dsf.export.options import ExportConfig
 from dsf.runtime.sweep_spec import RESERVED, Cell, Setting
 from dsf.tasks import UserError, get_task
 from dsf.tasks.console import parse_arguments
-from dsf.train.config import TrainConfig, to_json
+from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.recipes import RECIPES
 from dsf.train.registry import REGISTRY, resolve
 
@@ -56,8 +56,12 @@ class Resolved:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Every setting that its training depends on."""
-        return {name: value for name, value in to_json(self.config).items() if name not in WITHOUT_EFFECT}
+        """Every setting that its training depends on; one younger than sweeps only where it is used, so that earlier
+        results keep their places.
+        """
+        settings = to_json(self.config).items()
+        added = ADDED_SETTINGS.items()
+        return {name: value for name, value in settings if name not in WITHOUT_EFFECT and (name, value) not in added}
 
     @property
     def place(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsf.train.decision_model import DecisionModel
 from dsf.train.neurons import LIF
 
 SILENT_RATE = 0.005
@@ -52,20 +53,21 @@ class Activity:
     def as_metrics(self) -> dict[str, float]:
         """Plain numbers for metrics.jsonl."""
         rates = {f"rate/{name}": float(rate) for name, rate in self.rates.items()}
-        return {"events_per_token": float(self.events_per_token), **rates}
+        events = {"events_per_token": float(self.events_per_token)} if self.events else {}
+        return {**events, **rates}
 
 
 @contextmanager
-def record_activity(model: nn.Module) -> Iterator[Activity]:
+def record_activity(model: DecisionModel) -> Iterator[Activity]:
     """Record the activity of the forward pass made inside; rates and events keep their gradients.
 
-    Populations are the LIF modules; events are counted at the Linears inside the blocks, the only ones spikes feed.
+    Populations are the LIF modules; events are counted at the Linears that spikes feed.
     """
     activity, handles = Activity(), []
     for name, module in model.named_modules():
         if isinstance(module, LIF):
             handles.append(module.register_forward_hook(_rate_hook(activity, name)))
-        elif isinstance(module, nn.Linear) and name.startswith("blocks."):
+        elif isinstance(module, nn.Linear) and model.counts_events(name):
             handles.append(module.register_forward_hook(_event_hook(activity, name)))
     try:
         yield activity

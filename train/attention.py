@@ -21,9 +21,9 @@ class PackedTokens:
     and padding can reach no statistic. Attention needs neighbours: :meth:`unpack` puts absent tokens back as zeros.
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        """``mask`` is (batch, context), true where a token exists."""
-        self.mask = mask
+    def __init__(self, mask: Tensor, ends: Tensor | None = None) -> None:
+        """``mask`` is (batch, context), true where a token exists; see :meth:`timesteps` for ``ends``."""
+        self.mask, self.ends = mask, ends
         self.index = mask.flatten().nonzero().flatten()
         self.full = len(self.index) == mask.numel()
 
@@ -38,6 +38,14 @@ class PackedTokens:
             return rows.reshape(shape)
         padded = rows.new_zeros(rows.shape[0], self.mask.numel(), rows.shape[-1])
         return padded.index_copy(1, self.index, rows).view(shape)
+
+    def timesteps(self) -> Tensor:
+        """Each token's step of its episode, (batch, context), from 0; nonsense at absent tokens.
+
+        ``ends``, (batch,), is the step of a window's last token; without it windows begin with their episodes.
+        """
+        place = self.mask.long().cumsum(dim=1) - 1
+        return place if self.ends is None else place + (self.ends - place[:, -1])[:, None]
 
     def repack(self, padded: Tensor) -> Tensor:
         """(ticks, batch, context, channels) -> (ticks, rows, channels): the inverse of :meth:`unpack`."""

@@ -26,12 +26,14 @@ class Batch:
         integers: (windows, context, features), the codec's output in float32.
         actions: (windows, context, action_size).
         mask: (windows, context), true where a token exists.
+        ends: (windows,), step of its episode at which a window ends.
         tokens: valid tokens of the global batch, over all ranks.
     """
 
     integers: Tensor
     actions: Tensor
     mask: Tensor
+    ends: Tensor
     tokens: int
 
 
@@ -67,6 +69,7 @@ class BatchSource:
             integers=torch.from_numpy(integers),
             actions=torch.from_numpy(drawn.actions[share]),
             mask=torch.from_numpy(drawn.mask[share]),
+            ends=torch.from_numpy(drawn.ends[share]),
             tokens=int(drawn.mask.sum()),
         )
 

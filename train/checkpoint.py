@@ -10,7 +10,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -23,8 +23,13 @@ from dsf.tasks.files import replacing
 from dsf.tasks.task import get_task
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig, model_config_from_json
+from dsf.train.decision_model import DecisionModel
 from dsf.train.model import DSFormer
 from dsf.train.qat import QuantizedDSFormer, deployed
+from dsf.train.rival_config import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
+from dsf.train.rivals import build
+
+Model = TypeVar("Model", bound=DecisionModel)
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
@@ -64,23 +69,62 @@ class Checkpoint:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
-    def build_model(self) -> DSFormer:
-        """The trained policy in evaluation mode; after quantization-aware training, with its integers' values.
+    def policy(self) -> PolicyKind:
+        """Which policy this is; headers older than rivals name none, for they are all DSFormer's.
+
+        Raises:
+            UserError: this version of dsf does not know it.
+        """
+        found = self.header.get("policy", "dsformer")
+        for kind in get_args(PolicyKind):
+            if kind == found:
+                return cast(PolicyKind, kind)
+        known = ", ".join(get_args(PolicyKind))
+        raise UserError(f"{self.path}: its policy is {found!r}, and this version of dsf knows {known}")
+
+    def rival_config(self) -> RivalConfig:
+        """The sizes of a rival.
+
+        Raises:
+            UserError: another version of dsf wrote it, or the values are wrong.
+        """
+        try:
+            return rival_from_json(self.header.get("rival"))
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
+    def require_dsformer(self) -> None:
+        """Refuse a rival where only a DSFormer will do.
+
+        Raises:
+            UserError: saying why.
+        """
+        if (policy := self.policy()) != "dsformer":
+            raise UserError(f"{self.path}: {cannot_become_spikes(policy)}")
+
+    def build_model(self) -> DecisionModel:
+        """The trained policy in evaluation mode, DSFormer or a rival; after quantization-aware training, with its
+        integers' values.
 
         Raises:
             UserError: config, codec or quantization are wrong, or the tensors do not fit them or are not finite.
         """
-        return deployed(self.build_trained())
+        policy = self.policy()
+        if policy == "dsformer":
+            return deployed(self.build_trained())
+        return self._filled(
+            build(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
+        )
 
     def build_trained(self) -> DSFormer:
-        """The model with the very parameters that were trained; they differ from :meth:`build_model`'s where a
+        """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a
         :class:`~dsf.train.qat.QuantizedDSFormer` was: export quantizes these.
 
         Raises:
-            UserError: see :meth:`build_model`.
+            UserError: see :meth:`build_model`; or it is a rival.
         """
-        header = self.header
-        codec = codec_from_json(header["codec"])
+        self.require_dsformer()
+        header, codec = self.header, self._codec()
         task = get_task(header["task"])
         config = self.model_config()
         quantization = header.get("quantization")
@@ -91,6 +135,13 @@ class Checkpoint:
                 model = QuantizedDSFormer(config, codec, task.action_size, task.discrete, **quantization)
             except TypeError as error:
                 raise UserError(f"{self.path}: the header's quantization does not fit this dsf ({error})") from None
+        return self._filled(model)
+
+    def _codec(self) -> InputCodec:
+        return codec_from_json(self.header["codec"])
+
+    def _filled(self, model: Model) -> Model:
+        """``model`` with the checkpoint's tensors, in evaluation mode."""
         try:
             model.load_state_dict(self.group("model"))
         except RuntimeError as error:

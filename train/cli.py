@@ -11,6 +11,7 @@ from rich.console import Console
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
 from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
+from dsf.train.rival_config import cannot_become_spikes
 
 
 def run(config: TrainConfig) -> None:
@@ -61,13 +62,13 @@ def train(config: TrainConfig) -> None:
     from dsf.train.distributed import rank, world_size
     from dsf.train.evaluation import describe_score
     from dsf.train.registry import resolve
+    from dsf.train.rivals import describe_model
     from dsf.train.run_directory import BEST_NAME
     from dsf.train.trainer import Trainer
 
     console = Console(quiet=rank() != 0, soft_wrap=True)
     data = load_dataset(resolve(config.dataset), config.data)
-    # Quantization-aware training refuses what it cannot export.
-    for obstacle in [] if config.qat_steps else export_obstacles(config.model):
+    for obstacle in obstacles(config):
         console.print(f"warning: this run cannot be exported: {obstacle}")
     if data.out_of_range_actions:
         console.print(
@@ -78,9 +79,8 @@ def train(config: TrainConfig) -> None:
     if config.resume:
         trainer.restore()
     console.print(
-        f"DSFormer-{config.model.attention.upper()}, {trainer.model.parameter_count():,} parameters, on "
-        f"{data.dataset_id} ({data.steps} steps, sha256 {data.content_hash[:12]}), "
-        f"step {trainer.step} of {config.steps}"
+        f"{describe_model(trainer.model, data.task)}, on {data.dataset_id} ({data.steps} steps, "
+        f"sha256 {data.content_hash[:12]}), step {trainer.step} of {config.steps}"
     )
     console.print(describe_computation(trainer.device.type, trainer.precision, config, world_size()))
     for target in config.eval_targets:
@@ -98,10 +98,20 @@ def train(config: TrainConfig) -> None:
         console.print(f"best checkpoint, chosen on the seeds above: {config.out / BEST_NAME}")
 
 
+def obstacles(config: TrainConfig) -> list[str]:
+    """What will keep the run from being exported; quantization-aware training refuses it by itself."""
+    if config.policy != "dsformer":
+        return [cannot_become_spikes(config.policy)]
+    return [] if config.qat_steps else export_obstacles(config.model)
+
+
 def describe_computation(device: str, precision: str, config: TrainConfig, processes: int) -> str:
     """One line: device, precision, and how neurons are computed (nothing falls back in silence)."""
     from dsf.train.kernels.build import KernelsUnavailable, load_kernels, use_torch_threads
 
+    said = f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es)"
+    if config.policy != "dsformer":
+        return said
     neuron = "snnTorch's Leaky, tick by tick"
     if config.neuron == "fused" and device == "cpu":
         try:
@@ -115,11 +125,11 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
-    return (
-        f"{device}, {precision} matrix products, {config.threads} threads, {processes} process(es); neurons: {neuron}"
-    )
+    return f"{said}; neurons: {neuron}"
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_command(run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer) on an offline dataset.")
+    run_command(
+        run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer), or a rival of it, on an offline dataset."
+    )

@@ -13,6 +13,7 @@ import tyro
 from dsf.tasks import UserError
 from dsf.train.integers import WEIGHT_BITS
 from dsf.train.quantization import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
+from dsf.train.rival_config import PolicyKind, RivalConfig
 
 AttentionKind = Literal["pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none"]
 BiasKind = Literal["relative", "full"]
@@ -39,6 +40,8 @@ ADDED_FIELDS = {
     "key_value_offset": 0.0,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
+ADDED_SETTINGS = {"policy": "dsformer", "rival": dataclasses.asdict(RivalConfig())}
+"""The same for TrainConfig."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,10 @@ class TrainConfig:
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    policy: PolicyKind = "dsformer"
+    """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
+    bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10)."""
+    rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 20_000
     """Optimizer steps."""
@@ -222,7 +229,8 @@ class TrainConfig:
     device: DeviceKind = "auto"
     """Where to train; auto takes a GPU if there is one."""
     precision: Precision = "auto"
-    """Of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else fp32."""
+    """Of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else fp32, which
+    rivals always have."""
     neuron: NeuronKind = "fused"
     """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None
@@ -268,6 +276,18 @@ class TrainConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
         self._check_quantization()
+        self.rival.refuse_unused(self.policy)
+        if self.policy != "dsformer":
+            self._check_rival()
+
+    def _check_rival(self) -> None:
+        """Refuse what only DSFormer has."""
+        kind = f"--policy {self.policy}"
+        for option, asked in (("--qat-steps", self.qat_steps), ("--rate-penalty", self.rate_penalty)):
+            if asked:
+                raise UserError(f"{option} is for DSFormer, not for {kind}: leave it out")
+        if self.precision == "bf16":
+            raise UserError(f"--precision bf16 is for products of spikes, not for {kind}: leave it out")
 
     def _check_quantization(self) -> None:
         if not MIN_BITS <= self.bits <= WEIGHT_BITS:
@@ -283,8 +303,11 @@ class TrainConfig:
     def of_phase(self) -> TrainConfig:
         """What the trainer follows: this config, but for quantization-aware training its own steps and learning rate.
 
-        Its precision is never lowered unasked: bf16 cannot tell the values of 8-bit integers apart.
+        Its precision is never lowered unasked: bf16 cannot tell the values of 8-bit integers apart. Nor is a rival's,
+        whose activations are no spikes.
         """
+        if self.policy != "dsformer":
+            return dataclasses.replace(self, precision="fp32")
         if not self.qat_steps:
             return self
         rate = self.learning_rate * QAT_LEARNING_RATE_SHARE

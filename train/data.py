@@ -108,11 +108,13 @@ class Windows:
         tokens: (count, context, features).
         actions: (count, context, action_size).
         mask: (count, context).
+        ends: (count,) step of its episode at which each window ends, from 0.
     """
 
     tokens: Float32Array
     actions: Float32Array
     mask: npt.NDArray[np.bool_]
+    ends: IntArray
 
 
 def sample_windows(data: OfflineDataset, count: int, context: int, generator: np.random.Generator) -> Windows:
@@ -133,7 +135,7 @@ def sample_windows(data: OfflineDataset, count: int, context: int, generator: np
     padding = ~mask
     tokens[padding] = 0.0
     actions[padding] = 0.0
-    return Windows(tokens, actions, mask)
+    return Windows(tokens, actions, mask, last - start)
 
 
 def require_context(data: OfflineDataset, context: int) -> None:

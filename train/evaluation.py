@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dsf.tasks import Episode, Task, mean_confidence_interval, rollout
-from dsf.train.model import DSFormer
+from dsf.train.decision_model import DecisionModel
 from dsf.train.policy import TorchPolicy
 
 MAX_LANES = 32
@@ -14,7 +14,7 @@ MAX_LANES = 32
 
 
 def evaluate(
-    model: DSFormer,
+    model: DecisionModel,
     task: Task,
     checkpoint: str,
     step: int,

@@ -14,8 +14,10 @@ from dsf.train.checkpoint import Checkpoint, load_checkpoint
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig, TrainConfig, export_obstacles
 from dsf.train.data import OfflineDataset
+from dsf.train.decision_model import DecisionModel
 from dsf.train.model import DSFormer
 from dsf.train.qat import QuantizedDSFormer, quantization_aware
+from dsf.train.rivals import make_rival
 
 
 def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
@@ -33,7 +35,7 @@ def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, model=load_checkpoint(source).model_config())
 
 
-def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
+def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
     """The model of a run's step 0; where quantization-aware training resumes, the model to load its state into.
 
     Raises:
@@ -42,6 +44,8 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DSFormer:
     task = data.task
     if not config.qat_steps:
         codec = fit_codec(data, config.model.input_bits)
+        if config.policy != "dsformer":
+            return make_rival(config.policy, config.rival, config.model, codec, task)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
     if obstacles := export_obstacles(config.model):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dsf.train.attention import PackedTokens, make_attention
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
+from dsf.train.decision_model import DecisionModel
 from dsf.train.neurons import LIF
 from dsf.train.norm import make_norm
 
@@ -53,41 +54,20 @@ class Block(nn.Module):
         return output
 
 
-class DSFormer(nn.Module):
-    """The policy. Inputs are the codec's integers; outputs are actions in (-1, 1), or scores (logits) of choices.
-
-    Args:
-        config: architecture.
-        codec: quantizes tokens; its ``unit`` turns the integers back into standard deviations.
-        action_size: length of the action vector, or number of choices.
-        discrete: whether the head scores choices instead of squashing an action vector.
-    """
-
-    input_unit: Tensor
+class DSFormer(DecisionModel):
+    """The policy; see :class:`~dsf.train.decision_model.DecisionModel` for its arguments, inputs and outputs."""
 
     def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int, discrete: bool = False) -> None:
-        super().__init__()
-        self.config, self.codec, self.action_size, self.discrete = config, codec, action_size, discrete
-        self.register_buffer("input_unit", torch.tensor(codec.unit, dtype=torch.float32))
+        super().__init__(config, codec, action_size, discrete)
         self.embed = nn.Linear(len(codec.unit), config.width, bias=False)
         self.embed_norm = make_norm(config.embed_norm, config.width, config.threshold)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = make_norm(config.norm, config.width, config.threshold)
         self.head = nn.Linear(config.width, action_size)
 
-    def forward(self, integers: Tensor, mask: Tensor) -> Tensor:
-        """Actions for every token of a window.
-
-        Args:
-            integers: (batch, context, features), the codec's output in float32.
-            mask: (batch, context), true where a token exists. Padding may stand anywhere before the first token.
-
-        Returns:
-            (batch, context, action_size); entries of absent tokens are zero.
-        """
-        tokens = PackedTokens(mask)
-        actions = self.decide(tokens.pack(integers), tokens)
-        return tokens.unpack(actions[None])[0]
+    def counts_events(self, linear: str) -> bool:
+        """Those inside the blocks do, and no other."""
+        return linear.startswith("blocks.")
 
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
         """Actions (rows, action_size) for packed tokens (rows, features): the whole network but the padding.
@@ -101,8 +81,4 @@ class DSFormer(nn.Module):
             residual = block(residual, tokens)
         with torch.autocast(integers.device.type, enabled=False):
             output: Tensor = self.head(self.final_norm(residual).mean(dim=0))
-        return output if self.discrete else torch.tanh(output)
-
-    def parameter_count(self) -> int:
-        """Number of trainable scalars."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        return self.squash(output)

@@ -7,22 +7,24 @@ import torch
 
 from dsf.tasks import Token
 from dsf.tasks.policy import FloatArray
-from dsf.train.model import DSFormer
+from dsf.train.decision_model import DecisionModel
 
 
 class TorchPolicy:
     """Level L0 of the verification ladder: the trained model itself, for ``lanes`` episodes at once."""
 
-    def __init__(self, model: DSFormer, lanes: int = 1) -> None:
+    def __init__(self, model: DecisionModel, lanes: int = 1) -> None:
         self.model, self.lanes = model.eval(), lanes
         features = len(model.codec.unit)
         self.windows = np.zeros((lanes, model.config.context, features), np.float32)
         self.mask = np.zeros((lanes, model.config.context), bool)
+        self.ends = np.full(lanes, -1, np.int64)
 
     def reset(self, lane: int) -> None:
         """Empty one lane's window."""
         self.windows[lane] = 0.0
         self.mask[lane] = False
+        self.ends[lane] = -1
 
     def act(self, token: Token) -> FloatArray:
         """Append the token to each lane's window and return the last position's actions (lanes, action_size)."""
@@ -30,7 +32,9 @@ class TorchPolicy:
         self.mask = np.roll(self.mask, -1, axis=1)
         self.windows[:, -1] = self.model.codec.encode(token.vector())
         self.mask[:, -1] = True
+        self.ends += 1
         device = self.model.input_unit.device
         with torch.inference_mode():
-            actions = self.model(torch.from_numpy(self.windows).to(device), torch.from_numpy(self.mask).to(device))
+            window = (torch.from_numpy(array).to(device) for array in (self.windows, self.mask, self.ends))
+            actions = self.model(*window)
         return actions[:, -1].cpu().numpy().astype(np.float64)

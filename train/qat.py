@@ -7,7 +7,7 @@ The parameters stay floats (folded weights and biases, no norms). Every forward 
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from dsf.tasks.policy import FloatArray
 from dsf.train.attention import PSSA, PackedTokens
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
+from dsf.train.decision_model import DecisionModel
 from dsf.train.folding import float64, fold_norms
 from dsf.train.integers import Affine, Integers, WindowIntegers
 from dsf.train.model import Block, DSFormer
@@ -30,6 +31,8 @@ from dsf.train.quantization import (
     window_integers,
 )
 from dsf.train.rounding import QuantizationConfig
+
+Model = TypeVar("Model", bound=DecisionModel)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -62,7 +65,7 @@ class QuantizedDSFormer(DSFormer):
 
     Args:
         config: architecture; its norms are the ones that were folded.
-        codec: see :class:`~dsf.train.model.DSFormer`.
+        codec: see :class:`~dsf.train.decision_model.DecisionModel`.
         action_size: length of the action vector.
         discrete: whether the head scores choices.
         bits: signed width of the weights.
@@ -179,6 +182,6 @@ def quantization_aware(model: DSFormer, bits: int, threshold_units: int, per_cha
     return quantized.to(model.input_unit)
 
 
-def deployed(model: DSFormer) -> DSFormer:
+def deployed(model: Model) -> Model | DSFormer:
     """What ``model`` is as a policy: itself, or the network that its integers stand for."""
     return model.dequantized() if isinstance(model, QuantizedDSFormer) else model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -24,7 +26,7 @@ from dsf.train.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
-from dsf.train.config import TrainConfig, to_json
+from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.data import OfflineDataset, require_context
 from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
 from dsf.train.evaluation import evaluate
@@ -82,6 +84,11 @@ def merge_scores(earlier: list[dict[str, Any]], found: list[dict[str, Any]]) -> 
     return [s for s in same_step if (s["step"], s["target_return"], s["seeds"]) not in asked] + found
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of the random numbers that a rank's step draws, so that a resumed run needs no generator's state."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+
+
 class Trainer:
     """One run: model, optimizer, batches and the files in its directory."""
 
@@ -114,6 +121,8 @@ class Trainer:
         task = self.data.task
         return {
             "model": to_json(self.config.model),
+            "policy": self.model.kind,
+            "rival": None if self.model.rival is None else dataclasses.asdict(self.model.rival),
             "train": to_json(self.config),
             "task": task.name,
             "dataset": {"id": self.data.dataset_id, "sha256": self.data.content_hash, "steps": self.data.steps},
@@ -144,14 +153,18 @@ class Trainer:
         """
         checkpoint = load_checkpoint(self.config.out)
         mine, theirs = self.header(), checkpoint.header
-        my_settings, their_settings = flat_settings(mine["train"]), flat_settings(theirs["train"])
+        my_settings, their_settings = (
+            flat_settings({**ADDED_SETTINGS, **header["train"]}) for header in (mine, theirs)
+        )
         different = [
             name
-            for name in sorted(my_settings.keys() - FREE_ON_RESUME)
+            for name in sorted(my_settings.keys() - FREE_ON_RESUME, key=lambda name: (name != "policy", name))
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+            name
+            for name in ("dataset", "codec", "precision", "model", "rival", "ranks")
+            if mine[name] != theirs.get(name)
         ]
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
@@ -167,6 +180,8 @@ class Trainer:
         set_blend(self.model, blend_factor(self.step, config))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(self.step, config)
+        if self.model.randomised:
+            torch.manual_seed(step_seed(config.seed, self.step, rank()))
         loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         value = loss.detach().clone()
@@ -186,18 +201,19 @@ class Trainer:
 
         Mean squared action error, or cross entropy of the choice, plus the penalty on synaptic events.
         """
-        integers, mask = batch.integers.to(self.device), batch.mask.to(self.device)
+        mask = batch.mask.to(self.device)
         actions = batch.actions.to(self.device)[mask]
         if not self.config.rate_penalty:
-            return self.action_loss(self.predict(integers, mask), actions) / batch.tokens
+            return self.action_loss(self.predict(batch), actions) / batch.tokens
         with record_activity(self.model) as activity:
-            loss = self.action_loss(self.predict(integers, mask), actions) / batch.tokens
+            loss = self.action_loss(self.predict(batch), actions) / batch.tokens
         share_of_tokens = len(actions) / batch.tokens
         return loss + self.config.rate_penalty * share_of_tokens * activity.events_share
 
-    def predict(self, integers: Tensor, mask: Tensor) -> Tensor:
+    def predict(self, batch: Batch) -> Tensor:
         """Answers for the existing tokens, (tokens, action_size) in float32."""
-        tokens = PackedTokens(mask)
+        integers, mask, ends = (part.to(self.device) for part in (batch.integers, batch.mask, batch.ends))
+        tokens = PackedTokens(mask, ends)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             answers: Tensor = self.model.decide(tokens.pack(integers), tokens)
         return answers.float()
@@ -279,6 +295,6 @@ class Trainer:
         batch = source.draw(0)
         self.model.eval()
         with torch.no_grad(), record_activity(self.model) as activity:
-            self.model(batch.integers.to(self.device), batch.mask.to(self.device))
+            self.model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
         self.model.train()
         return activity
