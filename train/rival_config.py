@@ -8,23 +8,39 @@ from typing import Any, Literal, get_args
 
 from dsf.tasks import UserError
 
-PolicyKind = Literal["dsformer", "dt", "bc"]
+PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert"]
 Activation = Literal["relu", "gelu"]
 
-RIVAL_NAMES: dict[PolicyKind, str] = {"dt": "Decision Transformer", "bc": "behaviour cloning (MLP)"}
+RIVAL_NAMES: dict[PolicyKind, str] = {
+    "dt": "Decision Transformer",
+    "bc": "behaviour cloning (MLP)",
+    "fcnet": "Fourier Controller Network",
+    "spikegpt": "SpikeGPT-style model",
+    "spikebert": "SpikeBERT-style model",
+}
 """What each rival is called where a person reads it."""
 OBSTACLES: dict[PolicyKind, str] = {
     "dt": "its softmax and LayerNorm divide per token and its activations are no spikes",
     "bc": "its activations are no spikes",
+    "fcnet": "its LayerNorm divides per token and its activations are no spikes",
+    "spikegpt": "its LayerNorm and its weighted mean over tokens divide per token, and its matrices read no spikes",
+    "spikebert": "its LayerNorm divides per token and its residual adds spikes up",
 }
 """Why each rival cannot become a network of integer spikes."""
-USED_BY: dict[str, tuple[PolicyKind, ...]] = {"mlp_hidden": ("dt",), "heads": ("dt",), "dropout": ("dt",)}
+USED_BY: dict[str, tuple[PolicyKind, ...]] = {
+    "mlp_hidden": ("dt", "fcnet", "spikegpt", "spikebert"),
+    "heads": ("dt", "spikebert"),
+    "activation": ("dt", "bc"),
+    "dropout": ("dt",),
+    "fourier_window": ("fcnet",),
+    "fourier_modes": ("fcnet",),
+}
 """Settings that only some rivals know; the others are everybody's but DSFormer's."""
 
 
 @dataclass(frozen=True)
 class RivalConfig:
-    """Sizes of --policy dt or bc. Blocks, context and input bits are those of --model.
+    """Sizes of a rival. Blocks, context, input bits, ticks and neurons are those of --model.
 
     Raises:
         UserError: a value is out of its range.
@@ -37,16 +53,20 @@ class RivalConfig:
     """Hidden channels of each block's MLP. None makes the count of parameters that of the DSFormer of the same --model,
     as nearly as whole channels can; not for bc, whose hidden layers have its width."""
     heads: int = 1
-    """Attention heads of dt."""
+    """Attention heads of dt and spikebert."""
     activation: Activation = "relu"
     """Of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1
     """Share of dt's values that training drops: embeddings, attention weights and branches."""
+    fourier_window: int | None = None
+    """Tokens in fcnet's sliding Fourier transform, the present one included; None is --model.context."""
+    fourier_modes: int | None = None
+    """Lowest frequencies that fcnet keeps, at most (window + 1) // 2; None is that, up to 10."""
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation):
             raise UserError(f"rival.activation is {self.activation!r}: use one of {', '.join(get_args(Activation))}")
-        for name in ("width", "mlp_hidden", "heads"):
+        for name in ("width", "mlp_hidden", "heads", "fourier_window", "fourier_modes"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"rival.{name} is {value!r}: it must be a whole number, at least 1")

@@ -14,11 +14,22 @@ from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
 from dsf.train.decision_transformer import DecisionTransformer
+from dsf.train.fourier_controller import FourierController, default_modes
 from dsf.train.model import DSFormer
 from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
+from dsf.train.spikebert import SpikeBERT
+from dsf.train.spikegpt import SpikeGPT
 
 LEAST_WIDTH = 16
 """No rival is made narrower than this to match a count (or than --model.width, where that is smaller)."""
+
+MODELS: dict[PolicyKind, Callable[[RivalConfig, ModelConfig, InputCodec, int, bool], DecisionModel]] = {
+    "bc": BehaviourCloning,
+    "fcnet": FourierController,
+    "spikegpt": SpikeGPT,
+    "spikebert": SpikeBERT,
+}
+"""Rivals that need nothing but sizes, the codec and the actions."""
 
 
 def make_rival(
@@ -41,9 +52,9 @@ def build(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: In
     shapes = (config, codec, task.action_size, task.discrete)
     if policy == "dt":
         return DecisionTransformer(rival, *shapes, steps=task.max_steps)
-    if policy == "bc":
-        return BehaviourCloning(rival, *shapes)
-    raise UserError(f"{policy} is no rival of DSFormer")
+    if policy not in MODELS:
+        raise UserError(f"{policy} is no rival of DSFormer")
+    return MODELS[policy](rival, *shapes)
 
 
 def sized(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> RivalConfig:
@@ -58,6 +69,10 @@ def sized(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: In
     """
     if policy == "bc":
         return dataclasses.replace(rival, width=rival.width or CLONING_WIDTH)
+    if policy == "fcnet":
+        window = rival.fourier_window or config.context
+        modes = rival.fourier_modes or default_modes(window)
+        rival = dataclasses.replace(rival, fourier_window=window, fourier_modes=modes)
     if rival.width is not None and rival.mlp_hidden is not None:
         return rival
     widths = [rival.width] if rival.width else list(range(config.width, min(LEAST_WIDTH, config.width) - 1, -1))

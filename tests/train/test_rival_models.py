@@ -8,15 +8,20 @@ import torch
 from random_networks import ACTIONS, random_codec
 from torch import Tensor
 
-from dsf.tasks import Token, get_task
+from dsf.tasks import Token, UserError, get_task
 from dsf.tasks.task import TASKS
+from dsf.train.activity import record_activity
+from dsf.train.attention import PackedTokens
 from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
+from dsf.train.fourier_controller import SlidingSpectrum, SpectralConvolution
+from dsf.train.neurons import LIF
 from dsf.train.policy import TorchPolicy
 from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.rivals import dsformer_parameters, make_rival
+from dsf.train.spikegpt import TimeMix, along_tokens
 
-KINDS: tuple[PolicyKind, ...] = ("dt", "bc")
+KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert")
 CONTEXT, OBSERVATIONS = 8, 11
 FEATURES = OBSERVATIONS + ACTIONS + 1
 SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
@@ -149,3 +154,94 @@ def test_matching_draws_nothing_from_the_runs_random_numbers() -> None:
 
 def test_every_kind_is_tested() -> None:
     assert set(KINDS) == set(RIVAL_NAMES)
+
+
+def slow_spectral_convolution(convolution: SpectralConvolution, tokens: np.ndarray) -> np.ndarray:
+    """The three equations of the module, loop by loop, for (context, width) in complex128."""
+    window, modes = convolution.window, convolution.modes
+    mixing = convolution.mixing.detach().double().numpy()
+    weights = mixing[..., 0] + 1j * mixing[..., 1]
+    history = np.concatenate([np.zeros((window - 1, tokens.shape[1])), tokens])
+    answers = np.zeros_like(tokens)
+    for now in range(len(tokens)):
+        spectrum = np.fft.fft(history[now : now + window], axis=0)[:modes]
+        for channel in range(tokens.shape[1]):
+            mixed = spectrum[:, channel] @ weights[:, :, channel]
+            for mode in range(modes):
+                turned = mixed[mode] * np.exp(2j * np.pi * mode * (window - 1) / window)
+                answers[now, channel] += (1 if mode == 0 else 2) * turned.real / window
+    return answers
+
+
+@torch.no_grad()
+def test_fourier_filter_is_the_papers_transform_and_its_recurrent_form() -> None:
+    torch.manual_seed(0)
+    convolution = SpectralConvolution(width=5, window=6, modes=3)
+    tokens = torch.randn(2, 17, 5)
+    parallel = convolution(tokens)
+    for lane in range(2):
+        expected = slow_spectral_convolution(convolution, tokens[lane].double().numpy())
+        assert np.allclose(parallel[lane].numpy(), expected, atol=1e-5)
+    sliding = SlidingSpectrum(convolution, lanes=2)
+    recurrent = torch.stack([sliding.step(token) for token in tokens.unbind(1)], dim=1)
+    assert torch.allclose(recurrent, parallel, atol=1e-5)
+
+
+def test_identity_weights_keep_a_slow_signal_and_drop_a_fast_one() -> None:
+    convolution = SpectralConvolution(width=1, window=16, modes=3)
+    with torch.no_grad():
+        convolution.mixing.zero_()
+        convolution.mixing[range(3), range(3), :, 0] = 1.0
+        time = torch.arange(64) * (2 * np.pi / 16)
+        for mode, kept in ((0, 1.0), (2, 1.0), (5, 0.0)):
+            signal = torch.cos(mode * time)[None, :, None]
+            assert torch.allclose(convolution(signal)[:, 16:], kept * signal[:, 16:], atol=1e-4)
+
+
+@torch.no_grad()
+def test_time_mix_is_its_recurrence() -> None:
+    """N and D of the module, token by token."""
+    torch.manual_seed(0)
+    mix, tokens = TimeMix(6), torch.randn(1, 9, 6)
+    mix.bonus.copy_(torch.randn(6))
+    gate = torch.sigmoid(mix.receptance(mix.shift_r(tokens)))[0]
+    key, value = mix.key(mix.shift_k(tokens))[0], mix.value(mix.shift_v(tokens))[0]
+    fading, above, below, mixed = torch.exp(-torch.exp(mix.decay)), torch.zeros(6), torch.zeros(6), []
+    for k, v in zip(key, value):
+        now = torch.exp(k + mix.bonus)
+        mixed.append((above + now * v) / (below + now))
+        above, below = fading * above + torch.exp(k) * v, fading * below + torch.exp(k)
+    expected = mix.output(gate * torch.stack(mixed))
+    assert torch.allclose(mix(tokens, torch.ones(1, 9, dtype=torch.bool))[0], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_spikegpts_membrane_runs_along_the_tokens_that_exist() -> None:
+    drive = torch.full((2, 5, 1), 0.3)
+    mask = torch.tensor([[True] * 5, [False, False, True, True, True]])
+    drive[1, :2] = 100.0  # absent tokens drive nothing, whatever they hold
+    spikes = along_tokens(LIF(decay=0.9, threshold=0.5), drive, PackedTokens(mask))[:, 0]
+    assert spikes.tolist() == [0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", ["spikegpt", "spikebert"])
+@torch.no_grad()
+def test_spiking_rivals_spike(kind: PolicyKind) -> None:
+    model, mask = small_model(kind), torch.ones(8, CONTEXT, dtype=torch.bool)
+    found: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LIF):
+            module.register_forward_hook(lambda _m, _i, spikes, name=name: found.update({name: spikes}))
+    model(windows(8), mask)
+    assert len(found) == {"spikegpt": 2, "spikebert": 7}[kind] * SMALL.blocks + (kind == "spikebert")
+    assert all(set(spikes.unique().tolist()) <= {0.0, 1.0} for spikes in found.values())
+    with record_activity(model) as activity:
+        model(windows(8), mask)
+    assert activity.rates.keys() == found.keys() and bool(activity.events) == (kind == "spikebert")
+    assert sum(bool(spikes.any()) for spikes in found.values()) > len(found) // 2
+
+
+def test_a_window_too_short_for_its_modes_is_refused() -> None:
+    codec = random_codec(FEATURES, 8, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"rival\.fourier_modes is 4: a window of 5 has at most 3"):
+        make_rival("fcnet", RivalConfig(fourier_window=5, fourier_modes=4), SMALL, codec, get_task("hopper"))
