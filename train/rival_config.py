@@ -10,6 +10,8 @@ from dsf.tasks import UserError
 
 PolicyKind = Literal["dsformer", "dt", "bc"]
 Activation = Literal["relu", "gelu"]
+EvaluationPrecision = Literal["fp32", "int8"]
+"""What a trained model is scored at; training is apart."""
 
 RIVAL_NAMES: dict[PolicyKind, str] = {"dt": "Decision Transformer", "bc": "behaviour cloning (MLP)"}
 """What each rival is called where a person reads it."""
