@@ -52,7 +52,7 @@ class DecisionTransformer:
     width: int = 128
     blocks: int = 3
     context: int = 20
-    mlp_ratio: int = 4
+    mlp_hidden: int = 512
 
     @property
     def features(self) -> int:
@@ -67,13 +67,29 @@ class DecisionTransformer:
     @property
     def mlp_weights(self) -> int:
         """Of one block."""
-        return 2 * self.mlp_ratio * self.width**2
+        return 2 * self.width * self.mlp_hidden
 
     @property
     def weights(self) -> int:
         """Entries of all matrices; the table of timestep embeddings is looked up, not multiplied."""
         blocks = self.blocks * (self.attention_weights + self.mlp_weights)
         return self.features * self.width + blocks + self.width * self.actions
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """Sizes of behaviour cloning's MLP: one decision is one pass of one observation, no biases counted."""
+
+    observations: int
+    actions: int
+    width: int = 256
+    hidden_layers: int = 2
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Entries of each matrix."""
+        between = (self.hidden_layers - 1) * (self.width**2,)
+        return (self.observations * self.width, *between, self.width * self.actions)
 
 
 @dataclass(frozen=True)
@@ -99,9 +115,9 @@ def rival_transformer(network: Network) -> DecisionTransformer:
     """The Decision Transformer with a network's width, depth, context and MLP: the same number of weights."""
     width, actions = network.readout.weights.shape[1], network.readout.size
     blocks = sum(node.name.endswith(".mlp.expand") for node in network.nodes)
-    mlp_ratio = network["blocks.0.mlp.expand"].size // width
+    hidden = network["blocks.0.mlp.expand"].size
     observations = network.encoder.size - actions - 1
-    return DecisionTransformer(observations, actions, width, blocks, network.context, mlp_ratio)
+    return DecisionTransformer(observations, actions, width, blocks, network.context, hidden)
 
 
 def rivals(network: Network) -> list[Rival]:
@@ -132,6 +148,14 @@ def decision_transformer(sizes: DecisionTransformer, precision: Precision, sched
     read = fetches * 2 * length * sizes.width * sizes.blocks * BYTES[precision]
     name = f"Decision Transformer, {precision}, {schedule.name}"
     return Rival(name, precision, Activity(1, tokens, 1, tuple(nodes)), schedule, read)
+
+
+def perceptron(sizes: Perceptron, precision: Precision) -> Rival:
+    """Count one decision: every matrix once."""
+    outputs = (*[sizes.width] * sizes.hidden_layers, sizes.actions)
+    layers = enumerate(zip(outputs, sizes.layers))
+    nodes = [_linear(f"layers.{index}", size, weights, 1, 1, precision) for index, (size, weights) in layers]
+    return Rival(f"MLP, {precision}", precision, Activity(1, 1, 1, tuple(nodes)))
 
 
 def _linear(name: str, size: int, weights: int, rows: int, fetches: int, precision: Precision) -> NodeActivity:

@@ -12,6 +12,7 @@ import yaml
 
 from dsf.runtime.sweep_spec import EnergyRule, Evaluation, Layout, Method, Setting, Settings, SweepSpec, check_spec
 from dsf.tasks import UserError
+from dsf.train.rival_config import EvaluationPrecision
 
 SUFFIX = ".yaml"
 
@@ -100,9 +101,10 @@ def _method(values: Any, place: str) -> Method:
     fields["settings"] = _settings(fields.get("settings", {}), f"{place}.settings")
     if fields.get("export") is not None:
         fields["export"] = _settings(fields["export"], f"{place}.export")
-    rule, known = fields.get("energy", "none"), get_args(EnergyRule)
-    if rule not in known:
-        raise UserError(f"{place}.energy is {rule!r}: use one of {', '.join(known)}")
+    for name, kind in (("precision", EvaluationPrecision), ("energy", EnergyRule)):
+        known = get_args(kind)
+        if name in fields and fields[name] not in known:
+            raise UserError(f"{place}.{name} is {fields[name]!r}: use one of {', '.join(known)}")
     return Method(**fields)
 
 

@@ -64,9 +64,17 @@ class Resolved:
         return {name: value for name, value in settings if name not in WITHOUT_EFFECT and (name, value) not in added}
 
     @property
+    def scored(self) -> list[Any]:
+        """What is made of the training, but for the evaluation's episodes; a precision only where one is asked for, so
+        that earlier results keep their places.
+        """
+        asked = [] if self.cell.precision == "fp32" else [self.cell.precision]
+        return [self.export, self.cell.energy, *asked]
+
+    @property
     def place(self) -> str:
         """Hash of dataset id and settings."""
-        return _digest([self.dataset_id, self.training, self.export, self.cell.energy])
+        return _digest([self.dataset_id, self.training, *self.scored])
 
     def training_key(self, content_hash: str) -> str:
         """Of what cells with the same training share."""
@@ -75,7 +83,7 @@ class Resolved:
     def key(self, content_hash: str) -> str:
         """Content hash of the cell's result."""
         code = code_version("train") if self.export is None else code_version("export")
-        return _digest([self.training_key(content_hash), self.export, self.cell.energy, code])
+        return _digest([self.training_key(content_hash), *self.scored, code])
 
 
 def _digest(values: Any) -> str:
@@ -140,6 +148,8 @@ def resolve_cell(cell: Cell) -> Resolved:
     config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", arguments)
     if "checkpoint-every" not in settings:
         arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
+    if cell.precision == "int8" and config.policy == "dsformer":
+        raise UserError("precision int8 is for rivals: write export: {bits: 8} for a DSFormer's integers")
     export = None
     if cell.export is not None:
         export = as_arguments(dict(cell.export))

@@ -70,6 +70,7 @@ class Planned:
             "axes": dict(cell.axes),
             "settings": dict(cell.settings),
             "export": None if cell.export is None else dict(cell.export),
+            "evaluation_precision": cell.precision if cell.export is None else None,
             "energy_rule": cell.energy,
         }
 

@@ -11,7 +11,15 @@ from typing import Any
 from dsf.export.cli import run as export
 from dsf.export.options import ExportConfig
 from dsf.hardware_models.activity import Activity
-from dsf.hardware_models.dense import BYTES, CACHED, WINDOW, DecisionTransformer, decision_transformer
+from dsf.hardware_models.dense import (
+    BYTES,
+    CACHED,
+    WINDOW,
+    DecisionTransformer,
+    Perceptron,
+    decision_transformer,
+    perceptron,
+)
 from dsf.hardware_models.energy import estimate_energy
 from dsf.hardware_models.preset import load_preset
 from dsf.runtime.cli import run as sim_run
@@ -24,6 +32,8 @@ PRESETS = ("paper_45nm", "int8_45nm")
 """Arithmetic alone at fp32 prices, and 8-bit arithmetic with its memory."""
 FP32_SPIKES = "paper_45nm"
 """The only one of them that prices a synaptic event at fp32: the paper's own figure."""
+DENSE = {"decision-transformer": "dt", "mlp": "bc"}
+"""Rules that price by sizes, and the policy whose sizes they read."""
 MICROJOULE = 1e-6
 DIGITS = 6
 
@@ -34,7 +44,7 @@ def line_of(
     """All that a table, and whoever doubts it, needs of one cell.
 
     Raises:
-        UserError, CommandFailed: the integers cannot be made or run.
+        UserError, CommandFailed: the integers cannot be made or run, or the rival has no int8 form.
     """
     task, facts = get_task(header["task"]), cell["facts"]
     last = score_of(header["scores"], evaluation)
@@ -50,8 +60,10 @@ def line_of(
             if cell["export"] is not None:
                 raise
             energy = not_priced(f"cannot become spikes: {reason}")
-    if facts["energy_rule"] == "decision-transformer":
-        energy = transformer_energy(header["model"], task)
+    if facts["evaluation_precision"] == "int8":
+        returns = scored_at_int8(target, evaluation, directory)
+    if facts["energy_rule"] in DENSE:
+        energy = dense_energy(facts["energy_rule"], header, task)
     elif facts["energy_rule"] == "none":
         energy = not_priced("no rule for this model")
     return {
@@ -63,7 +75,7 @@ def line_of(
         "returns": returns,
         "score": mean_score(returns, task),
         "score_label": task.score_label,
-        "best": best_of(header, task) if cell["export"] is None else None,
+        "best": best_of(header, task) if facts["evaluation_precision"] == "fp32" else None,
         "energy": energy,
         **{name: header.get(name) for name in ("precision", "revision", "torch", "seconds")},
     }
@@ -112,6 +124,16 @@ def driven(
     return values
 
 
+def scored_at_int8(target: float, evaluation: dict[str, int], directory: Path) -> list[float]:
+    """Returns of the trained rival with 8-bit integers, on the sweep's seeds."""
+    from dsf.train.rescore import evaluate_run
+
+    run = directory / TRAINING_NAME
+    (score,) = evaluate_run(run, "int8", (target,), evaluation["episodes"], evaluation["seed"])
+    returns: list[float] = score["returns"]
+    return returns
+
+
 def not_priced(reason: str) -> dict[str, Any]:
     """Why there is no energy."""
     return {"not_priced": reason}
@@ -124,15 +146,32 @@ def spiking_energy(report: dict[str, Any]) -> dict[str, Any]:
     return {"microjoules": figures, "how": f"counted spikes, {report['mode']} mode"}
 
 
-def transformer_energy(model: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of a Decision Transformer with the config's sizes, its whole window per decision; with kept keys and values
-    beside it, which in an episode longer than the context is another function.
+def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Of a rival with the sizes that its checkpoint's header says were trained, at either width."""
+    policy = header.get("policy", "dsformer")
+    if policy != DENSE[rule]:
+        return not_priced(f"{rule} prices --policy {DENSE[rule]}, and this is {policy}")
+    if rule == "mlp":
+        return perceptron_energy(header["rival"], task)
+    return transformer_energy(header["model"], header["rival"], task)
+
+
+def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Of behaviour cloning."""
+    from dsf.train.behaviour_cloning import HIDDEN_LAYERS
+
+    sizes = Perceptron(task.observation_size, task.action_size, rival["width"], HIDDEN_LAYERS)
+    figures = {width: _prices(perceptron(sizes, width).activity) for width in BYTES}
+    return {"microjoules": figures, "how": "one observation"}
+
+
+def transformer_energy(model: dict[str, Any], rival: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Of a Decision Transformer, its whole window per decision; with kept keys and values beside it, which in an
+    episode longer than the context is another function.
     """
-    sizes = DecisionTransformer(
-        task.observation_size,
-        task.action_size,
-        **{name: model[name] for name in ("width", "blocks", "context", "mlp_ratio")},
-    )
+    widths = {name: rival[name] for name in ("width", "mlp_hidden")}
+    depths = {name: model[name] for name in ("blocks", "context")}
+    sizes = DecisionTransformer(task.observation_size, task.action_size, **widths, **depths)
     figures, cached = (
         {width: _prices(decision_transformer(sizes, width, schedule).activity) for width in BYTES}
         for schedule in (WINDOW, CACHED)

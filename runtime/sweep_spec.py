@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dsf.tasks import UserError
+from dsf.train.rival_config import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
-EnergyRule = Literal["spiking", "decision-transformer", "none"]
+EnergyRule = Literal["spiking", "decision-transformer", "mlp", "none"]
 DATASET, MODEL, SEED = "dataset", "model", "seed"
 """Axes that every sweep has."""
 RESERVED = {
@@ -53,8 +54,12 @@ class Method:
     export: Settings | None = None
     """Options of dsf-export: the score is then that of the exported integers. Cells that only differ here share their
     training."""
+    precision: EvaluationPrecision = "fp32"
+    """int8: the score is that of the trained rival at 8-bit integers, as by dsf-train evaluate. Cells that only differ
+    here share their training."""
     energy: EnergyRule = "none"
-    """How a decision is priced: spiking (counts of the exported network), decision-transformer (by its sizes), none."""
+    """How a decision is priced: spiking (counts of the exported network), decision-transformer or mlp (by the trained
+    model's sizes), none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Cell:
         axes: the other axes' values, in the sweep's order.
         settings: all options of dsf-train but the reserved ones.
         export: see :attr:`Method.export`.
+        precision: see :attr:`Method.precision`.
         energy: see :attr:`Method.energy`.
         evaluation: the sweep's.
     """
@@ -88,6 +94,7 @@ class Cell:
     axes: tuple[tuple[str, Setting], ...]
     settings: tuple[tuple[str, Setting], ...]
     export: tuple[tuple[str, Setting], ...] | None
+    precision: EvaluationPrecision
     energy: EnergyRule
     evaluation: Evaluation
 
@@ -156,7 +163,8 @@ class SweepSpec:
         settings = {**self.settings, **self.datasets.get(dataset, {}), **method.settings, **axes, **extra}
         export = None if method.export is None else tuple(method.export.items())
         places = tuple(sorted(settings.items()))
-        return Cell(dataset, model, seed, tuple(axes.items()), places, export, method.energy, self.evaluation)
+        scored = (export, method.precision, method.energy, self.evaluation)
+        return Cell(dataset, model, seed, tuple(axes.items()), places, *scored)
 
 
 def _fits(cell: Cell, rule: dict[str, Any]) -> bool:
@@ -173,6 +181,9 @@ def check_spec(spec: SweepSpec) -> None:
         raise UserError("datasets is empty: name at least one")
     if not spec.models:
         raise UserError("models is empty: name at least one")
+    for name, method in spec.models.items():
+        if method.export is not None and method.precision != "fp32":
+            raise UserError(f"models.{name} has both export and precision {method.precision}: drop one of them")
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
         raise UserError(f"seeds is {list(spec.seeds)}: give each training seed once")
     if spec.evaluation.episodes < 1:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
+from dsf.train import rescore
 from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
 from dsf.train.rival_config import cannot_become_spikes
 
@@ -128,8 +131,20 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
     return f"{said}; neurons: {neuron}"
 
 
+COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any], str]] = {
+    "evaluate": (
+        rescore.run,
+        rescore.EvaluateConfig,
+        "Score a finished run again, a dense rival also at int8.",
+    ),
+}
+
+
 def main() -> NoReturn:
     """Console script."""
-    run_command(
-        run, TrainConfig, "dsf-train", "Train a spiking policy (DSFormer), or a rival of it, on an offline dataset."
-    )
+    if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
+        action, config, description = COMMANDS[name := sys.argv.pop(1)]
+        run_command(action, config, f"dsf-train {name}", description)
+    description = "Train a spiking policy (DSFormer), or a rival of it, on an offline dataset."
+    others = "; ".join(f"dsf-train {name}: {what}" for name, (_, _, what) in COMMANDS.items())
+    run_command(run, TrainConfig, "dsf-train", f"{description} {others}")

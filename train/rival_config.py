@@ -10,6 +10,8 @@ from dsf.tasks import UserError
 
 PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert"]
 Activation = Literal["relu", "gelu"]
+EvaluationPrecision = Literal["fp32", "int8"]
+"""What a trained model is scored at; training is apart."""
 
 RIVAL_NAMES: dict[PolicyKind, str] = {
     "dt": "Decision Transformer",

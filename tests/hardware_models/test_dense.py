@@ -16,16 +16,18 @@ from dsf.hardware_models.dense import (
     WINDOW,
     BreakEven,
     DecisionTransformer,
+    Perceptron,
     break_even,
     decision_transformer,
     dense_equivalent,
     dense_ticks,
+    perceptron,
     rival_transformer,
     rivals,
 )
 from dsf.runtime.artifacts import network_path
 
-TINY = DecisionTransformer(observations=2, actions=1, width=4, blocks=2, context=2, mlp_ratio=3)
+TINY = DecisionTransformer(observations=2, actions=1, width=4, blocks=2, context=2, mlp_hidden=12)
 """Matrices: embedding 4 x 4, per block 4 x 16 and 6 x 16, head 4."""
 
 
@@ -57,6 +59,14 @@ def test_a_cache_computes_one_step() -> None:
     assert together.activity.total("weight_bytes") == TINY.weights
     assert singly.activity.total("weight_bytes") == 16 + 3 * 2 * (64 + 96) + 4
     assert (together.key_value_bytes, singly.key_value_bytes) == (2 * 6 * 4 * 2, 3 * 2 * 6 * 4 * 2)
+
+
+def test_an_mlp_is_its_matrices_once() -> None:
+    for precision, bytes_each, counted in (("fp32", 4, "macs_fp32"), ("int8", 1, "macs")):
+        activity = perceptron(Perceptron(observations=5, actions=3, width=7), precision).activity
+        assert activity.total(counted) == 5 * 7 + 7 * 7 + 7 * 3
+        assert activity.total("weight_bytes") == bytes_each * (5 * 7 + 7 * 7 + 7 * 3)
+        assert (activity.decisions, activity.tokens) == (1, 1)
 
 
 @pytest.mark.parametrize("attention", ["pssa", "tssa", "sdsa1", "none"])
@@ -127,4 +137,4 @@ def test_at_its_bound_a_run_has_not_won() -> None:
 
 def test_the_rival_takes_its_sizes_from_the_network() -> None:
     network = random_network(0, blocks=2, width=12, mlp_ratio=2, context=5, attention="none", features=6)
-    assert rival_transformer(network) == DecisionTransformer(2, 3, width=12, blocks=2, context=5, mlp_ratio=2)
+    assert rival_transformer(network) == DecisionTransformer(2, 3, width=12, blocks=2, context=5, mlp_hidden=24)

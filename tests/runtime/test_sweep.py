@@ -23,6 +23,10 @@ from training_runs import CARTPOLE, run_here
 from dsf.runtime import bench_cli
 from dsf.runtime.sweep_file import read_sweep
 from dsf.runtime.sweep_jobs import jobs_of, plan, resolve_all
+from dsf.runtime.sweep_scores import dense_energy
+from dsf.tasks import get_task
+from dsf.train.checkpoint import load_checkpoint
+from dsf.train.rescore import evaluate_run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY: dict[str, Any] = {
@@ -86,6 +90,30 @@ def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_pat
     assert table.returncode == 0, table.stderr
     assert "| wild | failed |" in table.stdout and "Failed: wild: the loss is" in table.stdout
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path) -> None:
+    """Two cells, one training; energies are those of the sizes that were trained."""
+    rival = {"settings": {"policy": "dt"}, "energy": "decision-transformer"}
+    models = {"dt": rival, "dt-int8": {**rival, "precision": "int8"}}
+    spec, out = write_spec(tmp_path / "s.yaml", models=models), tmp_path / "out"
+    done = bench("sweep", spec, "--out", out)
+    assert done.returncode == 0 and "2 of 2 cells done" in done.stdout, (done.stdout, done.stderr)
+    assert sum(log.read_text().count("step 0 of 20") for log in out.glob("*/log.txt")) == 1
+    lines = {line["model"]: line for line in results(out)}
+    assert [lines[name]["evaluation_precision"] for name in models] == ["fp32", "int8"]
+    (run,) = {path.parent for path in out.glob(f"*/{lines['dt-int8']['key']}.json")}
+    assert (run / f"{lines['dt']['key']}.json").exists()
+    header = load_checkpoint(run / "training").header
+    (recorded,) = header["scores"]
+    assert lines["dt"]["returns"] == recorded["returns"]
+    asked = {"targets": (recorded["target_return"],), "episodes": 2, "seed": recorded["seeds"][0]}
+    (integers,) = evaluate_run(run / "training", "int8", **asked)
+    assert lines["dt-int8"]["returns"] == integers["returns"]
+    priced = dense_energy("decision-transformer", header, get_task("cartpole"))
+    assert lines["dt"]["energy"] == lines["dt-int8"]["energy"] == priced
+    assert header["rival"]["mlp_hidden"] != header["model"]["mlp_ratio"] * header["model"]["width"]
+    assert "| dt-int8 |" in bench("table", "tiny", "--spec", spec, "--out", out).stdout
 
 
 def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Path, tmp_path: Path) -> None:

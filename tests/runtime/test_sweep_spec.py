@@ -13,7 +13,7 @@ from training_runs import run_here
 from dsf.runtime import bench_cli
 from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweep_identity import code_version, meaning, option_names, resolve_cell
-from dsf.runtime.sweep_scores import transformer_energy
+from dsf.runtime.sweep_scores import dense_energy
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
 from dsf.tasks import UserError, get_task
@@ -78,6 +78,13 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         ("axes: {", "table: {baseline: z}\naxes: {", ("table.baseline is z", "use one of a, b")),
         ("seeds: [0, 1]", "evaluation: {episodes: 0}", ("evaluation.episodes is 0", "at least 1")),
         ("seeds: [0, 1]", "models: {a: {energy: much}}", ("models.a.energy is 'much'", "use one of spiking")),
+        ("seeds: [0, 1]", "models: {a: {precision: int4}}", ("models.a.precision is 'int4'", "use one of fp32, int8")),
+        ("export: {bits: 4}", "export: {bits: 4}, precision: int8", ("models.b has both export and precision",)),
+        (
+            "export: {bits: 4}",
+            "precision: int8",
+            ("b model.ticks=2", "precision int8 is for rivals", "export: {bits: 8}"),
+        ),
         ("name: good", "name: [", ("is no YAML",)),
     ],
 )
@@ -129,6 +136,14 @@ def test_settings_younger_than_sweeps_leave_earlier_places_as_they_are() -> None
     policies = {cell.model: resolve_cell(cell).training for cell in cells if cell.model in ("pssa", "dt")}
     assert not {"policy", "rival"} & policies["pssa"].keys()
     assert policies["dt"]["policy"] == "dt" and "rival" not in policies["dt"]
+
+
+def test_int8_is_another_result_of_the_same_training() -> None:
+    cells = read_sweep(sweep_path("hopper_rivals")).cells()[:10]
+    floats, integers = (resolve_cell(cell) for cell in cells if cell.model in ("dt", "dt-int8"))
+    assert floats.training_key("data") == integers.training_key("data")
+    assert floats.key("data") != integers.key("data") and floats.place != integers.place
+    assert floats.scored == [None, "decision-transformer"]  # as before there were precisions
 
 
 def test_the_tables_have_their_cells() -> None:
@@ -193,10 +208,18 @@ def test_results_are_appended_once_and_whole(tmp_path: Path) -> None:
 
 
 def test_a_decision_transformer_is_priced_by_its_sizes() -> None:
-    found = transformer_energy(to_json(ModelConfig()), get_task("hopper"))
+    header = {"policy": "dt", "model": to_json(ModelConfig()), "rival": {"width": 96, "mlp_hidden": 358}}
+    found = dense_energy("decision-transformer", header, get_task("hopper"))
     figures, cached = found["microjoules"], found["cached_microjoules"]
-    # 60 tokens x 3 blocks x 12 D^2, 20 embeddings, the head, and causal products; 4.6 pJ each
-    macs = 60 * 3 * 12 * 128**2 + 20 * 15 * 128 + 3 * 128 + 3 * 2 * 128 * (60 * 61 // 2)
+    # 60 tokens x 3 blocks x (4 D^2 + 2 D H), 20 embeddings, the head, and causal products; 4.6 pJ each
+    macs = 60 * 3 * (4 * 96**2 + 2 * 96 * 358) + 20 * 15 * 96 + 3 * 96 + 3 * 2 * 96 * (60 * 61 // 2)
     assert figures["fp32"]["paper_45nm"] == pytest.approx(macs * 4.6e-6, rel=1e-5)
     assert cached["fp32"]["paper_45nm"] < figures["fp32"]["paper_45nm"]
     assert figures["int8"]["int8_45nm"] < figures["fp32"]["int8_45nm"]
+    header["policy"] = "bc"
+    assert (
+        "prices --policy dt, and this is bc"
+        in dense_energy("decision-transformer", header, get_task("hopper"))["not_priced"]
+    )
+    cloning = dense_energy("mlp", {"policy": "bc", "rival": {"width": 256}}, get_task("hopper"))["microjoules"]
+    assert cloning["fp32"]["paper_45nm"] == pytest.approx((11 * 256 + 256**2 + 256 * 3) * 4.6e-6, rel=1e-5)

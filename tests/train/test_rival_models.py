@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from random_networks import ACTIONS, random_codec
+from rival_models import CONTEXT, FEATURES, OBSERVATIONS, SMALL, small_model, windows
 from torch import Tensor
 
 from dsf.tasks import Token, UserError, get_task
@@ -13,7 +14,6 @@ from dsf.tasks.task import TASKS
 from dsf.train.activity import record_activity
 from dsf.train.attention import PackedTokens
 from dsf.train.config import ModelConfig
-from dsf.train.decision_model import DecisionModel
 from dsf.train.fourier_controller import SlidingSpectrum, SpectralConvolution
 from dsf.train.neurons import LIF
 from dsf.train.policy import TorchPolicy
@@ -22,26 +22,6 @@ from dsf.train.rivals import dsformer_parameters, make_rival
 from dsf.train.spikegpt import TimeMix, along_tokens
 
 KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert")
-CONTEXT, OBSERVATIONS = 8, 11
-FEATURES = OBSERVATIONS + ACTIONS + 1
-SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
-
-
-def small_model(kind: PolicyKind, seed: int = 0, **settings: int) -> DecisionModel:
-    """A random rival for hopper, in evaluation mode and a little away from its start."""
-    torch.manual_seed(seed)
-    codec = random_codec(FEATURES, 8, np.random.default_rng(seed))
-    model = make_rival(kind, RivalConfig(**settings), SMALL, codec, get_task("hopper")).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
-
-
-def windows(count: int, seed: int = 1) -> Tensor:
-    """Random integers (count, context, features)."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(-127, 128, (count, CONTEXT, FEATURES), generator=generator).float()
 
 
 @pytest.mark.parametrize("kind", KINDS)

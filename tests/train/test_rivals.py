@@ -12,6 +12,7 @@ from conftest import assert_refused
 from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
 
 from dsf.export.cli import main as export_main
+from dsf.runtime.cli import main as sim_main
 from dsf.tasks.console import CommandFailed
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.run_directory import LOSS
@@ -42,6 +43,9 @@ def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_s
     out = tmp_path / "network.dsf.h5"
     refused = run_here(export_main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
     assert_refused(refused, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
+    driven = run_here(sim_main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
+    assert_refused(driven, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,35 @@
+"""Random rivals and windows for them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from random_networks import ACTIONS, random_codec
+from torch import Tensor
+
+from dsf.tasks import get_task
+from dsf.train.config import ModelConfig
+from dsf.train.decision_model import DecisionModel
+from dsf.train.rival_config import PolicyKind, RivalConfig
+from dsf.train.rivals import make_rival
+
+CONTEXT, OBSERVATIONS = 8, 11
+FEATURES = OBSERVATIONS + ACTIONS + 1
+SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
+
+
+def small_model(kind: PolicyKind, seed: int = 0, **settings: int) -> DecisionModel:
+    """A random rival for hopper, in evaluation mode and a little away from its start."""
+    torch.manual_seed(seed)
+    codec = random_codec(FEATURES, 8, np.random.default_rng(seed))
+    model = make_rival(kind, RivalConfig(**settings), SMALL, codec, get_task("hopper")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def windows(count: int, seed: int = 1) -> Tensor:
+    """Random integers (count, context, features)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-127, 128, (count, CONTEXT, FEATURES), generator=generator).float()
