@@ -10,32 +10,12 @@ from typing import Any
 
 from dsf.export.cli import run as export
 from dsf.export.options import ExportConfig
-from dsf.hardware_models.activity import Activity
-from dsf.hardware_models.dense import (
-    BYTES,
-    CACHED,
-    WINDOW,
-    DecisionTransformer,
-    Perceptron,
-    decision_transformer,
-    perceptron,
-)
-from dsf.hardware_models.energy import estimate_energy
-from dsf.hardware_models.preset import load_preset
 from dsf.runtime.cli import run as sim_run
 from dsf.runtime.options import SimRunConfig
+from dsf.runtime.sweep_energy import PRESETS, not_priced, rival_energy, spiking_energy
 from dsf.runtime.sweep_jobs import TRAINING_NAME
 from dsf.tasks import Task, UserError, get_task
 from dsf.tasks.console import CommandFailed, parse_arguments
-
-PRESETS = ("paper_45nm", "int8_45nm")
-"""Arithmetic alone at fp32 prices, and 8-bit arithmetic with its memory."""
-FP32_SPIKES = "paper_45nm"
-"""The only one of them that prices a synaptic event at fp32: the paper's own figure."""
-DENSE = {"decision-transformer": "dt", "mlp": "bc"}
-"""Rules that price by sizes, and the policy whose sizes they read."""
-MICROJOULE = 1e-6
-DIGITS = 6
 
 
 def line_of(
@@ -62,10 +42,10 @@ def line_of(
             energy = not_priced(f"cannot become spikes: {reason}")
     if facts["evaluation_precision"] == "int8":
         returns = scored_at_int8(target, evaluation, directory)
-    if facts["energy_rule"] in DENSE:
-        energy = dense_energy(facts["energy_rule"], header, task)
-    elif facts["energy_rule"] == "none":
+    if facts["energy_rule"] == "none":
         energy = not_priced("no rule for this model")
+    elif facts["energy_rule"] != "spiking":
+        energy = rival_energy(facts["energy_rule"], header, task, directory / TRAINING_NAME)
     return {
         **facts,
         "task": task.name,
@@ -132,53 +112,3 @@ def scored_at_int8(target: float, evaluation: dict[str, int], directory: Path) -
     (score,) = evaluate_run(run, "int8", (target,), evaluation["episodes"], evaluation["seed"])
     returns: list[float] = score["returns"]
     return returns
-
-
-def not_priced(reason: str) -> dict[str, Any]:
-    """Why there is no energy."""
-    return {"not_priced": reason}
-
-
-def spiking_energy(report: dict[str, Any]) -> dict[str, Any]:
-    """Of the exported integers, by the counts of their own episodes (microjoules per decision)."""
-    priced = {name: round(report["energy"][name]["joules_per_decision"] / MICROJOULE, DIGITS) for name in PRESETS}
-    figures = {"int8": priced, "fp32": {FP32_SPIKES: priced[FP32_SPIKES]}}
-    return {"microjoules": figures, "how": f"counted spikes, {report['mode']} mode"}
-
-
-def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of a rival with the sizes that its checkpoint's header says were trained, at either width."""
-    policy = header.get("policy", "dsformer")
-    if policy != DENSE[rule]:
-        return not_priced(f"{rule} prices --policy {DENSE[rule]}, and this is {policy}")
-    if rule == "mlp":
-        return perceptron_energy(header["rival"], task)
-    return transformer_energy(header["model"], header["rival"], task)
-
-
-def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of behaviour cloning."""
-    from dsf.train.behaviour_cloning import HIDDEN_LAYERS
-
-    sizes = Perceptron(task.observation_size, task.action_size, rival["width"], HIDDEN_LAYERS)
-    figures = {width: _prices(perceptron(sizes, width).activity) for width in BYTES}
-    return {"microjoules": figures, "how": "one observation"}
-
-
-def transformer_energy(model: dict[str, Any], rival: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of a Decision Transformer, its whole window per decision; with kept keys and values beside it, which in an
-    episode longer than the context is another function.
-    """
-    widths = {name: rival[name] for name in ("width", "mlp_hidden")}
-    depths = {name: model[name] for name in ("blocks", "context")}
-    sizes = DecisionTransformer(task.observation_size, task.action_size, **widths, **depths)
-    figures, cached = (
-        {width: _prices(decision_transformer(sizes, width, schedule).activity) for width in BYTES}
-        for schedule in (WINDOW, CACHED)
-    )
-    return {"microjoules": figures, "how": WINDOW.name, "cached_microjoules": cached}
-
-
-def _prices(activity: Activity) -> dict[str, float]:
-    estimates = {name: estimate_energy(activity, load_preset(name)) for name in PRESETS}
-    return {name: round(estimate.nominal / MICROJOULE, DIGITS) for name, estimate in estimates.items()}

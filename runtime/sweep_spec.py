@@ -17,7 +17,7 @@ from dsf.train.rival_config import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
-EnergyRule = Literal["spiking", "decision-transformer", "mlp", "none"]
+EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
 DATASET, MODEL, SEED = "dataset", "model", "seed"
 """Axes that every sweep has."""
 RESERVED = {
@@ -59,7 +59,7 @@ class Method:
     here share their training."""
     energy: EnergyRule = "none"
     """How a decision is priced: spiking (counts of the exported network), decision-transformer or mlp (by the trained
-    model's sizes), none."""
+    model's sizes), layers (by what a rival's layers do in a whole window), none."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsf.runtime.sweep_energy import PRESETS
 from dsf.runtime.sweep_identity import Resolved
-from dsf.runtime.sweep_scores import PRESETS
 from dsf.runtime.sweep_spec import DATASET, MODEL, SEED, Setting, SweepSpec
 from dsf.runtime.sweep_store import Line
 from dsf.tasks import ConfidenceInterval

@@ -21,9 +21,9 @@ from fault_injection import default_signals
 from training_runs import CARTPOLE, run_here
 
 from dsf.runtime import bench_cli
+from dsf.runtime.sweep_energy import dense_energy
 from dsf.runtime.sweep_file import read_sweep
 from dsf.runtime.sweep_jobs import jobs_of, plan, resolve_all
-from dsf.runtime.sweep_scores import dense_energy
 from dsf.tasks import get_task
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.rescore import evaluate_run

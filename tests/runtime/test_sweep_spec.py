@@ -11,9 +11,9 @@ from conftest import assert_refused
 from training_runs import run_here
 
 from dsf.runtime import bench_cli
+from dsf.runtime.sweep_energy import dense_energy
 from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweep_identity import code_version, meaning, option_names, resolve_cell
-from dsf.runtime.sweep_scores import dense_energy
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
 from dsf.tasks import UserError, get_task
