@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +162,15 @@ def play(algorithm: Any, task: Task, config: CQLConfig) -> dict[str, Any]:
     return {**score_record("d3rlpy", "last", target, task, episodes), "step": config.steps}
 
 
+def header_of(out: Path) -> dict[str, Any] | None:
+    """What a finished run's checkpoint would say in its header, as far as its score needs it; None before the end."""
+    if not (out / SCORES_NAME).exists():  # the last file that is written
+        return None
+    facts, scores = (json.loads((out / name).read_text()) for name in (CONFIG_NAME, SCORES_NAME))
+    sizes = {"policy": "cql", "rival": {"width": HIDDEN[0], "hidden_layers": len(HIDDEN)}}
+    return {**facts, **sizes, "step": facts["steps"], "scores": scores, "precision": "fp32"}
+
+
 def check_place(out: Path) -> None:
     """Refuse an output directory that cannot be used.
 
@@ -180,6 +190,7 @@ def run(config: CQLConfig) -> None:
     import torch
     from safetensors.torch import save
 
+    from dsf.train.checkpoint import git_revision
     from dsf.train.data import load_dataset
     from dsf.train.evaluation import describe_score
     from dsf.train.precision import resolve_device
@@ -201,7 +212,8 @@ def run(config: CQLConfig) -> None:
         temporary.write_bytes(save(actor))
     settings = {**dataclasses.asdict(config), "out": str(config.out)}
     dataset = {"id": data.dataset_id, "sha256": data.content_hash, "steps": data.steps}
-    write_json(config.out / CONFIG_NAME, {**settings, "task": data.task.name, "dataset": dataset})
+    facts = {"task": data.task.name, "dataset": dataset, "revision": git_revision(), "torch": torch.__version__}
+    write_json(config.out / CONFIG_NAME, {**settings, **facts})
     write_json(config.out / SCORES_NAME, [score])
     count = sum(tensor.numel() for tensor in actor.values())
     console.print(f"CQL (d3rlpy), {count:,} parameters in the actor, {config.steps} steps on {data.dataset_id}")
