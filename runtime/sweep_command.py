@@ -71,7 +71,7 @@ class SweepConfig:
 def sweep(config: SweepConfig) -> None:
     """``dsf-bench sweep``."""
     require_installed("train", "minari", "safetensors")
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
     check_config(config)
     path = sweep_path(config.spec)
     spec = read_sweep(path)

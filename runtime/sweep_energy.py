@@ -25,8 +25,8 @@ PRESETS = ("paper_45nm", "int8_45nm")
 """Arithmetic alone at fp32 prices, and 8-bit arithmetic with its memory."""
 FP32_SPIKES = "paper_45nm"
 """The only one of them that prices a synaptic event at fp32: the paper's own figure."""
-DENSE = {"decision-transformer": "dt", "mlp": "bc"}
-"""Rules that price by sizes, and the policy whose sizes they read."""
+DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
+"""Rules that price by sizes, and the policies whose sizes they read."""
 ATTENTION_PRODUCTS = {"fcnet": 1, "spikegpt": 1}
 """Multiply-accumulates of a pair of tokens, per channel and block: the filter's tap; the weighted value."""
 SPIKING_PRODUCTS = {"spikebert": 2}
@@ -134,18 +134,19 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
 def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any]:
     """Of a rival with the sizes that its checkpoint's header says were trained, at either width."""
     policy = header.get("policy", "dsformer")
-    if policy != DENSE[rule]:
-        return not_priced(f"{rule} prices --policy {DENSE[rule]}, and this is {policy}")
+    if policy not in DENSE[rule]:
+        return not_priced(f"{rule} prices {' and '.join(DENSE[rule])}, and this is {policy}")
     if rule == "mlp":
         return perceptron_energy(header["rival"], task)
     return transformer_energy(header["model"], header["rival"], task)
 
 
 def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of behaviour cloning."""
+    """Of behaviour cloning, or of CQL's actor."""
     from dsf.train.behaviour_cloning import HIDDEN_LAYERS
 
-    sizes = Perceptron(task.observation_size, task.action_size, rival["width"], HIDDEN_LAYERS)
+    layers = rival.get("hidden_layers", HIDDEN_LAYERS)
+    sizes = Perceptron(task.observation_size, task.action_size, rival["width"], layers)
     figures = {width: _prices(perceptron(sizes, width).activity) for width in BYTES}
     return {"microjoules": figures, "how": "one observation"}
 

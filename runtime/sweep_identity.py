@@ -26,11 +26,14 @@ from dsf.runtime.sweep_spec import RESERVED, Cell, Setting
 from dsf.tasks import UserError, get_task
 from dsf.tasks.console import parse_arguments
 from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.recipes import RECIPES
 from dsf.train.registry import REGISTRY, resolve
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""
+CQL = "cql"
+"""Value of the setting policy that stands for another command, dsf-train cql."""
 CHECKPOINTS = 20
 """Of a run, where the sweep does not say: an interruption costs at most this share of it."""
 KEY_DIGITS = 20
@@ -49,7 +52,7 @@ class Resolved:
     """
 
     cell: Cell
-    config: TrainConfig
+    config: TrainConfig | CQLConfig
     arguments: tuple[str, ...]
     export: tuple[str, ...] | None
     dataset_id: str
@@ -78,7 +81,12 @@ class Resolved:
 
     def training_key(self, content_hash: str) -> str:
         """Of what cells with the same training share."""
-        return _digest([content_hash, self.training, code_version("train"), software()])
+        return _digest([content_hash, self.training, code_version("train"), self.software])
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Versions of what computes beneath dsf."""
+        return software("d3rlpy") if isinstance(self.config, CQLConfig) else software()
 
     def key(self, content_hash: str) -> str:
         """Content hash of the cell's result."""
@@ -119,10 +127,10 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def software() -> dict[str, str]:
-    """Versions of what computes beneath dsf."""
+def software(*more: str) -> dict[str, str]:
+    """Versions of what computes beneath dsf, and of further packages."""
     found = {}
-    for name in ("torch", "mujoco", "gymnasium"):
+    for name in ("torch", "mujoco", "gymnasium", *more):
         try:
             found[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
@@ -137,7 +145,9 @@ def resolve_cell(cell: Cell) -> Resolved:
         UserError: naming the setting that they refuse.
     """
     settings = dict(cell.settings)
-    _require_known(settings)
+    if settings.get("policy") == CQL:
+        return _resolve_cql(cell, settings)
+    _require_known(settings, option_names(TrainConfig))
     target = first_target(cell.dataset)
     if "eval-targets" not in settings and target is not None:
         settings["eval-targets"] = target
@@ -155,6 +165,23 @@ def resolve_cell(cell: Cell) -> Resolved:
         export = as_arguments(dict(cell.export))
         parse_arguments(ExportConfig, "dsf-export", "", ["RUN", *export])
     return Resolved(cell, config, arguments, export, resolve(cell.dataset))
+
+
+def _resolve_cql(cell: Cell, settings: dict[str, Setting]) -> Resolved:
+    """A cell of dsf-train cql: what it shares with dsf-train holds for it, too, and the rest has no use for it.
+
+    Raises:
+        UserError: naming the setting that is refused.
+    """
+    if cell.export is not None or cell.precision != "fp32":
+        raise UserError("policy cql has neither integers nor spikes here: drop export and precision")
+    own = option_names(CQLConfig)
+    _require_known(settings, [*own, *option_names(TrainConfig)])
+    used = {name: value for name, value in settings.items() if name in own}
+    used |= {"seed": cell.seed, "eval-episodes": cell.evaluation.episodes, "eval-seed": cell.evaluation.seed}
+    words = (cell.dataset, *as_arguments(used))
+    config: CQLConfig = parse_arguments(CQLConfig, "dsf-train cql", "", words)
+    return Resolved(cell, config, (CQL, *words), None, resolve(cell.dataset))
 
 
 def as_arguments(settings: dict[str, Setting]) -> tuple[str, ...]:
@@ -178,9 +205,9 @@ def first_target(dataset: str) -> float | None:
     return None if task is None else get_task(task).target_returns[0]
 
 
-def _require_known(settings: dict[str, Setting]) -> None:
+def _require_known(settings: dict[str, Setting], options: list[str]) -> None:
     """Refuse names that are no options of dsf-train, or not a sweep's to set."""
-    known = [name for name in option_names(TrainConfig) if name not in RESERVED]
+    known = [name for name in options if name not in RESERVED]
     for name in settings:
         if name in RESERVED:
             raise UserError(f"setting {name} is not a cell's to choose: use {RESERVED[name]}")

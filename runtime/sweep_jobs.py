@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsf.runtime.sweep_identity import Resolved, code_version, resolve_cell, software
+from dsf.runtime.sweep_identity import Resolved, code_version, resolve_cell
 from dsf.runtime.sweep_spec import Cell, SweepSpec
 from dsf.runtime.sweep_store import Line
 from dsf.tasks import UserError
@@ -61,7 +61,7 @@ class Planned:
             "key": self.key,
             "place": self.resolved.place,
             "code": code_version("train" if self.resolved.export is None else "export"),
-            "software": software(),
+            "software": self.resolved.software,
             "dataset": cell.dataset,
             "dataset_id": self.resolved.dataset_id,
             "dataset_sha256": self.content_hash,

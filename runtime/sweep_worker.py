@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.runtime.orphans import die_with_parent
+from dsf.runtime.sweep_identity import CQL
 from dsf.runtime.sweep_jobs import (
     DATASETS_VARIABLE,
     LOCK_NAME,
@@ -87,6 +89,8 @@ def trained(values: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Train to the end, from a checkpoint where an earlier try has left one; returns the checkpoint's header and, under
     ``seconds``, how long this try took.
     """
+    if values["arguments"][0] == CQL:
+        return trained_by_cql(values, directory / TRAINING_NAME)
     from dsf.train.checkpoint import CHECKPOINT_NAME
     from dsf.train.cli import run
     from dsf.train.config import CONFIG_NAME, TrainConfig
@@ -101,6 +105,20 @@ def trained(values: dict[str, Any], directory: Path) -> dict[str, Any]:
     if not (resume and is_scored(read_header(checkpoint), values["evaluation"])):
         run(parse_arguments(TrainConfig, "dsf-train", "", words))
     return {**read_header(checkpoint), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def trained_by_cql(values: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The same with ``dsf-train cql``, which cannot go on from an earlier try: what that has left is dropped."""
+    from dsf.train.conservative_q_learning import CQLConfig, header_of, run
+
+    begun = time.monotonic()
+    if (header := header_of(out)) is None:
+        if out.exists():
+            shutil.rmtree(out)
+        words = [*values["arguments"][1:], "--out", str(out), "--threads", str(values["threads"])]
+        run(parse_arguments(CQLConfig, "dsf-train cql", "", words))
+        header = header_of(out)
+    return {**(header or {}), "seconds": round(time.monotonic() - begun, 1)}
 
 
 def read_header(checkpoint: Path) -> dict[str, Any]:

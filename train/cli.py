@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dsf.tasks import UserError, run_command
 from dsf.tasks.console import require_installed
-from dsf.train import rescore
+from dsf.train import conservative_q_learning, rescore
 from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
 from dsf.train.rival_config import cannot_become_spikes
 
@@ -132,6 +132,11 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
 
 
 COMMANDS: dict[str, tuple[Callable[[Any], None], type[Any], str]] = {
+    "cql": (
+        conservative_q_learning.run,
+        conservative_q_learning.CQLConfig,
+        "Train CQL, the value-based rival, through d3rlpy.",
+    ),
     "evaluate": (
         rescore.run,
         rescore.EvaluateConfig,

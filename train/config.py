@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -14,6 +14,9 @@ from dsf.tasks import UserError
 from dsf.train.integers import WEIGHT_BITS
 from dsf.train.quantization import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
 from dsf.train.rival_config import PolicyKind, RivalConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 AttentionKind = Literal["pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none"]
 BiasKind = Literal["relative", "full"]
@@ -332,7 +335,7 @@ def export_obstacles(config: ModelConfig) -> list[str]:
     return found
 
 
-def to_json(config: ModelConfig | TrainConfig) -> dict[str, Any]:
+def to_json(config: DataclassInstance) -> dict[str, Any]:
     """The config as plain JSON values."""
     values = dataclasses.asdict(config)
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}

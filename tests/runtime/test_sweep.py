@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import assert_refused, run_command
 from fault_injection import default_signals
-from training_runs import CARTPOLE, run_here
+from training_runs import CARTPOLE, HOPPER, run_here
 
 from dsf.runtime import bench_cli
 from dsf.runtime.sweep_energy import dense_energy
@@ -114,6 +114,21 @@ def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path)
     assert lines["dt"]["energy"] == lines["dt-int8"]["energy"] == priced
     assert header["rival"]["mlp_hidden"] != header["model"]["mlp_ratio"] * header["model"]["width"]
     assert "| dt-int8 |" in bench("table", "tiny", "--spec", spec, "--out", out).stdout
+
+
+def test_cql_is_a_cell_and_where_it_is_not_installed_a_reason(tiny_store: Path, tmp_path: Path) -> None:
+    models = {"cql": {"settings": {"policy": "cql"}, "energy": "mlp"}}
+    spec, out = write_spec(tmp_path / "s.yaml", datasets=[HOPPER], models=models), tmp_path / "out"
+    done = bench("sweep", spec, "--out", out)
+    if not importlib.util.find_spec("d3rlpy"):
+        assert done.returncode == 1 and "needs d3rlpy: install them with pip install 'dsf[cql]'" in done.stdout
+        return
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    (line,) = results(out)
+    (score,) = json.loads(next(out.glob("*/training/scores.json")).read_text())
+    assert line["returns"] == score["returns"] and line["steps"] == 20 and line["software"]["d3rlpy"] != "missing"
+    macs = 11 * 256 + 2 * 256**2 + 256 * 3
+    assert line["energy"]["microjoules"]["fp32"]["paper_45nm"] == pytest.approx(macs * 4.6e-6, rel=1e-5)
 
 
 def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Path, tmp_path: Path) -> None:
