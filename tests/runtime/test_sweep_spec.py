@@ -162,6 +162,7 @@ def test_cql_takes_the_settings_that_it_has(tmp_path: Path) -> None:
 def test_the_tables_have_their_cells() -> None:
     sizes = {name: len(read_sweep(sweep_path(name)).cells()) for name in shipped_sweeps()}
     assert sizes == {
+        "hopper_delayed": 3 * 2 * 3,
         "hopper_rivals": 3 * 10 * 3,
         "table1_mujoco": 9 * 9 * 3,
         "table2_adroit": 12 * 9 * 3,
