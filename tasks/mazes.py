@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,7 +28,7 @@ SPLIT_ENDS = (70, 85, 100)
 """Percent of all mazes at which train, validation and test end (STRL, arXiv 2505.14533, splits 70 / 15 / 15)."""
 DIGEST_BYTES = 8
 CHUNK, SEARCH_CHUNK = 4096, 16
-"""Mazes carved at a time, for datasets and for one maze of a certain split."""
+"""Mazes carved at a time, for datasets and for one maze of a certain split; other numbers give other mazes."""
 
 _CHOICES = 12
 """A number below 12 picks uniformly among one, two, three or four ways."""
@@ -148,14 +149,13 @@ def draw_maze(size: int, split: Split, generator: np.random.Generator) -> tuple[
                 return maze, digest
 
 
-def draw_mazes(count: int, size: int, split: Split, generator: np.random.Generator) -> WallArray:
-    """The generator's next mazes of a split, (count, size, size)."""
-    parts, missing = [], count
-    while missing > 0:
+def maze_stream(size: int, split: Split, generator: np.random.Generator) -> Iterator[tuple[WallArray, list[str]]]:
+    """The generator's mazes of a split without end, as many at a time as were carved: (mazes, size, size), digests."""
+    while True:
         walls = carve(CHUNK, size, generator)
-        parts.append(walls[[split_of(digest) == split for digest in digests(walls)]][:missing])
-        missing -= len(parts[-1])
-    return np.concatenate(parts)
+        found = digests(walls)
+        kept = [index for index, digest in enumerate(found) if split_of(digest) == split]
+        yield walls[kept], [found[index] for index in kept]
 
 
 def distances_to_goal(walls: WallArray) -> dict[int, int]:
