@@ -153,7 +153,7 @@ def collect_maze_set(config: Collect, console: Console) -> None:
         f"written in {written - made:.1f} s",
         soft_wrap=True,
     )
-    describe(load_dataset(maze_set.dataset_id), console)
+    describe(load_dataset(maze_set.dataset_id, written=episodes), console)
     console.print(f"written to {path}", soft_wrap=True)
 
 

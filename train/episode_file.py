@@ -25,7 +25,7 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
 
     Args:
         storage: of the dataset (:class:`minari.dataset.minari_storage.MinariStorage`).
-        episodes: with arrays, without infos.
+        episodes: with arrays, without infos; options are strings.
         on_episode: called with 1 after each (progress bars).
     """
     count = steps = 0
@@ -46,10 +46,10 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
                     _write(group, key, array)
                     shared[same] = f"/{name}/{key}".encode()
             length = len(episode.rewards)
-            attributes = h5py.AttributeManager(h5py.Group(group))
-            attributes["id"], attributes["total_steps"] = count, length
+            _attribute(group, "id", np.array(count))
+            _attribute(group, "total_steps", np.array(length))
             for key, value in (episode.options or {}).items():
-                attributes[f"options/{key}"] = value
+                _attribute(group, f"options/{key}", np.array(value, h5py.string_dtype()))
             count += 1
             steps += length
             on_episode(1)
@@ -61,3 +61,9 @@ def _write(group: h5py.h5g.GroupID, name: str, array: npt.NDArray[Any]) -> None:
     space = h5py.h5s.create_simple(array.shape)
     dataset = h5py.h5d.create(group, name.encode(), h5py.h5t.py_create(array.dtype, logical=True), space)
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
+
+
+def _attribute(group: h5py.h5g.GroupID, name: str, value: npt.NDArray[Any]) -> None:
+    """Store a number or a string; h5py's own way to do so looks for an older attribute first."""
+    kind = h5py.h5t.py_create(value.dtype, logical=True)
+    h5py.h5a.create(group, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR)).write(value)
