@@ -29,6 +29,7 @@ from dsf.tasks.mazes import (
     split_of,
 )
 
+
 class MazeEnv(gymnasium.Env[Int8Array, np.int64]):
     """A perfect maze, another one at every reset; left, right, up, down; what a move into a wall costs is the move.
 

@@ -149,8 +149,7 @@ def collect_maze_set(config: Collect, console: Console) -> None:
         path = write_dataset(maze_set, episodes, description, config.overwrite, maze_set.metadata, on_episode)
         written = time.perf_counter()
     console.print(
-        f"{count} {maze_set.split} mazes walked through in {made - started:.1f} s, "
-        f"written in {written - made:.1f} s",
+        f"{count} {maze_set.split} mazes walked through in {made - started:.1f} s, written in {written - made:.1f} s",
         soft_wrap=True,
     )
     describe(load_dataset(maze_set.dataset_id, written=episodes), console)
