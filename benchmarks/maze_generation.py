@@ -71,7 +71,7 @@ def main() -> None:
     count = QUICK_MAZES if options.quick else options.mazes
     rows = []
     print(
-        "| observation | expert | made / s | written / s | (Minari's own) | flattened / s | kB a maze | (Minari's own) |"
+        "| observation | expert | made / s | written / s | (Minari) | flattened / s | kB a maze | (Minari) |"
     )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):

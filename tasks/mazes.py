@@ -201,6 +201,7 @@ def check_walls(walls: npt.ArrayLike) -> WallArray:
         )
     if entrance not in distances_to_goal(own):
         raise UserError(
-            f"the maze's goal ({size - 1}, {size - 2}) is walled in: no way leads there from the entrance (0, 1); open one"
+            f"the maze's goal ({size - 1}, {size - 2}) is walled in: no way leads there from the entrance (0, 1); "
+            "open one"
         )
     return own
