@@ -70,9 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     count = QUICK_MAZES if options.quick else options.mazes
     rows = []
-    print(
-        "| observation | expert | made / s | written / s | (Minari) | flattened / s | kB a maze | (Minari) |"
-    )
+    print("| observation | expert | made / s | written / s | (Minari) | flattened / s | kB a maze | (Minari) |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch, threadpool_limits(1):
         os.environ["MINARI_DATASETS_PATH"] = scratch
