@@ -117,7 +117,7 @@ class MazeEnv(gymnasium.Env[Int8Array, np.int64]):
         free = [move for move in range(4) if not self.neighbours[self.cell] >> move & 1]
         return min(free, key=lambda move: self.distances[self.cell + self.offsets[move]])
 
-    def render(self) -> Picture | None:  # type: ignore[override]  # Gymnasium allows lists of frames, too
+    def render(self) -> Picture | None:
         """The maze, the cells walked through, the goal and the agent; None unless the mode is rgb_array."""
         return draw(self.walls, self.visited, self.cell) if self.render_mode == "rgb_array" else None
 

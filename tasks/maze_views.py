@@ -87,5 +87,8 @@ class MazeView:
     def _windows(self, walls: WallArray) -> Int8Array:
         reach = self.window // 2
         padded = np.pad(walls.astype(np.int8), ((0, 0), (reach, reach), (reach, reach)), constant_values=1)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (self.window, self.window), axis=(1, 2))
-        return windows.reshape(len(walls), self.size**2, self.length)
+        table = np.empty((len(walls), self.size, self.size, self.length), np.int8)
+        for place in range(self.length):
+            y, x = divmod(place, self.window)
+            table[..., place] = padded[:, y : y + self.size, x : x + self.size]
+        return table.reshape(len(walls), self.size**2, self.length)

@@ -171,7 +171,7 @@ def write_dataset(
     episodes: list[EpisodeBuffer],
     description: str,
     overwrite: bool,
-    metadata: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
     on_episode: Callable[[int], None] | None = None,
 ) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
@@ -181,7 +181,7 @@ def write_dataset(
         episodes: in their order.
         description: for Minari.
         overwrite: replace a dataset of the same id.
-        metadata: more for Minari's, as JSON can hold it.
+        facts: more for Minari's metadata, as JSON can hold it.
         on_episode: given for many short episodes of flat observations, which are then written by
             :func:`~dsf.train.episode_file.append_episodes`; called with 1 after each.
 
@@ -210,7 +210,7 @@ def write_dataset(
                 append_episodes(dataset.storage, episodes, on_episode)
             # Given to the call above, they would make Minari build another environment, only to drop it.
             references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
-            dataset.storage.update_metadata({**references, **(metadata or {})})
+            dataset.storage.update_metadata({**references, **(facts or {})})
         for level in PurePosixPath(destination.dataset_id).parents:
             metadata = Path(staging) / level / "namespace_metadata.json"
             target = Path(store_path()) / level / metadata.name

@@ -57,7 +57,7 @@ def _episodes(walks: Walks, observations: Int8Array, digests: list[str]) -> Iter
             options={"maze": digests[index]},
             observations=observations[begin + index : end + index + 1],
             actions=walks.moves[begin:end],
-            rewards=rewards[longest - length :],  # type: ignore[arg-type]  # Minari's own episodes hold arrays, too
-            terminations=ended[longest - length :],  # type: ignore[arg-type]
-            truncations=cut[longest - length :],  # type: ignore[arg-type]
+            rewards=rewards[longest - length :],
+            terminations=ended[longest - length :],
+            truncations=cut[longest - length :],
         )
