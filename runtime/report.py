@@ -58,6 +58,7 @@ def summarise(
                 "score": score(episode.episode_return),
                 "decisions": episode.decisions,
                 "spikes": spikes,
+                **({} if episode.success is None else {"success": episode.success, "shortest": episode.shortest}),
             }
             for episode, spikes in zip(result.episodes, result.episode_spikes)
         ],

@@ -63,6 +63,12 @@ class Choices(Point):
     action_space = Discrete(ACTION)
 
 
+class Eight(Point):
+    """As many observations as the maze, and continuous actions."""
+
+    observation_space = Box(-np.inf, np.inf, (8,), np.float64)
+
+
 class Broken(Point):
     """Nobody can make one."""
 
@@ -97,6 +103,6 @@ class Endless(Point):
         return np.zeros(OBSERVATION), 0.0, False, False, {}
 
 
-for world in (Point, Throttle, Unbounded, Image, Parts, Choices, Broken, Failing):
+for world in (Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     gymnasium.register(f"{world.__name__}-v0", world, max_episode_steps=None if world is Throttle else 50)
 gymnasium.register("Endless-v0", Endless, max_episode_steps=10**9)

@@ -80,6 +80,7 @@ def random_model(
     embed_norm: EmbedNormKind = "ptbn",
     discrete: bool = False,
     mlp_ratio: int = 2,
+    actions: int = ACTIONS,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -99,7 +100,7 @@ def random_model(
         heads=heads,
         embed_norm=embed_norm,
     )
-    model = DSFormer(config, random_codec(features, input_bits, generator), ACTIONS, discrete)
+    model = DSFormer(config, random_codec(features, input_bits, generator), actions, discrete)
     randomise(model, generator)
     if norm == "tdln" or embed_norm == "layernorm":
         randomise_layer_norms(model, generator)
@@ -133,9 +134,9 @@ def randomise_layer_norms(model: nn.Module, generator: np.random.Generator) -> N
             module.bias.data.copy_(torch.from_numpy(generator.uniform(-0.2, 1.0, len(module.bias))))
 
 
-def random_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:
+def random_network(seed: int = 0, bits: int = 8, task: str = "hopper", **sizes: Any) -> Network:
     """An integer network from a random model."""
-    return quantize(fold(random_model(seed, **sizes)), "hopper", bits)
+    return quantize(fold(random_model(seed, **sizes)), task, bits)
 
 
 def finely_scaled_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:

@@ -8,11 +8,12 @@ batch, so every choice shares the same files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,8 +154,15 @@ def require_context(data: OfflineDataset, context: int) -> None:
         )
 
 
-def load_dataset(dataset_id: str, config: DataConfig = AS_RECORDED) -> OfflineDataset:
+def load_dataset(
+    dataset_id: str, config: DataConfig = AS_RECORDED, written: Iterable[Any] | None = None
+) -> OfflineDataset:
     """Load a Minari dataset, downloading a remote one where there is a network.
+
+    Args:
+        dataset_id: Minari id.
+        config: what a run takes from it.
+        written: its episodes in their order, from who has just written them: nothing is read back then.
 
     Raises:
         UserError: no such dataset, no network, an environment without a task, spaces or episodes that do not fit it,
@@ -170,7 +178,7 @@ def load_dataset(dataset_id: str, config: DataConfig = AS_RECORDED) -> OfflineDa
     fingerprint = source_fingerprint(directory, task)
 
     def write(place: Path) -> None:
-        episodes = flat_episodes(dataset_id, task, dataset)
+        episodes = flat_episodes(dataset_id, task, dataset.iterate_episodes() if written is None else written)
         flat_store.write_store(place, episodes, task.observation_size + task.action_size + 1, task.action_size)
         if source_fingerprint(directory, task) != fingerprint:
             raise UserError(f"dataset '{dataset_id}' changed while it was read: run the command again")

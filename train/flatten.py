@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,13 @@ def check_spaces(dataset_id: str, task: Task, observation_space: Any, action_spa
         raise UserError(f"dataset '{dataset_id}' has no flat Box observation space: choose one that has")
 
 
-def flat_episodes(dataset_id: str, task: Task, dataset: Any) -> Iterator[FlatEpisode]:
-    """Read a Minari dataset one episode at a time.
+def flat_episodes(dataset_id: str, task: Task, recorded: Iterable[Any]) -> Iterator[FlatEpisode]:
+    """Read a Minari dataset's episodes one at a time.
 
     Raises:
         UserError: it cannot be read, has no episodes, or one of them is wrong.
     """
-    episodes = iter(dataset.iterate_episodes())
+    episodes = iter(recorded)
     number = 0
     while True:
         try:
