@@ -203,7 +203,8 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     policy: PolicyKind = "dsformer"
     """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
-    bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10)."""
+    bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10); strl: the spiking transformer
+    with softmax of arXiv 2505.14533, bidirectional as published or causal (--rival.strl.attention)."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 20_000

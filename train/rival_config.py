@@ -7,24 +7,32 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from dsf.tasks import UserError
+from dsf.train.strl_config import StrlConfig, strl_from_json
 
-PolicyKind = Literal["dsformer", "dt", "bc"]
+PolicyKind = Literal["dsformer", "dt", "bc", "strl"]
 Activation = Literal["relu", "gelu"]
 
-RIVAL_NAMES: dict[PolicyKind, str] = {"dt": "Decision Transformer", "bc": "behaviour cloning (MLP)"}
+RIVAL_NAMES: dict[PolicyKind, str] = {"dt": "Decision Transformer", "bc": "behaviour cloning (MLP)", "strl": "STRL"}
 """What each rival is called where a person reads it."""
 OBSTACLES: dict[PolicyKind, str] = {
     "dt": "its softmax and LayerNorm divide per token and its activations are no spikes",
     "bc": "its activations are no spikes",
+    "strl": "its softmax over the scores and its float LayerNorm both divide per token",
 }
 """Why each rival cannot become a network of integer spikes."""
-USED_BY: dict[str, tuple[PolicyKind, ...]] = {"mlp_hidden": ("dt",), "heads": ("dt",), "dropout": ("dt",)}
+USED_BY: dict[str, tuple[PolicyKind, ...]] = {
+    "mlp_hidden": ("dt", "strl"),
+    "heads": ("dt", "strl"),
+    "activation": ("dt", "bc"),
+    "dropout": ("dt", "strl"),
+    "strl": ("strl",),
+}
 """Settings that only some rivals know; the others are everybody's but DSFormer's."""
 
 
 @dataclass(frozen=True)
 class RivalConfig:
-    """Sizes of --policy dt or bc. Blocks, context and input bits are those of --model.
+    """Sizes of a rival, --policy dt, bc or strl. Blocks, context and input bits are those of --model.
 
     Raises:
         UserError: a value is out of its range.
@@ -37,11 +45,12 @@ class RivalConfig:
     """Hidden channels of each block's MLP. None makes the count of parameters that of the DSFormer of the same --model,
     as nearly as whole channels can; not for bc, whose hidden layers have its width."""
     heads: int = 1
-    """Attention heads of dt."""
+    """Attention heads of dt and strl; STRL's paper has 8."""
     activation: Activation = "relu"
     """Of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1
-    """Share of dt's values that training drops: embeddings, attention weights and branches."""
+    """Share of values that training drops: dt's embeddings, attention weights and branches, strl's embeddings."""
+    strl: StrlConfig = StrlConfig()
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation):
@@ -83,7 +92,8 @@ def rival_from_json(values: Any) -> RivalConfig:
     unknown = ", ".join(sorted(set(values) - {item.name for item in dataclasses.fields(RivalConfig)}))
     if unknown:
         raise UserError(f"rival config does not fit this version of dsf (fields: {unknown}): use the one that wrote it")
-    return RivalConfig(**values)
+    # Rivals older than STRL name none of its settings.
+    return RivalConfig(**{**values, "strl": strl_from_json(values.get("strl", {}))})
 
 
 def cannot_become_spikes(policy: PolicyKind) -> str:

@@ -16,6 +16,7 @@ from dsf.train.decision_model import DecisionModel
 from dsf.train.decision_transformer import DecisionTransformer
 from dsf.train.model import DSFormer
 from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
+from dsf.train.strl import Strl
 
 LEAST_WIDTH = 16
 """No rival is made narrower than this to match a count (or than --model.width, where that is smaller)."""
@@ -43,6 +44,8 @@ def build(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: In
         return DecisionTransformer(rival, *shapes, steps=task.max_steps)
     if policy == "bc":
         return BehaviourCloning(rival, *shapes)
+    if policy == "strl":
+        return Strl(rival, *shapes, steps=task.max_steps)
     raise UserError(f"{policy} is no rival of DSFormer")
 
 
@@ -99,6 +102,7 @@ def describe_model(model: DecisionModel, task: Task) -> str:
     other = dsformer_parameters(model.config, model.codec, task)
     width, hidden = model.rival.sizes
     sizes = f"width {width}" + ("" if model.kind == "bc" else f", MLP {hidden}")
+    sizes += f", {model.rival.strl.attention}" if model.kind == "strl" else ""
     return (
         f"{RIVAL_NAMES[model.kind]} ({sizes}), {count:,} parameters ({attention} of this --model: {other:,}, "
         f"{100 * (count - other) / other:+.2f} %)"

@@ -154,7 +154,7 @@ class Trainer:
         checkpoint = load_checkpoint(self.config.out)
         mine, theirs = self.header(), checkpoint.header
         my_settings, their_settings = (
-            flat_settings({**ADDED_SETTINGS, **header["train"]}) for header in (mine, theirs)
+            {**flat_settings(ADDED_SETTINGS), **flat_settings(header["train"])} for header in (mine, theirs)
         )
         different = [
             name
@@ -163,9 +163,12 @@ class Trainer:
         ]
         different += [
             name
-            for name in ("dataset", "codec", "precision", "model", "rival", "ranks")
+            for name in ("dataset", "codec", "precision", "model", "ranks")
             if mine[name] != theirs.get(name)
         ]
+        sizes = mine["rival"], theirs.get("rival")
+        if sizes[0] != (sizes[1] and {**ADDED_SETTINGS["rival"], **sizes[1]}):  # its younger fields at their defaults
+            different.append("rival")
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
         if theirs["step"] and not checkpoint.group("optimizer"):

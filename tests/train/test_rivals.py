@@ -20,7 +20,7 @@ from dsf.train.trainer import Trainer
 STEPS = 100
 SCORED = ("--eval-episodes", "1", "--eval-targets", "3600")
 FAST = ("--learning-rate", "3e-3", "--batch-size", "16")
-KINDS = ("dt", "bc")
+KINDS = ("dt", "bc", "strl")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,7 +31,7 @@ def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_s
     rows = metrics(tmp_path)
     losses = [row[LOSS] for row in rows if LOSS in row]
     assert len(losses) == STEPS and sum(losses[-10:]) < sum(losses[:10])
-    assert "eval/return@3600" in rows[-1] and not any(key.startswith("rate/") for key in rows[-1])
+    assert "eval/return@3600" in rows[-1] and any(key.startswith("rate/") for key in rows[-1]) == (kind == "strl")
 
     checkpoint = load_checkpoint(tmp_path)
     (score,) = checkpoint.header["scores"]
