@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsf.tasks import UserError
@@ -50,7 +50,7 @@ class RivalConfig:
     """Of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1
     """Share of values that training drops: dt's embeddings, attention weights and branches, strl's embeddings."""
-    strl: StrlConfig = StrlConfig()
+    strl: StrlConfig = field(default_factory=StrlConfig)
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation):
@@ -77,7 +77,7 @@ class RivalConfig:
         """
         for item in dataclasses.fields(self):
             users = USED_BY.get(item.name, tuple(RIVAL_NAMES))
-            if policy not in users and getattr(self, item.name) != item.default:
+            if policy not in users and getattr(self, item.name) != getattr(RivalConfig(), item.name):
                 raise UserError(f"rival.{item.name} has no use for --policy {policy}: leave it out")
 
 

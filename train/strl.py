@@ -40,9 +40,7 @@ class StrlAttention(nn.Module):
     def forward(self, stream: Tensor, allowed: Tensor) -> Tensor:
         """Map (batch, length, width) to the same shape; ``allowed`` is (batch, 1, length, length): may i see j."""
         spikes = self.qkv_lif.hold(self.qkv(stream), self.ticks)
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in spikes.chunk(3, dim=-1)
-        )
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in spikes.chunk(3, dim=-1))
         scores = self.score_lif(self.scale * (query @ key.transpose(-2, -1)))
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
         output: Tensor = (weights @ value).transpose(-3, -2).flatten(-2).mean(dim=0)

@@ -162,9 +162,7 @@ class Trainer:
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name
-            for name in ("dataset", "codec", "precision", "model", "ranks")
-            if mine[name] != theirs.get(name)
+            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
         ]
         sizes = mine["rival"], theirs.get("rival")
         if sizes[0] != (sizes[1] and {**ADDED_SETTINGS["rival"], **sizes[1]}):  # its younger fields at their defaults
