@@ -55,9 +55,10 @@ def head(budget: dict[str, Any]) -> list[str]:
     """The budget, in words."""
     said = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
     return [
-        "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows of up to "
-        "{context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads (STRL, dense); "
-        "{episodes} unseen mazes in the closed loop. Mean over training seeds [95 % interval].".format_map(said),
+        "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows "
+        "of up to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads "
+        "(STRL, dense); {episodes} unseen mazes in the closed loop. Mean over training seeds [95 % interval]."
+        "".format_map(said),
         "",
     ]
 

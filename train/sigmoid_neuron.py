@@ -38,7 +38,7 @@ class SigmoidLIF(LIF):
         current = (drive if norm is None else norm(drive)) / self.tau
         if self.kind == "snntorch":
             return self.fire_with_snntorch(current)
-        spikes: Tensor = _Fire.apply(current, self.decay, self.threshold)  # type: ignore[no-untyped-call]
+        spikes: Tensor = _Fire.apply(current, self.decay, self.threshold)
         return spikes
 
     def hold(self, drive: Tensor, ticks: int) -> Tensor:

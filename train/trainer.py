@@ -36,6 +36,7 @@ from dsf.train.norm import set_blend
 from dsf.train.portable import compile_kernels
 from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.qat import QuantizedDSFormer, deployed
+from dsf.train.rival_config import RivalConfig
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
 from dsf.train.schedule import blend_factor, learning_rate_factor
 
@@ -165,7 +166,9 @@ class Trainer:
             name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
         ]
         sizes = mine["rival"], theirs.get("rival")
-        if sizes[0] != (sizes[1] and {**ADDED_SETTINGS["rival"], **sizes[1]}):  # its younger fields at their defaults
+        if sizes[0] != (
+            sizes[1] and {**dataclasses.asdict(RivalConfig()), **sizes[1]}
+        ):  # its younger fields at their defaults
             different.append("rival")
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
