@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import sys
 import warnings
@@ -50,6 +51,7 @@ class Task:
         delayed_reward: rewards come with the last step only (DSFormer's delayed-reward experiment), so that the
             return-to-go stays at the target all along. Such a task is called NAME-delayed.
         extra: the optional part of dsf that brings the environment; empty where none is needed.
+        registered_by: the module that registers the environment; empty where Gymnasium knows it.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Task:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     delayed_reward: bool = False
     extra: str = ""
+    registered_by: str = ""
 
     @property
     def score_label(self) -> str:
@@ -121,6 +124,8 @@ class Task:
             with contextlib.redirect_stderr(io.StringIO()):
                 import gymnasium_robotics
             gymnasium.register_envs(gymnasium_robotics)
+        if self.registered_by:
+            importlib.import_module(self.registered_by)
         with _quiet_construction():
             env = gymnasium.make(self.env_id, max_episode_steps=self.max_steps, **self.env_kwargs)
         # Mazes write their model to a file in the temporary directory, load it, and leave it there.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +15,21 @@ from dsf.tasks.policy import FloatArray, Token
 
 @dataclass(frozen=True)
 class Episode:
-    """One finished episode: its reset seed, undiscounted return (reward units) and number of decisions."""
+    """One finished episode.
+
+    Attributes:
+        seed: reset seed.
+        episode_return: undiscounted (reward units).
+        decisions: their number.
+        success: whether the goal was reached, where the environment says so; recordings do not keep it.
+        shortest: decisions that the best policy needs, where the environment says so.
+    """
 
     seed: int
     episode_return: float
     decisions: int
+    success: bool | None = field(default=None, compare=False)
+    shortest: int | None = field(default=None, compare=False)
 
 
 class Lane:
@@ -33,6 +45,7 @@ class Lane:
         wanted: return still asked for (reward units).
         total, decisions: of the running episode so far.
         reward: of the last step.
+        info: what the environment told beside it.
 
     Raises:
         UserError: the disturbances are another task's.
@@ -42,10 +55,11 @@ class Lane:
         disturbances.require_fits(task)
         self.task, self.disturbances, self.env = task, disturbances, task.make_env()
         self.running = False
+        self.info: Mapping[str, Any] = {}
 
     def start(self, seed: int, target_return: float) -> None:
         """Reset the environment."""
-        observation, _ = self.env.reset(seed=seed)
+        observation, self.info = self.env.reset(seed=seed)
         self.link = DisturbedLink(self.disturbances, self.task, seed)
         self.observation: FloatArray = self.link.sense(self.task.flat_observation(observation))
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
@@ -60,7 +74,7 @@ class Lane:
     def step(self, action: FloatArray) -> Episode | None:
         """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it."""
         arrived = self.task.env_action(self.link.actuate(action))
-        observation, reward, terminated, truncated, _ = self.env.step(arrived)
+        observation, reward, terminated, truncated, self.info = self.env.step(arrived)
         self.observation = self.link.sense(self.task.flat_observation(observation))
         self.previous_action, self.reward = self.task.executed(action), float(reward)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
@@ -72,7 +86,8 @@ class Lane:
     def cut(self) -> Episode:
         """End the running episode here."""
         self.running = False
-        return Episode(self.seed, self.total, self.decisions)
+        success, shortest = (self.info.get(name) for name in ("success", "shortest"))
+        return Episode(self.seed, self.total, self.decisions, success, shortest)
 
     def close(self) -> None:
         """Free the environment."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from dsf.tasks.console import UserError
 from dsf.tasks.definition import DELAYED, ROBOTICS_EXTRA, Task
+from dsf.tasks.maze_tasks import MAZE_TASKS, require_task_mazes
 
 __all__ = ["TASKS", "Task", "get_task", "task_for_env"]
 
@@ -145,6 +146,7 @@ TASKS: dict[str, Task] = {
         *(_ant_maze(maze, steps) for maze, steps in {"UMaze": 700, "Medium": 1000, "Large": 1000}.items()),
         *(_point_maze(maze, dense) for maze in _POINT_HORIZONS for dense in (False, True)),
         _CART_POLE,
+        *MAZE_TASKS,
     )
 }
 
@@ -192,6 +194,7 @@ def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Ta
     base, _, version = env_id.rpartition("-")
     if reward == "dense" and env_id.startswith("PointMaze") and not base.endswith("Dense"):
         env_id = f"{base}Dense-{version}"
+    require_task_mazes(env_id, env_kwargs or {})
     if env_id in by_env and not (reward == "sparse" and env_id.startswith("AdroitHand")):
         return by_env[env_id]
     known = ", ".join(sorted(by_env))

@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from dsf.tasks import UserError, get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.tasks.console import CommandFailed
 from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
+from dsf.train.episode_file import append_episodes
 from dsf.train.minari_store import store_path
 from dsf.train.recipes import RECIPES, Recipe, get_recipe
 
@@ -165,8 +166,24 @@ def require_free_place(dataset_id: str, overwrite: bool) -> Path:
     return final
 
 
-def write_dataset(destination: Destination, episodes: list[EpisodeBuffer], description: str, overwrite: bool) -> Path:
+def write_dataset(
+    destination: Destination,
+    episodes: list[EpisodeBuffer],
+    description: str,
+    overwrite: bool,
+    metadata: Mapping[str, Any] | None = None,
+    on_episode: Callable[[int], None] | None = None,
+) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
+
+    Args:
+        destination: what it is called, and whose environment it belongs to.
+        episodes: in their order.
+        description: for Minari.
+        overwrite: replace a dataset of the same id.
+        metadata: more for Minari's, as JSON can hold it.
+        on_episode: given for many short episodes of flat observations, which are then written by
+            :func:`~dsf.train.episode_file.append_episodes`; called with 1 after each.
 
     Raises:
         UserError: the dataset exists and ``overwrite`` is false.
@@ -183,15 +200,17 @@ def write_dataset(destination: Destination, episodes: list[EpisodeBuffer], descr
             env = task.make_env()
             dataset = minari.create_dataset_from_buffers(
                 destination.dataset_id,
-                episodes,
+                episodes if on_episode is None else [],
                 env=env,
                 algorithm_name=destination.algorithm,
                 description=description,
             )
             env.close()
+            if on_episode is not None:
+                append_episodes(dataset.storage, episodes, on_episode)
             # Given to the call above, they would make Minari build another environment, only to drop it.
             references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
-            dataset.storage.update_metadata(references)
+            dataset.storage.update_metadata({**references, **(metadata or {})})
         for level in PurePosixPath(destination.dataset_id).parents:
             metadata = Path(staging) / level / "namespace_metadata.json"
             target = Path(store_path()) / level / metadata.name

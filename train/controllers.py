@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.tasks import Task
+from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 
 Cell = tuple[int, int]
 """Row and column of a maze map."""
@@ -112,11 +113,25 @@ class RandomBehaviour:
         return generator.integers(size) if self.task.discrete else generator.uniform(-1.0, 1.0, size).astype(np.float32)
 
 
-CONTROLLERS = ("waypoint", "balance")
+@dataclass(frozen=True)
+class MazeWalker:
+    """Does what a maze's expert does; it asks the environment, which knows the walls and the last move."""
+
+    maze: Any
+    expert: MazeExpert
+
+    def sample(self, observation: Any, generator: np.random.Generator) -> np.int64:
+        """A move, whatever is seen and drawn."""
+        return np.int64(self.maze.expert_move(self.expert))
+
+
+CONTROLLERS = ("waypoint", "balance", *EXPERTS)
 
 
 def make_controller(name: str, noise: float, env: Any) -> Behaviour:
     """The controller called ``name`` for this environment."""
+    if name in EXPERTS:
+        return MazeWalker(env.unwrapped, name)
     return WaypointController(env.unwrapped.maze, noise) if name == "waypoint" else BalanceController(noise)
 
 

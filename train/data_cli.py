@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +18,17 @@ from rich.table import Table
 from dsf.tasks import UserError, get_task, run_command
 from dsf.tasks.console import require_installed
 from dsf.tasks.files import require_writable_parent, write_json
+from dsf.tasks.maze_experts import EXPERTS, MazeExpert
+from dsf.tasks.maze_tasks import MAZE_TASKS
+from dsf.tasks.maze_views import MazeObservation
+from dsf.tasks.mazes import Split
 from dsf.train.data import OfflineDataset, load_dataset
+from dsf.train.maze_sets import DEFAULT_MAZES, MazeSet
 from dsf.train.minari_store import store_path
+from dsf.train.recipes import MAZE
 from dsf.train.registry import REGISTRY, resolve
 
+DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
 TABLE_WIDTH = 140
 """Characters that the list needs so that no id is cut short, in a pipe too."""
@@ -32,15 +40,24 @@ class Collect:
 
     name: Annotated[str, tyro.conf.Positional]
     """{hopper,walker2d,halfcheetah}-{medium,medium-replay,medium-expert,expert}, pointmaze-{open,umaze,medium,large},
-    each also with -dense, or cartpole-expert."""
-    steps: int = 100_000
-    """Environment steps in all."""
+    each also with -dense, cartpole-expert, or maze."""
+    steps: int | None = None
+    """Environment steps in all (default 100000); not of a maze."""
     seed: int = 0
-    """Seeds resets and action noise: the same seed gives the same content hash."""
+    """Seeds resets and action noise, or mazes: the same seed gives the same content hash."""
     workers: int = 1
     """Processes; each rolls out one behaviour policy at a time (medium-replay has 8, medium-expert 2, others 1)."""
     overwrite: bool = False
     """Replace a dataset of the same id."""
+    mazes: int | None = None
+    """Of maze: how many, one episode each (default 50000)."""
+    observation: MazeObservation | None = None
+    """Of maze: what the agent sees (default walls): position is x and y, walls adds the four neighbouring walls and the
+    goal's offset, view is a window of 5 x 5 cells."""
+    expert: MazeExpert | None = None
+    """Of maze: the right-hand rule (default), or the shortest path, which uses the whole map."""
+    split: Split | None = None
+    """Of maze: which mazes (default train); a maze belongs to one split by its walls."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +97,7 @@ class Reference:
     """Measure the returns that a task's score is normalised by: random actions, and its controller without noise."""
 
     task: Annotated[str, tyro.conf.Positional]
-    """cartpole, or a pointmaze task."""
+    """cartpole, a maze or a pointmaze task."""
     episodes: int = 100
     """Episodes of each, reset seeds 0 upwards."""
 
@@ -94,20 +111,67 @@ Command = (
 )
 
 
+def check_numbers(config: Collect) -> None:
+    """Refuse numbers that are too small, and options of other datasets.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, least in (("steps", 1), ("seed", 0), ("workers", 1), ("mazes", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}: it must be at least {least}")
+    others = ("mazes", "observation", "expert", "split") if config.name != MAZE else ("steps",)
+    for name in others:
+        if getattr(config, name) is not None:
+            raise UserError(f"--{name} has no use for {config.name}: leave it out")
+    if config.name == MAZE and config.workers > 1:
+        raise UserError("--workers has no use for maze, which one process makes: leave it out")
+
+
+def collect_maze_set(config: Collect, console: Console) -> None:
+    """Collect, write and describe a dataset of mazes."""
+    from dsf.train.collect import require_free_place, write_dataset
+    from dsf.train.maze_walks import collect_mazes
+
+    chosen = {name: getattr(config, name) for name in ("observation", "expert", "split")}
+    maze_set = MazeSet(**{name: value for name, value in chosen.items() if value is not None})
+    count = DEFAULT_MAZES if config.mazes is None else config.mazes
+    require_free_place(maze_set.dataset_id, config.overwrite)
+    description = f"dsf-data collect {maze_set.options} --mazes {count} --seed {config.seed}"
+    started = time.perf_counter()
+    with Progress(console=console, transient=True) as progress:
+        making = progress.add_task(f"walking through {count} mazes", total=count)
+        episodes = collect_mazes(maze_set, count, config.seed, lambda done: progress.advance(making, done))
+        made = time.perf_counter()
+        writing = progress.add_task(f"writing {maze_set.dataset_id}", total=count)
+        on_episode = lambda done: progress.advance(writing, done)  # noqa: E731
+        path = write_dataset(maze_set, episodes, description, config.overwrite, maze_set.metadata, on_episode)
+        written = time.perf_counter()
+    console.print(
+        f"{count} {maze_set.split} mazes walked through in {made - started:.1f} s, "
+        f"written in {written - made:.1f} s",
+        soft_wrap=True,
+    )
+    describe(load_dataset(maze_set.dataset_id), console)
+    console.print(f"written to {path}", soft_wrap=True)
+
+
 def collect(config: Collect, console: Console) -> None:
     """Collect, write and describe one dataset."""
     from dsf.train.collect import collect_episodes, get_recipe, require_free_place, write_dataset
 
-    for name, value, least in (("steps", config.steps, 1), ("seed", config.seed, 0), ("workers", config.workers, 1)):
-        if value < least:
-            raise UserError(f"--{name} is {value}: it must be at least {least}")
-    recipe = get_recipe(config.name)
+    check_numbers(config)
+    if config.name == MAZE:
+        collect_maze_set(config, console)
+        return
+    recipe, steps = get_recipe(config.name), DEFAULT_STEPS if config.steps is None else config.steps
     require_free_place(recipe.dataset_id, config.overwrite)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"collecting {recipe.dataset_id}", total=config.steps)
+        bar = progress.add_task(f"collecting {recipe.dataset_id}", total=steps)
         on_step = lambda: progress.advance(bar)  # noqa: E731
-        episodes = collect_episodes(recipe, config.steps, config.seed, on_step, config.workers)
-    description = f"dsf-data collect {config.name} --steps {config.steps} --seed {config.seed}"
+        episodes = collect_episodes(recipe, steps, config.seed, on_step, config.workers)
+    description = f"dsf-data collect {config.name} --steps {steps} --seed {config.seed}"
     path = write_dataset(recipe, episodes, description, config.overwrite)
     describe(load_dataset(recipe.dataset_id), console)
     console.print(f"written to {path}", soft_wrap=True)
@@ -191,6 +255,8 @@ def measure_references(config: Reference, console: Console) -> None:
     if config.episodes < 1:
         raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
     actors = {actor for recipe in RECIPES.values() if recipe.task == task.name for actor, _ in recipe.actors}
+    if task in MAZE_TASKS:
+        actors = set(EXPERTS)
     for behaviour in ("random", *(name for name in CONTROLLERS if name in actors)):
         returns = episode_returns(task, behaviour, config.episodes)
         spread = f"sd {returns.std():.4g}, lowest {returns.min():.4g}, highest {returns.max():.4g}"

@@ -56,6 +56,22 @@ def score_record(engine: str, checkpoint: str, target: float, task: Task, episod
         "return_mean": interval.mean,
         "return_interval_95": [interval.low, interval.high],
         "score_mean": task.score(interval.mean),
+        **goals_reached(episodes),
+    }
+
+
+def goals_reached(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """Share of episodes that reached the goal, and mean of steps / shortest over those; empty without goals.
+
+    The ratio is None where no episode reached it.
+    """
+    told = [episode for episode in episodes if episode.success is not None and episode.shortest is not None]
+    if not told:
+        return {}
+    ratios = [episode.decisions / episode.shortest for episode in told if episode.success and episode.shortest]
+    return {
+        "success_rate": sum(bool(episode.success) for episode in told) / len(told),
+        "steps_over_shortest": sum(ratios) / len(ratios) if ratios else None,
     }
 
 
@@ -68,7 +84,12 @@ def describe_score(score: dict[str, Any], task: Task) -> str:
     episodes, interval = f"{len(seeds)} episodes (seeds {min(seeds)}..{max(seeds)})", f" [95 % {low:.1f}, {high:.1f}]"
     if len(seeds) == 1:
         episodes, interval = f"one episode (seed {seeds[0]})", ""
+    goals = ""
+    if "success_rate" in score:
+        goals = f", {100 * score['success_rate']:.1f} % at the goal"
+        if score["steps_over_shortest"] is not None:
+            goals += f" in {score['steps_over_shortest']:.2f} times the shortest path"
     return (
         f"{rule}, target return {score['target_return']:g}, {episodes}: return {score['return_mean']:.1f}{interval}, "
-        f"{task.score_label} {score['score_mean']:.1f}"
+        f"{task.score_label} {score['score_mean']:.1f}{goals}"
     )

@@ -19,6 +19,9 @@ WAYPOINT_NOISE = 0.5
 BALANCE_NOISE = 0.1
 """Share of random pushes among CartPole's."""
 
+MAZE = "maze"
+"""What ``dsf-data collect`` calls its sets of mazes, which have no recipe: see :mod:`dsf.train.maze_sets`."""
+
 SAC = "SAC snapshots shipped with dsf"
 CONTROLLER = "controller written by hand, part of dsf"
 
@@ -86,5 +89,6 @@ def get_recipe(name: str) -> Recipe:
         UserError: no recipe has this name.
     """
     if name not in RECIPES:
-        raise UserError(f"unknown dataset '{name}': dsf-data can collect {', '.join(sorted(RECIPES))}")
+        known = ", ".join(sorted([*RECIPES, MAZE]))
+        raise UserError(f"unknown dataset '{name}': dsf-data can collect {known}")
     return RECIPES[name]

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from dsf.tasks import UserError, get_task
-from dsf.train.recipes import RECIPES
+from dsf.train.maze_sets import MAZE_SETS, MazeSet
+from dsf.train.recipes import MAZE, RECIPES
 
 REMOTE, LOCAL = "remote", "local"
 
@@ -84,6 +85,8 @@ def resolve(name: str) -> str:
         return REGISTRY[name].source
     if name in RECIPES:
         return RECIPES[name].dataset_id
+    if name == MAZE:
+        return MazeSet().dataset_id
     for known, entry in REGISTRY.items():
         if VERSION.sub("", known) == name:
             return entry.source
@@ -94,6 +97,8 @@ def resolve(name: str) -> str:
 
 def way_to_make(dataset_id: str) -> str:
     """What to do where a dataset is neither here nor reachable: the command that makes it or what stands in for it."""
+    if dataset_id in MAZE_SETS:
+        return f"make it with 'dsf-data collect {MAZE_SETS[dataset_id].options}'"
     local = {recipe.dataset_id: recipe for recipe in RECIPES.values()}
     stand_ins = [dataset_id]
     for entry in REGISTRY.values():
