@@ -8,6 +8,8 @@ how often it reaches the goal by itself, how long its ways are, and how much it 
 the most that the observation can tell (chosen on the validation split). STRL-spike, the DSFormer family with a head of
 choices, is exported too and its integers answer the same questions (``--no-integers`` leaves that out).
 
+Without training seeds (``--seeds`` and ``--sweep-seeds`` with nothing behind) only the look-up tables are made.
+
 ``--results`` keeps one line per cell with its budget; a line that is there is not made again, an interrupted training
 goes on from its checkpoint, and the tables are made from the lines alone (``--render``): cells without one say so.
 """
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import strl_tables
+import torch
 from rich.console import Console
 
 from dsf.tasks.files import write_text
@@ -106,12 +109,21 @@ def run(command: list[str], options: argparse.Namespace, log: Path) -> None:
 
 def dataset_id(observation: str, expert: str, split: str) -> str:
     """Minari id of one of the protocol's datasets."""
-    return f"dsf/maze/{observation}-{expert.replace('_', '-')}-{split}-v0"
+    from dsf.train.maze_sets import MazeSet
+
+    return MazeSet(observation, expert, split).dataset_id  # type: ignore[arg-type]  # it checks the names
 
 
-def collect(options: argparse.Namespace, chosen: list[Cell], console: Console) -> None:
+def pairs_of(only: list[str]) -> list[tuple[str, str]]:
+    """Observations and experts of which some cell was asked for; without seeds, look-up tables alone are made."""
+    every = cells([0], [0])
+    chosen = [cell for cell in every if not only or any(part in cell.name for part in only)]
+    return list(dict.fromkeys((cell.observation, cell.expert) for cell in chosen))
+
+
+def collect(options: argparse.Namespace, pairs: list[tuple[str, str]], console: Console) -> None:
     """Make the datasets where they are missing: training mazes, and as many of each other split as are held out."""
-    for observation, expert in sorted({(cell.observation, cell.expert) for cell in chosen}):
+    for observation, expert in pairs:
         for split, count in (("train", options.mazes), ("validation", options.held_out), ("test", options.held_out)):
             name = dataset_id(observation, expert, split)
             if not (options.store / name).exists():
@@ -145,6 +157,7 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     run([*command, *arguments_of(cell, options), *resume], options, out.with_suffix(".log"))
     seconds = time.monotonic() - started
+    torch.set_num_threads(options.threads)
     test, seeds = dataset_id(cell.observation, cell.expert, "test"), range(EVAL_SEED, EVAL_SEED + options.episodes)
     line = {"kind": "cell", **asdict(cell), "budget": budget(options), "train_seconds": round(seconds)}
     line |= scores_of(out, test, cell.expert, seeds)
@@ -206,6 +219,7 @@ def parse() -> argparse.Namespace:
         options.width, options.blocks, options.heads, options.context = 16, 1, 2, 10
         options.seeds, options.sweep_seeds, options.results = [0], [], options.out / "quick.jsonl"
         options.only = ["walls-wall_follower"]
+        options.batch = 8
     if options.store is None:
         options.store = options.out / f"minari-{options.mazes}-{options.held_out}"
     return options
@@ -228,8 +242,9 @@ def main() -> None:
     if not options.render:
         os.environ["MINARI_DATASETS_PATH"] = str(options.store)
         options.store.mkdir(parents=True, exist_ok=True)
-        collect(options, chosen, console)
-        for pair in sorted({(cell.observation, cell.expert) for cell in chosen}):
+        pairs = pairs_of(options.only)
+        collect(options, pairs, console)
+        for pair in pairs:
             asked = {"kind": "bound", "observation": pair[0], "expert": pair[1], "budget": budget(options)}
             if key(asked) not in done:
                 keep(bounds(*pair, options))
@@ -240,7 +255,7 @@ def main() -> None:
     if options.json:
         write_text(options.json, json.dumps(lines, indent=2) + "\n")
     if not options.quick:
-        strl_tables.write_document(lines, every, budget(options))
+        strl_tables.write_document(lines, cells([0], [0]), budget(options))
 
 
 if __name__ == "__main__":
