@@ -17,6 +17,7 @@ goes on from its checkpoint, and the tables are made from the lines alone (``--r
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -151,7 +152,8 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """Train and score one cell; returns its line of results."""
     from strl_scores import scores_of, scores_of_integers
 
-    out = options.out / f"{options.mazes}-{options.steps}-{options.width}" / cell.name
+    settings = json.dumps([budget(options), arguments_of(cell, options)], sort_keys=True)
+    out = options.out / hashlib.sha256(settings.encode()).hexdigest()[:12] / cell.name
     resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
     command = ["dsf-train", dataset_id(cell.observation, cell.expert, "train"), "--out", str(out)]
     started = time.monotonic()
@@ -164,7 +166,8 @@ def measure(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     if cell.model == "strl-spike" and options.integers:
         network = out / "network.dsf.h5"
         export = ["dsf-export", str(out), "--target", "loihi", "-o", str(network), "--episodes", "1"]
-        run([*export, "--max-score-drop", "1000", "--overwrite"], options, out.with_suffix(".export.log"))
+        network.unlink(missing_ok=True)  # of an interrupted run
+        run([*export, "--max-score-drop", "1000"], options, out.with_suffix(".export.log"))
         line["integers"] = scores_of_integers(network, test, cell.expert, seeds, options.context)
     return line
 
