@@ -34,7 +34,8 @@ $(READY): requirements.lock pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	  UV=($(BIN)/uv)
 	fi
-	"$${UV[@]}" pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, every process would compile torch and sympy for itself (8 s).
+	"$${UV[@]}" pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	"$${UV[@]}" pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $(READY)
 

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from rich.progress import Progress
 
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
+from dsf.export.nodes import NetworkError
 from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
@@ -39,6 +41,37 @@ from dsf.tasks.files import write_json
 
 RANGE_TOLERANCE = 1e-3
 """Targets this close to the end of the input range count as inside it."""
+
+
+def open_network(path: Path) -> Network:
+    """Read the network file.
+
+    Raises:
+        UserError: it cannot be read; where it is a training run, saying what can be done with that.
+    """
+    try:
+        return read_network(path)
+    except NetworkError:
+        if (path.is_dir() or path.suffix == ".safetensors") and importlib.util.find_spec("torch") is not None:
+            refuse_training_run(path)
+        raise
+
+
+def refuse_training_run(path: Path) -> None:
+    """Refuse what was trained and not exported; return if this is no training run either.
+
+    Raises:
+        UserError: saying why it cannot run, or how it can.
+    """
+    from dsf.train.checkpoint import load_checkpoint
+
+    try:
+        checkpoint = load_checkpoint(path)
+    except UserError:
+        return
+    checkpoint.require_dsformer()
+    command = f"dsf-export {path} --target loihi -o FILE.dsf.h5"
+    raise UserError(f"{path} is a training run, no network file: make one with {command}")
 
 
 def choose_task(config: SimRunConfig, network: Network) -> Task:
@@ -179,7 +212,7 @@ def run(config: SimRunConfig) -> None:
     check_config(config)
     presets = load_presets(config.hardware or DEFAULT_HARDWARE)
     path = config.network or network_path()
-    network, digest = read_network(path), file_digest(path)
+    network, digest = open_network(path), file_digest(path)
     require_cores(network, presets)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)

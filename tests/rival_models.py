@@ -12,7 +12,9 @@ from dsf.train.config import ModelConfig
 from dsf.train.decision_model import DecisionModel
 from dsf.train.rival_config import PolicyKind, RivalConfig
 from dsf.train.rivals import make_rival
+from dsf.train.strl_config import StrlConfig
 
+CAUSAL = StrlConfig(attention="causal")
 CONTEXT, OBSERVATIONS = 8, 11
 FEATURES = OBSERVATIONS + ACTIONS + 1
 SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
@@ -22,7 +24,8 @@ def small_model(kind: PolicyKind, seed: int = 0, **settings: int) -> DecisionMod
     """A random rival for hopper, in evaluation mode and a little away from its start."""
     torch.manual_seed(seed)
     codec = random_codec(FEATURES, 8, np.random.default_rng(seed))
-    model = make_rival(kind, RivalConfig(**settings), SMALL, codec, get_task("hopper")).eval()
+    rival = RivalConfig(strl=CAUSAL, **settings) if kind == "strl" else RivalConfig(**settings)
+    model = make_rival(kind, rival, SMALL, codec, get_task("hopper")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

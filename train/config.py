@@ -207,7 +207,8 @@ class TrainConfig:
     policy: PolicyKind = "dsformer"
     """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
     bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10); fcnet: Fourier Controller
-    Network (Tan et al. 2024); spikegpt, spikebert: in the style of Zhu et al. 2023 and Lv et al. 2023."""
+    Network (Tan et al. 2024); spikegpt, spikebert: in the style of Zhu et al. 2023 and Lv et al. 2023; strl: the
+    spiking transformer with softmax of arXiv 2505.14533, bidirectional or causal (--rival.strl.attention)."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     steps: int = 20_000

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from dsf.tasks import UserError
+from dsf.train.strl_config import StrlConfig, strl_from_json
 
-PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert"]
+PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert", "strl"]
 Activation = Literal["relu", "gelu"]
 EvaluationPrecision = Literal["fp32", "int8"]
 """What a trained model is scored at; training is apart."""
@@ -19,6 +20,7 @@ RIVAL_NAMES: dict[PolicyKind, str] = {
     "fcnet": "Fourier Controller Network",
     "spikegpt": "SpikeGPT-style model",
     "spikebert": "SpikeBERT-style model",
+    "strl": "STRL",
 }
 """What each rival is called where a person reads it."""
 OBSTACLES: dict[PolicyKind, str] = {
@@ -27,15 +29,17 @@ OBSTACLES: dict[PolicyKind, str] = {
     "fcnet": "its LayerNorm divides per token and its activations are no spikes",
     "spikegpt": "its LayerNorm and its weighted mean over tokens divide per token, and its matrices read no spikes",
     "spikebert": "its LayerNorm divides per token and its residual adds spikes up",
+    "strl": "its softmax over the scores and its float LayerNorm both divide per token",
 }
 """Why each rival cannot become a network of integer spikes."""
 USED_BY: dict[str, tuple[PolicyKind, ...]] = {
-    "mlp_hidden": ("dt", "fcnet", "spikegpt", "spikebert"),
-    "heads": ("dt", "spikebert"),
+    "mlp_hidden": ("dt", "fcnet", "spikegpt", "spikebert", "strl"),
+    "heads": ("dt", "spikebert", "strl"),
     "activation": ("dt", "bc"),
-    "dropout": ("dt",),
+    "dropout": ("dt", "strl"),
     "fourier_window": ("fcnet",),
     "fourier_modes": ("fcnet",),
+    "strl": ("strl",),
 }
 """Settings that only some rivals know; the others are everybody's but DSFormer's."""
 
@@ -55,15 +59,16 @@ class RivalConfig:
     """Hidden channels of each block's MLP. None makes the count of parameters that of the DSFormer of the same --model,
     as nearly as whole channels can; not for bc, whose hidden layers have its width."""
     heads: int = 1
-    """Attention heads of dt and spikebert."""
+    """Attention heads of dt, spikebert and strl; STRL's paper has 8."""
     activation: Activation = "relu"
     """Of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1
-    """Share of dt's values that training drops: embeddings, attention weights and branches."""
+    """Share of values that training drops: dt's embeddings, attention weights and branches, strl's embeddings."""
     fourier_window: int | None = None
     """Tokens in fcnet's sliding Fourier transform, the present one included; None is --model.context."""
     fourier_modes: int | None = None
     """Lowest frequencies that fcnet keeps, at most (window + 1) // 2; None is that, up to 10."""
+    strl: StrlConfig = field(default_factory=StrlConfig)
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation):
@@ -90,7 +95,7 @@ class RivalConfig:
         """
         for item in dataclasses.fields(self):
             users = USED_BY.get(item.name, tuple(RIVAL_NAMES))
-            if policy not in users and getattr(self, item.name) != item.default:
+            if policy not in users and getattr(self, item.name) != getattr(RivalConfig(), item.name):
                 raise UserError(f"rival.{item.name} has no use for --policy {policy}: leave it out")
 
 
@@ -105,7 +110,8 @@ def rival_from_json(values: Any) -> RivalConfig:
     unknown = ", ".join(sorted(set(values) - {item.name for item in dataclasses.fields(RivalConfig)}))
     if unknown:
         raise UserError(f"rival config does not fit this version of dsf (fields: {unknown}): use the one that wrote it")
-    return RivalConfig(**values)
+    # Rivals older than STRL name none of its settings.
+    return RivalConfig(**{**values, "strl": strl_from_json(values.get("strl", {}))})
 
 
 def cannot_become_spikes(policy: PolicyKind) -> str:

@@ -19,6 +19,7 @@ from dsf.train.model import DSFormer
 from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.spikebert import SpikeBERT
 from dsf.train.spikegpt import SpikeGPT
+from dsf.train.strl import Strl
 
 LEAST_WIDTH = 16
 """No rival is made narrower than this to match a count (or than --model.width, where that is smaller)."""
@@ -52,6 +53,8 @@ def build(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: In
     shapes = (config, codec, task.action_size, task.discrete)
     if policy == "dt":
         return DecisionTransformer(rival, *shapes, steps=task.max_steps)
+    if policy == "strl":
+        return Strl(rival, *shapes, steps=task.max_steps)
     if policy not in MODELS:
         raise UserError(f"{policy} is no rival of DSFormer")
     return MODELS[policy](rival, *shapes)
@@ -114,6 +117,7 @@ def describe_model(model: DecisionModel, task: Task) -> str:
     other = dsformer_parameters(model.config, model.codec, task)
     width, hidden = model.rival.sizes
     sizes = f"width {width}" + ("" if model.kind == "bc" else f", MLP {hidden}")
+    sizes += f", {model.rival.strl.attention}" if model.kind == "strl" else ""
     return (
         f"{RIVAL_NAMES[model.kind]} ({sizes}), {count:,} parameters ({attention} of this --model: {other:,}, "
         f"{100 * (count - other) / other:+.2f} %)"

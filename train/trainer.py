@@ -36,6 +36,7 @@ from dsf.train.norm import set_blend
 from dsf.train.portable import compile_kernels
 from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.qat import QuantizedDSFormer, deployed
+from dsf.train.rival_config import RivalConfig
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
 from dsf.train.schedule import blend_factor, learning_rate_factor
 
@@ -154,7 +155,7 @@ class Trainer:
         checkpoint = load_checkpoint(self.config.out)
         mine, theirs = self.header(), checkpoint.header
         my_settings, their_settings = (
-            flat_settings({**ADDED_SETTINGS, **header["train"]}) for header in (mine, theirs)
+            {**flat_settings(ADDED_SETTINGS), **flat_settings(header["train"])} for header in (mine, theirs)
         )
         different = [
             name
@@ -162,10 +163,13 @@ class Trainer:
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name
-            for name in ("dataset", "codec", "precision", "model", "rival", "ranks")
-            if mine[name] != theirs.get(name)
+            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
         ]
+        sizes = mine["rival"], theirs.get("rival")
+        if sizes[0] != (
+            sizes[1] and {**dataclasses.asdict(RivalConfig()), **sizes[1]}
+        ):  # its younger fields at their defaults
+            different.append("rival")
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
         if theirs["step"] and not checkpoint.group("optimizer"):

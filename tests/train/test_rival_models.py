@@ -21,7 +21,7 @@ from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.rivals import dsformer_parameters, make_rival
 from dsf.train.spikegpt import TimeMix, along_tokens
 
-KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert")
+KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,8 +21,8 @@ from dsf.train.trainer import Trainer
 STEPS = 100
 SCORED = ("--eval-episodes", "1", "--eval-targets", "3600")
 FAST = ("--learning-rate", "3e-3", "--batch-size", "16")
-KINDS = ("dt", "bc", "fcnet", "spikegpt", "spikebert")
-SPIKING = ("spikegpt", "spikebert")
+KINDS = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
+SPIKING = ("spikegpt", "spikebert", "strl")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,139 @@
+"""STRL: its neuron, who sees the future, gradients, and the command line's answers about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_refused
+from random_networks import ACTIONS, random_codec
+from training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, trained
+
+from dsf.export.cli import main as export_main
+from dsf.runtime.cli import main as sim_main
+from dsf.tasks import UserError, get_task
+from dsf.train.checkpoint import load_checkpoint, save_checkpoint
+from dsf.train.config import ModelConfig
+from dsf.train.neurons import set_neuron_kind
+from dsf.train.rival_config import RivalConfig, rival_from_json
+from dsf.train.rivals import make_rival
+from dsf.train.sigmoid_neuron import SigmoidLIF
+from dsf.train.strl import Strl
+from dsf.train.strl_config import StrlAttention, StrlConfig
+
+CONTEXT, FEATURES = 7, 11 + ACTIONS + 1
+CONFIG = ModelConfig(width=24, blocks=2, context=CONTEXT, window=3)
+
+
+def random_strl(attention: StrlAttention, seed: int = 0) -> Strl:
+    """A small one in evaluation mode whose neurons fire."""
+    torch.manual_seed(seed)
+    rival = RivalConfig(heads=4, strl=StrlConfig(attention=attention, threshold=0.2))
+    model = make_rival("strl", rival, CONFIG, random_codec(FEATURES, 8, np.random.default_rng(0)), get_task("hopper"))
+    assert isinstance(model, Strl)
+    return model.eval()
+
+
+def windows(seed: int) -> torch.Tensor:
+    return torch.randint(-127, 128, (3, CONTEXT, FEATURES), generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize(("tau", "threshold"), [(2.0, 1.0), (1.5, 0.4), (8.0, 0.1)])
+def test_fused_neuron_is_snntorchs_leaky_forward_and_backward(tau: float, threshold: float) -> None:
+    torch.manual_seed(1)
+    neuron, drive, weights = SigmoidLIF(tau, threshold), 2 * torch.randn(6, 50, 8), torch.randn(6, 50, 8)
+    found = []
+    for kind in ("snntorch", "fused"):
+        set_neuron_kind(neuron, kind)
+        mine = drive.clone().requires_grad_()
+        spikes = neuron(mine)
+        (spikes * weights).sum().backward()
+        found.append((spikes.detach(), mine.grad))
+    assert 0.05 < found[0][0].mean() < 0.9 and torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+@torch.no_grad()
+def test_bidirectional_sees_the_next_token_and_causal_does_not() -> None:
+    mask, whole = torch.ones(3, CONTEXT, dtype=torch.bool), windows(1)
+    for attention in ("bidirectional", "causal"):
+        model = random_strl(attention)
+        before = model(whole, mask)
+        for now in range(CONTEXT - 1):
+            changed = whole.clone()
+            changed[:, now + 1] = windows(2)[:, now + 1]
+            leaked = not torch.allclose(model(changed, mask)[:, now], before[:, now], atol=1e-6)
+            assert leaked == (attention == "bidirectional")
+
+
+def test_gradients_reach_every_parameter() -> None:
+    for attention in ("bidirectional", "causal"):
+        model = random_strl(attention).train()
+        model(windows(1), torch.ones(3, CONTEXT, dtype=torch.bool)).square().sum().backward()
+        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert silent == []
+
+
+def test_published_size_is_buildable_and_counts() -> None:
+    """6 blocks of width 256: 4 D^2 + ... as the source's layers add up (no projection, no bias on Q, K and V)."""
+    config = ModelConfig(width=256, blocks=6, context=100)
+    codec, task = random_codec(4 + 2 + 1, 8, np.random.default_rng(0)), get_task("cartpole")
+    model = make_rival("strl", RivalConfig(width=256, mlp_hidden=1024, heads=8), config, codec, task)
+    block = 3 * 256**2 + 2 * 256 * 1024 + 1024 + 256 + 4 * 256
+    assert model.parameter_count() == 6 * block + 256 * (7 + 1 + 500 + 100 + 2) + 2 * 256 + 2
+    assert model.rival is not None and model.rival.strl == StrlConfig()
+
+
+def test_discrete_run_is_refused_for_spikes_and_names_the_way(tiny_store: Path, tmp_path: Path) -> None:
+    run, network = tmp_path / "run", tmp_path / "network.dsf.h5"
+    settings = ("--steps", "100", *TINY, *UNSCORED, "--policy", "strl", "--rival.strl.attention", "causal")
+    said = trained(CARTPOLE, "--out", str(run), *settings)
+    reasons = ("softmax", "LayerNorm", "--policy dsformer")
+    for word in (*reasons, "STRL (width 8, MLP", "causal"):
+        assert word in said
+    model = load_checkpoint(run).build_model()
+    assert isinstance(model, Strl) and model.discrete and model.causal
+    refused = run_here(export_main, "dsf-export", str(run), "--target", "loihi", "-o", str(network))
+    assert_refused(refused, *reasons)
+    assert not network.exists()
+    for arguments in ((str(run),), (str(run / "checkpoint.safetensors"),), ("--checkpoint", str(run))):
+        assert_refused(run_here(sim_main, "dsf-sim-run", *arguments, "--backend", "reference"), *reasons)
+
+
+def test_rivals_older_than_strl_are_read_and_resumed(tiny_store: Path, tmp_path: Path) -> None:
+    settings = ("--steps", "4", *TINY, *UNSCORED, "--policy", "dt")
+    trained(CARTPOLE, "--out", str(tmp_path), *settings)
+    checkpoint = load_checkpoint(tmp_path)
+    header = json.loads(json.dumps(checkpoint.header))
+    del header["rival"]["strl"], header["train"]["rival"]["strl"]
+    save_checkpoint(checkpoint.path, checkpoint.tensors, header)
+    assert load_checkpoint(tmp_path).build_model().rival is not None
+    trained(CARTPOLE, "--out", str(tmp_path), *settings, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (("strl", "--rival.strl.ticks", "0"), ("rival.strl.ticks is 0",)),
+        (("strl", "--rival.strl.tau", "1"), ("rival.strl.tau is 1",)),
+        (("strl", "--rival.strl.threshold", "nan"), ("rival.strl.threshold is nan",)),
+        (("strl", "--rival.activation", "gelu"), ("rival.activation has no use for --policy strl",)),
+        (("dt", "--rival.strl.ticks", "2"), ("rival.strl has no use for --policy dt",)),
+        (("strl", "--rival.heads", "7"), ("rival.heads is 7",)),
+    ],
+)
+def test_wrong_settings_are_refused(
+    arguments: tuple[str, ...], fragments: tuple[str, ...], tiny_store: Path, tmp_path: Path
+) -> None:
+    refused = train_here(CARTPOLE, "--out", str(tmp_path / "run"), *TINY, *UNSCORED, "--policy", *arguments)
+    assert_refused(refused, *fragments)
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    for values in ({"strl": {"novelty": 1}}, {"strl": 3}):
+        with pytest.raises(UserError, match="does not fit this version"):
+            rival_from_json(values)
+    assert rival_from_json({}) == RivalConfig()

@@ -1,0 +1,200 @@
+"""The best look-up table over what a policy may see: how far an observation can take any policy at all.
+
+A table answers with the choice that training data took most often in the same situation. Situations have levels, from
+coarse (nothing is looked at) to fine; a level's shares are smoothed with those of the level before,
+
+    p_k(choice) = (n_k(choice) + alpha p_{k-1}(choice)) / (n_k + alpha),
+
+n_k counting training tokens in the same situation, so that rare and unseen situations fall back by themselves. Which
+ladder of levels, where it ends and which alpha: whatever is best on validation data. All is counting, and it holds only
+as far as the training data cover the situations.
+
+A causal situation is the observation (in parts, coarse to fine), the last executed choices and the return-to-go. With
+``see_next`` it is also the next observation, which nobody has when deciding: that is the advantage of bidirectional
+attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.tasks.policy import FloatArray
+from dsf.train.data import OfflineDataset
+from dsf.train.flat_store import IntArray
+from dsf.train.token_accuracy import TokenAccuracy, require_choices
+
+Level = tuple[int, bool]
+"""How many of the last choices are looked at beside the whole observation, and whether the return-to-go is."""
+LADDERS: tuple[tuple[Level, ...], ...] = (
+    ((0, False), (1, False), (2, False), (3, False), (4, False), (6, False), (8, False)),
+    ((0, False), (1, False), (1, True), (2, True), (3, True), (4, True), (6, True), (8, True)),
+    ((0, False), (0, True), (1, True), (2, True), (4, True), (8, True)),
+)
+MOST_CHOICES = max(history for ladder in LADDERS for history, _ in ladder)
+ALPHAS = (0.1, 0.5, 2.0, 8.0)
+RETURN_GRAIN = 1000.0
+"""Returns-to-go count as equal when they agree to this share of a reward unit; sums of rewards are not exact."""
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class LookupScore:
+    """What the table chosen on validation data does on test data.
+
+    Attributes:
+        finest: what the last level of its ladder looks at.
+        alpha: its smoothing.
+        validation, test: accuracies.
+    """
+
+    finest: str
+    alpha: float
+    validation: TokenAccuracy
+    test: TokenAccuracy
+
+
+def best_table(
+    train: OfflineDataset,
+    validation: OfflineDataset,
+    test: OfflineDataset,
+    context: int,
+    see_next: bool,
+    parts: Sequence[Sequence[int]] | None = None,
+) -> LookupScore:
+    """Fit every ladder on ``train``, choose on ``validation``, and score ``test``.
+
+    Args:
+        train: what is counted; of a task with choices, all kept episodes, as below.
+        validation: what chooses the ladder and alpha.
+        test: what is scored.
+        context: the first tokens of each episode that are scored, as in token_accuracy; all are learnt from.
+        see_next: whether the next observation may be seen; an episode's last token has none.
+        parts: columns of the observation, coarse to fine, a level each; None is all of them at once.
+
+    Raises:
+        UserError: the actions are no choices.
+    """
+    for data in (train, validation, test):
+        require_choices(data)
+    columns = [list(part) for part in parts or [range(train.task.observation_size)]]
+    fitted, *asked = [Situations.of(data, columns) for data in (train, validation, test)]
+    found: list[LookupScore] = []
+    for ladder in LADDERS:
+        shares = {alpha: [data.prior(fitted) for data in asked] for alpha in ALPHAS}
+        names = [f"part {place} of the observation" for place in range(1, len(columns))] + [_name(x) for x in ladder]
+        for place, name in enumerate(names):
+            level = None if place < len(columns) - 1 else ladder[place - len(columns) + 1]
+            keys = [data.keys(place, level, see_next) for data in (fitted, *asked)]
+            counts = [_counts(keys[0], fitted, key) for key in keys[1:]]
+            for alpha in ALPHAS:
+                shares[alpha] = [_smoothed(*pair, alpha) for pair in zip(counts, shares[alpha])]
+                scores = [data.score(share, context) for data, share in zip(asked, shares[alpha])]
+                found.append(LookupScore(name + ", next observation" * see_next, alpha, *scores))
+    return max(found, key=lambda score: score.validation.correct)  # of equal ones the first: the coarsest situation
+
+
+def _name(level: Level) -> str:
+    history, returns = level
+    choices = ["last choice" if history == 1 else f"last {history} choices"] * (history > 0)
+    return ", ".join(["observation", *choices, *["return-to-go"] * returns])
+
+
+@dataclass(frozen=True)
+class Situations:
+    """A dataset's kept steps as hashes of what can be looked at, (steps,) each, and what was done.
+
+    Attributes:
+        parts: of the observation, coarse to fine.
+        following: of the next whole observation; 0 at an episode's last step.
+        returns: of the return-to-go.
+        before: the choices before, by lag from 1 on; the number of choices where the episode had not begun.
+        choices: what was done.
+        places: step of the episode, from 0.
+        size: number of choices.
+    """
+
+    parts: list[Hashes]
+    following: Hashes
+    returns: Hashes
+    before: list[IntArray]
+    choices: IntArray
+    places: IntArray
+    size: int
+
+    @classmethod
+    def of(cls, data: OfflineDataset, columns: list[list[int]]) -> Situations:
+        """Those of all kept steps, in order."""
+        places = np.concatenate([np.arange(length) for length in data.lengths])
+        rows = np.repeat(data.kept_starts, data.lengths) + places
+        tokens, size = np.asarray(data.tokens[rows]), data.task.action_size
+        choices = np.asarray(data.actions[rows]).argmax(axis=1)
+        whole = _hash(tokens[:, : data.task.observation_size])
+        following = np.append(whole[1:], np.uint64(0))
+        following[np.append(places[1:] == 0, True)] = 0
+        before = []
+        for lag in range(1, MOST_CHOICES + 1):
+            earlier = np.roll(choices, lag)
+            earlier[places < lag] = size
+            before.append(earlier)
+        to_go = np.rint(tokens[:, -1:].astype(np.float64) * data.task.return_scale * RETURN_GRAIN)
+        returns = _hash(to_go.astype(np.float32))
+        return cls([_hash(tokens[:, part]) for part in columns], following, returns, before, choices, places, size)
+
+    def keys(self, place: int, level: Level | None, see_next: bool) -> Hashes:
+        """The situations, as one level of a ladder tells them apart, (steps,).
+
+        ``place`` counts levels from the coarsest; a part of the observation alone has no ``level``.
+        """
+        key = self.parts[min(place, len(self.parts) - 1)]
+        if see_next:
+            key = _join(key, self.following)
+        if level is None:
+            return key
+        history, returns = level
+        for earlier in self.before[:history]:
+            key = _join(key, earlier.astype(np.uint64))
+        return _join(key, self.returns) if returns else key
+
+    def prior(self, train: Situations) -> FloatArray:
+        """Shares of the choices in ``train`` whatever the situation, for every step here, (steps, choices)."""
+        shares = np.bincount(train.choices, minlength=train.size) / len(train.choices)
+        return np.tile(shares, (len(self.choices), 1))
+
+    def score(self, shares: FloatArray, context: int) -> TokenAccuracy:
+        """How often the choice with the largest share (steps, choices) is right, in the first tokens of episodes."""
+        scored = self.places < context
+        right = shares.argmax(axis=1) == self.choices
+        return TokenAccuracy(int(scored.sum()), int(right[scored].sum()))
+
+
+def _hash(values: npt.NDArray[np.float32]) -> Hashes:
+    """A 64-bit hash of each row of float32 values; equal rows have equal hashes, others hardly ever."""
+    bits = (values.astype(np.float32) + np.float32(0.0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
+    total = np.full(len(values), 1, np.uint64)
+    for column in bits.T:
+        total = _join(total, column)
+    return total
+
+
+def _join(first: Hashes, second: Hashes) -> Hashes:
+    """Hash of a pair (multiply and shift, splitmix64's constants)."""
+    mixed = first * np.uint64(0x9E3779B97F4A7C15) + second + np.uint64(1)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+
+
+def _counts(mine: Hashes, train: Situations, asked: Hashes) -> FloatArray:
+    """How often ``train``, in situations ``mine``, took each choice in the situations ``asked``, (asked, choices)."""
+    known, index = np.unique(mine, return_inverse=True)
+    cells = np.bincount(index.reshape(-1) * train.size + train.choices, minlength=len(known) * train.size)
+    place = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return np.where((known[place] == asked)[:, None], cells.reshape(-1, train.size)[place], 0).astype(np.float64)
+
+
+def _smoothed(counts: FloatArray, coarser: FloatArray, alpha: float) -> FloatArray:
+    """Shares of the choices at this level, given those of the level before, (steps, choices) each."""
+    return (counts + alpha * coarser) / (counts.sum(axis=1, keepdims=True) + alpha)
