@@ -5,9 +5,9 @@
 whatever belongs to the cluster is found among its descendants, under any name.
 
 The token is spelt out. Left to itself, Ray 2.60 asks for one at the head where ``~/.ray/auth_token`` exists (any
-``ray.init`` without an address writes it), while ``ray start --address`` and ``ray.init(address="HOST:PORT")`` send none
-unless RAY_AUTH_MODE says so, and are refused with InvalidAuthToken (``ray/scripts/scripts.py``: only the head's branch
-calls ``maybe_enable_token_auth_if_token_available``).
+``ray.init`` that starts a cluster writes it), while ``ray start --address`` and ``ray.init`` with an address send none
+unless RAY_AUTH_MODE is ``token``, and are refused with InvalidAuthToken (``ray/scripts/scripts.py``: only the head's
+branch calls ``maybe_enable_token_auth_if_token_available``).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def two_nodes(place: Path, cpus: int) -> Iterator[Cluster]:
 
 
 def start_node(log: Path, cpus: int, *options: object) -> subprocess.Popen[bytes]:
-    """Start a node that stays this process's child; ports of workers are the system's choice, as two nodes share them."""
+    """Start a node as a child of this process; ports of workers are the system's choice, as two nodes share them."""
     limits = ("--num-cpus", cpus, "--object-store-memory", OBJECT_STORE_BYTES, "--disable-usage-stats")
     ports = ("--node-ip-address", LOOPBACK, "--min-worker-port", 0, "--max-worker-port", 0)
     program = Path(sys.executable).parent / "ray"

@@ -43,7 +43,7 @@ def specification(quick: bool) -> dict[str, Any]:
         "datasets": [DATASET],
         "models": plain if quick else priced,
         "seeds": list(range(2 if quick else 6)),
-        "settings": {**TINY, "steps": 100 if quick else 400, "checkpoint-every": 10},
+        "settings": {**TINY, "steps": 100 if quick else 200, "checkpoint-every": 10},
         "evaluation": {"episodes": 2},
     }
 
@@ -106,10 +106,8 @@ def nodes_at_work(cluster: Cluster) -> int:
 
 def sweep_on_ray(spec: Path, place: Path, quick: bool, collecting: subprocess.Popen[str]) -> dict[str, Any]:
     """The sweep on a cluster, with its kills."""
-    with (
-        tempfile.TemporaryDirectory(prefix="nodes", dir="/tmp") as short,
-        two_nodes(Path(short), CPUS_PER_NODE) as cluster,
-    ):
+    sockets = tempfile.TemporaryDirectory(prefix="nodes", dir="/tmp")
+    with sockets as short, two_nodes(Path(short), CPUS_PER_NODE) as cluster:
         finish(collecting)
         nodes, begun = nodes_at_work(cluster), time.monotonic()
         options = ("--launcher", "ray", "--ray-address", cluster.address, "--out", place / "on_ray")
@@ -130,9 +128,9 @@ def measure(quick: bool, place: Path) -> dict[str, Any]:
     (place / "minari").mkdir()
     spec, begun, values = place / "ray.yaml", time.monotonic(), specification(quick)
     spec.write_text(yaml.safe_dump(values, sort_keys=False))
-    segments = set(Path("/dev/shm").iterdir())
+    segments = object_stores()
     found = sweep_on_ray(spec, place, quick, start("dsf-data", "collect", RECIPE, "--steps", 300, "--seed", 0))
-    left = [path.name for path in set(Path("/dev/shm").iterdir()) - segments]
+    left = sorted(object_stores() - segments)
     local = time.monotonic()
     finish(start("dsf-bench", "sweep", spec, "--out", place / "local", "--workers", 2))
     found["seconds_local"] = round(time.monotonic() - local, 1)
@@ -148,6 +146,11 @@ def measure(quick: bool, place: Path) -> dict[str, Any]:
         "left_behind": [*descendants(os.getpid()), *left],
         "seconds": round(time.monotonic() - begun, 1),
     }
+
+
+def object_stores() -> set[str]:
+    """Names of Ray's shared-memory segments."""
+    return {path.name for path in Path("/dev/shm").glob("*plasma*")}
 
 
 def counted(out: Path, cells: int) -> dict[str, int]:
@@ -167,11 +170,9 @@ def counted(out: Path, cells: int) -> dict[str, int]:
 def is_whole(found: dict[str, Any]) -> bool:
     """Whether the sweep has taken the kills as it should."""
     killed = [process for process in found["killed"].values() if process]
-    right = (
-        found["lost"] == found["doubled"] == found["exit_code"] == 0 and found["tables_equal"] and found["nodes"] == 2
-    )
+    right = found["lost"] == found["doubled"] == found["exit_code"] == 0 and found["tables_equal"]
     once = found["begun"] == found["trainings"] and found["resumed"] == len(killed) == len(found["killed"])
-    return bool(right and once and not found["left_behind"])
+    return bool(right and once and found["nodes"] == 2 and not found["left_behind"])
 
 
 def main() -> None:
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the nodes are stopped then, too
     with tempfile.TemporaryDirectory() as place:
         found = measure(options.quick, Path(place))
     print(json.dumps(found, indent=2))
