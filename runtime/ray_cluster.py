@@ -108,7 +108,6 @@ def connected(address: str | None) -> Iterator[None]:
     else:
         _require_listener(where, found)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # else a line per attempt to connect
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
