@@ -66,7 +66,7 @@ def two_nodes(place: Path, cpus: int) -> Iterator[Cluster]:
         wait_for_node(second, place / "second.txt")
         yield Cluster(address, first, second)
     finally:
-        end(descendants(os.getpid()))
+        end_descendants()
 
 
 def start_node(log: Path, cpus: int, *options: object) -> subprocess.Popen[bytes]:
@@ -138,11 +138,8 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def end(processes: list[int]) -> None:
-    """End processes, gently first, and then what they have left to this process."""
-    for process in processes:
-        kill(process, signal.SIGTERM)
-    wait_until_gone(processes)
+def end_descendants() -> None:
+    """End all that this process has started. A node that is asked to would drain first: seconds, for nothing here."""
     while left := descendants(os.getpid()):
         for process in left:
             kill(process, signal.SIGKILL)
