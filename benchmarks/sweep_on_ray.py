@@ -5,8 +5,8 @@
 
 Two ``ray start`` on loopback, one CPU each. Trainings are killed (SIGKILL) once they have a checkpoint: one by its own
 process, in the full run another by the Ray process behind it and a third with all of its node. The same sweep then runs
-with the local launcher; the tables are compared as text. Needs the extras train and cluster; 45 s with --quick, two to
-three minutes without, on two cores that are free.
+with the local launcher; the tables are compared as text. Needs the extras train and cluster. On two
+cores with a load of 5 to 10 from other work: 103 to 108 s with --quick, seven minutes without.
 """
 
 from __future__ import annotations
