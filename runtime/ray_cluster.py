@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dsf.export.network import Network
@@ -20,6 +22,8 @@ from dsf.tasks.console import CommandFailed, require_installed
 CONNECT_S = 5.0
 """Time for a cluster to answer; Ray itself would try for minutes."""
 CLIENT_SCHEME = "ray://"
+ADDRESS, MODE, TOKEN, TOKEN_PATH = "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN_FILE = Path("~/.ray/auth_token")
 
 Share = tuple[list[EpisodeResult], EngineTotals]
 
@@ -95,15 +99,21 @@ def connected(address: str | None) -> Iterator[None]:
         UserError: there is no cluster.
     """
     import ray
+    from ray.exceptions import RayError
 
-    if address is not None:
-        _require_listener(address)
+    where = ADDRESS if address is None else "--ray-address"
+    found = os.environ.get(ADDRESS, "") if address is None else address
+    if found in ("", "local"):
+        _make_token()
+    else:
+        _require_listener(where, found)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    except ConnectionError as error:
-        raise UserError(f"--ray-address {address}: {' '.join(str(error).split())}") from None
+    except (ConnectionError, RayError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{where} {found}: {said}{_token_hint(found)}" if found else f"Ray: {said}") from None
     try:
         signal.signal(signal.SIGTERM, handler)
         yield
@@ -111,7 +121,25 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _require_listener(address: str) -> None:
+def _make_token() -> None:
+    """Give a cluster that Ray may start for this run a token that nobody else needs.
+
+    Left to itself, Ray 2.60 writes one to the user's home. From then on the head of every cluster that is started with
+    ``ray start`` asks for it, and nodes and programs that join by address are refused, because they send none.
+    """
+    decided = any(name in os.environ for name in (MODE, TOKEN, TOKEN_PATH))
+    if not (decided or TOKEN_FILE.expanduser().exists()):
+        os.environ[TOKEN] = secrets.token_hex(32)
+
+
+def _token_hint(address: str) -> str:
+    """What to try where a cluster has refused us; nothing where the user, or Ray on this machine, has decided."""
+    if MODE in os.environ or address == "auto":
+        return ""
+    return f"; if it was started where {TOKEN_FILE} exists, it asks for that token: set {MODE}=token on every node"
+
+
+def _require_listener(where: str, address: str) -> None:
     """Refuse an address at which nobody listens.
 
     Raises:
@@ -121,10 +149,10 @@ def _require_listener(address: str) -> None:
         return
     host, _, port = address.removeprefix(CLIENT_SCHEME).rpartition(":")
     if not (host and port.isdigit()):
-        raise UserError(f"--ray-address is {address}: give HOST:PORT, ray://HOST:PORT or auto")
+        raise UserError(f"{where} is {address}: give HOST:PORT, ray://HOST:PORT or auto")
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"--ray-address {address}: no Ray cluster answers ({error}): start one with ray start --head"
+            f"{where} {address}: no Ray cluster answers ({error}): start one with ray start --head"
         ) from None

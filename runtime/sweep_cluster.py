@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,12 @@ from dsf.tasks import UserError
 from dsf.tasks.console import require_installed
 
 TRIES = 4
-"""Of a job whose worker or node dies: each goes on from the last checkpoint."""
+"""Of a job whose worker, Ray process or node dies: each goes on from the last checkpoint."""
 POLL_S = 0.5
+
+
+class WorkerKilled(Exception):
+    """A job's worker was ended by a signal: for want of memory, say, or by somebody. Ray starts the job again."""
 
 
 def work_here(job: str, threads: int) -> int:
@@ -29,6 +35,18 @@ def work_here(job: str, threads: int) -> int:
     A process of its own: torch reads its number of threads when it is loaded, and the kernel kills it with this one.
     """
     return start_worker(Path(job), environment_of(threads), wait=True).wait()
+
+
+def work_or_be_retried(job: str, threads: int) -> int:
+    """Run a job's worker as a task of Ray's, which by itself only notices the death of its own processes.
+
+    Raises:
+        WorkerKilled: a signal has ended the worker.
+    """
+    code = work_here(job, threads)
+    if code < 0:
+        raise WorkerKilled(f"its process was killed by {signal.Signals(-code).name} on {os.uname().nodename}")
+    return code
 
 
 def run_on_ray(
@@ -51,7 +69,8 @@ def run_on_ray(
 
     with connected(address):
         _require_room(ray.cluster_resources(), cores_per_cell, gpus_per_cell)
-        task = ray.remote(num_cpus=cores_per_cell, num_gpus=gpus_per_cell, max_retries=TRIES - 1)(work_here)
+        room = {"num_cpus": cores_per_cell, "num_gpus": gpus_per_cell}
+        task = ray.remote(**room, max_retries=TRIES - 1, retry_exceptions=[WorkerKilled])(work_or_be_retried)
         waiting = list(jobs)
         running: dict[Any, Job] = {}
         while waiting or running:
@@ -75,11 +94,13 @@ def _require_room(cluster: dict[str, float], cores: int, gpus: float) -> None:
 
 def _outcome(job: Job, reference: Any) -> Outcome:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return Outcome(job, ray.get(reference))
     except RayError as error:
+        if isinstance(error, RayTaskError):  # whose own text is a traceback
+            error = error.cause
         return Outcome(job, None, f"Ray gave up after {TRIES} tries: {' '.join(str(error).split())}")
 
 

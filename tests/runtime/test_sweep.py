@@ -209,8 +209,8 @@ if importlib.util.find_spec("ray"):
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, (done.stdout, done.stderr)
         found = json.loads(report.read_text())
-        assert found["nodes"] == 2 and found["killed"] and found["tables_equal"]
-        assert (found["lost"], found["doubled"]) == (0, 0)
+        assert found["nodes"] == 2 and found["killed"]["worker"] and found["resumed"] == 1 and found["tables_equal"]
+        assert (found["lost"], found["doubled"], found["left_behind"]) == (0, 0, [])
 
 
 def test_a_launcher_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

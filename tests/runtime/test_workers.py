@@ -203,6 +203,12 @@ if importlib.util.find_spec("ray"):
         result = sim_run("--backend", "fast", "--launcher", "ray", "--ray-address", address, "--no-compare")
         assert_refused(result, f"--ray-address {'is ' if address == 'nowhere' else ''}{address}")
 
+    def test_a_cluster_in_the_environment_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+        """Ray itself would try for minutes."""
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        result = sim_run("--backend", "fast", "--launcher", "ray", "--no-compare")
+        assert_refused(result, "RAY_ADDRESS 127.0.0.1:1: no Ray cluster answers")
+
 else:
 
     def test_ray_is_an_extra() -> None:
