@@ -26,7 +26,7 @@ from dsf.runtime.sweep_jobs import (
     result_path,
     write_failure,
 )
-from dsf.runtime.sweep_local import Outcome, run_locally
+from dsf.runtime.sweep_local import Outcome, run_locally, visible_gpus
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.tasks import UserError
 from dsf.tasks.console import CommandFailed, require_installed
@@ -103,8 +103,11 @@ def check_config(config: SweepConfig) -> None:
     for flag, value in (("--workers", config.workers), ("--cores-per-cell", config.cores_per_cell)):
         if value is not None and value < 1:
             raise UserError(f"{flag} is {value}: it must be at least 1")
-    if config.gpus_per_cell < 0.0:
-        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: it must be 0 or more")
+    if config.gpus_per_cell < 0.0 or (config.gpus_per_cell > 1.0 and not config.gpus_per_cell.is_integer()):
+        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: it must be a share up to 1, or whole GPUs")
+    if config.launcher == "local" and config.gpus_per_cell > len(visible_gpus()):
+        here = len(visible_gpus())
+        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: this machine shows {here} GPUs; use 0 for the CPU")
     if config.ray_address is not None and config.launcher != "ray":
         raise UserError("--ray-address is of --launcher ray: add that, or drop it")
     if config.launcher == "submitit" and config.workers is not None:

@@ -17,6 +17,8 @@ from dsf.runtime.sweep_worker import EXIT_BUSY, WAIT, environment_of
 POLL_S = 0.05
 BUSY_S = 1.0
 """Before jobs are looked at again that another sweep is working on."""
+SHARE_SLACK = 1e-6
+"""1 / 0.1 is 10, whatever binary fractions make of it."""
 STOP_S = 10.0
 """Time for workers to end by themselves."""
 
@@ -118,15 +120,29 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _slots(count: int, cores_per_cell: int, gpus_per_cell: float) -> list[_Slot]:
+    """As many as are asked for, but no more than the GPUs hold."""
+    places = gpu_places(visible_gpus(), gpus_per_cell) if gpus_per_cell else [None] * count
+    count = min(count, len(places))
     available = sorted(os.sched_getaffinity(0))
     pinned = count * cores_per_cell <= len(available)
-    gpus = visible_gpus() if gpus_per_cell else []
     slots = []
     for index in range(count):
         cores = set(available[index * cores_per_cell : (index + 1) * cores_per_cell]) if pinned else set()
-        gpu = gpus[int(index * gpus_per_cell) % len(gpus)] if gpus else None
-        slots.append(_Slot(cores, gpu))
+        slots.append(_Slot(cores, places[index]))
     return slots
+
+
+def gpu_places(gpus: list[str], gpus_per_cell: float) -> list[str | None]:
+    """What CUDA_VISIBLE_DEVICES is of each cell that fits, neighbours on different GPUs where several share one.
+
+    Args:
+        gpus: names.
+        gpus_per_cell: a share up to 1, or a whole number.
+    """
+    if gpus_per_cell > 1.0:
+        whole = int(gpus_per_cell)
+        return [",".join(gpus[first : first + whole]) for first in range(0, len(gpus) - whole + 1, whole)]
+    return [*gpus] * int(1.0 / gpus_per_cell + SHARE_SLACK)
 
 
 def visible_gpus() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from conftest import assert_refused
 from training_runs import run_here
 
 from dsf.runtime import bench_cli
+from dsf.runtime.sweep_command import SweepConfig, check_config
 from dsf.runtime.sweep_energy import dense_energy
 from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweep_identity import code_version, meaning, resolve_cell
+from dsf.runtime.sweep_local import gpu_places
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
 from dsf.tasks import UserError, get_task
@@ -234,3 +237,19 @@ def test_a_decision_transformer_is_priced_by_its_sizes() -> None:
     assert "prices dt, and this is bc" in dense_energy("decision-transformer", header, get_task("hopper"))["not_priced"]
     cloning = dense_energy("mlp", {"policy": "bc", "rival": {"width": 256}}, get_task("hopper"))["microjoules"]
     assert cloning["fp32"]["paper_45nm"] == pytest.approx((11 * 256 + 256**2 + 256 * 3) * 4.6e-6, rel=1e-5)
+
+
+def test_small_trainings_share_gpus_and_large_ones_take_several() -> None:
+    two = ["0", "1"]
+    assert gpu_places(two, 0.25) == ["0", "1"] * 4 and gpu_places(two, 0.1) == ["0", "1"] * 10
+    assert gpu_places(two, 0.3) == ["0", "1"] * 3  # 0.9 of each: a fourth would not fit
+    assert gpu_places(two, 1.0) == two and gpu_places(two, 2.0) == ["0,1"] and gpu_places(["0"], 2.0) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(1.5, "a share up to 1, or whole GPUs"), (2.0, "this machine shows 1 GPUs")]
+)
+def test_gpus_that_no_cell_can_have_are_refused(share: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_config(SweepConfig("hopper_rivals", gpus_per_cell=share))
