@@ -128,7 +128,11 @@ def test_comments_and_docstrings_are_no_other_code() -> None:
 def test_shipped_sweeps_fit_the_parser(name: str) -> None:
     spec = read_sweep(sweep_path(name))
     assert spec.name == name and spec.title
-    assert all(resolve_cell(cell).place for cell in spec.cells())
+    first = spec.cells()[0]
+    different = {  # a seed and a dataset change one word each
+        (cell.model, cell.axes, cell.dataset if cell.model == first.model else ""): cell for cell in spec.cells()
+    }
+    assert all(resolve_cell(cell).place for cell in different.values())
 
 
 def test_settings_younger_than_sweeps_leave_earlier_places_as_they_are() -> None:
