@@ -65,7 +65,8 @@ class SweepConfig:
     slurm_partition: str | None = None
     """Of --launcher submitit."""
     slurm_minutes: int = 240
-    """Of --launcher submitit: time limit of a cell. One that runs out of it goes on with the next sweep."""
+    """Of --launcher submitit: time limit of a cell. One that runs out of it has failed, and goes on where it was
+    with --retry-failed."""
 
 
 def sweep(config: SweepConfig) -> None:
@@ -80,7 +81,7 @@ def sweep(config: SweepConfig) -> None:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     cells, store = plan(resolved), config.results or config.out / RESULTS_NAME
-    states = states_of(cells, config.out, store)
+    states = states_of(cells, config.out, store, config.dry_run)
     count = Counter(states.values())
     console.print(f"{spec.name}: {len(states)} cells, " + ", ".join(f"{n} {state}" for state, n in count.items()))
     if config.dry_run:
@@ -116,8 +117,8 @@ def check_config(config: SweepConfig) -> None:
         require_installed("cluster", config.launcher)
 
 
-def states_of(cells: list[Planned], out: Path, store: Path) -> dict[Planned, State]:
-    """What is known of every cell; results that are not in the store yet are put there."""
+def states_of(cells: list[Planned], out: Path, store: Path, look_only: bool = False) -> dict[Planned, State]:
+    """What is known of every cell; unless one only looks, results that are not in the store yet are put there."""
     known = {line["key"] for line in read_lines(store)}
     states: dict[Planned, State] = {}
     for cell in cells:
@@ -126,7 +127,8 @@ def states_of(cells: list[Planned], out: Path, store: Path) -> dict[Planned, Sta
             continue
         directory = out / cell.training_key
         if cell.key not in known and (line := read_record(result_path(directory, cell.key))):
-            append_once(store, line)
+            if not look_only:
+                append_once(store, line)
             known.add(cell.key)
         if cell.key in known:
             states[cell] = "done"
@@ -185,7 +187,8 @@ def settle(outcome: Outcome, store: Path) -> Iterator[str]:
             append_once(store, line)
             yield f"done: {label}: {line['score']:.1f}"
             continue
-        if outcome.code is None or not failure_path(job.directory, cell.key).exists():
+        died = outcome.code is None or outcome.code < 0  # whatever an earlier try has left does not say why
+        if died or not failure_path(job.directory, cell.key).exists():
             ended = f"its process ended with {outcome.code}; {job.directory / LOG_NAME} has its last words"
             write_failure(job.directory, cell.facts(), outcome.reason or ended)
         failure = read_record(failure_path(job.directory, cell.key))

@@ -27,10 +27,9 @@ FP32_SPIKES = "paper_45nm"
 """The only one of them that prices a synaptic event at fp32: the paper's own figure."""
 DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 """Rules that price by sizes, and the policies whose sizes they read."""
-ATTENTION_PRODUCTS = {"fcnet": 1, "spikegpt": 1}
-"""Multiply-accumulates of a pair of tokens, per channel and block: the filter's tap; the weighted value."""
-SPIKING_PRODUCTS = {"spikebert": 2}
-"""The same where an operand is spikes, per tick: scores, then values. An AND or an addition each."""
+PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2)}
+"""Of a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value), and per tick
+ANDs or additions where an operand is spikes (scores, then values)."""
 MICROJOULE = 1e-6
 DIGITS = 6
 
@@ -60,7 +59,8 @@ def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> di
 
 
 def layers_energy(run: Path) -> dict[str, Any]:
-    """Of any rival, by what its layers do in a whole window, which is how it decides here; the head once.
+    """Of a rival in :data:`~dsf.runtime.sweep_spec.LAYER_PRICED`, by what its layers do in a whole window, which is how
+    it decides here; the head once.
 
     A Linear behind spikes counts the synaptic events that training has logged with its last evaluation (one byte of
     weight each, as everywhere), any other Linear its multiply-accumulates, with its weights fetched once. A spiking
@@ -122,8 +122,8 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
         for handle in handles:
             handle.remove()
     pairs = model.config.blocks * context * (context + 1) // 2 * model.rival.sizes[0]
-    products = ATTENTION_PRODUCTS.get(model.kind, 0) * pairs
-    additions = SPIKING_PRODUCTS.get(model.kind, 0) * pairs * model.config.ticks
+    of_values, of_spikes = PRODUCTS[model.kind]
+    products, additions = of_values * pairs, of_spikes * pairs * model.config.ticks
     mixed = {"macs_fp32" if width == "fp32" else "macs": products}
     nodes.append(NodeActivity("attention", "Attention", model.rival.sizes[0], dynamic_operations=additions, **mixed))
     events = round(events_per_token * context)

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import dsf.export
+import dsf.runtime
 import dsf.tasks
 import dsf.train
 from dsf.export.options import ExportConfig
-from dsf.runtime.sweep_spec import RESERVED, Cell, Setting
+from dsf.runtime.sweep_spec import LAYER_PRICED, RESERVED, Cell, Setting
 from dsf.tasks import UserError, get_task
 from dsf.tasks.console import parse_arguments
 from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
@@ -90,24 +91,35 @@ class Resolved:
 
     def key(self, content_hash: str) -> str:
         """Content hash of the cell's result."""
-        code = code_version("train") if self.export is None else code_version("export")
-        return _digest([self.training_key(content_hash), *self.scored, code])
+        return _digest([self.training_key(content_hash), *self.scored, self.code])
+
+    @property
+    def code(self) -> str:
+        """Version of the code behind the result: that of the integers, too, where they are made for score or energy."""
+        return code_version("export" if self.export is not None or self.cell.energy == "spiking" else "train")
 
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
+ENGINE_FILES = ("fast_engine.py",)
+"""Of dsf.runtime, beside its kernels: what computes an integer cell's score."""
+
+
 @functools.cache
 def code_version(room: str) -> str:
-    """Hash of the code behind a training ("train": the rooms tasks and train) or an export ("export": that too).
+    """Hash of the code behind a training ("train": the rooms tasks and train) or behind integers ("export": that room
+    and the fast engine, too).
 
     Comments, docstrings and layout do not count: what the parser makes of the modules does, and the C kernels' text.
     """
     digest = hashlib.sha256()
-    for package in (dsf.tasks, dsf.train, *([dsf.export] if room == "export" else [])):
+    for package in (dsf.tasks, dsf.train, *([dsf.export, dsf.runtime] if room == "export" else [])):
         root = Path(str(package.__file__)).parent
         for path in sorted([*root.rglob("*.py"), *root.rglob("*.[ch]")]):
+            if package is dsf.runtime and path.suffix == ".py" and path.name not in ENGINE_FILES:
+                continue
             text = path.read_text()
             digest.update(f"{path.relative_to(root)}\n{meaning(text) if path.suffix == '.py' else text}".encode())
     return digest.hexdigest()[:KEY_DIGITS]
@@ -160,6 +172,9 @@ def resolve_cell(cell: Cell) -> Resolved:
         arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
     if cell.precision == "int8" and config.policy == "dsformer":
         raise UserError("precision int8 is for rivals: write export: {bits: 8} for a DSFormer's integers")
+    if cell.energy == "layers" and config.policy not in LAYER_PRICED:
+        known = ", ".join(LAYER_PRICED)
+        raise UserError(f"energy layers is for {known}, and this is {config.policy}: use its own rule")
     export = None
     if cell.export is not None:
         export = as_arguments(dict(cell.export))

@@ -8,16 +8,18 @@ Everything that a killed sweep needs to go on is in there; the results store is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dsf.runtime.sweep_identity import Resolved, code_version, resolve_cell
+from dsf.runtime.sweep_identity import Resolved, resolve_cell
 from dsf.runtime.sweep_spec import Cell, SweepSpec
 from dsf.runtime.sweep_store import Line
 from dsf.tasks import UserError
@@ -60,7 +62,7 @@ class Planned:
         return {
             "key": self.key,
             "place": self.resolved.place,
-            "code": code_version("train" if self.resolved.export is None else "export"),
+            "code": self.resolved.code,
             "software": self.resolved.software,
             "dataset": cell.dataset,
             "dataset_id": self.resolved.dataset_id,
@@ -102,10 +104,17 @@ class Job:
         values |= {"evaluation": asdict(first.cell.evaluation), "datasets": os.environ.get(DATASETS_VARIABLE)}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         path = self.directory / JOB_NAME.format(digest[:DIGEST_LENGTH])
-        with (self.directory / WRITING_LOCK_NAME).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with written_alone(self.directory):
             write_json(path, values)
         return path
+
+
+@contextlib.contextmanager
+def written_alone(directory: Path) -> Iterator[None]:
+    """The only one that writes to a job's directory without holding the job: sweeps side by side take turns."""
+    with (directory / WRITING_LOCK_NAME).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def is_taken(directory: Path) -> bool:
@@ -141,15 +150,21 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def write_failure(directory: Path, facts: Line, reason: str) -> None:
     """Note why a cell failed, and how often."""
-    path = failure_path(directory, facts["key"])
-    earlier = read_record(path) or {"attempts": 0}
-    write_json(path, {"reason": reason, "attempts": earlier["attempts"] + 1, "place": facts["place"]})
+    path, known = failure_path(directory, facts["key"]), {name: facts[name] for name in ("place", "code")}
+    with written_alone(directory):
+        earlier = read_record(path) or {"attempts": 0}
+        write_json(path, {"reason": reason, "attempts": earlier["attempts"] + 1, **known})
 
 
-def failures_in(out: Path) -> dict[str, str]:
-    """Reasons of all failed cells in a sweeps' directory, by their places."""
+def failures_in(out: Path, cells: Sequence[Resolved]) -> dict[str, str]:
+    """Reasons of those cells that failed under this version of the code, by their places."""
+    known = {(cell.place, cell.code) for cell in cells}
     found = (read_record(path) for path in sorted(out.glob("*/*.failed.json")))
-    return {record["place"]: record["reason"] for record in found if record is not None}
+    return {
+        record["place"]: record["reason"]
+        for record in found
+        if record is not None and (record["place"], record.get("code")) in known
+    }
 
 
 def resolve_all(spec: SweepSpec) -> list[Resolved]:

@@ -13,6 +13,7 @@ from dsf.export.options import ExportConfig
 from dsf.runtime.cli import run as sim_run
 from dsf.runtime.options import SimRunConfig
 from dsf.runtime.sweep_energy import PRESETS, not_priced, rival_energy, spiking_energy
+from dsf.runtime.sweep_identity import code_version
 from dsf.runtime.sweep_jobs import TRAINING_NAME
 from dsf.tasks import Task, UserError, get_task
 from dsf.tasks.console import CommandFailed, parse_arguments
@@ -87,9 +88,10 @@ def driven(
     """Export a training, drive the integers on the sweep's seeds, and return dsf-sim-run's report.
 
     Cells whose options of dsf-export are equal share it: a float cell takes its energy from it, an integer cell all.
+    Another version of the code makes its own.
     """
     words = list(cell["export"] or ())
-    stem = "-".join(["network", *(word.strip("-") for word in words)]).replace("/", "_")
+    stem = "-".join(["network", code_version("export"), *(word.strip("-") for word in words)]).replace("/", "_")
     network, report = directory / f"{stem}.dsf.h5", directory / f"{stem}.report.json"
     if not report.exists():
         dataset = header["dataset"]["id"]

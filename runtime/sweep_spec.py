@@ -18,6 +18,8 @@ from dsf.train.rival_config import EvaluationPrecision
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
+LAYER_PRICED = ("fcnet", "spikegpt", "spikebert")
+"""Policies whose products between tokens the rule "layers" knows."""
 DATASET, MODEL, SEED = "dataset", "model", "seed"
 """Axes that every sweep has."""
 RESERVED = {
@@ -31,6 +33,8 @@ RESERVED = {
     "resume": "nothing: interrupted cells resume by themselves",
 }
 """Options of dsf-train that are no settings, and what sets them."""
+RESERVED_EXPORT = ("out", "target", "episodes", "target-return", "dataset")
+"""Options of dsf-export that are no method's to choose."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Method:
     here share their training."""
     energy: EnergyRule = "none"
     """How a decision is priced: spiking (counts of the exported network), decision-transformer or mlp (by the trained
-    model's sizes), layers (by what a rival's layers do in a whole window), none."""
+    model's sizes), layers (of fcnet, spikegpt, spikebert: by what they do in a whole window), none."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,9 @@ def check_spec(spec: SweepSpec) -> None:
     if not spec.models:
         raise UserError("models is empty: name at least one")
     for name, method in spec.models.items():
+        for option in RESERVED_EXPORT:
+            if option in (method.export or {}):
+                raise UserError(f"models.{name}.export.{option} is the sweep's to set: drop it")
         if method.export is not None and method.precision != "fp32":
             raise UserError(f"models.{name} has both export and precision {method.precision}: drop one of them")
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
@@ -196,9 +203,17 @@ def check_spec(spec: SweepSpec) -> None:
     known = (DATASET, MODEL, SEED, *spec.axes)
     for place, entries in (("include", spec.include), ("exclude", spec.exclude)):
         for index, entry in enumerate(entries):
+            for name, value in entry.items():
+                if name != "settings" and not isinstance(value, (bool, int, float, str)):
+                    raise UserError(f"{place}[{index}].{name} is {value!r}: give one value")
             allowed = (*known, "settings") if place == "include" else known
             for name in entry.keys() - set(allowed):
                 raise UserError(f"{place}[{index}].{name} is no axis of this sweep: use {', '.join(allowed)}")
+    for index, entry in enumerate(spec.exclude):
+        axes: dict[str, Any] = {DATASET: spec.datasets, MODEL: spec.models, SEED: spec.seeds, **spec.axes}
+        for name, value in entry.items():
+            if value not in axes[name]:
+                raise UserError(f"exclude[{index}].{name} is {value!r}: use one of {', '.join(map(str, axes[name]))}")
     for index, entry in enumerate(spec.include):
         for name, choices in ((DATASET, spec.datasets), (MODEL, spec.models)):
             if entry.get(name) not in choices:
@@ -207,6 +222,10 @@ def check_spec(spec: SweepSpec) -> None:
 
 
 def _check_layout(spec: SweepSpec, known: tuple[str, ...]) -> None:
+    for name in ("columns", "baseline"):
+        value = getattr(spec.table, name)
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"table.{name} is {value!r}: give one name")
     if spec.table.columns not in known or spec.table.columns == SEED:
         choices = ", ".join(axis for axis in known if axis != SEED)
         raise UserError(f"table.columns is {spec.table.columns}: use one of {choices}")

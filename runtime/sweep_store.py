@@ -34,7 +34,7 @@ def read_lines(path: Path) -> list[Line]:
 def _line(row: str, number: int, path: Path) -> Line:
     try:
         line: Line = json.loads(row)
-        if {"key", "place", "returns"} <= line.keys():
+        if {"key", "place", "returns", "seed", "score", "dataset", "energy", "code"} <= line.keys():
             return line
     except (ValueError, AttributeError):
         pass

@@ -15,6 +15,7 @@ from dsf.tasks import ConfidenceInterval
 from dsf.tasks.aggregate_metrics import FEWEST_FOR_TRIMMING, probability_of_improvement, stratified_bootstrap
 
 NOT_RUN, FAILED, NO_SUCH_CELL = "not run", "failed", "-"
+CACHED_NOTE = "one step's tokens, keys and values kept: beyond the context another function"
 PRICED = [(width, preset) for width in ("fp32", "int8") for preset in PRESETS]
 """Columns of the table of energies."""
 
@@ -92,8 +93,12 @@ class SweepTable:
 
 
 def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], failures: dict[str, str]) -> SweepTable:
-    """Put the results in their places; where one has several, the last counts."""
-    by_place = {line["place"]: line for line in lines}
+    """Put the results in their places; where one has several, the last of this version of the code counts, else the
+    last.
+    """
+    by_place: dict[str, list[Line]] = {}
+    for line in lines:
+        by_place.setdefault(line["place"], []).append(line)
     groups: dict[tuple[Any, ...], dict[Any, list[Resolved]]] = {}
     columns: list[Setting | None] = []
     for cell in cells:
@@ -124,8 +129,11 @@ def _named(axis: str, value: Any) -> str:
     return str(value) if axis in (DATASET, MODEL) else f"{axis} {value}"
 
 
-def _entry(cells: list[Resolved], by_place: dict[str, Line], failures: dict[str, str]) -> Entry:
-    lines = [by_place[cell.place] for cell in cells if cell.place in by_place]
+def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> Entry:
+    lines = []
+    for cell in cells:
+        if found := by_place.get(cell.place):
+            lines.append(([line for line in found if line["code"] == cell.code] or found)[-1])
     reasons = [failures[cell.place] for cell in cells if cell.place in failures and cell.place not in by_place]
     asked = tuple(cell.cell.seed for cell in cells)
     return Entry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
@@ -200,11 +208,12 @@ def _scores(table: SweepTable) -> str:
 
 
 def _improvement(row: Row, table: SweepTable) -> str:
-    """Over the columns that both have run."""
+    """Over the columns that both have run with all seeds."""
     rivals = [other for other in table.rows if other.model == table.spec.table.baseline and other.others == row.others]
     if not rivals or rivals[0] is row:
         return NO_SUCH_CELL
-    pairs = [(ours, theirs) for ours, theirs in zip(row.entries, rivals[0].entries) if ours.lines and theirs.lines]
+    both = zip(row.entries, rivals[0].entries)
+    pairs = [(ours, theirs) for ours, theirs in both if ours.complete and theirs.complete]
     if not pairs:
         return NOT_RUN
     found = probability_of_improvement([ours.scores for ours, _ in pairs], [theirs.scores for _, theirs in pairs])
@@ -220,7 +229,8 @@ def _best(table: SweepTable) -> str:
     rows = []
     for row in table.rows:
         found = [[line["best"]["score"] for line in entry.lines if line.get("best")] for entry in row.entries]
-        rows.append([row.name, *(f"{statistics.mean(scores):.1f}" if scores else NOT_RUN for scores in found)])
+        absent = NO_SUCH_CELL if any(entry.lines for entry in row.entries) else NOT_RUN
+        rows.append([row.name, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
     return f"{note}\n\n{_rows(['', *(_named(table.spec.table.columns, column) for column in table.columns)], rows)}"
 
 
@@ -234,9 +244,13 @@ def _energies(table: SweepTable) -> str:
         reason = lines[0]["energy"].get("not_priced", "") if lines and not priced else ""
         how = priced[0]["how"] if priced else f"not priced: {reason}" if lines else NOT_RUN
         rows.append([row.name, *texts, how])
+        if priced and "cached_microjoules" in priced[0]:
+            cached = [{"microjoules": energy["cached_microjoules"]} for energy in priced]
+            rows.append([row.name, *(_mean_price(cached, width, preset) for width, preset in PRICED), CACHED_NOTE])
     note = (
-        "Counted operations times published prices (docs/energy.md), mean over the row. int8_45nm has no price for a "
-        "spiking addition at fp32; paper_45nm prices additions at fp32 whatever the width."
+        "Counted operations times published prices (docs/energy.md), mean over the row. Compare rows of one schedule: "
+        "stream mode computes one token per decision, the whole window all of the context's. int8_45nm has no price "
+        "for a spiking addition at fp32; paper_45nm prices every operation at fp32 whatever the width."
     )
     return f"{_rows(head, rows)}\n\n{note}"
 

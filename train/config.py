@@ -281,6 +281,9 @@ class TrainConfig:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
         self._check_quantization()
+        for target in self.eval_targets:
+            if not math.isfinite(target):
+                raise UserError(f"--eval-targets is {target}: a return to ask for must be a finite number")
         self.rival.refuse_unused(self.policy)
         if self.policy != "dsformer":
             self._check_rival()

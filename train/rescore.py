@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class EvaluateConfig:
     """Also write the scores here."""
 
     def __post_init__(self) -> None:
+        for target in self.targets:
+            if not math.isfinite(target):
+                raise UserError(f"--targets is {target}: a return to ask for must be a finite number")
         for name, least in (("episodes", 1), ("seed", 0), ("threads", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} is {getattr(self, name)}: it must be at least {least}")

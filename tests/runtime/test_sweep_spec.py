@@ -11,12 +11,13 @@ import pytest
 from conftest import assert_refused
 from training_runs import run_here
 
-from dsf.runtime import bench_cli
-from dsf.runtime.sweep_command import SweepConfig, check_config
+from dsf.runtime import bench_cli, sweep_identity
+from dsf.runtime.sweep_command import SweepConfig, check_config, settle
 from dsf.runtime.sweep_energy import dense_energy
 from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweep_identity import code_version, meaning, resolve_cell
-from dsf.runtime.sweep_local import gpu_places
+from dsf.runtime.sweep_jobs import Job, failures_in, plan, write_failure
+from dsf.runtime.sweep_local import Outcome, gpu_places
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
 from dsf.tasks import UserError, get_task
@@ -88,12 +89,44 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
             "precision: int8",
             ("b model.ticks=2", "precision int8 is for rivals", "export: {bits: 8}"),
         ),
+        ("export: {bits: 4}", "energy: layers", ("energy layers is for fcnet", "this is dsformer")),
+        ("export: {bits: 4}", "export: {out: x}", ("models.b.export.out", "the sweep's to set")),
+        ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
+        ("model: a, model.ticks: 8", "model: [a]", ("include[0].model is ['a']", "give one value")),
+        ("{model: b, model.ticks: 4}", "{model: psa}", ("exclude[0].model is 'psa'", "use one of a, b")),
+        ("learning-rate: 0.1", "eval-targets: [.nan]", ("--eval-targets is nan", "finite")),
         ("name: good", "name: [", ("is no YAML",)),
     ],
 )
 def test_mistakes_name_file_field_and_remedy(tmp_path: Path, found: str, written: str, words: tuple[str, ...]) -> None:
     path = write(tmp_path, GOOD.replace(found, written))
     assert_refused(bench("sweep", path, "--dry-run"), str(path), *words)
+
+
+def test_integers_depend_on_the_code_that_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they only give the energy; the training they share does not."""
+    cells = {cell.model: cell for cell in read_sweep(sweep_path("hopper_rivals")).cells()}
+    models = {name: resolve_cell(cells[name]) for name in ("bc", "pssa", "pssa-int8")}
+    keys = []
+    for version in ("old", "new"):
+        monkeypatch.setattr(sweep_identity, "code_version", {"train": "t", "export": version}.get)
+        keys.append({name: (found.key("data"), found.training_key("data")) for name, found in models.items()})
+    for name in models:
+        (old, training), (new, same) = keys[0][name], keys[1][name]
+        assert training == same and (old == new) == (name == "bc")
+
+
+def test_a_failure_says_why_it_failed_last(tmp_path: Path) -> None:
+    """A process that died leaves no reason: an earlier try's is not its own. Nor is one of other code."""
+    (planned,) = plan([resolve_cell(read_sweep(sweep_path("hopper_rivals")).cells()[0])])
+    job = Job(tmp_path / "job", (planned,), threads=1)
+    job.write()
+    write_failure(job.directory, planned.facts(), "the disk was full")
+    (said,) = settle(Outcome(job, -9), tmp_path / "results.jsonl")
+    assert "its process ended with -9" in said
+    assert list(failures_in(tmp_path, [planned.resolved]).values()) == [said.partition("seed 0: ")[2]]
+    write_failure(job.directory, {**planned.facts(), "code": "another"}, "a mistake since mended")
+    assert failures_in(tmp_path, [planned.resolved]) == {}
 
 
 def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
@@ -170,7 +203,7 @@ def test_the_tables_have_their_cells() -> None:
     sizes = {name: len(read_sweep(sweep_path(name)).cells()) for name in shipped_sweeps()}
     assert sizes == {
         "hopper_delayed": 3 * 2 * 3,
-        "hopper_rivals": 3 * 10 * 3,
+        "hopper_rivals": 3 * 11 * 3,
         "table1_mujoco": 9 * 9 * 3,
         "table2_adroit": 12 * 9 * 3,
         "table3_ablations": 3 * 11 * 3,
@@ -209,15 +242,21 @@ def test_a_table_says_what_has_not_run(tmp_path: Path) -> None:
     table = build_table(spec, cells, lines, {at["hopper-expert-v2 a model.ticks=4 seed 0"].place: "it broke"})
     text = markdown(table)
     rows = {row.split(" | ")[0].strip("| "): row for row in text.splitlines() if row.startswith("|")}
-    assert "| 15.0 [10.0, 20.0] (10.0, 20.0) | not run | not run | 0.50 [" in rows["a, model.ticks 2"]
+    assert "| 15.0 [10.0, 20.0] (10.0, 20.0) | not run | not run | not run |" in rows["a, model.ticks 2"]
     assert "16.0 (one seed; 1 of 2 seeds)" in rows["b, model.ticks 2"]  # the last result of a place counts
+    whole = [*lines, line(at["hopper-medium-v2 b model.ticks=2 seed 0"], 14.0, export={"bits": 4})]
+    compared = markdown(build_table(spec, cells, whole, {}))
+    assert "| 15.0 [10.0, 20.0] (10.0, 20.0) | not run | not run | 0.50 [" in compared  # half a baseline is none
+    there = at["hopper-medium-v2 b model.ticks=2 seed 1"]
+    mine = line(there, 17.0, code=there.code)
+    assert "17.0 (one seed" in markdown(build_table(spec, cells, [mine, *lines], {}))  # but this code's come first
     assert "| not run | failed |" in rows["a, model.ticks 4"] and "Failed: a, model.ticks 4: it broke." in text
     assert rows["a, model.ticks 8"].endswith(f"| {NOT_RUN} | - | {NOT_RUN} | - |")  # no row of the baseline there
 
 
 def test_results_are_appended_once_and_whole(tmp_path: Path) -> None:
     store = tmp_path / "deep" / "results.jsonl"
-    one = {"key": "1", "place": "p", "returns": []}
+    one = {"key": "1", "place": "p", "returns": [], "seed": 0, "score": 1.0, "dataset": "d", "energy": {}, "code": "c"}
     assert append_once(store, one) and not append_once(store, one)
     with store.open("a") as file:
         file.write('{"key": "2", "pl')
