@@ -53,11 +53,11 @@ if importlib.util.find_spec("d3rlpy"):
 
     @pytest.mark.filterwarnings("ignore")
     def test_cql_trains_and_is_scored(tiny_store: Path, tmp_path: Path) -> None:
-        short = ("--steps", "20", "--batch-size", "16", "--eval-episodes", "1", "--threads", "1")
+        short = ("--steps", "100", "--batch-size", "16", "--eval-episodes", "1", "--threads", "1")
         done = run_here(main, "dsf-train", "cql", HOPPER, "--out", str(tmp_path / "run"), *short)
-        assert done.returncode == 0 and "step 20 of 20" in done.stdout, done.stderr
+        assert done.returncode == 0 and "step 100 of 100" in done.stdout, done.stderr
         (score,) = json.loads((tmp_path / "run" / "scores.json").read_text())
-        assert score["engine"] == "d3rlpy" and score["step"] == 20 and len(score["returns"]) == 1
+        assert score["engine"] == "d3rlpy" and score["step"] == 100 and len(score["returns"]) == 1
         again = run_here(main, "dsf-train", "cql", HOPPER, "--out", str(tmp_path / "run"), *short)
         assert_refused(again, "exists already")
         assert_refused(
