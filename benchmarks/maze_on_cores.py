@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def measured_seed(seed: int, options: argparse.Namespace, console: Console) -> d
     """The whole road of one training seed; returns its line of results."""
     home = options.home / f"seed{seed}"
     home.mkdir(parents=True, exist_ok=True)
-    runs = {name: train(home / name, policy, seed, options, console) for name, policy in MODELS.items()}
+    with ThreadPoolExecutor(len(MODELS)) as pool:  # side by side
+        started = {name: pool.submit(train, home / name, kind, seed, options, console) for name, kind in MODELS.items()}
+    runs = {name: training.result() for name, training in started.items()}
     network = home / "maze.dsf.h5"
     export(runs["spike"], network, options, console)
     console.print(f"measuring, seed {seed}")
@@ -146,7 +149,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write the lines of this budget and these seeds here")
     options = parser.parse_args()
     if options.quick:
-        options.mazes, options.steps, options.batch, options.unseen, options.lava_mazes = 60, 3, 8, 4, 1
+        options.mazes, options.steps, options.batch, options.unseen, options.lava_mazes = 60, 3, 8, 2, 1
         options.width, options.blocks, options.seeds = 32, 2, [0]
     options.home = options.out / f"{options.mazes}-mazes-{options.steps}-steps-width-{options.width}"
     options.store = options.out / f"minari-{options.mazes}-{options.unseen}"

@@ -109,7 +109,8 @@ def energy(lines: list[Line]) -> list[str]:
         "|---" * 5 + "|",
     ]
     for line in lines:
-        for name, priced in line["energy"].items():
+        for name in PRESETS:
+            priced = line["energy"][name]
             joules = " | ".join(band(priced[per]) for per in ("per_decision", "per_maze"))
             rows.append(f"| {name} | {priced['grade']} | {line['seed']} | {joules} |")
     return rows if lines else [*rows, *(f"| {name} | | | {NOT_RUN} | {NOT_RUN} |" for name in PRESETS)]
@@ -117,7 +118,8 @@ def energy(lines: list[Line]) -> list[str]:
 
 def band(joules: dict[str, float]) -> str:
     """Nominal, with its band where there is one."""
-    low, nominal, high = (f"{joules[name] / MICROJOULE:.3g}" for name in ("low", "nominal", "high"))
+    values = [joules[name] / MICROJOULE for name in ("low", "nominal", "high")]
+    low, nominal, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" for value in values)
     return nominal if low == high else f"{nominal} [{low}, {high}]"
 
 
