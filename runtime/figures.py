@@ -67,10 +67,16 @@ def reward_curve(rewards: npt.NDArray[np.float64], target_return: float, period_
 
 def spike_raster(network: Network, spikes: Sequence[Spikes]) -> str:
     """Every neuron of every population over some decisions; a tick per column."""
+    figure, axes = _figure(5.5)
+    draw_spikes(axes, network, spikes)
+    return svg(figure)
+
+
+def draw_spikes(axes: Any, network: Network, spikes: Sequence[Spikes]) -> None:
+    """:func:`spike_raster` into axes of a figure of one's own."""
     populations = list(spikes[0])
     image = np.concatenate([np.concatenate([token[name] for token in spikes]).T for name in populations])
     sizes = [spikes[0][name].shape[1] for name in populations]
-    figure, axes = _figure(5.5)
     axes.imshow(image != 0, aspect="auto", cmap="Greys", interpolation="nearest", rasterized=True)
     edges = np.cumsum([0, *sizes])
     axes.set_yticks((edges[:-1] + edges[1:]) / 2, populations, fontsize=7)
@@ -80,7 +86,6 @@ def spike_raster(network: Network, spikes: Sequence[Spikes]) -> str:
     axes.set_xticks(decisions * network.ticks, decisions)
     axes.set_xlabel(f"decision ({network.ticks} ticks each)")
     axes.grid(False)
-    return svg(figure)
 
 
 def firing_rates(activity: Activity) -> str:
