@@ -63,9 +63,13 @@ class Resolved:
         """Every setting that its training depends on; one younger than sweeps only where it is used, so that earlier
         results keep their places.
         """
-        settings = to_json(self.config).items()
-        added = ADDED_SETTINGS.items()
-        return {name: value for name, value in settings if name not in WITHOUT_EFFECT and (name, value) not in added}
+        settings, usual = to_json(self.config), ADDED_SETTINGS["rival"]
+        if "rival" in settings:  # field by field: rivals to come bring more of them
+            settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
+        added = {**ADDED_SETTINGS, "rival": {}}.items()
+        return {
+            name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in added
+        }
 
     @property
     def scored(self) -> list[Any]:

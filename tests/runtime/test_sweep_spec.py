@@ -173,6 +173,8 @@ def test_settings_younger_than_sweeps_leave_earlier_places_as_they_are() -> None
     policies = {cell.model: resolve_cell(cell).training for cell in cells if cell.model in ("pssa", "dt")}
     assert not {"policy", "rival"} & policies["pssa"].keys()
     assert policies["dt"]["policy"] == "dt" and "rival" not in policies["dt"]
+    (wide,) = [resolve_cell(cell) for cell in cells if cell.model == "dt-wide"][:1]
+    assert wide.training["rival"] == {"width": 64, "mlp_hidden": 256}  # what others have is not in its place
 
 
 def test_int8_is_another_result_of_the_same_training() -> None:
