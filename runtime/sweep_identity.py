@@ -30,6 +30,7 @@ from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.recipes import RECIPES
 from dsf.train.registry import REGISTRY, resolve
+from dsf.train.rival_config import RivalConfig
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""
@@ -63,7 +64,7 @@ class Resolved:
         """Every setting that its training depends on; one younger than sweeps only where it is used, so that earlier
         results keep their places.
         """
-        settings, usual = to_json(self.config), ADDED_SETTINGS["rival"]
+        settings, usual = to_json(self.config), dataclasses.asdict(RivalConfig())
         if "rival" in settings:  # field by field: rivals to come bring more of them
             settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
         added = {**ADDED_SETTINGS, "rival": {}}.items()
