@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from statistics import mean
 from typing import Any
 
 from generated_section import ROOT, replace_section
+from strl_cells import MODELS, SWEEPS, SWEPT_ON, Budget, cells, swept
 
 from dsf.tasks import mean_confidence_interval
 
 DOCUMENT = ROOT / "docs" / "strl.md"
 NAMES = {"strl": "STRL", "dt": "dense (Decision Transformer)", "strl-spike": "STRL-spike"}
+INTEGERS = "STRL-spike, 8-bit integers"
+SEES = {"bidirectional": "the whole window", "causal": "the past"}
+BUDGET_TEXT = (
+    "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows of up "
+    "to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads (STRL, dense); "
+    "{episodes} unseen mazes in the closed loop"
+)
 Line = dict[str, Any]
+BudgetOf = Callable[[tuple[str, str]], dict[str, Any]]
 
 
 def said(line: Line) -> str:
@@ -42,50 +53,72 @@ def ways(lines: list[Line]) -> str:
     return spread(found, "") if found else ("none solved" if lines else "not run")
 
 
-def write_document(lines: list[Line], cells: list[Any], budget: dict[str, Any]) -> None:
-    """Replace the generated parts of docs/strl.md by the figures of one budget."""
-    mine = [line for line in lines if line["budget"] == budget]
-    of_data = ("mazes", "held_out", "context")
-    bounds = [x for x in lines if x["kind"] == "bound" and all(x["budget"][n] == budget[n] for n in of_data)]
-    replace_section(DOCUMENT, "strl-table", "\n".join([*head(budget), *table(mine, bounds, cells)]))
-    replace_section(DOCUMENT, "strl-sweeps", "\n".join(sweeps(mine, cells)))
+def write_document(lines: list[Line], budget_of: BudgetOf) -> None:
+    """Replace the generated parts of docs/strl.md by the figures of the budgets that ``budget_of`` gives each pair."""
+    mine = [x for x in lines if x["kind"] == "cell" and x["budget"] == budget_of(pair_of(x))]
+    replace_section(DOCUMENT, "strl-table", "\n".join([*head(budget_of), *table(mine, lines, budget_of)]))
+    replace_section(DOCUMENT, "strl-work", "\n".join(work(mine)))
+    replace_section(DOCUMENT, "strl-sweeps", "\n".join(sweeps(mine)))
 
 
-def head(budget: dict[str, Any]) -> list[str]:
-    """The budget, in words."""
-    said = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
-    return [
-        "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows "
-        "of up to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads "
-        "(STRL, dense); {episodes} unseen mazes in the closed loop. Mean over training seeds [95 % interval]."
-        "".format_map(said),
-        "",
-    ]
+def pair_of(line: Line) -> tuple[str, str]:
+    """Observation and expert."""
+    return line["observation"], line["expert"]
 
 
-def table(lines: list[Line], bounds: list[Line], cells: list[Any]) -> list[str]:
+def head(budget_of: BudgetOf) -> list[str]:
+    """The budgets, in words."""
+    every = [cell.pair for cell in cells([0], [])]
+    budgets = {json.dumps(budget_of(pair)): budget_of(pair) for pair in every}
+    said = []
+    for budget in budgets.values():
+        pairs = dict.fromkeys(pair for pair in every if budget_of(pair) == budget)
+        of = ", ".join(f"{observation} and {spoken(expert)}" for observation, expert in pairs)
+        figures = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
+        said.append(f"- {of}: " + BUDGET_TEXT.format_map(figures))
+    return [*said, "", "Mean over training seeds [95 % interval].", ""]
+
+
+def spoken(expert: str) -> str:
+    """An expert's name as prose has it."""
+    return expert.replace("_", " ")
+
+
+def table(lines: list[Line], every: list[Line], budget_of: BudgetOf) -> list[str]:
     """Observation x expert x model x attention; look-up tables first in each group."""
     rows = [
         "| observation | expert | model | sees | seeds | parameters | token accuracy, % | solved, % "
         "| moves / shortest |",
         "|---" * 9 + "|",
     ]
-    groups = dict.fromkeys((cell.observation, cell.expert) for cell in cells)
-    models = dict.fromkeys((cell.model, cell.attention) for cell in cells)
-    for group in groups:
-        first = f"| {group[0]} | {group[1].replace('_', ' ')} |"
-        bound = next((x for x in bounds if (x["observation"], x["expert"]) == group), None)
+    bounds = [x for x in every if x["kind"] == "bound"]
+    for pair in dict.fromkeys(cell.pair for cell in cells([0], [])):
+        first = f"| {pair[0]} | {spoken(pair[1])} |"
+        wanted = Budget(**budget_of(pair)).of_data
+        bound = next((x for x in bounds if pair_of(x) == pair and Budget(**x["budget"]).of_data == wanted), None)
         for label, sees in (("next", "the next observation too"), ("causal", "the past")):
             share = f"{100 * bound[label]['accuracy']:.2f}" if bound else "not run"
             rows.append(f"{first} look-up table | {sees} | | | {share} | | |")
-        for model, attention in models:
-            found = [x for x in lines if is_cell(x, *group, model, attention) and not x["changed"]]
-            sees = "the whole window" if attention == "bidirectional" else "the past"
-            rows.append(f"{first} {NAMES[model]} | {sees} | {row(found)}")
+        for model, attention in MODELS:
+            found = of_cell(lines, pair, model, attention)
+            rows.append(f"{first} {NAMES[model]} | {SEES[attention]} | {row(found)}")
             if model == "strl-spike":
-                whole = [{**x, **x["integers"]} for x in found if "integers" in x]
-                rows.append(f"{first} STRL-spike, 8-bit integers | {sees} | {row(whole)}")
+                rows.append(f"{first} {INTEGERS} | {SEES[attention]} | {row(integers_of(found))}")
     return rows
+
+
+def of_cell(
+    lines: list[Line], pair: tuple[str, str], model: str, attention: str, changed: dict[str, str] | None = None
+) -> list[Line]:
+    """The lines of one cell of the table, whatever their seed."""
+    wanted = (*pair, model, attention, changed or {})
+    names = ("observation", "expert", "model", "attention", "changed")
+    return [line for line in lines if wanted == tuple(line[name] for name in names)]
+
+
+def integers_of(lines: list[Line]) -> list[Line]:
+    """What the exported integers of these lines did."""
+    return [{**line, **line["integers"]} for line in lines if "integers" in line]
 
 
 def row(lines: list[Line]) -> str:
@@ -95,24 +128,46 @@ def row(lines: list[Line]) -> str:
     return f"{len(lines)} | {', '.join(counts)} | {shares[0]} | {shares[1]} | {ways(lines)} |"
 
 
-def is_cell(line: Line, observation: str, expert: str, model: str, attention: str) -> bool:
-    """Whether a line belongs to this cell of the table, whatever its seed."""
-    wanted = ("cell", observation, expert, model, attention)
-    return wanted == tuple(line.get(name) for name in ("kind", "observation", "expert", "model", "attention"))
-
-
-def sweeps(lines: list[Line], cells: list[Any]) -> list[str]:
-    """Ticks, threshold and tau of causal STRL, with the firing rate beside the accuracy."""
+def work(lines: list[Line]) -> list[str]:
+    """What one decision computes, and how long it takes, on the first pair of the sweeps."""
     rows = [
-        "| changed | value | seeds | token accuracy, % | solved, % | spikes per neuron and tick, % | ms per window |",
+        "| model | sees | seeds | multiply-accumulates | additions | spikes per neuron and tick, % | ms |",
         "|---|---|---|---|---|---|---|",
     ]
-    for cell in {json.dumps(c.changed): c for c in cells if c.changed}.values():
-        asked = (cell.observation, cell.expert, cell.model, cell.attention)
-        found = [x for x in lines if is_cell(x, *asked) and x["changed"] == cell.changed]
-        ((name, value),) = cell.changed.items()
-        figures = " | ".join(spread([x[part] for x in found]) for part in ("accuracy", "success", "firing_rate"))
-        rows.append(
-            f"| {name} | {value} | {len(found)} | {figures} | {spread([x['ms_per_window'] for x in found], '')} |"
-        )
+    for model, attention in MODELS:
+        found = of_cell(lines, SWEPT_ON[0], model, attention)
+        if model == "strl-spike":
+            rows.append(f"| {INTEGERS}, stream mode | {SEES[attention]} | {of_one_decision(integers_of(found))}")
+        else:
+            rows.append(f"| {NAMES[model]} | {SEES[attention]} | {of_one_decision(found)}")
+    return rows
+
+
+def of_one_decision(lines: list[Line]) -> str:
+    """The measured columns of :func:`work`."""
+    if not lines:
+        return "0 | not run | not run | not run | not run |"
+    counts = [f"{mean([line['operations'][name] for line in lines]):,.0f}" for name in ("macs", "additions")]
+    rates = [line["firing_rate"] for line in lines if line["firing_rate"] is not None]
+    rate = spread(rates) if rates else "-"
+    return f"{len(lines)} | {' | '.join(counts)} | {rate} | {spread([x['ms_per_decision'] for x in lines], '')} |"
+
+
+def sweeps(lines: list[Line]) -> list[str]:
+    """Ticks, threshold and tau of causal STRL, with the firing rate beside the accuracy."""
+    rows = [
+        "| observation, expert | changed | value | seeds | token accuracy, % | solved, % "
+        "| spikes per neuron and tick, % | additions per decision | ms per decision |",
+        "|---" * 9 + "|",
+    ]
+    for pair in SWEPT_ON:
+        for name, values in SWEEPS.items():
+            for value in values:
+                cell = swept(pair, name, value, 0)
+                found = of_cell(lines, pair, cell.model, cell.attention, cell.changed)
+                shares = " | ".join(spread([x[part] for x in found]) for part in ("accuracy", "success", "firing_rate"))
+                added = f"{mean([x['operations']['additions'] for x in found]):,.0f}" if found else "not run"
+                took = spread([x["ms_per_decision"] for x in found], "")
+                first = f"| {pair[0]}, {spoken(pair[1])} | {name} | {value} | {len(found)}"
+                rows.append(f"{first} | {shares} | {added} | {took} |")
     return rows

@@ -27,7 +27,7 @@ FP32_SPIKES = "paper_45nm"
 """The only one of them that prices a synaptic event at fp32: the paper's own figure."""
 DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 """Rules that price by sizes, and the policies whose sizes they read."""
-PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2)}
+PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2)}
 """Of a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value), and per tick
 ANDs or additions where an operand is spikes (scores, then values)."""
 MICROJOULE = 1e-6
@@ -121,14 +121,15 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
     finally:
         for handle in handles:
             handle.remove()
-    pairs = model.config.blocks * context * (context + 1) // 2 * model.rival.sizes[0]
+    seen = context * (context + 1) // 2 if model.causal else context**2
+    pairs = model.config.blocks * seen * model.rival.sizes[0]
     of_values, of_spikes = PRODUCTS[model.kind]
-    products, additions = of_values * pairs, of_spikes * pairs * model.config.ticks
+    products, additions = of_values * pairs, of_spikes * pairs * model.ticks
     mixed = {"macs_fp32" if width == "fp32" else "macs": products}
     nodes.append(NodeActivity("attention", "Attention", model.rival.sizes[0], dynamic_operations=additions, **mixed))
     events = round(events_per_token * context)
     nodes.append(NodeActivity("behind spikes", "Linear", 0, synaptic_events=events, weight_bytes=events * BYTES[width]))
-    return Activity(1, context, model.config.ticks, tuple(nodes))
+    return Activity(1, context, model.ticks, tuple(nodes))
 
 
 def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any]:

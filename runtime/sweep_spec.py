@@ -18,7 +18,7 @@ from dsf.train.rival_config import EvaluationPrecision
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
-LAYER_PRICED = ("fcnet", "spikegpt", "spikebert")
+LAYER_PRICED = ("fcnet", "spikegpt", "spikebert", "strl")
 """Policies whose products between tokens the rule "layers" knows."""
 DATASET, MODEL, SEED = "dataset", "model", "seed"
 """Axes that every sweep has."""

@@ -53,6 +53,16 @@ class DecisionModel(nn.Module):
         """Actions (rows, action_size) for packed tokens (rows, features): the whole network but the padding."""
         raise NotImplementedError
 
+    @property
+    def ticks(self) -> int:
+        """Ticks per token of its spiking neurons, where it has any."""
+        return self.config.ticks
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees nothing that comes after it."""
+        return True
+
     def counts_events(self, linear: str) -> bool:
         """Whether the Linear of this name reads spikes, so that its synaptic events can be counted."""
         return False

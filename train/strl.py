@@ -124,6 +124,12 @@ class Strl(DecisionModel):
         return self.squash(self.head(tokens.repack(stream[None])[0]))
 
     @property
+    def ticks(self) -> int:
+        """See the base class; ``rival.strl.ticks``."""
+        assert self.rival is not None
+        return self.rival.strl.ticks
+
+    @property
     def causal(self) -> bool:
         """Whether a token sees nothing that comes after it."""
         return self.rival is not None and self.rival.strl.attention == "causal"
