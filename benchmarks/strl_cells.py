@@ -32,6 +32,8 @@ class Budget:
         width, blocks: of the DSFormer whose number of parameters all models have.
         heads: of strl and dt.
         context: tokens of a window.
+        whole: whether token accuracy asks for whole walks, a window at a time, or for each walk's first window, as the
+            paper does.
         episodes: unseen mazes that a policy walks through.
     """
 
@@ -44,6 +46,7 @@ class Budget:
     blocks: int = 2
     heads: int = 2
     context: int = 20
+    whole: bool = True
     episodes: int = 50
 
     def as_json(self) -> dict[str, Any]:
@@ -53,14 +56,20 @@ class Budget:
     @property
     def of_data(self) -> dict[str, int]:
         """What a look-up table depends on: not on how networks are trained."""
-        return {"mazes": self.mazes, "held_out": self.held_out, "context": self.context}
+        return {"mazes": self.mazes, "held_out": self.held_out, "scored": self.scored or 0}
+
+    @property
+    def scored(self) -> int | None:
+        """Tokens of each recorded walk that token accuracy asks for; None for all."""
+        return None if self.whole else self.context
 
 
 LOCAL = Budget()
 """For what the present and the last move tell, or cannot tell."""
-PUBLISHED = replace(LOCAL, steps=5_000, context=50, episodes=20)
+PUBLISHED = replace(LOCAL, steps=4_000, context=51, whole=False, episodes=20)
 """For the paper's pair. The last token of a window has no token behind it to look at, so the window must be long (the
-paper's holds 100) for the bidirectional form to show what it does; and it takes long to find the next token."""
+paper's holds 100) for the bidirectional form to show what it does; and it takes long to find the next token. An odd
+number, because moves come in pairs (carved cells are two apart): the last one is then the second of a pair."""
 QUICK = Budget(mazes=60, held_out=30, steps=5, width=16, blocks=1, context=10, episodes=2)
 
 
@@ -112,7 +121,9 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
         flag = f"--{one.name.replace('_', '-')}"
         local, published = getattr(LOCAL, one.name), getattr(PUBLISHED, one.name)
         declared = f"{local}" if local == published else f"{local}, for position and shortest {published}"
-        parser.add_argument(flag, type=type(local), help=f"default {declared}")
+        kind: Any = argparse.BooleanOptionalAction
+        typed = {"action": kind} if isinstance(local, bool) else {"type": type(local)}
+        parser.add_argument(flag, default=None, help=f"default {declared}", **typed)
 
 
 def budget_of(pair: tuple[str, str], options: argparse.Namespace) -> Budget:

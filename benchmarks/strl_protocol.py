@@ -101,13 +101,13 @@ def measure(cell: Cell, options: argparse.Namespace) -> Line:
     torch.set_num_threads(options.threads)
     test, seeds = dataset_id(*cell.pair, "test"), range(EVAL_SEED, EVAL_SEED + budget.episodes)
     line = {**line_of(cell, budget), "train_seconds": round(seconds)}
-    line |= scores_of(out, test, cell.expert, seeds)
+    line |= scores_of(out, test, cell.expert, seeds, budget.whole)
     if cell.model == "strl-spike" and options.integers:
         network = out / "network.dsf.h5"
         network.unlink(missing_ok=True)  # of an interrupted run
         export = ["dsf-export", str(out), "--target", "loihi", "-o", str(network), "--episodes", "0", "--dataset", test]
         run(export, options, out.with_suffix(".export.log"))
-        line["integers"] = scores_of_integers(network, test, cell.expert, seeds, budget.context)
+        line["integers"] = scores_of_integers(network, test, cell.expert, seeds, budget.scored)
     return line
 
 
@@ -119,7 +119,7 @@ def bounds(pair: tuple[str, str], options: argparse.Namespace) -> Line:
     os.environ["MINARI_DATASETS_PATH"] = str(collect(options, pair, budget))
     names = [dataset_id(*pair, split) for split in ("train", "validation", "test")]
     found = {"kind": "bound", "observation": pair[0], "expert": pair[1], "budget": budget.as_json()}
-    return {**found, **lookup(names, budget.context, pair[0])}
+    return {**found, **lookup(names, budget.scored, pair[0])}
 
 
 def key(line: Line) -> str:

@@ -41,12 +41,12 @@ COARSE_PARTS: dict[str, list[list[int]]] = {
 """Columns of each observation, coarse to fine: the place before its walls, the inner 3 x 3 cells before all 5 x 5."""
 
 
-def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int]) -> dict[str, Any]:
+def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int], whole: bool) -> dict[str, Any]:
     """Everything about the last checkpoint of a run."""
     checkpoint = load_checkpoint(run)
     model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
     data = load_dataset(test)
-    accuracy = token_accuracy(model, data)
+    accuracy = token_accuracy(model, data, whole=whole)
     policy = TorchPolicy(model, min(LANES, len(seeds)))
     started = time.perf_counter()
     walked = closed_loop(task, policy, expert, seeds)
@@ -107,14 +107,14 @@ def operations(activity: Activity) -> dict[str, float]:
 
 
 def scores_of_integers(
-    network_file: Path, test: str, expert: str, seeds: Sequence[int], context: int
+    network_file: Path, test: str, expert: str, seeds: Sequence[int], scored: int | None
 ) -> dict[str, Any]:
     """Accuracy and closed loop of an exported network, in stream mode on the fast engine, arg-max on accumulators."""
     network = read_network(network_file)
     lanes = min(LANES, len(seeds))
     recorded, walking = (FastEngine(network, lanes, "stream") for _ in range(2))
     data = load_dataset(test)
-    accuracy = policy_accuracy(IntegerPolicy(recorded), data, context)
+    accuracy = policy_accuracy(IntegerPolicy(recorded), data, scored)
     activity = measure_activity(recorded.counter)
     return {
         "accuracy": accuracy.share,
@@ -150,11 +150,11 @@ def closed_loop(task: Task, policy: Policy, expert: str, seeds: Sequence[int]) -
     }
 
 
-def lookup(names: list[str], context: int, observation: str) -> dict[str, Any]:
+def lookup(names: list[str], scored: int | None, observation: str) -> dict[str, Any]:
     """The best causal table and the best that may see the next observation, of (train, validation, test)."""
     train, validation, test = (load_dataset(name) for name in names)
     found = {}
     for label, see_next in (("causal", False), ("next", True)):
-        score = best_table(train, validation, test, context, see_next, COARSE_PARTS[observation])
+        score = best_table(train, validation, test, scored, see_next, COARSE_PARTS[observation])
         found[label] = {"accuracy": score.test.share, "finest": score.finest, "alpha": score.alpha}
     return {**found, "tokens": score.test.tokens}

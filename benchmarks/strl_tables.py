@@ -19,7 +19,7 @@ SEES = {"bidirectional": "the whole window", "causal": "the past"}
 BUDGET_TEXT = (
     "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows of up "
     "to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads (STRL, dense); "
-    "{episodes} unseen mazes in the closed loop"
+    "token accuracy on {scored} of the test mazes; {episodes} unseen mazes in the closed loop"
 )
 Line = dict[str, Any]
 BudgetOf = Callable[[tuple[str, str]], dict[str, Any]]
@@ -75,6 +75,7 @@ def head(budget_of: BudgetOf) -> list[str]:
         pairs = dict.fromkeys(pair for pair in every if budget_of(pair) == budget)
         of = ", ".join(f"{observation} and {spoken(expert)}" for observation, expert in pairs)
         figures = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
+        figures["scored"] = "whole walks" if budget["whole"] else f"the first {budget['context']} tokens"
         said.append(f"- {of}: " + BUDGET_TEXT.format_map(figures))
     return [*said, "", "Mean over training seeds [95 % interval].", ""]
 

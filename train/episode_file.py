@@ -6,6 +6,7 @@ they are, and rewards and end flags that are equal in several episodes are store
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,22 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
 def _write(group: h5py.h5g.GroupID, name: str, array: npt.NDArray[Any]) -> None:
     """Store an array in one piece."""
     space = h5py.h5s.create_simple(array.shape)
-    dataset = h5py.h5d.create(group, name.encode(), h5py.h5t.py_create(array.dtype, logical=True), space)
+    dataset = h5py.h5d.create(group, name.encode(), _kind(array.dtype), space)
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, array)
 
 
 def _attribute(group: h5py.h5g.GroupID, name: str, value: npt.NDArray[Any]) -> None:
     """Store a number or a string; h5py's own way to do so looks for an older attribute first."""
-    kind = h5py.h5t.py_create(value.dtype, logical=True)
-    h5py.h5a.create(group, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR)).write(value)
+    h5py.h5a.create(group, name.encode(), _kind(value.dtype), _scalar()).write(value)
+
+
+@functools.cache
+def _kind(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
+    """HDF5's name of a type; made once, for there are several to each of thousands of episodes."""
+    return h5py.h5t.py_create(dtype, logical=True)
+
+
+@functools.cache
+def _scalar() -> h5py.h5s.SpaceID:
+    """The shape of one value."""
+    return h5py.h5s.create(h5py.h5s.SCALAR)

@@ -61,7 +61,7 @@ def best_table(
     train: OfflineDataset,
     validation: OfflineDataset,
     test: OfflineDataset,
-    context: int,
+    context: int | None,
     see_next: bool,
     parts: Sequence[Sequence[int]] | None = None,
 ) -> LookupScore:
@@ -71,7 +71,8 @@ def best_table(
         train: what is counted; of a task with choices, all kept episodes, as below.
         validation: what chooses the ladder and alpha.
         test: what is scored.
-        context: the first tokens of each episode that are scored, as in token_accuracy; all are learnt from.
+        context: the first tokens of each episode that are scored, as in token_accuracy, or None for all; all are learnt
+            from.
         see_next: whether the next observation may be seen; an episode's last token has none.
         parts: columns of the observation, coarse to fine, a level each; None is all of them at once.
 
@@ -164,9 +165,9 @@ class Situations:
         shares = np.bincount(train.choices, minlength=train.size) / len(train.choices)
         return np.tile(shares, (len(self.choices), 1))
 
-    def score(self, shares: FloatArray, context: int) -> TokenAccuracy:
+    def score(self, shares: FloatArray, context: int | None) -> TokenAccuracy:
         """How often the choice with the largest share (steps, choices) is right, in the first tokens of episodes."""
-        scored = self.places < context
+        scored = self.places < (len(self.places) if context is None else context)
         right = shares.argmax(axis=1) == self.choices
         return TokenAccuracy(int(scored.sum()), int(right[scored].sum()))
 

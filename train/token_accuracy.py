@@ -1,8 +1,9 @@
 """Teacher-forced accuracy: how often the best-scored choice is the recorded one, the recorded past being given.
 
 This is what STRL's paper reports. It is no success rate: after every token, right or wrong, the recorded episode goes
-on. The tokens are the paper's: the first K of each episode, K the context, all in one window that begins with the
-episode. A bidirectional model sees all of that window at once.
+on. The paper's tokens are the first K of each episode, K the context, all in one window that begins with the episode;
+``whole`` asks for all tokens of an episode, K at a time, so that what comes later counts, too. A bidirectional model
+sees all of a window at once; a window's last token has nothing behind it.
 """
 
 from __future__ import annotations
@@ -48,17 +49,31 @@ def require_choices(data: OfflineDataset) -> None:
 
 def opening_windows(data: OfflineDataset, context: int, count: int) -> Iterator[Windows]:
     """The first ``context`` tokens of every kept episode, ``count`` episodes at a time, padded in front."""
-    for begin in range(0, len(data.kept), count):
-        starts = data.kept_starts[begin : begin + count]
-        lengths = np.minimum(data.lengths[begin : begin + count], context)
+    return _windows(data, context, count, np.arange(len(data.lengths)), np.zeros(len(data.lengths), np.int64))
+
+
+def whole_windows(data: OfflineDataset, context: int, count: int) -> Iterator[Windows]:
+    """All tokens of every kept episode, cut into windows of ``context`` tokens, the last one shorter; as above."""
+    pieces = -(-data.lengths // context)
+    first = np.cumsum(pieces) - pieces
+    episodes = np.repeat(np.arange(len(pieces)), pieces)
+    return _windows(data, context, count, episodes, context * (np.arange(len(episodes)) - first[episodes]))
+
+
+def _windows(data: OfflineDataset, context: int, count: int, episodes: IntArray, steps: IntArray) -> Iterator[Windows]:
+    """Windows that begin at these steps of these kept episodes, (windows,) each."""
+    for begin in range(0, len(episodes), count):
+        some, step = episodes[begin : begin + count], steps[begin : begin + count]
+        starts = data.kept_starts[some] + step
+        lengths = np.minimum(data.lengths[some] - step, context)
         index = (starts + lengths)[:, None] + np.arange(-context, 0)
         mask = index >= starts[:, None]
         index = np.maximum(index, starts[:, None])
-        yield Windows(data.tokens[index], data.actions[index], mask, lengths - 1)
+        yield Windows(data.tokens[index], data.actions[index], mask, step + lengths - 1)
 
 
-def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64) -> TokenAccuracy:
-    """Accuracy of a model, in evaluation mode, ``windows`` episodes at a time.
+def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64, whole: bool = False) -> TokenAccuracy:
+    """Accuracy of a model, in evaluation mode, ``windows`` windows at a time; see the module for ``whole``.
 
     Raises:
         UserError: the dataset's actions are no choices, or the model's are others.
@@ -68,7 +83,7 @@ def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64
         raise UserError(f"the model has no head for the {data.task.action_size} choices of dataset '{data.dataset_id}'")
     training, device, tokens, correct = model.training, model.input_unit.device, 0, 0
     model.eval()
-    for opening in opening_windows(data, model.config.context, windows):
+    for opening in (whole_windows if whole else opening_windows)(data, model.config.context, windows):
         integers = model.codec.encode(opening.tokens).astype(np.float32)
         integers[~opening.mask] = 0.0
         with torch.inference_mode():
@@ -80,13 +95,14 @@ def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64
     return TokenAccuracy(tokens, correct)
 
 
-def policy_accuracy(policy: Policy, data: OfflineDataset, context: int) -> TokenAccuracy:
+def policy_accuracy(policy: Policy, data: OfflineDataset, context: int | None) -> TokenAccuracy:
     """The same of anything that decides token by token, such as an integer network; causal by construction.
 
     Args:
         policy: decides for ``policy.lanes`` episodes at a time.
         data: what it must repeat.
-        context: tokens of each episode that are asked, as :func:`token_accuracy` asks a model's context.
+        context: tokens of each episode that are asked, as :func:`token_accuracy` asks a model's context; None for all,
+            the past of each then being all of the episode before it, as far as the policy remembers it.
 
     Raises:
         UserError: the dataset's actions are no choices.
@@ -95,7 +111,8 @@ def policy_accuracy(policy: Policy, data: OfflineDataset, context: int) -> Token
     tokens = correct = 0
     for begin in range(0, len(data.kept), policy.lanes):
         starts = data.kept_starts[begin : begin + policy.lanes]
-        lengths = np.minimum(data.lengths[begin : begin + policy.lanes], context)
+        lengths = data.lengths[begin : begin + policy.lanes]
+        lengths = lengths if context is None else np.minimum(lengths, context)
         for lane in range(policy.lanes):
             policy.reset(lane)
         for step in range(int(lengths.max())):

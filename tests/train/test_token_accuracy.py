@@ -65,6 +65,8 @@ def test_accuracy_counts_the_first_tokens_of_every_episode() -> None:
     for found in (token_accuracy(model, data, windows=4), policy_accuracy(TorchPolicy(model, 4), data, CONTEXT)):
         assert (found.tokens, found.correct) == (first.sum(), right[first].sum())
         assert found.share == found.correct / found.tokens
+    for found in (token_accuracy(model, data, 4, whole=True), policy_accuracy(TorchPolicy(model, 4), data, None)):
+        assert (found.tokens, found.correct) == (len(choices), right.sum())
 
 
 def test_accuracy_of_a_window_is_that_of_the_closed_loops_policy_for_causal_models_only() -> None:
