@@ -37,7 +37,7 @@ def measure(
         dense: the rival's.
         network: file of the spiking run's integers.
         test: dataset of mazes that training has not seen.
-        options: ``unseen`` and ``lava_mazes`` mazes from reset seed ``first_maze``; ``threads``; ``store``.
+        options: ``unseen``, ``rival_mazes`` and ``lava_mazes`` from reset seed ``first_maze``; ``threads``; ``store``.
 
     Raises:
         RuntimeError: a command failed (dsf-sim-run does where one spike differs), or the rival has another size.
@@ -54,9 +54,9 @@ def measure(
         "trained_on": spiking.header["dataset"],
         "train_revision": spiking.header["revision"],
         "network_sha256": file_digest(network),
-        "float": tokens_of(token_accuracy(models["spike"], data)),
+        "float": tokens_of(token_accuracy(models["spike"], data, whole=True)),
         "integers": {**tokens_of(integer_accuracy(network, test)), **walks(fast)},
-        "dense": {**tokens_of(token_accuracy(models["dense"], data)), **rival_walks(home, dense, options)},
+        "dense": {**tokens_of(token_accuracy(models["dense"], data, whole=True)), **rival_walks(home, dense, options)},
         "energy": energies(fast),
     }
     whole = get_task("maze").max_steps
@@ -71,11 +71,11 @@ def tokens_of(accuracy: TokenAccuracy) -> Line:
 
 
 def integer_accuracy(network: Path, test: str) -> TokenAccuracy:
-    """Teacher-forced, in stream mode on the fast engine."""
+    """Teacher-forced over whole walks, in stream mode on the fast engine."""
     integers = read_network(network)
     if not integers.stream_is_exact:
         raise RuntimeError(f"{network}: stream mode is not exact, its receptive field exceeds the context")
-    return policy_accuracy(IntegerPolicy(FastEngine(integers, LANES, "stream")), load_dataset(test), integers.context)
+    return policy_accuracy(IntegerPolicy(FastEngine(integers, LANES, "stream")), load_dataset(test), None)
 
 
 def simulate(network: Path, report: Path, mazes: int, compared: int, options: argparse.Namespace, *more: str) -> Line:
@@ -117,9 +117,9 @@ def checked(report: Line) -> Line:
 
 
 def rival_walks(home: Path, dense: Checkpoint, options: argparse.Namespace) -> Line:
-    """``dsf-train evaluate`` of the rival over the same mazes, asked for the wall follower's return."""
+    """``dsf-train evaluate`` of the rival over the first of the same mazes, asked for the wall follower's return."""
     report, target = home / "dense.json", get_task("maze").target_returns[0]
-    asked = ["--episodes", str(options.unseen), "--seed", str(options.first_maze), "--targets", str(target)]
+    asked = ["--episodes", str(options.rival_mazes), "--seed", str(options.first_maze), "--targets", str(target)]
     command = ["dsf-train", "evaluate", str(dense.path), *asked, "--threads", str(options.threads)]
     run([*command, "--json", str(report)], options, report.with_suffix(".log"))
     (score,) = json.loads(report.read_text())

@@ -1,6 +1,6 @@
 """STRL-spike from mazes to simulated cores: data, training, export, Lava, with the dense rival beside it; one command.
 
-    python benchmarks/maze_on_cores.py [--seeds 0 1 2] [--json FILE]
+    python benchmarks/maze_on_cores.py [--seeds 0 1] [--json FILE]
     python benchmarks/maze_on_cores.py --quick     # seconds; networks that have learnt nothing: it shows that all runs
 
 Everything runs through the commands that a user has: ``dsf-data collect maze`` (walls, wall follower; training and test
@@ -41,7 +41,18 @@ MODELS = {"spike": "dsformer", "dense": "dt"}
 
 def budget(options: argparse.Namespace) -> dict[str, Any]:
     """What a figure depends on beside the training seed."""
-    names = ("mazes", "steps", "batch", "learning_rate", "width", "blocks", "context", "unseen", "lava_mazes")
+    names = (
+        "mazes",
+        "steps",
+        "batch",
+        "learning_rate",
+        "width",
+        "blocks",
+        "context",
+        "unseen",
+        "rival_mazes",
+        "lava_mazes",
+    )
     return {name: getattr(options, name) for name in names}
 
 
@@ -138,8 +149,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--context", type=int, default=20)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of training")
     parser.add_argument("--unseen", type=int, default=1_000, help="test mazes walked through, and as many recorded")
+    parser.add_argument("--rival-mazes", type=int, default=200, help="of them the dense rival walks through")
     parser.add_argument("--first-maze", type=int, default=EVAL_SEED, help="reset seed of the first one walked through")
     parser.add_argument("--lava-mazes", type=int, default=20, help="of them in Lava, every decision compared")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "maze_on_cores")
@@ -150,6 +162,7 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.mazes, options.steps, options.batch, options.unseen, options.lava_mazes = 60, 3, 8, 2, 1
+        options.rival_mazes = 2
         options.width, options.blocks, options.seeds = 32, 2, [0]
     options.home = options.out / f"{options.mazes}-mazes-{options.steps}-steps-width-{options.width}"
     options.store = options.out / f"minari-{options.mazes}-{options.unseen}"

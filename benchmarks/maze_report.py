@@ -57,8 +57,9 @@ def head(budget: dict[str, Any]) -> str:
     said = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
     return (
         "{mazes} training mazes; {steps} steps of {batch} windows, learning rate {learning_rate}; width {width}, "
-        "{blocks} blocks, context {context}. Token accuracy on {unseen} test mazes, walks through {unseen} other ones "
-        "within four moves per open cell; {lava_mazes} of these in Lava.".format_map(said)
+        "{blocks} blocks, context {context}. Token accuracy on whole recorded walks through {unseen} test mazes; "
+        "walks of its own through {unseen} other ones within four moves per open cell, of the dense rival through "
+        "the first {rival_mazes} of these, in Lava through {lava_mazes}.".format_map(said)
     )
 
 

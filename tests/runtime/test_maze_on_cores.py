@@ -96,7 +96,18 @@ def test_a_walk_is_measured_checked_priced_drawn_and_written(
     assert "| paper_45nm | P | 7 |" in text and "the goal is not reached after 804 moves" in text
 
 
-BUDGET = ("mazes", "steps", "batch", "learning_rate", "width", "blocks", "context", "unseen", "lava_mazes")
+BUDGET = (
+    "mazes",
+    "steps",
+    "batch",
+    "learning_rate",
+    "width",
+    "blocks",
+    "context",
+    "unseen",
+    "rival_mazes",
+    "lava_mazes",
+)
 
 
 def test_a_recorded_walk_ends_in_the_environment_where_it_did(benchmark: dict[str, ModuleType]) -> None:
@@ -121,8 +132,8 @@ def test_a_recorded_walk_ends_in_the_environment_where_it_did(benchmark: dict[st
 def test_the_integers_accuracy_is_the_references(benchmark: dict[str, ModuleType], store: Path, network: Path) -> None:
     found, integers = benchmark["measures"].integer_accuracy(network, TEST_MAZES), read_network(network)
     policy = IntegerPolicy(reference_engine(integers, "stream", 2))
-    assert found == policy_accuracy(policy, load_dataset(TEST_MAZES), integers.context)
-    assert found.tokens == 5 * integers.context
+    assert found == policy_accuracy(policy, load_dataset(TEST_MAZES), None)
+    assert found.tokens == load_dataset(TEST_MAZES).steps
 
 
 def test_a_finished_run_is_reused_and_another_one_refused(
