@@ -136,12 +136,12 @@ def test_a_current_that_is_no_number_shows() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    neuron, drive, upstream = SigmoidLIF(4.0, 0.3), random_values((6, 40, 130), torch.float32, 1), torch.ones(6, 40, 130)
+    neuron, drive = SigmoidLIF(4.0, 0.3), random_values((6, 40, 130), torch.float32, 1)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(fired(neuron, "native", drive, upstream, None))
+            found.append(fired(neuron, "native", drive, torch.ones_like(drive), None))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found))
