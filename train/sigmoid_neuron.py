@@ -79,7 +79,7 @@ class _Fire(torch.autograd.Function):
         """Back through the ticks; the reset is a constant, as in snnTorch."""
         (drive,), (grad,), held = ctx.saved_tensors, arriving, ctx.hold is not None
         if native.covers(drive, len(grad)):
-            gradient = native.backward(drive, grad, held, *ctx.constants, SURROGATE_SLOPE)
+            gradient = native.backward(drive, grad, held, SURROGATE_SLOPE, *ctx.constants)
         else:
             gradient = _gradient(drive, grad, ctx.hold, *ctx.constants)
         return gradient, None, None, None, None

@@ -36,7 +36,7 @@ def forward(currents: Tensor, ticks: int, held: bool, gain: float, decay: float,
 
 
 def backward(
-    currents: Tensor, grad: Tensor, held: bool, gain: float, decay: float, threshold: float, slope: float
+    currents: Tensor, grad: Tensor, held: bool, slope: float, gain: float, decay: float, threshold: float
 ) -> Tensor:
     """Gradient to the currents, in their shape, from that to the spikes (ticks, ...)."""
     currents, ticks = currents.contiguous(), len(grad)
@@ -44,7 +44,7 @@ def backward(
     grad = grad if shared else grad.contiguous()
     result, size = torch.empty_like(currents), grad.numel() // ticks
     sizes = [ticks, size, 0 if held else size, 0 if shared else size]
-    _call("backward", [currents, grad, result], sizes, [gain, decay, threshold, slope])
+    _call("backward", [currents, grad, result], sizes, [slope, gain, decay, threshold])
     return result
 
 

@@ -21,8 +21,8 @@ void NAME(forward)(const REAL *restrict y, REAL *restrict spikes, int64_t ticks,
 
 /* grad_y has the ticks of y: where all ticks share one y, it is the sum of theirs. */
 void NAME(backward)(const REAL *restrict y, const REAL *restrict grad, REAL *restrict grad_y, int64_t ticks,
-                    int64_t size, int64_t y_stride, int64_t grad_stride, REAL gain, REAL decay, REAL threshold,
-                    REAL slope, int threads) {
+                    int64_t size, int64_t y_stride, int64_t grad_stride, REAL slope, REAL gain, REAL decay,
+                    REAL threshold, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < size; first += LANES) {
         const int64_t n = size - first < LANES ? size - first : LANES;
