@@ -32,19 +32,20 @@ class StrlAttention(nn.Module):
     def __init__(self, rival: RivalConfig, width: int) -> None:
         super().__init__()
         tau, threshold = rival.strl.tau, rival.strl.threshold
-        self.heads, self.ticks, self.scale = rival.heads, rival.strl.ticks, (width // rival.heads) ** -0.5
+        self.heads, self.ticks = rival.heads, rival.strl.ticks
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qkv_lif = SigmoidLIF(tau, threshold)
-        self.score_lif = SigmoidLIF(tau, threshold)
+        self.score_lif = SigmoidLIF(tau, threshold, scale=(width // rival.heads) ** -0.5)
 
-    def forward(self, stream: Tensor, allowed: Tensor) -> Tensor:
-        """Map (batch, length, width) to the same shape; ``allowed`` is (batch, 1, length, length): may i see j."""
-        spikes = self.qkv_lif.hold(self.qkv(stream), self.ticks)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in spikes.chunk(3, dim=-1))
-        scores = self.score_lif(self.scale * (query @ key.transpose(-2, -1)))
-        weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
-        output: Tensor = (weights @ value).transpose(-3, -2).flatten(-2).mean(dim=0)
-        return output
+    def forward(self, stream: Tensor, unseen: Tensor, tokens: PackedTokens) -> Tensor:
+        """Map (rows, width) to the same shape; ``unseen`` is (batch, 1, length, length): -inf where i may not see j."""
+        currents = tokens.unpack(self.qkv(stream)[None])[0]
+        # Heads come first while there is one tick: those of every head and tick then lie as matrix products want them.
+        parts = currents.unflatten(-1, (3, self.heads, -1)).permute(0, 3, 2, 1, 4)
+        query, key, value = self.qkv_lif.hold(parts.contiguous(), self.ticks).unbind(dim=3)
+        weights = (self.score_lif(query @ key.transpose(-2, -1)) + unseen).softmax(dim=-1)
+        output = (weights @ value).mean(dim=0).transpose(-3, -2).flatten(-2)
+        return tokens.repack(output[None])[0]
 
 
 class StrlMLP(nn.Module):
@@ -58,9 +59,9 @@ class StrlMLP(nn.Module):
         self.contract, self.output_lif = nn.Linear(hidden, width), SigmoidLIF(tau, threshold)
 
     def forward(self, stream: Tensor) -> Tensor:
-        """(batch, length, width) -> same shape."""
+        """(rows, width) -> same shape."""
         hidden = self.hidden_lif.hold(self.expand(stream), self.ticks)
-        output: Tensor = self.output_lif(self.contract(hidden)).mean(dim=0)
+        output: Tensor = self.output_lif(self.contract(hidden)).sum(dim=0) / self.ticks  # sends one gradient to all
         return output
 
 
@@ -72,9 +73,9 @@ class StrlBlock(nn.Module):
         self.attention_norm, self.attention = nn.LayerNorm(width), StrlAttention(rival, width)
         self.mlp_norm, self.mlp = nn.LayerNorm(width), StrlMLP(rival, width, hidden)
 
-    def forward(self, stream: Tensor, allowed: Tensor) -> Tensor:
-        """(batch, length, width) -> same shape."""
-        stream = stream + self.attention(self.attention_norm(stream), allowed)
+    def forward(self, stream: Tensor, unseen: Tensor, tokens: PackedTokens) -> Tensor:
+        """(rows, width) -> same shape."""
+        stream = stream + self.attention(self.attention_norm(stream), unseen, tokens)
         output: Tensor = stream + self.mlp(self.mlp_norm(stream))
         return output
 
@@ -117,11 +118,16 @@ class Strl(DecisionModel):
 
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
         """See the base class."""
-        stream = self.embed(tokens.unpack((integers * self.input_unit)[None])[0], tokens)
-        allowed = visible(tokens.mask, causal=self.causal)
+        padded = self.embed(tokens.unpack((integers * self.input_unit)[None])[0], tokens)
+        allowed, stream = visible(tokens.mask, causal=self.causal), tokens.repack(padded[None])[0]
+        unseen = torch.zeros(allowed.shape, dtype=stream.dtype, device=stream.device).masked_fill(~allowed, -torch.inf)
         for block in self.blocks:
-            stream = block(stream, allowed)
-        return self.squash(self.head(tokens.repack(stream[None])[0]))
+            stream = block(stream, unseen, tokens)
+        return self.squash(self.head(stream))
+
+    def counts_events(self, linear: str) -> bool:
+        """The MLP's second layer reads the hidden neurons' spikes; every other Linear reads the float stream."""
+        return linear.endswith("mlp.contract")
 
     @property
     def ticks(self) -> int:

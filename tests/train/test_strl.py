@@ -15,6 +15,7 @@ from training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, traine
 from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
 from dsf.tasks import UserError, get_task
+from dsf.train.activity import record_activity
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.config import ModelConfig
 from dsf.train.neurons import set_neuron_kind
@@ -67,6 +68,45 @@ def test_bidirectional_sees_the_next_token_and_causal_does_not() -> None:
             changed[:, now + 1] = windows(2)[:, now + 1]
             leaked = not torch.allclose(model(changed, mask)[:, now], before[:, now], atol=1e-6)
             assert leaked == (attention == "bidirectional")
+
+
+def hidden_spikes_by_hand(model: Strl, window: torch.Tensor) -> list[int]:
+    """Of each block's MLP, for one window (tokens, features) without padding: the layers called one after the other."""
+    ticks, counted, tokens = model.rival.strl.ticks, [], len(window)
+    place = torch.arange(tokens)
+    stream = model.embed_token(window * model.input_unit) + model.embed_step(place) + model.embed_place[:tokens]
+    stream, later = model.embed_norm(stream), torch.full((tokens, tokens), -torch.inf).triu(1)
+    for block in model.blocks:
+        spikes = block.attention.qkv_lif.hold(block.attention.qkv(block.attention_norm(stream)), ticks)
+        heads = []
+        for q, k, v in zip(*(part.chunk(model.rival.heads, dim=-1) for part in spikes.chunk(3, dim=-1))):
+            seen = block.attention.score_lif(q @ k.mT) + (later if model.causal else 0.0)
+            heads.append((seen.softmax(dim=-1) @ v).mean(dim=0))
+        stream = stream + torch.cat(heads, dim=-1)
+        hidden = block.mlp.hidden_lif.hold(block.mlp.expand(block.mlp_norm(stream)), ticks)
+        counted.append(int(hidden.sum()))
+        stream = stream + block.mlp.output_lif(block.mlp.contract(hidden)).mean(dim=0)
+    return counted
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@torch.no_grad()
+def test_events_are_the_hidden_spikes_of_tokens_that_exist(attention: StrlAttention) -> None:
+    model, whole, lengths = random_strl(attention), windows(1), [CONTEXT, 3, 5]
+    mask = torch.arange(CONTEXT)[None] >= CONTEXT - torch.tensor(lengths)[:, None]
+    with record_activity(model) as activity:
+        model(whole, mask)
+    by_window = [hidden_spikes_by_hand(model, window[-length:]) for window, length in zip(whole, lengths)]
+    width, hidden = model.rival.sizes
+    expected = {
+        f"blocks.{number}.mlp.contract": sum(counts) * width / sum(lengths)
+        for number, counts in enumerate(zip(*by_window))
+    }
+    assert {name: float(events) for name, events in activity.events.items()} == pytest.approx(expected, rel=1e-6)
+    assert all(events > 0 for events in expected.values()) and len(expected) == CONFIG.blocks
+    assert activity.capacity == CONFIG.blocks * model.rival.strl.ticks * hidden * width
+    assert activity.as_metrics()["events_per_token"] == pytest.approx(sum(expected.values()), rel=1e-6)
+    assert activity.rates.keys() == {name for name, module in model.named_modules() if isinstance(module, SigmoidLIF)}
 
 
 def test_gradients_reach_every_parameter() -> None:
