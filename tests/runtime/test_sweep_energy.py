@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import pytest
 import torch
 from rival_models import CONTEXT, FEATURES, SMALL, small_model
@@ -47,3 +50,26 @@ def test_spiking_rivals_pay_for_events_and_updates(kind: str) -> None:
         blocks = SMALL.blocks * ((5 * width * width + 2 * width * hidden) * CONTEXT + PAIRS * width)
         assert activity.total("macs") == embedding + blocks + head and not events
         assert activity.total("active_updates") == SMALL.blocks * 2 * width * CONTEXT
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_strl_pays_for_its_float_layers_and_for_every_pair_that_it_sees(
+    attention: Literal["causal", "bidirectional"],
+) -> None:
+    model = small_model("strl")
+    assert model.rival is not None
+    ticks, (width, hidden) = model.ticks, model.rival.sizes
+    assert ticks != SMALL.ticks
+    model.rival = replace(model.rival, strl=replace(model.rival.strl, attention=attention))
+    with torch.no_grad(), record_activity(model) as recorded:
+        model(torch.ones(1, CONTEXT, FEATURES), torch.ones(1, CONTEXT, dtype=torch.bool))
+    events = float(recorded.events_per_token)
+    activity = layer_counts(model, events, "fp32")
+    assert activity.ticks == ticks and activity.total("synaptic_events") == round(events * CONTEXT)
+    # Q, K and V, and the MLP's first layer, read floats once per token; its second layer reads spikes.
+    blocks = SMALL.blocks * (3 * width * width + width * hidden) * CONTEXT
+    assert activity.total("macs_fp32") == FEATURES * width * CONTEXT + blocks + width * ACTIONS
+    pairs = PAIRS if attention == "causal" else CONTEXT**2
+    assert activity.total("dynamic_operations") == 2 * SMALL.blocks * pairs * width * ticks
+    scores = model.rival.heads * CONTEXT**2
+    assert activity.total("active_updates") == SMALL.blocks * ticks * ((4 * width + hidden) * CONTEXT + scores)
