@@ -25,17 +25,16 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import strl_tables
 import torch
 from rich.console import Console
-from strl_cells import Budget, Cell, add_budget_options, budget_of, cells, training_arguments
+from strl_cells import SWEPT_ON, Budget, Cell, add_budget_options, budget_of, cells, training_arguments
 
 from dsf.tasks.files import write_text
 
@@ -83,32 +82,66 @@ def collect(options: argparse.Namespace, pair: tuple[str, str], budget: Budget) 
     return Path(options.store)
 
 
+def place_of(cell: Cell, options: argparse.Namespace) -> Path:
+    """A cell's run directory: one per cell, training mazes, and all that ``dsf-train`` is told but its speed."""
+    budget = budget_of(cell.pair, options)
+    settings = json.dumps([budget.mazes, training_arguments(cell, budget)])
+    return Path(options.out / hashlib.sha256(settings.encode()).hexdigest()[:12] / cell.name)
+
+
 def measure(cell: Cell, options: argparse.Namespace) -> Line:
     """Train and score one cell; returns its line of results."""
     from strl_scores import scores_of, scores_of_integers
 
-    budget = budget_of(cell.pair, options)
-    options.store = collect(options, cell.pair, budget)  # there already
-    os.environ["MINARI_DATASETS_PATH"] = str(options.store)
-    arguments = [*training_arguments(cell, budget), "--threads", str(options.threads), "--device", options.device]
-    settings = json.dumps([budget.as_json(), arguments], sort_keys=True)
-    out = options.out / hashlib.sha256(settings.encode()).hexdigest()[:12] / cell.name
+    budget, out = budget_of(cell.pair, options), place_of(cell, options)
+    os.environ["MINARI_DATASETS_PATH"] = str(collect(options, cell.pair, budget))  # there already
     resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
-    started = time.monotonic()
-    command = ["dsf-train", dataset_id(*cell.pair, "train"), "--out", str(out), *arguments, *resume]
-    run(command, options, out.with_suffix(".log"))
-    seconds = time.monotonic() - started
+    command = ["dsf-train", dataset_id(*cell.pair, "train"), "--out", str(out), *training_arguments(cell, budget)]
+    run(
+        [*command, "--threads", str(options.threads), "--device", options.device, *resume],
+        options,
+        out.with_suffix(".log"),
+    )
     torch.set_num_threads(options.threads)
     test, seeds = dataset_id(*cell.pair, "test"), range(EVAL_SEED, EVAL_SEED + budget.episodes)
-    line = {**line_of(cell, budget), "train_seconds": round(seconds)}
-    line |= scores_of(out, test, cell.expert, seeds, budget.whole)
+    line = {**line_of(cell, budget), **scores_of(out, test, cell.expert, seeds, budget.whole_walks)}
     if cell.model == "strl-spike" and options.integers:
-        network = out / "network.dsf.h5"
-        network.unlink(missing_ok=True)  # of an interrupted run
-        export = ["dsf-export", str(out), "--target", "loihi", "-o", str(network), "--episodes", "0", "--dataset", test]
-        run(export, options, out.with_suffix(".export.log"))
-        line["integers"] = scores_of_integers(network, test, cell.expert, seeds, budget.scored)
+        line["integers"] = scores_of_integers(export(out, test, options), test, cell.expert, seeds, budget)
     return line
+
+
+def export(out: Path, test: str, options: argparse.Namespace) -> Path:
+    """The integers of a run, with the whole ladder; those of its present checkpoint are not made again."""
+    network = out / "network.dsf.h5"
+    if network.exists() and network.stat().st_mtime < (out / "checkpoint.safetensors").stat().st_mtime:
+        network.unlink()
+    if not network.exists():
+        command = [
+            "dsf-export",
+            str(out),
+            "--target",
+            "loihi",
+            "-o",
+            str(network),
+            "--episodes",
+            "0",
+            "--dataset",
+            test,
+        ]
+        run(command, options, out.with_suffix(".export.log"))
+    return network
+
+
+def times(cell: Cell, options: argparse.Namespace) -> Line:
+    """How long a decision of a cell takes, with nothing of the protocol beside it, as a line of results."""
+    from strl_scores import milliseconds
+
+    budget, out = budget_of(cell.pair, options), place_of(cell, options)
+    os.environ["MINARI_DATASETS_PATH"] = str(collect(options, cell.pair, budget))
+    torch.set_num_threads(1)
+    network = out / "network.dsf.h5" if cell.model == "strl-spike" else None
+    found = milliseconds(out, dataset_id(*cell.pair, "test"), network)
+    return {**line_of(cell, budget), "kind": "time", "ms_per_decision": found}
 
 
 def bounds(pair: tuple[str, str], options: argparse.Namespace) -> Line:
@@ -116,17 +149,23 @@ def bounds(pair: tuple[str, str], options: argparse.Namespace) -> Line:
     from strl_scores import lookup
 
     budget = budget_of(pair, options)
-    os.environ["MINARI_DATASETS_PATH"] = str(collect(options, pair, budget))
+    os.environ["MINARI_DATASETS_PATH"] = str(collect(options, pair, replace(budget, mazes=budget.table_mazes)))
     names = [dataset_id(*pair, split) for split in ("train", "validation", "test")]
-    found = {"kind": "bound", "observation": pair[0], "expert": pair[1], "budget": budget.as_json()}
-    return {**found, **lookup(names, budget.scored, pair[0])}
+    return {**bound_of(pair, options), **lookup(names, budget.scored, pair[0])}
 
 
 def key(line: Line) -> str:
-    """What makes two lines the same measurement."""
+    """What makes two lines the same measurement. A line of another version of the budget is another one's."""
     own = {name: line.get(name) for name in ("kind", "observation", "expert", "model", "attention", "seed", "changed")}
-    budget = Budget(**line["budget"])
-    return json.dumps([own, budget.of_data if line["kind"] == "bound" else budget.as_json()], sort_keys=True)
+    budget = line["budget"]
+    if line["kind"] == "bound":
+        budget = Budget(**budget).of_data if budget.keys() == Budget().as_json().keys() else budget
+    return json.dumps([own, budget], sort_keys=True)
+
+
+def is_done(line: Line, options: argparse.Namespace) -> bool:
+    """Whether a line holds all that is asked for."""
+    return line["kind"] != "cell" or line["model"] != "strl-spike" or not options.integers or "integers" in line
 
 
 def parse() -> argparse.Namespace:
@@ -154,23 +193,31 @@ def parse() -> argparse.Namespace:
 
 
 def lines_to_come(options: argparse.Namespace, done: set[str]) -> Iterator[Line]:
-    """Measure what has no line yet, and give each line as soon as it is there."""
-    pairs = [cell.pair for cell in cells([0], [0]) if is_asked(cell, options.only)]
-    for pair in dict.fromkeys(pairs):
-        collect(options, pair, budget_of(pair, options))
-        asked = {"kind": "bound", "observation": pair[0], "expert": pair[1]}
-        if key({**asked, "budget": budget_of(pair, options).as_json()}) not in done:
-            yield bounds(pair, options)
+    """Measure what has no line yet, and give each line as soon as it is there; times come last, alone."""
+    asked = [cell for cell in cells([0], [0]) if is_asked(cell, options.only)]
+    pairs = [pair for pair in dict.fromkeys(cell.pair for cell in asked) if key(bound_of(pair, options)) not in done]
     every = [cell for cell in cells(options.seeds, options.sweep_seeds) if is_asked(cell, options.only)]
     missing = [cell for cell in every if key(line_of(cell, budget_of(cell.pair, options))) not in done]
+    for pair in dict.fromkeys(cell.pair for cell in missing):
+        collect(options, pair, budget_of(pair, options))
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(measure, cell, options) for cell in missing]
+        running = [pool.submit(bounds, pair, options) for pair in pairs]
+        running += [pool.submit(measure, cell, options) for cell in missing]
         try:
             for finished in as_completed(running):
                 yield finished.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # not the whole protocol behind a cell that failed
             raise
+    for cell in every:
+        line = {**line_of(cell, budget_of(cell.pair, options)), "kind": "time"}
+        if cell.pair in SWEPT_ON and cell.seed == every[0].seed and key(line) not in done:
+            yield times(cell, options)
+
+
+def bound_of(pair: tuple[str, str], options: argparse.Namespace) -> Line:
+    """What the line of a pair's tables says before anything is counted."""
+    return {"kind": "bound", "observation": pair[0], "expert": pair[1], "budget": budget_of(pair, options).as_json()}
 
 
 def line_of(cell: Cell, budget: Budget) -> Line:
@@ -187,8 +234,9 @@ def main() -> None:
     """Run what is missing, then render."""
     options, console = parse(), Console(soft_wrap=True)
     lines = [json.loads(x) for x in options.results.read_text().splitlines()] if options.results.exists() else []
-    for line in [] if options.render else lines_to_come(options, {key(line) for line in lines}):
-        lines.append(line)
+    done = {key(line) for line in lines if is_done(line, options)}
+    for line in [] if options.render else lines_to_come(options, done):
+        lines = [*(other for other in lines if key(other) != key(line)), line]
         options.results.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.results, "".join(json.dumps(x) + "\n" for x in lines))
         console.print(strl_tables.said(line), markup=False)

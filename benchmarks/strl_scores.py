@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from strl_cells import Budget
 
 from dsf.export.file import read_network
-from dsf.export.network import Network
 from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models import Activity, measure_activity
 from dsf.hardware_models.dense import WINDOW, DecisionTransformer, decision_transformer
@@ -24,29 +25,31 @@ from dsf.train.checkpoint import load_checkpoint
 from dsf.train.data import OfflineDataset, load_dataset
 from dsf.train.decision_model import DecisionModel
 from dsf.train.evaluation import goals_reached
-from dsf.train.lookup_table import best_table
+from dsf.train.lookup_table import LookupScore, Part, best_tables
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
-from dsf.train.token_accuracy import opening_windows, policy_accuracy, token_accuracy
+from dsf.train.token_accuracy import TokenAccuracy, policy_accuracy, token_accuracy, whole_windows
 
 LANES = 64
 """Mazes walked through at once."""
-ACTIVITY_WINDOWS = 32
+ACTIVITY_WINDOWS = 128
+COUNTED_WALKS = 10
 TIMED_DECISIONS = 50
-COARSE_PARTS: dict[str, list[list[int]]] = {
-    "position": [[0, 1]],
-    "walls": [[0, 1], list(range(8))],
-    "view": [[6, 7, 8, 11, 12, 13, 16, 17, 18], list(range(25))],
+PARTS: dict[str, list[Part]] = {
+    "position": [([0, 1], 0)],
+    "walls": [([2, 3, 4, 5], 1), ([0, 1], 0)],
+    "view": [([7, 11, 13, 17], 1), ([6, 7, 8, 11, 12, 13, 16, 17, 18], 0)],
 }
-"""Columns of each observation, coarse to fine: the place before its walls, the inner 3 x 3 cells before all 5 x 5."""
+"""What tables look at before the whole observation: the four walls beside with the last move, which is all that the
+wall follower looks at; then the place, or the inner 3 x 3 of a view's 5 x 5 cells."""
 
 
-def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int], whole: bool) -> dict[str, Any]:
+def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int], whole_walks: int) -> dict[str, Any]:
     """Everything about the last checkpoint of a run."""
     checkpoint = load_checkpoint(run)
     model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
     data = load_dataset(test)
-    accuracy = token_accuracy(model, data, whole=whole)
+    accuracy = accuracy_of(model, data, whole_walks)
     policy = TorchPolicy(model, min(LANES, len(seeds)))
     started = time.perf_counter()
     walked = closed_loop(task, policy, expert, seeds)
@@ -62,17 +65,35 @@ def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int], whole: bo
     }
 
 
-def activity_of(model: DecisionModel, data: OfflineDataset) -> dict[str, Any]:
-    """Firing rate, operations of one decision, and milliseconds of one, of a float model in window mode.
+def accuracy_of(model: DecisionModel, data: OfflineDataset, whole_walks: int) -> TokenAccuracy:
+    """Of the first window of every walk, or of the first ``whole_walks`` whole ones.
 
-    A decision is a window with a full context, alone in its batch, as a robot's would be. Spikes meet weights
-    (``additions``) as often as in the recorded windows; pairs of tokens are counted as dense.
+    There a causal model answers each token with the last K tokens before it, as it does when it acts. The bidirectional
+    form has no such answer that sees what it wants to see: it gets whole walks window by window.
+    """
+    if not whole_walks:
+        return token_accuracy(model, data)
+    some = first_walks(data, whole_walks)
+    return (
+        policy_accuracy(TorchPolicy(model, LANES), some, None)
+        if model.causal
+        else token_accuracy(model, some, whole=True)
+    )
+
+
+def first_walks(data: OfflineDataset, count: int) -> OfflineDataset:
+    """The first episodes of a dataset alone."""
+    return replace(data, kept=data.kept[:count])
+
+
+def activity_of(model: DecisionModel, data: OfflineDataset) -> dict[str, Any]:
+    """Firing rate, and operations of one decision, of a float model in window mode.
+
+    A decision is a window with a full context. Spikes meet weights (``additions``) as often as in recorded windows;
+    pairs of tokens are counted as dense.
     """
     model.eval()
-    opening = next(opening_windows(data, model.config.context, ACTIVITY_WINDOWS))
-    integers = model.codec.encode(opening.tokens).astype(np.float32)
-    integers[~opening.mask] = 0.0
-    arrays = [torch.from_numpy(array) for array in (integers, opening.mask, opening.ends)]
+    arrays = recorded_windows(model, data)
     with torch.inference_mode(), record_activity(model) as activity:
         model(*arrays)
     rates = [float(rate) for rate in activity.rates.values()]
@@ -80,14 +101,15 @@ def activity_of(model: DecisionModel, data: OfflineDataset) -> dict[str, Any]:
     if not isinstance(model, DSFormer):  # whose integers are counted, in scores_of_integers
         events = float(activity.events_per_token) if activity.events else 0.0
         found["operations"] = operations(window_activity(model, data.task, events))
-    full = opening.mask.all(axis=1).argmax()
-    one, seconds = [array[full : full + 1] for array in arrays], []
-    with torch.inference_mode():
-        for _ in range(TIMED_DECISIONS):
-            started = time.perf_counter()
-            model(*one)
-            seconds.append(time.perf_counter() - started)
-    return {**found, "ms_per_decision": 1000.0 * float(np.median(seconds))}
+    return found
+
+
+def recorded_windows(model: DecisionModel, data: OfflineDataset) -> list[torch.Tensor]:
+    """Integers, mask and ends of windows out of whole walks."""
+    some = next(whole_windows(data, model.config.context, ACTIVITY_WINDOWS))
+    integers = model.codec.encode(some.tokens).astype(np.float32)
+    integers[~some.mask] = 0.0
+    return [torch.from_numpy(array) for array in (integers, some.mask, some.ends)]
 
 
 def window_activity(model: DecisionModel, task: Task, events_per_token: float) -> Activity:
@@ -107,31 +129,44 @@ def operations(activity: Activity) -> dict[str, float]:
 
 
 def scores_of_integers(
-    network_file: Path, test: str, expert: str, seeds: Sequence[int], scored: int | None
+    network_file: Path, test: str, expert: str, seeds: Sequence[int], budget: Budget
 ) -> dict[str, Any]:
     """Accuracy and closed loop of an exported network, in stream mode on the fast engine, arg-max on accumulators."""
-    network = read_network(network_file)
-    lanes = min(LANES, len(seeds))
-    recorded, walking = (FastEngine(network, lanes, "stream") for _ in range(2))
-    data = load_dataset(test)
-    accuracy = policy_accuracy(IntegerPolicy(recorded), data, scored)
-    activity = measure_activity(recorded.counter)
+    network, data = read_network(network_file), load_dataset(test)
+    some = first_walks(data, budget.whole_walks) if budget.whole_walks else data
+    recorded, counted = FastEngine(network, LANES, "stream"), FastEngine(network, 1, "stream")
+    accuracy = policy_accuracy(IntegerPolicy(recorded), some, budget.scored)
+    # One lane, for among several those that have finished go on.
+    policy_accuracy(IntegerPolicy(counted), first_walks(data, COUNTED_WALKS), None)
+    activity = measure_activity(counted.counter)
+    walking = IntegerPolicy(FastEngine(network, min(LANES, len(seeds)), "stream"))
     return {
         "accuracy": accuracy.share,
-        **closed_loop(get_task(network.task), IntegerPolicy(walking), expert, seeds),
+        **closed_loop(get_task(network.task), walking, expert, seeds),
         "firing_rate": activity.firing_rate,
         "operations": operations(activity),
-        "ms_per_decision": milliseconds(network, data),
     }
 
 
-def milliseconds(network: Network, data: OfflineDataset) -> float:
-    """Median time of a recorded token's decision on the fast engine, one lane."""
-    engine, seconds = FastEngine(network, 1, "stream"), []
-    for vector in data.tokens[:TIMED_DECISIONS].astype(np.float64):
-        started = time.perf_counter()
-        engine.step(vector[None])
-        seconds.append(time.perf_counter() - started)
+def milliseconds(run: Path, test: str, network_file: Path | None) -> float:
+    """Median time of one decision: of a full window alone in its batch, or of a recorded token on the fast engine."""
+    data, seconds = load_dataset(test), []
+    if network_file is None:
+        model = load_checkpoint(run).build_model().eval()
+        arrays = recorded_windows(model, data)
+        full = int(arrays[1].all(dim=1).int().argmax())
+        one = [array[full : full + 1] for array in arrays]
+        with torch.inference_mode():
+            for _ in range(TIMED_DECISIONS):
+                started = time.perf_counter()
+                model(*one)
+                seconds.append(time.perf_counter() - started)
+    else:
+        engine = FastEngine(read_network(network_file), 1, "stream")
+        for vector in data.tokens[:TIMED_DECISIONS].astype(np.float64):
+            started = time.perf_counter()
+            engine.step(vector[None])
+            seconds.append(time.perf_counter() - started)
     return 1000.0 * float(np.median(seconds))
 
 
@@ -152,9 +187,11 @@ def closed_loop(task: Task, policy: Policy, expert: str, seeds: Sequence[int]) -
 
 def lookup(names: list[str], scored: int | None, observation: str) -> dict[str, Any]:
     """The best causal table and the best that may see the next observation, of (train, validation, test)."""
-    train, validation, test = (load_dataset(name) for name in names)
-    found = {}
-    for label, see_next in (("causal", False), ("next", True)):
-        score = best_table(train, validation, test, scored, see_next, COARSE_PARTS[observation])
-        found[label] = {"accuracy": score.test.share, "finest": score.finest, "alpha": score.alpha}
-    return {**found, "tokens": score.test.tokens}
+    found = best_tables(*(load_dataset(name) for name in names), scored, PARTS[observation])
+    lines = {"causal": found.causal, "next": found.with_next}
+    return {**{label: table_line(score) for label, score in lines.items()}, "tokens": found.causal.test.tokens}
+
+
+def table_line(score: LookupScore) -> dict[str, Any]:
+    """A table's share and what it looks at, as a line of results holds it."""
+    return {"accuracy": score.test.share, "finest": score.finest, "alpha": score.alpha}

@@ -19,7 +19,7 @@ SEES = {"bidirectional": "the whole window", "causal": "the past"}
 BUDGET_TEXT = (
     "{mazes} training mazes, {held_out} validation and {held_out} test mazes; {steps} steps of {batch} windows of up "
     "to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads (STRL, dense); "
-    "token accuracy on {scored} of the test mazes; {episodes} unseen mazes in the closed loop"
+    "token accuracy on {scored}; {episodes} unseen mazes in the closed loop; look-up tables of {table_mazes} mazes"
 )
 Line = dict[str, Any]
 BudgetOf = Callable[[tuple[str, str]], dict[str, Any]]
@@ -31,6 +31,8 @@ def said(line: Line) -> str:
     if line["kind"] == "bound":
         shares = [f"{line[label]['accuracy']:.2%}" for label in ("causal", "next")]
         return f"{what}: look-up table {shares[0]}, with the next observation {shares[1]}"
+    if line["kind"] == "time":
+        return f"{what}, {line['model']} {line['attention']} {line['changed'] or ''}: {line['ms_per_decision']:.3f} ms"
     own = f"{line['model']} {line['attention']} {line['changed'] or ''} seed {line['seed']}"
     integers = line.get("integers")
     more = f"; integers {integers['accuracy']:.2%}, {integers['success']:.1%} solved" if integers else ""
@@ -57,8 +59,9 @@ def write_document(lines: list[Line], budget_of: BudgetOf) -> None:
     """Replace the generated parts of docs/strl.md by the figures of the budgets that ``budget_of`` gives each pair."""
     mine = [x for x in lines if x["kind"] == "cell" and x["budget"] == budget_of(pair_of(x))]
     replace_section(DOCUMENT, "strl-table", "\n".join([*head(budget_of), *table(mine, lines, budget_of)]))
-    replace_section(DOCUMENT, "strl-work", "\n".join(work(mine)))
-    replace_section(DOCUMENT, "strl-sweeps", "\n".join(sweeps(mine)))
+    timed = [x for x in lines if x["kind"] == "time" and x["budget"] == budget_of(pair_of(x))]
+    replace_section(DOCUMENT, "strl-work", "\n".join(work(mine, timed)))
+    replace_section(DOCUMENT, "strl-sweeps", "\n".join(sweeps(mine, timed)))
 
 
 def pair_of(line: Line) -> tuple[str, str]:
@@ -75,9 +78,16 @@ def head(budget_of: BudgetOf) -> list[str]:
         pairs = dict.fromkeys(pair for pair in every if budget_of(pair) == budget)
         of = ", ".join(f"{observation} and {spoken(expert)}" for observation, expert in pairs)
         figures = {name: f"{value:,}" if isinstance(value, int) else f"{value:g}" for name, value in budget.items()}
-        figures["scored"] = "whole walks" if budget["whole"] else f"the first {budget['context']} tokens"
+        figures["scored"] = scored(budget)
         said.append(f"- {of}: " + BUDGET_TEXT.format_map(figures))
     return [*said, "", "Mean over training seeds [95 % interval].", ""]
+
+
+def scored(budget: dict[str, Any]) -> str:
+    """Which tokens token accuracy asks for."""
+    if budget["whole_walks"]:
+        return f"whole recorded walks through {budget['whole_walks']} test mazes"
+    return f"the first {budget['context']} tokens of all test mazes' walks"
 
 
 def spoken(expert: str) -> str:
@@ -129,32 +139,37 @@ def row(lines: list[Line]) -> str:
     return f"{len(lines)} | {', '.join(counts)} | {shares[0]} | {shares[1]} | {ways(lines)} |"
 
 
-def work(lines: list[Line]) -> list[str]:
+def work(lines: list[Line], timed: list[Line]) -> list[str]:
     """What one decision computes, and how long it takes, on the first pair of the sweeps."""
     rows = [
         "| model | sees | seeds | multiply-accumulates | additions | spikes per neuron and tick, % | ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for model, attention in MODELS:
-        found = of_cell(lines, SWEPT_ON[0], model, attention)
+        found, times = (of_cell(some, SWEPT_ON[0], model, attention) for some in (lines, timed))
         if model == "strl-spike":
-            rows.append(f"| {INTEGERS}, stream mode | {SEES[attention]} | {of_one_decision(integers_of(found))}")
+            rows.append(f"| {INTEGERS}, stream mode | {SEES[attention]} | {of_one_decision(integers_of(found), times)}")
         else:
-            rows.append(f"| {NAMES[model]} | {SEES[attention]} | {of_one_decision(found)}")
+            rows.append(f"| {NAMES[model]} | {SEES[attention]} | {of_one_decision(found, times)}")
     return rows
 
 
-def of_one_decision(lines: list[Line]) -> str:
+def of_one_decision(lines: list[Line], timed: list[Line]) -> str:
     """The measured columns of :func:`work`."""
     if not lines:
         return "0 | not run | not run | not run | not run |"
     counts = [f"{mean([line['operations'][name] for line in lines]):,.0f}" for name in ("macs", "additions")]
     rates = [line["firing_rate"] for line in lines if line["firing_rate"] is not None]
     rate = spread(rates) if rates else "-"
-    return f"{len(lines)} | {' | '.join(counts)} | {rate} | {spread([x['ms_per_decision'] for x in lines], '')} |"
+    return f"{len(lines)} | {' | '.join(counts)} | {rate} | {took(timed)} |"
 
 
-def sweeps(lines: list[Line]) -> list[str]:
+def took(timed: list[Line]) -> str:
+    """Milliseconds per decision, of one training seed."""
+    return f"{timed[0]['ms_per_decision']:.3f}" if timed else "not run"
+
+
+def sweeps(lines: list[Line], timed: list[Line]) -> list[str]:
     """Ticks, threshold and tau of causal STRL, with the firing rate beside the accuracy."""
     rows = [
         "| observation, expert | changed | value | seeds | token accuracy, % | solved, % "
@@ -165,10 +180,9 @@ def sweeps(lines: list[Line]) -> list[str]:
         for name, values in SWEEPS.items():
             for value in values:
                 cell = swept(pair, name, value, 0)
-                found = of_cell(lines, pair, cell.model, cell.attention, cell.changed)
+                found, times = (of_cell(x, pair, cell.model, cell.attention, cell.changed) for x in (lines, timed))
                 shares = " | ".join(spread([x[part] for x in found]) for part in ("accuracy", "success", "firing_rate"))
                 added = f"{mean([x['operations']['additions'] for x in found]):,.0f}" if found else "not run"
-                took = spread([x["ms_per_decision"] for x in found], "")
                 first = f"| {pair[0]}, {spoken(pair[1])} | {name} | {value} | {len(found)}"
-                rows.append(f"{first} | {shares} | {added} | {took} |")
+                rows.append(f"{first} | {shares} | {added} | {took(times)} |")
     return rows

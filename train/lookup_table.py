@@ -9,9 +9,9 @@ n_k counting training tokens in the same situation, so that rare and unseen situ
 ladder of levels, where it ends and which alpha: whatever is best on validation data. All is counting, and it holds only
 as far as the training data cover the situations.
 
-A causal situation is the observation (in parts, coarse to fine), the last executed choices and the return-to-go. With
-``see_next`` it is also the next observation, which nobody has when deciding: that is the advantage of bidirectional
-attention.
+A causal situation is the observation (in parts, coarse to fine), the last executed choices and the return-to-go. The
+other table may see the next observation as well, which nobody has when deciding: that is the advantage of bidirectional
+attention. It falls back on the best causal table, so that what it sees more cannot make it worse but for chance.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from dsf.train.token_accuracy import TokenAccuracy, require_choices
 
 Level = tuple[int, bool]
 """How many of the last choices are looked at beside the whole observation, and whether the return-to-go is."""
+Part = tuple[Sequence[int], int]
+"""Columns of the observation, and how many of the last choices are looked at beside them."""
 LADDERS: tuple[tuple[Level, ...], ...] = (
     ((0, False), (1, False), (2, False), (3, False), (4, False), (6, False), (8, False)),
     ((0, False), (1, False), (1, True), (2, True), (3, True), (4, True), (6, True), (8, True)),
@@ -57,14 +59,21 @@ class LookupScore:
     test: TokenAccuracy
 
 
-def best_table(
+@dataclass(frozen=True)
+class LookupScores:
+    """Of the best causal table, and of the best one that also sees the next observation."""
+
+    causal: LookupScore
+    with_next: LookupScore
+
+
+def best_tables(
     train: OfflineDataset,
     validation: OfflineDataset,
     test: OfflineDataset,
     context: int | None,
-    see_next: bool,
-    parts: Sequence[Sequence[int]] | None = None,
-) -> LookupScore:
+    parts: Sequence[Part] = (),
+) -> LookupScores:
     """Fit every ladder on ``train``, choose on ``validation``, and score ``test``.
 
     Args:
@@ -73,35 +82,48 @@ def best_table(
         test: what is scored.
         context: the first tokens of each episode that are scored, as in token_accuracy, or None for all; all are learnt
             from.
-        see_next: whether the next observation may be seen; an episode's last token has none.
-        parts: columns of the observation, coarse to fine, a level each; None is all of them at once.
+        parts: levels in front of the whole observation, coarse to fine.
 
     Raises:
         UserError: the actions are no choices.
     """
     for data in (train, validation, test):
         require_choices(data)
-    columns = [list(part) for part in parts or [range(train.task.observation_size)]]
-    fitted, *asked = [Situations.of(data, columns) for data in (train, validation, test)]
-    found: list[LookupScore] = []
+    sets = [Situations.of(data, [columns for columns, _ in parts]) for data in (train, validation, test)]
+    fitted, *asked = sets
+    causal, shares = _best(sets, context, parts, [data.prior(fitted) for data in asked], see_next=False)
+    with_next, _ = _best(sets, context, parts, shares, see_next=True)
+    return LookupScores(causal, with_next)
+
+
+def _best(
+    sets: list[Situations], context: int | None, parts: Sequence[Part], prior: list[FloatArray], see_next: bool
+) -> tuple[LookupScore, list[FloatArray]]:
+    """The best table of (train, validation, test) over ``prior`` (of the latter two), and its shares."""
+    fitted, *asked = sets
+    best: tuple[LookupScore, list[FloatArray]] | None = None
     for ladder in LADDERS:
-        shares = {alpha: [data.prior(fitted) for data in asked] for alpha in ALPHAS}
-        names = [f"part {place} of the observation" for place in range(1, len(columns))] + [_name(x) for x in ladder]
-        for place, name in enumerate(names):
-            level = None if place < len(columns) - 1 else ladder[place - len(columns) + 1]
-            keys = [data.keys(place, level, see_next) for data in (fitted, *asked)]
-            counts = [_counts(keys[0], fitted, key) for key in keys[1:]]
+        shares = dict.fromkeys(ALPHAS, prior)
+        levels: list[tuple[int | None, Level]] = [(place, (history, False)) for place, (_, history) in enumerate(parts)]
+        for place, level in [*levels, *((None, level) for level in ladder)]:
+            train, *keys = [data.keys(place, level, see_next) for data in sets]
+            counts = _counts(train, fitted, keys)
             for alpha in ALPHAS:
                 shares[alpha] = [_smoothed(*pair, alpha) for pair in zip(counts, shares[alpha])]
                 scores = [data.score(share, context) for data, share in zip(asked, shares[alpha])]
-                found.append(LookupScore(name + ", next observation" * see_next, alpha, *scores))
-    return max(found, key=lambda score: score.validation.correct)  # of equal ones the first: the coarsest situation
+                # Of equal ones the first stays: the coarsest situation.
+                if best is None or scores[0].correct > best[0].validation.correct:
+                    name = _name(place, level) + ", next observation" * see_next
+                    best = LookupScore(name, alpha, *scores), shares[alpha]
+    assert best is not None  # there are ladders
+    return best
 
 
-def _name(level: Level) -> str:
+def _name(place: int | None, level: Level) -> str:
     history, returns = level
     choices = ["last choice" if history == 1 else f"last {history} choices"] * (history > 0)
-    return ", ".join(["observation", *choices, *["return-to-go"] * returns])
+    seen = "observation" if place is None else f"part {place + 1} of the observation"
+    return ", ".join([seen, *choices, *["return-to-go"] * returns])
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,7 @@ class Situations:
 
     Attributes:
         parts: of the observation, coarse to fine.
+        whole: the observation.
         following: of the next whole observation; 0 at an episode's last step.
         returns: of the return-to-go.
         before: the choices before, by lag from 1 on; the number of choices where the episode had not begun.
@@ -119,6 +142,7 @@ class Situations:
     """
 
     parts: list[Hashes]
+    whole: Hashes
     following: Hashes
     returns: Hashes
     before: list[IntArray]
@@ -127,7 +151,7 @@ class Situations:
     size: int
 
     @classmethod
-    def of(cls, data: OfflineDataset, columns: list[list[int]]) -> Situations:
+    def of(cls, data: OfflineDataset, columns: Sequence[Sequence[int]]) -> Situations:
         """Those of all kept steps, in order."""
         places = np.concatenate([np.arange(length) for length in data.lengths])
         rows = np.repeat(data.kept_starts, data.lengths) + places
@@ -143,18 +167,14 @@ class Situations:
             before.append(earlier)
         to_go = np.rint(tokens[:, -1:].astype(np.float64) * data.task.return_scale * RETURN_GRAIN)
         returns = _hash(to_go.astype(np.float32))
-        return cls([_hash(tokens[:, part]) for part in columns], following, returns, before, choices, places, size)
+        parts = [_hash(tokens[:, list(part)]) for part in columns]
+        return cls(parts, whole, following, returns, before, choices, places, size)
 
-    def keys(self, place: int, level: Level | None, see_next: bool) -> Hashes:
-        """The situations, as one level of a ladder tells them apart, (steps,).
-
-        ``place`` counts levels from the coarsest; a part of the observation alone has no ``level``.
-        """
-        key = self.parts[min(place, len(self.parts) - 1)]
+    def keys(self, place: int | None, level: Level, see_next: bool) -> Hashes:
+        """The situations, as one level of a ladder tells them apart, (steps,); ``place`` is a part's, None: all."""
+        key = self.whole if place is None else self.parts[place]
         if see_next:
             key = _join(key, self.following)
-        if level is None:
-            return key
         history, returns = level
         for earlier in self.before[:history]:
             key = _join(key, earlier.astype(np.uint64))
@@ -188,12 +208,16 @@ def _join(first: Hashes, second: Hashes) -> Hashes:
     return (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
 
 
-def _counts(mine: Hashes, train: Situations, asked: Hashes) -> FloatArray:
-    """How often ``train``, in situations ``mine``, took each choice in the situations ``asked``, (asked, choices)."""
+def _counts(mine: Hashes, train: Situations, asked: Sequence[Hashes]) -> list[FloatArray]:
+    """How often ``train``, in situations ``mine``, took each choice in the situations asked for, (steps, choices)."""
     known, index = np.unique(mine, return_inverse=True)
     cells = np.bincount(index.reshape(-1) * train.size + train.choices, minlength=len(known) * train.size)
-    place = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return np.where((known[place] == asked)[:, None], cells.reshape(-1, train.size)[place], 0).astype(np.float64)
+    found = []
+    for keys in asked:
+        place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        same = (known[place] == keys)[:, None]
+        found.append(np.where(same, cells.reshape(-1, train.size)[place], 0).astype(np.float64))
+    return found
 
 
 def _smoothed(counts: FloatArray, coarser: FloatArray, alpha: float) -> FloatArray:

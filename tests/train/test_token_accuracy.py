@@ -14,7 +14,7 @@ from dsf.tasks import UserError, get_task
 from dsf.train.codec import TokenStatistics
 from dsf.train.config import ModelConfig
 from dsf.train.data import OfflineDataset
-from dsf.train.lookup_table import best_table
+from dsf.train.lookup_table import best_tables
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
 from dsf.train.rival_config import RivalConfig
@@ -95,13 +95,14 @@ def test_continuous_actions_and_other_heads_are_refused() -> None:
     with pytest.raises(UserError, match="are vectors"):
         token_accuracy(model, dataclasses.replace(data, task=get_task("hopper")))
     with pytest.raises(UserError, match="are vectors"):
-        best_table(data, data, dataclasses.replace(data, task=get_task("hopper")), CONTEXT, False)
+        best_tables(data, data, dataclasses.replace(data, task=get_task("hopper")), CONTEXT)
 
 
 def splits(make: object, next_too: bool = False) -> float:
     """Test accuracy of the best table of three toy datasets of one rule."""
     sets = [toy(*make(seed)) for seed in range(3)]  # type: ignore[operator]
-    return best_table(*sets, CONTEXT, next_too).test.share
+    found = best_tables(*sets, CONTEXT)
+    return (found.with_next if next_too else found.causal).test.share
 
 
 def test_table_finds_what_history_returns_and_the_future_tell() -> None:
@@ -143,5 +144,29 @@ def test_table_is_as_good_as_the_known_best_answer() -> None:
     first = np.concatenate([np.arange(length) < CONTEXT for length in lengths])
     best = ((observed == 0).astype(int) == choices)[first].mean()
     assert splits(rule) == pytest.approx(best, abs=0.002)
-    parts = best_table(*(toy(*rule(seed)) for seed in range(3)), CONTEXT, False, parts=[[1], [0, 1, 2, 3]])
-    assert parts.test.share == pytest.approx(best, abs=0.002) and parts.finest.startswith("observation")
+    found = best_tables(*(toy(*rule(seed)) for seed in range(3)), CONTEXT, [([1], 0), ([0, 1, 2, 3], 0)])
+    assert found.causal.test.share == pytest.approx(best, abs=0.002)
+    assert found.causal.finest == "part 2 of the observation"
+    # The next observation tells nothing here: the table that sees it keeps what the causal one knows.
+    assert found.with_next.test.share == pytest.approx(best, abs=0.002)
+
+
+def test_a_part_of_the_observation_with_the_last_choice_can_be_all_there_is_to_know() -> None:
+    """The choice follows from one column and the last choice; the whole observation is never seen twice."""
+
+    def rule(seed: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+        lengths, observed, choices = random_toy(seed)
+        begins = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        for step in range(len(choices)):
+            choices[step] = (0 if step in begins else choices[step - 1]) ^ (observed[step] > 2)
+        return lengths, observed, choices
+
+    def unique(seed: int) -> OfflineDataset:
+        data = toy(*rule(seed))
+        data.tokens[:, 1] = np.random.default_rng(seed).standard_normal(len(data.tokens))
+        return data
+
+    sets = [unique(seed) for seed in range(3)]
+    assert best_tables(*sets, CONTEXT).causal.test.share < 0.8
+    found = best_tables(*sets, CONTEXT, [([0], 1)]).causal
+    assert found.test.share == 1.0 and found.finest == "part 1 of the observation, last choice"
