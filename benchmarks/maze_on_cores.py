@@ -134,7 +134,7 @@ def measured_seed(seed: int, options: argparse.Namespace, console: Console) -> d
     console.print(f"measuring, seed {seed}")
     found = measure(home, runs["spike"], runs["dense"], network, dataset_id(OBSERVATION, EXPERT, "test"), options)
     line = {"seed": seed, "budget": budget(options), "measured": when_and_what(), **found}
-    picture = home / "maze_solved.png" if options.quick else maze_report.PICTURE
+    picture = maze_report.PICTURE if options.shown == seed else home / maze_report.PICTURE.name
     line["picture"] = maze_report.draw_walk(picture, network, home / "lava.record", home / "lava.npz")
     return line
 
@@ -166,6 +166,8 @@ def parse() -> argparse.Namespace:
         options.width, options.blocks, options.seeds = 32, 2, [0]
     options.home = options.out / f"{options.mazes}-mazes-{options.steps}-steps-width-{options.width}"
     options.store = options.out / f"minari-{options.mazes}-{options.unseen}"
+    declared = all(value == parser.get_default(name) for name, value in budget(options).items())
+    options.shown = options.seeds[0] if declared else None  # whose walk the page shows
     return options
 
 

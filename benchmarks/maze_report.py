@@ -125,18 +125,18 @@ def band(joules: dict[str, float]) -> str:
 
 
 def picture(lines: list[Line]) -> list[str]:
-    """The one of the last line, with its caption."""
+    """The one of the first line, with its caption."""
     if not lines:
         return []
-    shown = lines[-1]["picture"]
+    shown = lines[0]["picture"]
     said = "reached" if shown["solved"] else "not reached"
     return [
         "",
         "![A maze walked through, and the spikes](maze_solved.png)",
         "",
-        f"The maze of reset seed {shown['maze']} (training seed {lines[-1]['seed']}): the goal is {said} after "
-        f"{shown['moves']} moves, the shortest path has {shown['shortest']}. Below, the spikes that Lava's "
-        "simulator has sent meanwhile; of two neurons the picture has room for one.",
+        f"The maze of reset seed {shown['maze']} (training seed {lines[0]['seed']}), the shortest walk of those in "
+        f"Lava: the goal is {said} after {shown['moves']} moves, the shortest path has {shown['shortest']}. Below, the "
+        "spikes that Lava's simulator has sent meanwhile; of two neurons the picture has room for one.",
     ]
 
 

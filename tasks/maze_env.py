@@ -94,8 +94,14 @@ class MazeEnv(gymnasium.Env[Int8Array, np.int64]):
         return self.table[self.cell].copy(), self._info()
 
     def step(self, action: np.int64) -> tuple[Int8Array, float, bool, bool, dict[str, Any]]:
-        """Move by a cell, or not, where a wall is in the way."""
+        """Move by a cell, or not, where a wall is in the way.
+
+        Raises:
+            UserError: the action is none of 0 to 3.
+        """
         move = int(action)
+        if not 0 <= move < len(self.offsets):
+            raise UserError(f"maze action is {move}: it must be 0 to 3 (left, right, up, down)")
         if not self.neighbours[self.cell] >> move & 1:
             self.cell += self.offsets[move]
             self.visited.add(self.cell)

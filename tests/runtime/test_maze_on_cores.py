@@ -107,6 +107,7 @@ BUDGET = (
     "unseen",
     "rival_mazes",
     "lava_mazes",
+    "first_maze",
 )
 
 

@@ -65,6 +65,9 @@ def test_a_wall_stops_the_agent_and_the_horizon_ends_the_episode() -> None:
         observation, reward, terminated, truncated, info = env.step(np.int64(LEFT))
         assert np.array_equal(observation, first) and reward == -0.1
         assert not terminated and truncated == (step == 2) and not info["success"]
+    for move in (4, -1):
+        with pytest.raises(UserError, match=rf"maze action is {move}: it must be 0 to 3 \(left, right, up, down\)"):
+            env.step(np.int64(move))
     assert MazeEnv().horizon == 4 * open_cells(21) == get_task("maze").max_steps
 
 
