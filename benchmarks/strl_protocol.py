@@ -27,14 +27,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import strl_tables
 import torch
 from rich.console import Console
-from strl_cells import SWEPT_ON, Budget, Cell, add_budget_options, budget_of, cells, training_arguments
+from strl_cells import PUBLISHED_ON, SWEPT_ON, Budget, Cell, add_budget_options, budget_of, cells, training_arguments
+from strl_lines import Line, bound_of, is_done, key, line_of
 
 from dsf.tasks.files import write_text
 
@@ -42,7 +42,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "strl.jsonl"
 EVAL_SEED = 20_000
 """Reset seed of the first maze that a policy walks through by itself."""
-Line = dict[str, Any]
 
 
 def run(command: list[str], options: argparse.Namespace, log: Path) -> None:
@@ -144,6 +143,15 @@ def times(cell: Cell, options: argparse.Namespace) -> Line:
     return {**line_of(cell, budget), "kind": "time", "ms_per_decision": found}
 
 
+def ends(cell: Cell, options: argparse.Namespace) -> Line:
+    """What a window's last token does to the bidirectional form, as a line of results."""
+    from strl_scores import shorter_windows
+
+    os.environ["MINARI_DATASETS_PATH"] = str(collect(options, cell.pair, budget_of(cell.pair, options)))
+    found = shorter_windows(place_of(cell, options), dataset_id(*cell.pair, "test"))
+    return {**line_of(cell, budget_of(cell.pair, options)), "kind": "ends", **found}
+
+
 def bounds(pair: tuple[str, str], options: argparse.Namespace) -> Line:
     """The look-up tables of one pair of observation and expert, as a line of results."""
     from strl_scores import lookup
@@ -152,20 +160,6 @@ def bounds(pair: tuple[str, str], options: argparse.Namespace) -> Line:
     os.environ["MINARI_DATASETS_PATH"] = str(collect(options, pair, replace(budget, mazes=budget.table_mazes)))
     names = [dataset_id(*pair, split) for split in ("train", "validation", "test")]
     return {**bound_of(pair, options), **lookup(names, budget.scored, pair[0])}
-
-
-def key(line: Line) -> str:
-    """What makes two lines the same measurement. A line of another version of the budget is another one's."""
-    own = {name: line.get(name) for name in ("kind", "observation", "expert", "model", "attention", "seed", "changed")}
-    budget = line["budget"]
-    if line["kind"] == "bound":
-        budget = Budget(**budget).of_data if budget.keys() == Budget().as_json().keys() else budget
-    return json.dumps([own, budget], sort_keys=True)
-
-
-def is_done(line: Line, options: argparse.Namespace) -> bool:
-    """Whether a line holds all that is asked for."""
-    return line["kind"] != "cell" or line["model"] != "strl-spike" or not options.integers or "integers" in line
 
 
 def parse() -> argparse.Namespace:
@@ -213,16 +207,8 @@ def lines_to_come(options: argparse.Namespace, done: set[str]) -> Iterator[Line]
         line = {**line_of(cell, budget_of(cell.pair, options)), "kind": "time"}
         if cell.pair in SWEPT_ON and cell.seed == every[0].seed and key(line) not in done:
             yield times(cell, options)
-
-
-def bound_of(pair: tuple[str, str], options: argparse.Namespace) -> Line:
-    """What the line of a pair's tables says before anything is counted."""
-    return {"kind": "bound", "observation": pair[0], "expert": pair[1], "budget": budget_of(pair, options).as_json()}
-
-
-def line_of(cell: Cell, budget: Budget) -> Line:
-    """What a cell's line says before anything is measured."""
-    return {"kind": "cell", **asdict(cell), "budget": budget.as_json()}
+        if (cell.pair, cell.attention) == (PUBLISHED_ON, "bidirectional") and key({**line, "kind": "ends"}) not in done:
+            yield ends(cell, options)
 
 
 def is_asked(cell: Cell, only: list[str]) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from strl_cells import Budget
 
@@ -22,14 +23,21 @@ from dsf.tasks import Task, get_task, rollout
 from dsf.tasks.policy import Policy
 from dsf.train.activity import record_activity
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.data import OfflineDataset, load_dataset
+from dsf.train.data import OfflineDataset, Windows, load_dataset
 from dsf.train.decision_model import DecisionModel
 from dsf.train.evaluation import goals_reached
 from dsf.train.lookup_table import LookupScore, Part, best_tables
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
-from dsf.train.token_accuracy import TokenAccuracy, policy_accuracy, token_accuracy, whole_windows
+from dsf.train.token_accuracy import (
+    TokenAccuracy,
+    opening_windows,
+    policy_accuracy,
+    token_accuracy,
+    whole_windows,
+)
 
+BoolArray = npt.NDArray[np.bool_]
 LANES = 64
 """Mazes walked through at once."""
 ACTIVITY_WINDOWS = 128
@@ -81,6 +89,29 @@ def accuracy_of(model: DecisionModel, data: OfflineDataset, whole_walks: int) ->
     )
 
 
+def shorter_windows(run: Path, test: str) -> dict[str, float]:
+    """Token accuracy on first windows that are one token shorter, and of the last token with and without that token.
+
+    What a window's last token is told differs from what the others are told where a model sees the future.
+    """
+    model, data = load_checkpoint(run).build_model(), load_dataset(test)
+    context = model.config.context
+    long = replace(data, kept=data.kept[data.lengths >= context])
+    last = {length: float(last_tokens(model, long, length).mean()) for length in (context, context - 1)}
+    shorter = token_accuracy(model, data, context=context - 1).share
+    return {"shorter": shorter, "last": last[context], "shorter_last": last[context - 1]}
+
+
+def last_tokens(model: DecisionModel, data: OfflineDataset, context: int) -> BoolArray:
+    """Whether the last token of each walk's first window is answered as recorded, (walks,)."""
+    found = []
+    for some in opening_windows(data, context, ACTIVITY_WINDOWS):
+        with torch.inference_mode():
+            answers = model.eval()(*integers_of(model, some))[:, -1].argmax(dim=-1).numpy()
+        found.append(answers == some.actions[:, -1].argmax(axis=-1))
+    return np.concatenate(found)
+
+
 def first_walks(data: OfflineDataset, count: int) -> OfflineDataset:
     """The first episodes of a dataset alone."""
     return replace(data, kept=data.kept[:count])
@@ -106,7 +137,11 @@ def activity_of(model: DecisionModel, data: OfflineDataset) -> dict[str, Any]:
 
 def recorded_windows(model: DecisionModel, data: OfflineDataset) -> list[torch.Tensor]:
     """Integers, mask and ends of windows out of whole walks."""
-    some = next(whole_windows(data, model.config.context, ACTIVITY_WINDOWS))
+    return integers_of(model, next(whole_windows(data, model.config.context, ACTIVITY_WINDOWS)))
+
+
+def integers_of(model: DecisionModel, some: Windows) -> list[torch.Tensor]:
+    """Integers, mask and ends of windows."""
     integers = model.codec.encode(some.tokens).astype(np.float32)
     integers[~some.mask] = 0.0
     return [torch.from_numpy(array) for array in (integers, some.mask, some.ends)]

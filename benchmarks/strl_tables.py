@@ -8,7 +8,8 @@ from statistics import mean
 from typing import Any
 
 from generated_section import ROOT, replace_section
-from strl_cells import MODELS, SWEEPS, SWEPT_ON, Budget, cells, swept
+from strl_cells import MODELS, PUBLISHED_ON, SWEEPS, SWEPT_ON, Budget, cells, swept
+from strl_lines import Line
 
 from dsf.tasks import mean_confidence_interval
 
@@ -21,7 +22,6 @@ BUDGET_TEXT = (
     "to {context} tokens, learning rate {learning_rate}; width {width}, {blocks} blocks, {heads} heads (STRL, dense); "
     "token accuracy on {scored}; {episodes} unseen mazes in the closed loop; look-up tables of {table_mazes} mazes"
 )
-Line = dict[str, Any]
 BudgetOf = Callable[[tuple[str, str]], dict[str, Any]]
 
 
@@ -31,6 +31,8 @@ def said(line: Line) -> str:
     if line["kind"] == "bound":
         shares = [f"{line[label]['accuracy']:.2%}" for label in ("causal", "next")]
         return f"{what}: look-up table {shares[0]}, with the next observation {shares[1]}"
+    if line["kind"] == "ends":
+        return f"{what}, seed {line['seed']}: windows one token shorter {line['shorter']:.2%}"
     if line["kind"] == "time":
         return f"{what}, {line['model']} {line['attention']} {line['changed'] or ''}: {line['ms_per_decision']:.3f} ms"
     own = f"{line['model']} {line['attention']} {line['changed'] or ''} seed {line['seed']}"
@@ -58,7 +60,11 @@ def ways(lines: list[Line]) -> str:
 def write_document(lines: list[Line], budget_of: BudgetOf) -> None:
     """Replace the generated parts of docs/strl.md by the figures of the budgets that ``budget_of`` gives each pair."""
     mine = [x for x in lines if x["kind"] == "cell" and x["budget"] == budget_of(pair_of(x))]
-    replace_section(DOCUMENT, "strl-table", "\n".join([*head(budget_of), *table(mine, lines, budget_of)]))
+    replace_section(
+        DOCUMENT,
+        "strl-table",
+        "\n".join([*head(budget_of), *table(mine, lines, budget_of), *last_token(lines, budget_of)]),
+    )
     timed = [x for x in lines if x["kind"] == "time" and x["budget"] == budget_of(pair_of(x))]
     replace_section(DOCUMENT, "strl-work", "\n".join(work(mine, timed)))
     replace_section(DOCUMENT, "strl-sweeps", "\n".join(sweeps(mine, timed)))
@@ -116,6 +122,20 @@ def table(lines: list[Line], every: list[Line], budget_of: BudgetOf) -> list[str
             if model == "strl-spike":
                 rows.append(f"{first} {INTEGERS} | {SEES[attention]} | {row(integers_of(found))}")
     return rows
+
+
+def last_token(lines: list[Line], budget_of: BudgetOf) -> list[str]:
+    """What the token that has none behind it does to the bidirectional form on the paper's pair."""
+    budget = budget_of(PUBLISHED_ON)
+    found = [x for x in lines if x["kind"] == "ends" and x["budget"] == budget]
+    shares = {name: spread([x[name] for x in found]) for name in ("shorter", "last", "shorter_last")}
+    return [
+        "",
+        "A window's last token has no future to show. Moves come in pairs, since rooms are two cells apart, so token "
+        f"{budget['context']} is the second of a pair and known all the same: the bidirectional form has "
+        f"{shares['last']} % of them right. Asked in windows of {budget['context'] - 1} tokens, the same networks "
+        f"reach {shares['shorter']} %, with {shares['shorter_last']} % of the last tokens, where the move is free.",
+    ]
 
 
 def of_cell(

@@ -72,8 +72,17 @@ def _windows(data: OfflineDataset, context: int, count: int, episodes: IntArray,
         yield Windows(data.tokens[index], data.actions[index], mask, step + lengths - 1)
 
 
-def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64, whole: bool = False) -> TokenAccuracy:
-    """Accuracy of a model, in evaluation mode, ``windows`` windows at a time; see the module for ``whole``.
+def token_accuracy(
+    model: DecisionModel, data: OfflineDataset, windows: int = 64, whole: bool = False, context: int | None = None
+) -> TokenAccuracy:
+    """Accuracy of a model, in evaluation mode.
+
+    Args:
+        model: is asked.
+        data: what it must repeat.
+        windows: at a time.
+        whole: see the module.
+        context: tokens of a window; None: the model's.
 
     Raises:
         UserError: the dataset's actions are no choices, or the model's are others.
@@ -83,7 +92,8 @@ def token_accuracy(model: DecisionModel, data: OfflineDataset, windows: int = 64
         raise UserError(f"the model has no head for the {data.task.action_size} choices of dataset '{data.dataset_id}'")
     training, device, tokens, correct = model.training, model.input_unit.device, 0, 0
     model.eval()
-    for opening in (whole_windows if whole else opening_windows)(data, model.config.context, windows):
+    length = model.config.context if context is None else context
+    for opening in (whole_windows if whole else opening_windows)(data, length, windows):
         integers = model.codec.encode(opening.tokens).astype(np.float32)
         integers[~opening.mask] = 0.0
         with torch.inference_mode():

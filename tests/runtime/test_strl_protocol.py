@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def protocol() -> Iterator[dict[str, ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
-        yield {part: importlib.import_module(f"strl_{part}") for part in ("protocol", "cells", "tables")}
+        yield {part: importlib.import_module(f"strl_{part}") for part in ("protocol", "cells", "lines", "tables")}
 
 
 def test_every_seed_has_a_whole_table_and_sweeps_share_the_papers_values_with_it(
@@ -71,8 +71,9 @@ def test_one_cell_is_trained_scored_and_counted(
     assert f"| {line['parameters']:,} | {100 * line['accuracy']:.2f} (one seed) |" in shown
     assert f"| look-up table | the past | | | {100 * bound['causal']['accuracy']:.2f} |" in shown
     # The same measurement again is known by its key, with another budget it is not.
-    asked = road.line_of(cell, cells.QUICK)
-    assert road.key(line) == road.key(asked) != road.key(road.line_of(cell, cells.LOCAL))
+    lines = protocol["lines"]
+    asked = lines.line_of(cell, cells.QUICK)
+    assert lines.key(line) == lines.key(asked) != lines.key(lines.line_of(cell, cells.LOCAL))
 
 
 def test_the_document_shows_what_was_measured(
