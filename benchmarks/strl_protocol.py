@@ -1,12 +1,12 @@
 """STRL's protocol and its honest form: every cell of docs/strl.md, resumable, one command.
 
-    python benchmarks/strl_protocol.py --workers 2            # the declared budgets: 1.5 hours of two cores
+    python benchmarks/strl_protocol.py --workers 2            # the declared budgets: under two hours of two cores
     python benchmarks/strl_protocol.py --steps 20000 --mazes 50000 --width 256 --blocks 6 --context 100 --device cuda
 
 Each cell trains one policy with ``dsf-train`` on mazes of the training split and answers four questions about mazes it
 has never seen: how often its best choice is the recorded one with the recorded past given (token accuracy, test split),
 how often it reaches the goal by itself, how long its ways are, and how much it fires and computes. Beside them stand
-look-up tables, the most that the observation can tell (chosen on the validation split). STRL-spike, the DSFormer family
+look-up tables, what counting finds the observation to tell (chosen on the validation split). STRL-spike, the DSFormer family
 with a head of choices, is exported too and its integers answer the same questions (``--no-integers`` leaves that out).
 
 Budgets are declared per pair of observation and expert in ``strl_cells.py``; options change them for all pairs. Without
@@ -96,11 +96,8 @@ def measure(cell: Cell, options: argparse.Namespace) -> Line:
     os.environ["MINARI_DATASETS_PATH"] = str(collect(options, cell.pair, budget))  # there already
     resume = ["--resume"] if (out / "checkpoint.safetensors").exists() else []
     command = ["dsf-train", dataset_id(*cell.pair, "train"), "--out", str(out), *training_arguments(cell, budget)]
-    run(
-        [*command, "--threads", str(options.threads), "--device", options.device, *resume],
-        options,
-        out.with_suffix(".log"),
-    )
+    command += ["--threads", str(options.threads), "--device", options.device, *resume]
+    run(command, options, out.with_suffix(".log"))
     torch.set_num_threads(options.threads)
     test, seeds = dataset_id(*cell.pair, "test"), range(EVAL_SEED, EVAL_SEED + budget.episodes)
     line = {**line_of(cell, budget), **scores_of(out, test, cell.expert, seeds, budget.whole_walks)}
@@ -115,18 +112,8 @@ def export(out: Path, test: str, options: argparse.Namespace) -> Path:
     if network.exists() and network.stat().st_mtime < (out / "checkpoint.safetensors").stat().st_mtime:
         network.unlink()
     if not network.exists():
-        command = [
-            "dsf-export",
-            str(out),
-            "--target",
-            "loihi",
-            "-o",
-            str(network),
-            "--episodes",
-            "0",
-            "--dataset",
-            test,
-        ]
+        command = ["dsf-export", str(out), "--target", "loihi", "-o", str(network)]
+        command += ["--episodes", "0", "--dataset", test]
         run(command, options, out.with_suffix(".export.log"))
     return network
 
@@ -167,7 +154,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_budget_options(parser)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--sweep-seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--sweep-seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--only", nargs="*", default=[], help="run the cells whose name holds one of these")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each in a process of its own")
     parser.add_argument("--threads", type=int, default=1)
@@ -205,6 +192,8 @@ def lines_to_come(options: argparse.Namespace, done: set[str]) -> Iterator[Line]
             raise
     for cell in every:
         line = {**line_of(cell, budget_of(cell.pair, options)), "kind": "time"}
+        if cell.model == "strl-spike" and not options.integers:
+            continue
         if cell.pair in SWEPT_ON and cell.seed == every[0].seed and key(line) not in done:
             yield times(cell, options)
         if (cell.pair, cell.attention) == (PUBLISHED_ON, "bidirectional") and key({**line, "kind": "ends"}) not in done:
