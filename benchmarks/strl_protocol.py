@@ -6,8 +6,8 @@
 Each cell trains one policy with ``dsf-train`` on mazes of the training split and answers four questions about mazes it
 has never seen: how often its best choice is the recorded one with the recorded past given (token accuracy, test split),
 how often it reaches the goal by itself, how long its ways are, and how much it fires and computes. Beside them stand
-look-up tables, what counting finds the observation to tell (chosen on the validation split). STRL-spike, the DSFormer family
-with a head of choices, is exported too and its integers answer the same questions (``--no-integers`` leaves that out).
+look-up tables, what counting finds the observation to tell (chosen on the validation split). STRL-spike, the DSFormer
+family with a head of choices, is exported too and its integers answer the same questions (not with ``--no-integers``).
 
 Budgets are declared per pair of observation and expert in ``strl_cells.py``; options change them for all pairs. Without
 training seeds (``--seeds`` and ``--sweep-seeds`` with nothing behind) only the look-up tables are made.
