@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from dsf.export.reference import IntegerPolicy
 from dsf.runtime.fast_engine import FastEngine
 from dsf.tasks import get_task
 from dsf.train.checkpoint import Checkpoint
-from dsf.train.data import load_dataset
-from dsf.train.token_accuracy import TokenAccuracy, policy_accuracy, token_accuracy
+from dsf.train.data import OfflineDataset, load_dataset
+from dsf.train.decision_model import DecisionModel
+from dsf.train.policy import TorchPolicy
+from dsf.train.token_accuracy import TokenAccuracy, policy_accuracy
 
 LANES = 32
 CLOSEST = 0.01
@@ -54,9 +57,12 @@ def measure(
         "trained_on": spiking.header["dataset"],
         "train_revision": spiking.header["revision"],
         "network_sha256": file_digest(network),
-        "float": tokens_of(token_accuracy(models["spike"], data, whole=True)),
+        "float": tokens_of(acting_accuracy(models["spike"], data, options.rival_mazes)),
         "integers": {**tokens_of(integer_accuracy(network, test)), **walks(fast)},
-        "dense": {**tokens_of(token_accuracy(models["dense"], data, whole=True)), **rival_walks(home, dense, options)},
+        "dense": {
+            **tokens_of(acting_accuracy(models["dense"], data, options.rival_mazes)),
+            **rival_walks(home, dense, options),
+        },
         "energy": energies(fast),
     }
     whole = get_task("maze").max_steps
@@ -68,6 +74,11 @@ def measure(
 def tokens_of(accuracy: TokenAccuracy) -> Line:
     """As it is stored."""
     return {"accuracy": accuracy.share, "tokens": accuracy.tokens}
+
+
+def acting_accuracy(model: DecisionModel, data: OfflineDataset, walks: int) -> TokenAccuracy:
+    """Teacher-forced over the first whole walks, each token with the window before it, as a float policy acts."""
+    return policy_accuracy(TorchPolicy(model, LANES), replace(data, kept=data.kept[:walks]), None)
 
 
 def integer_accuracy(network: Path, test: str) -> TokenAccuracy:

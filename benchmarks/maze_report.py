@@ -58,8 +58,8 @@ def head(budget: dict[str, Any]) -> str:
     return (
         "{mazes} training mazes; {steps} steps of {batch} windows, learning rate {learning_rate}; width {width}, "
         "{blocks} blocks, context {context}. Token accuracy on whole recorded walks through {unseen} test mazes; "
-        "walks of its own through {unseen} other ones within four moves per open cell, of the dense rival through "
-        "the first {rival_mazes} of these, in Lava through {lava_mazes}.".format_map(said)
+        "walks of its own through {unseen} other ones within four moves per open cell; of the dense rival both on the "
+        "first {rival_mazes}, in Lava walks through {lava_mazes}.".format_map(said)
     )
 
 

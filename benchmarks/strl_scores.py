@@ -42,7 +42,7 @@ LANES = 64
 """Mazes walked through at once."""
 ACTIVITY_WINDOWS = 128
 COUNTED_WALKS = 10
-TIMED_DECISIONS = 50
+TIMED_DECISIONS = 200
 PARTS: dict[str, list[Part]] = {
     "position": [([0, 1], 0)],
     "walls": [([2, 3, 4, 5], 1), ([0, 1], 0)],
