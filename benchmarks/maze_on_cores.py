@@ -35,25 +35,26 @@ from dsf.train.checkpoint import Checkpoint, load_checkpoint
 
 RESULTS = ROOT / "docs" / "maze_on_cores.jsonl"
 OBSERVATION, EXPERT = "walls", "wall_follower"
+BUDGET = (
+    "mazes",
+    "steps",
+    "batch",
+    "learning_rate",
+    "width",
+    "blocks",
+    "context",
+    "unseen",
+    "rival_mazes",
+    "lava_mazes",
+)
+"""Options that a figure depends on beside the training seed."""
 MODELS = {"spike": "dsformer", "dense": "dt"}
 """Run directories, and what ``--policy`` calls their models."""
 
 
 def budget(options: argparse.Namespace) -> dict[str, Any]:
     """What a figure depends on beside the training seed."""
-    names = (
-        "mazes",
-        "steps",
-        "batch",
-        "learning_rate",
-        "width",
-        "blocks",
-        "context",
-        "unseen",
-        "rival_mazes",
-        "lava_mazes",
-    )
-    return {name: getattr(options, name) for name in names}
+    return {name: getattr(options, name) for name in BUDGET}
 
 
 def arguments_of(policy: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -71,7 +71,10 @@ def _attribute(group: h5py.h5g.GroupID, name: str, value: npt.NDArray[Any]) -> N
 
 @functools.cache
 def _kind(dtype: np.dtype[Any]) -> h5py.h5t.TypeID:
-    """HDF5's name of a type; made once, for there are several to each of thousands of episodes."""
+    """HDF5's name of a type; made once, for there are several to each of thousands of episodes.
+
+    numpy tells types apart without their metadata, so the only object that may come here is h5py's string.
+    """
     return h5py.h5t.py_create(dtype, logical=True)
 
 

@@ -88,27 +88,12 @@ def test_a_walk_is_measured_checked_priced_drawn_and_written(
         "energy": energy,
         "picture": shown,
     }
-    options = argparse.Namespace(**dict.fromkeys(BUDGET, 20))
+    options = argparse.Namespace(**dict.fromkeys(benchmark["on_cores"].BUDGET, 20))
     text = report.section([line], benchmark["on_cores"].budget(options))
     assert f"| Lava | 7 | 0 of 2 | 1,608 | 40 | {walks['compared_spikes']:,} | 0 | 0 |" in text
     assert "| dense (Decision Transformer), fp32 | 1,001 | 7 | 25.00 (one seed) | 50.00 (one seed) | 2.500" in text
     assert "| 1,000 | 7 | 25.00 (one seed) | 0.00 (one seed) | none solved |" in text
     assert "| paper_45nm | P | 7 |" in text and "the goal is not reached after 804 moves" in text
-
-
-BUDGET = (
-    "mazes",
-    "steps",
-    "batch",
-    "learning_rate",
-    "width",
-    "blocks",
-    "context",
-    "unseen",
-    "rival_mazes",
-    "lava_mazes",
-    "first_maze",
-)
 
 
 def test_a_recorded_walk_ends_in_the_environment_where_it_did(benchmark: dict[str, ModuleType]) -> None:
