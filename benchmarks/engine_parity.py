@@ -109,7 +109,7 @@ def compare(seed: int) -> Outcome:
     from random_networks import random_model
 
     from dsf.export.fold import fold
-    from dsf.export.levels import FoldComparison, run_folded, run_torch
+    from dsf.export.levels import FoldComparison, in_float64, run_folded, run_torch
     from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
     from dsf.export.proof import compare_engines, compare_stream, compare_torch
     from dsf.export.quantize import quantize
@@ -125,7 +125,7 @@ def compare(seed: int) -> Outcome:
     mode: Mode = "stream" if seed % 2 == 0 else "window"
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
     rungs = [
-        FoldComparison().add(*run_torch(model, window), *run_folded(folded, window)).rung(),
+        FoldComparison().add(*run_torch(in_float64(model), window), *run_folded(folded, window)).rung(),
         compare_stream(network, tokens),
         replace(compare_torch(network, tokens), name="torch target"),
         compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),

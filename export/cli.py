@@ -25,6 +25,7 @@ from dsf.export.quantize import quantize
 from dsf.export.tables import print_ladder, table_console
 from dsf.export.targets import TargetOptions, require_writable, write_target
 from dsf.tasks import get_task, run_command
+from dsf.tasks.allocator import keep_freed_memory
 from dsf.tasks.console import CommandFailed, require_installed
 from dsf.train.rounding import QuantizationConfig
 
@@ -249,6 +250,7 @@ def describe(network: Network, path: Path, what: str, console: Console) -> None:
 
 def run(config: ExportConfig) -> None:
     """Export one run."""
+    keep_freed_memory()
     console, options, out = Console(), check_config(config), output_path(config)
     exported = (export_run if options.source is None else reexport)(config, options, console)
     print_ladder([dataclasses.asdict(rung) for rung in exported.rungs], console)

@@ -14,7 +14,7 @@ from dsf.train.codec import InputCodec
 from dsf.train.config import AttentionKind
 from dsf.train.integers import Affine
 
-LANES_AT_ONCE = 4
+LANES_AT_ONCE = 2
 """Windows computed together where memory must not grow with their number."""
 
 Observer = Callable[[str, FloatArray, FloatArray], None]

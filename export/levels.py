@@ -5,6 +5,7 @@ Comparisons add up over batches of lanes, so that their memory does not grow wit
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Callable
@@ -30,9 +31,17 @@ Recording = dict[str, npt.NDArray[np.bool_]]
 """Spikes per population, (tokens, ticks, lanes, neurons)."""
 
 
+def in_float64(model: DSFormer) -> DSFormer:
+    """A copy in float64 and evaluation mode, as :func:`run_torch` runs it."""
+    return copy.deepcopy(model).double().eval()
+
+
 def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]:
-    """L0 in float64 on (lanes, context, features) integers: actions (context, lanes, actions) and spikes."""
-    model = copy.deepcopy(model).double().eval()
+    """L0, a model of :func:`in_float64`, on integers (lanes, context, features).
+
+    Returns:
+        actions (context, lanes, actions), and spikes.
+    """
     recording: Recording = {}
     lanes, context, _ = tokens.shape
 
@@ -44,10 +53,10 @@ def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]
 
         return store
 
-    for name, module in model.named_modules():
-        if isinstance(module, LIF):
-            module.register_forward_hook(hook(name))
-    with torch.inference_mode():
+    neurons = [(name, module) for name, module in model.named_modules() if isinstance(module, LIF)]
+    with contextlib.ExitStack() as hooks, torch.inference_mode():
+        for name, module in neurons:
+            hooks.callback(module.register_forward_hook(hook(name)).remove)
         mask = torch.ones(lanes, context, dtype=torch.bool)
         actions = model(torch.from_numpy(tokens.astype(np.float64)), mask)
     return actions.numpy().swapaxes(0, 1), recording

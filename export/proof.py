@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LANES = 8
 """Independent token sequences that are compared at once."""
+Mode = Literal["stream", "window"]
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,35 @@ def prove_network(network: Network, tokens: IntArray) -> list[Rung]:
         network: to prove.
         tokens: (steps, lanes, features) encoder integers, one unbroken sequence per lane.
     """
-    lanes = tokens.shape[1]
-    rungs = [prove_bounds(network), compare_stream(network, tokens)]
-    if importlib.util.find_spec("torch") is None:
-        rungs.append(_untried("L2 reference = torch target", "train"))
-    else:
-        rungs.append(compare_torch(network, tokens))
-    if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
-        return [*rungs, _untried("L2 reference = L4 ONNX Runtime", "onnx")]
-    from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
+    bounds, torch_target = prove_bounds(network), _torch_rung(network, tokens)
+    stream, *engines = _engine_rungs(network, tokens)
+    return [bounds, stream, torch_target, *engines]
 
-    streams = ReferenceEngine(network, lanes), OnnxEngine(network, lanes)
-    windows = WindowReference(network, lanes), OnnxWindowEngine(network, lanes)
-    rungs.append(compare_engines("L2 reference = L4 ONNX Runtime, stream", network, *streams, tokens))
-    rungs.append(compare_engines("L2 reference = L4 ONNX Runtime, window", network, *windows, tokens))
-    return rungs
+
+def _torch_rung(network: Network, tokens: IntArray) -> Rung:
+    if importlib.util.find_spec("torch") is None:
+        return _untried("L2 reference = torch target", "train")
+    return compare_torch(network, tokens)
+
+
+def _engine_rungs(network: Network, tokens: IntArray) -> list[Rung]:
+    """Stream mode against window mode, and ONNX Runtime against both: each mode of the reference runs once for all."""
+    lanes, others = tokens.shape[1], {}
+    truths: dict[Mode, Stepper] = {"stream": ReferenceEngine(network, lanes), "window": WindowReference(network, lanes)}
+    installed = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    if installed:
+        from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
+
+        others = {"stream": OnnxEngine(network, lanes), "window": OnnxWindowEngine(network, lanes)}
+    modes = StreamComparison(network)
+    engines = {mode: EngineComparison(f"L2 reference = L4 ONNX Runtime, {mode}", network) for mode in others}
+    for token in tokens:
+        decided = {mode: decide(truth, token) for mode, truth in truths.items()}
+        modes.add(decided["stream"], decided["window"])
+        for mode, other in others.items():
+            engines[mode].add(decided[mode], decide(other, token))
+    rungs = [comparison.rung() for comparison in engines.values()]
+    return [modes.rung(), *(rungs if installed else [_untried("L2 reference = L4 ONNX Runtime", "onnx")])]
 
 
 def _untried(name: str, extra: str) -> Rung:
@@ -103,40 +118,90 @@ def prove_bounds(network: Network) -> Rung:
     return Rung("L2 overflow", True, summary, details)
 
 
+@dataclass(frozen=True)
+class Decided:
+    """One decision of every lane.
+
+    Attributes:
+        accumulators: (lanes, actions).
+        values: every node's, (ticks, lanes, neurons), by its name.
+    """
+
+    accumulators: Int64Array
+    values: dict[str, Int64Array]
+
+
+def decide(engine: Stepper, token: IntArray) -> Decided:
+    """One step of an engine on encoder integers (lanes, features)."""
+    values: dict[str, Int64Array] = {}
+    return Decided(engine.step_graded(token, values.__setitem__), values)
+
+
+class StreamComparison:
+    """Stream mode against window mode, from an empty history on, decision by decision."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.steps = self.decisions = self.different = 0
+
+    def add(self, stream: Decided, window: Decided) -> None:
+        """One more decision of every lane."""
+        wrong = stream.accumulators != window.accumulators
+        self.steps += 1
+        self.decisions += len(wrong)
+        self.different += int(wrong.any(axis=1).sum())
+
+    def rung(self) -> Rung:
+        """What the decisions have shown."""
+        exact = self.network.stream_is_exact
+        field, context = self.network.receptive_field, self.network.context
+        summary = f"{self.different} of {self.decisions} decisions differ; receptive field {field}, K {context}"
+        if not exact:
+            summary += " (not claimed: stream mode is another policy here)"
+        short = self.steps <= context  # until then, window mode drops no token
+        if short:
+            summary += "; the sequences are too short to tell them apart"
+        details = {"decisions": self.decisions, "different": self.different, "receptive_field": field}
+        passed = False if exact and self.different else None if short or not exact else True
+        return Rung("L2 stream = window", passed, summary, details)
+
+
 def compare_stream(network: Network, tokens: IntArray) -> Rung:
-    """Stream mode against window mode, from an empty history on."""
-    lanes = tokens.shape[1]
+    """Stream mode against window mode, on tokens (steps, lanes, features)."""
+    lanes, comparison = tokens.shape[1], StreamComparison(network)
     stream, window = ReferenceEngine(network, lanes), WindowReference(network, lanes)
-    different = 0
     for token in tokens:
-        wrong = stream.step_graded(token) != window.step_graded(token)
-        different += int(wrong.any(axis=1).sum())
-    decisions, exact = tokens.shape[0] * lanes, network.stream_is_exact
-    field, context = network.receptive_field, network.context
-    summary = f"{different} of {decisions} decisions differ; receptive field {field}, K {context}"
-    if not exact:
-        summary += " (not claimed: stream mode is another policy here)"
-    short = len(tokens) <= context  # until then, window mode drops no token
-    if short:
-        summary += "; the sequences are too short to tell them apart"
-    details = {"decisions": decisions, "different": different, "receptive_field": field}
-    passed = False if exact and different else None if short or not exact else True
-    return Rung("L2 stream = window", passed, summary, details)
+        comparison.add(decide(stream, token), decide(window, token))
+    return comparison.rung()
+
+
+class EngineComparison:
+    """Two engines on the same tokens, decision by decision: every spike and every accumulator."""
+
+    def __init__(self, name: str, network: Network) -> None:
+        self.name = name
+        self.spiking = [node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)]
+        self.decisions = self.compared = self.mismatches = self.accumulators = 0
+
+    def add(self, truth: Decided, other: Decided) -> None:
+        """One more decision of every lane."""
+        self.decisions += len(truth.accumulators)
+        self.accumulators += int(np.count_nonzero(truth.accumulators != other.accumulators))
+        for population in self.spiking:
+            self.compared += truth.values[population].size
+            self.mismatches += int(np.count_nonzero(truth.values[population] != other.values[population]))
+
+    def rung(self) -> Rung:
+        """What the decisions have shown."""
+        return _spike_rung(self.name, self.decisions, self.compared, self.mismatches, self.accumulators)
 
 
 def compare_engines(name: str, network: Network, truth: Stepper, other: Stepper, tokens: IntArray) -> Rung:
-    """Two engines on the same tokens: every spike and every accumulator."""
-    spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
-    compared = mismatches = accumulators = 0
+    """Two engines on tokens (steps, lanes, features)."""
+    comparison = EngineComparison(name, network)
     for token in tokens:
-        expected: dict[str, Int64Array] = {}
-        found: dict[str, Int64Array] = {}
-        answers = truth.step_graded(token, expected.__setitem__), other.step_graded(token, found.__setitem__)
-        accumulators += int(np.count_nonzero(answers[0] != answers[1]))
-        for population in spiking:
-            compared += expected[population].size
-            mismatches += int(np.count_nonzero(expected[population] != found[population]))
-    return _spike_rung(name, tokens.shape[0] * tokens.shape[1], compared, mismatches, accumulators)
+        comparison.add(decide(truth, token), decide(other, token))
+    return comparison.rung()
 
 
 def compare_torch(network: Network, tokens: IntArray, module: IntegerNetwork | None = None) -> Rung:

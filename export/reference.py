@@ -37,6 +37,8 @@ Observer = Callable[[str, Int64Array], None]
 """Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""
 
 MEMBRANE_LIMIT = (1 << 23) - 1
+FLOAT32_INTEGERS = 1 << 24
+"""Integers up to this magnitude are exact in float32."""
 PRESENT = -1
 """The place of the present token in a window."""
 
@@ -45,14 +47,22 @@ NOT_FINITE = "an observation, action or return-to-go is not finite: check the en
 
 
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
-    """Values @ weights.T in exact integers, through float64: every partial sum stays far below 2**53."""
-    rows = values.reshape(-1, values.shape[-1]).astype(np.float64)  # one large product, not a stack of small ones
-    return (rows @ weights.T.astype(np.float64)).astype(np.int64).reshape(*values.shape[:-1], len(weights))
+    """Values @ weights.T in exact integers, through the fastest floats that hold every partial sum.
+
+    float32 where no sum can leave its 24 bits, as none of spikes does; else float64, whose 53 bits are never near.
+    """
+    rows = values.reshape(-1, values.shape[-1])  # one large product, not a stack of small ones
+    reach = int(np.abs(rows).max(initial=0)) * -int(np.iinfo(weights.dtype).min) * rows.shape[1]
+    floats = np.float32 if reach < FLOAT32_INTEGERS else np.float64
+    product = rows.astype(floats) @ weights.T.astype(floats)
+    return product.astype(np.int64).reshape(*values.shape[:-1], len(weights))
 
 
 def shift(values: Int64Array, exponent: int) -> Int64Array:
     """Values * 2**exponent, rounded towards minus infinity."""
-    return values << exponent if exponent >= 0 else values >> -exponent
+    if exponent == 0:
+        return values
+    return values << exponent if exponent > 0 else values >> -exponent
 
 
 def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
@@ -74,14 +84,20 @@ def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> I
     membrane = np.zeros_like(currents[0])
     spikes = np.empty_like(currents)
     keep = (1 << DECAY_BITS) - node.decay
+    threshold, bias = node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, node.bias
     for tick, current in enumerate(currents):
         if before is not None:
             before[tick] = membrane
-        leaked = np.sign(membrane) * (np.abs(membrane) * keep >> DECAY_BITS)
-        membrane = leaked + (current << MEMBRANE_FRACTION_BITS) + node.bias
-        membrane = np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT)
-        spikes[tick] = membrane > (node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS)
-        membrane[spikes[tick] == 1] = 0
+        leaked = np.abs(membrane)  # in place from here on: arrays are large, and this loop is most of every proof
+        leaked *= keep
+        leaked >>= DECAY_BITS
+        leaked *= np.sign(membrane)  # so it was rounded towards zero
+        membrane = current << MEMBRANE_FRACTION_BITS
+        membrane += leaked
+        membrane += bias
+        np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT, out=membrane)
+        spikes[tick] = membrane > threshold
+        membrane *= 1 - spikes[tick]
     return spikes
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from dsf.export.folded import FoldedModel, lane_batches
-from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run_reference, run_torch
+from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import IntArray
 from dsf.export.proof import Rung, prove_network
@@ -87,10 +87,10 @@ def verify(
 
 def compare_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
     """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
-    l0_l1, l1_l2 = FoldComparison(), IntegerComparison()
+    l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
     for batch in lane_batches(tokens, axis=0):
         actions, spikes, near = run_folded(folded, batch)
-        l0_l1.add(*run_torch(model, batch), actions, spikes, near)
+        l0_l1.add(*run_torch(exact, batch), actions, spikes, near)
         l1_l2.add(actions, spikes, *run_reference(network, batch))
     return [l0_l1.rung(), l1_l2.rung()]
 

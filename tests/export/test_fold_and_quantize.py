@@ -15,7 +15,7 @@ from random_networks import exportable, random_model, random_network, random_tok
 
 from dsf.export.bounds import Interval, prove, require_no_overflow
 from dsf.export.fold import fold
-from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run_reference, run_torch
+from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
 from dsf.export.proof import compare_stream
@@ -43,7 +43,7 @@ def test_fold_is_exact(sizes: dict[str, Any]) -> None:
     model = random_model(**sizes)
     limit, context = model.codec.limit, sizes["context"]
     tokens = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (5, context, 6)).astype(np.int32)
-    rung = FoldComparison().add(*run_torch(model, tokens), *run_folded(fold(model), tokens)).rung()
+    rung = FoldComparison().add(*run_torch(in_float64(model), tokens), *run_folded(fold(model), tokens)).rung()
     assert rung.passed, rung.summary
     populations = 3 if sizes["attention"] == "none" else 8
     per_slot = sizes["ticks"] * sizes["blocks"] * sizes["width"] * populations
@@ -54,7 +54,7 @@ def test_random_networks_are_alive() -> None:
     """The property tests would prove little on silent networks."""
     model = random_model(0)
     tokens = random_tokens(random_network(0), 8, 20, seed=1).swapaxes(0, 1).astype(np.int32)
-    _, spikes = run_torch(model, tokens)
+    _, spikes = run_torch(in_float64(model), tokens)
     rates = {name: float(values.mean()) for name, values in spikes.items()}
     assert all(0.02 < rate < 0.98 for rate in rates.values()), rates
 
@@ -230,7 +230,7 @@ def test_actions_that_are_not_numbers_are_no_proof() -> None:
     """NaN is larger than nothing, so the largest error must not forget it."""
     model = random_model(0)
     tokens = random_tokens(quantize(fold(model), "hopper"), 8, 4, 0).swapaxes(0, 1).astype(np.int32)
-    truth, folded = run_torch(model, tokens), run_folded(fold(model), tokens)
+    truth, folded = run_torch(in_float64(model), tokens), run_folded(fold(model), tokens)
     good = FoldComparison().add(*truth, *folded)
     assert good.rung().passed is True
     actions = truth[0].copy()

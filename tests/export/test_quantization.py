@@ -13,7 +13,7 @@ from random_networks import ACTIONS, exportable, random_model
 
 from dsf.export.attention import lag_rows
 from dsf.export.fold import fold
-from dsf.export.levels import FoldComparison, IntegerComparison, run_folded, run_reference, run_torch
+from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
@@ -172,7 +172,7 @@ def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
     limit = model.codec.limit
     tokens = np.random.default_rng(0).integers(-limit, limit + 1, (20, 8, 6)).astype(np.int32)
     folded = run_folded(fold(model), tokens)
-    rung = FoldComparison().add(*run_torch(model, tokens), *folded).rung()
+    rung = FoldComparison().add(*run_torch(in_float64(model), tokens), *folded).rung()
     assert rung.passed, rung.summary
     exported = quantize(fold(network), "hopper", 4, threshold_units=256)
     rung = IntegerComparison().add(*folded[:2], *run_reference(exported, tokens)).rung()
