@@ -26,8 +26,12 @@ MEAN, SQUARES, LOW, HIGH = range(4)
 def summarise(values: npt.NDArray[np.floating]) -> FloatArray:
     """Summarise one part of a data set, (samples, features) with samples > 0, as (4, features) in float64."""
     exact = values.astype(np.float64)
-    mean = exact.mean(axis=0)
-    return np.stack([mean, np.square(exact - mean).sum(axis=0), exact.min(axis=0), exact.max(axis=0)])
+    summary = np.empty((4, exact.shape[1]))
+    summary[LOW], summary[HIGH] = exact.min(axis=0), exact.max(axis=0)
+    summary[MEAN] = exact.sum(axis=0) / len(exact)
+    exact -= summary[MEAN]
+    summary[SQUARES] = np.square(exact, out=exact).sum(axis=0)
+    return summary
 
 
 @dataclass(frozen=True)

@@ -98,13 +98,15 @@ def flatten(where: str, task: Task, episode: Any) -> FlatEpisode:
         if arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all():
             raise UserError(f"{where}: {name} holds a value that is not finite; clean the dataset first")
     vectors = one_hot(where, task, arrays["actions"]) if task.discrete else arrays["actions"]
+    rows = np.zeros((steps, task.observation_size + task.action_size + 1))
+    observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
+    observed[:] = arrays["observations"][:-1]
     # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).
-    previous = np.vstack([np.zeros((1, task.action_size)), np.clip(vectors[:-1], -1.0, 1.0)])
+    np.clip(vectors[:-1], -1.0, 1.0, out=previous[1:])
     with np.errstate(over="ignore"):
         return_to_go = np.cumsum(arrays["rewards"][::-1], dtype=np.float64)[::-1]
-        scaled = return_to_go[:, None] / task.return_scale
-        tokens = np.hstack([arrays["observations"][:-1], previous, scaled]).astype(np.float32)
-        actions = vectors.astype(np.float32)
+        to_go[:] = return_to_go / task.return_scale
+        tokens, actions = rows.astype(np.float32), vectors.astype(np.float32)
     if not (np.isfinite(tokens).all() and np.isfinite(actions).all()):
         raise UserError(f"{where}: it holds a value too large for 32-bit floats; clean the dataset first")
     return FlatEpisode(
@@ -140,7 +142,7 @@ def one_hot(where: str, task: Task, choices: npt.NDArray[Any]) -> FloatArray:
     Raises:
         UserError: a choice is none of the task's.
     """
-    known = np.isin(choices, np.arange(task.action_size))
+    known = (choices >= 0) & (choices < task.action_size) & (choices == np.floor(choices))
     if not known.all():
         raise UserError(
             f"{where}: actions holds {choices[~known][0]}, expected 0 to {task.action_size - 1}; "
