@@ -27,8 +27,8 @@ from rich.progress import track
 
 from dsf.export.calibrate import calibrate
 from dsf.export.folded import FoldedModel
-from dsf.export.network import Network
-from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.export.network import Mode, Network
+from dsf.runtime.fast_engine import FastEngine
 from dsf.train.quantization import QuantizationConfig
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -32,10 +32,9 @@ import numpy as np
 from generated_section import ROOT, replace_section, when_and_what
 
 from dsf.export.file import read_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import STOCK_LAVA, Engine, LavaModel, LavaOptions, ReferenceBackend, open_engine
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import split_network
 from dsf.runtime.lava_layout import CONTINUES
 from dsf.tasks import get_task

@@ -250,7 +250,6 @@ def describe(network: Network, path: Path, what: str, console: Console) -> None:
 
 def run(config: ExportConfig) -> None:
     """Export one run."""
-    keep_freed_memory()
     console, options, out = Console(), check_config(config), output_path(config)
     exported = (export_run if options.source is None else reexport)(config, options, console)
     print_ladder([dataclasses.asdict(rung) for rung in exported.rungs], console)
@@ -263,6 +262,7 @@ def main() -> NoReturn:
     """Console script."""
     from dsf.export import commands
 
+    keep_freed_memory()
     if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
         commands.main(sys.argv.pop(1))
     run_command(run, ExportConfig, "dsf-export", "Fold, quantize and verify a trained policy.")

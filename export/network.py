@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dsf.export.nodes import (
     ALLOWED_SOURCES,
@@ -31,6 +31,8 @@ from dsf.export.nodes import (
 )
 
 NodeType = TypeVar("NodeType")
+Mode = Literal["stream", "window"]
+"""How an engine decides: from what histories remember, or from the last K tokens, replayed for every decision."""
 
 
 @dataclass(frozen=True)

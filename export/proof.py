@@ -11,12 +11,13 @@ import importlib.metadata
 import importlib.util
 import platform
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dsf.export.bounds import require_no_overflow
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import SPIKING_KINDS, IntArray
 from dsf.export.reference import Int64Array, Observer, ReferenceEngine, WindowReference, replay
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 LANES = 8
 """Independent token sequences that are compared at once."""
-Mode = Literal["stream", "window"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,24 @@ class Stepper(Protocol):
         ...
 
 
-def prove_network(network: Network, tokens: IntArray) -> list[Rung]:
+class ProofStopped(Exception):
+    """A proof was told to stop before its end."""
+
+
+def prove_network(network: Network, tokens: IntArray, stop: Event | None = None) -> list[Rung]:
     """All proofs that this installation can run.
 
     Args:
         network: to prove.
         tokens: (steps, lanes, features) encoder integers, one unbroken sequence per lane.
+        stop: once it is set, from another thread, the proof ends before the next decision.
+
+    Raises:
+        NetworkError: it could overflow; the message names the node.
+        ProofStopped: ``stop`` was set.
     """
     bounds, torch_target = prove_bounds(network), _torch_rung(network, tokens)
-    stream, *engines = _engine_rungs(network, tokens)
+    stream, *engines = _engine_rungs(network, tokens, Event() if stop is None else stop)
     return [bounds, stream, torch_target, *engines]
 
 
@@ -71,9 +80,10 @@ def _torch_rung(network: Network, tokens: IntArray) -> Rung:
     return compare_torch(network, tokens)
 
 
-def _engine_rungs(network: Network, tokens: IntArray) -> list[Rung]:
+def _engine_rungs(network: Network, tokens: IntArray, stop: Event) -> list[Rung]:
     """Stream mode against window mode, and ONNX Runtime against both: each mode of the reference runs once for all."""
-    lanes, others = tokens.shape[1], {}
+    lanes = tokens.shape[1]
+    others: dict[Mode, Stepper] = {}
     truths: dict[Mode, Stepper] = {"stream": ReferenceEngine(network, lanes), "window": WindowReference(network, lanes)}
     installed = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
     if installed:
@@ -83,10 +93,13 @@ def _engine_rungs(network: Network, tokens: IntArray) -> list[Rung]:
     modes = StreamComparison(network)
     engines = {mode: EngineComparison(f"L2 reference = L4 ONNX Runtime, {mode}", network) for mode in others}
     for token in tokens:
+        if stop.is_set():
+            raise ProofStopped
         decided = {mode: decide(truth, token) for mode, truth in truths.items()}
         modes.add(decided["stream"], decided["window"])
         for mode, other in others.items():
             engines[mode].add(decided[mode], decide(other, token))
+        del decided  # whole windows hang on it: they need not outlast the next token's
     rungs = [comparison.rung() for comparison in engines.values()]
     return [modes.rung(), *(rungs if installed else [_untried("L2 reference = L4 ONNX Runtime", "onnx")])]
 

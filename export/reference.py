@@ -52,7 +52,8 @@ def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
     float32 where no sum can leave its 24 bits, as none of spikes does; else float64, whose 53 bits are never near.
     """
     rows = values.reshape(-1, values.shape[-1])  # one large product, not a stack of small ones
-    reach = int(np.abs(rows).max(initial=0)) * -int(np.iinfo(weights.dtype).min) * rows.shape[1]
+    largest, range_ = max(int(rows.max(initial=0)), -int(rows.min(initial=0))), np.iinfo(weights.dtype)
+    reach = largest * max(int(range_.max), -int(range_.min)) * rows.shape[1]
     floats = np.float32 if reach < FLOAT32_INTEGERS else np.float64
     product = rows.astype(floats) @ weights.T.astype(floats)
     return product.astype(np.int64).reshape(*values.shape[:-1], len(weights))
@@ -81,7 +82,7 @@ def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> I
     """Spikes (ticks, lanes, neurons) of a LIF population over one token; ``before`` takes the membranes of each tick's
     start, of the same shape.
     """
-    membrane = np.zeros_like(currents[0])
+    membrane = np.zeros(currents.shape[1:], np.int64)
     spikes = np.empty_like(currents)
     keep = (1 << DECAY_BITS) - node.decay
     threshold, bias = node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, node.bias
@@ -92,7 +93,7 @@ def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> I
         leaked *= keep
         leaked >>= DECAY_BITS
         leaked *= np.sign(membrane)  # so it was rounded towards zero
-        membrane = current << MEMBRANE_FRACTION_BITS
+        membrane = np.left_shift(current, MEMBRANE_FRACTION_BITS, dtype=np.int64)
         membrane += leaked
         membrane += bias
         np.clip(membrane, -MEMBRANE_LIMIT, MEMBRANE_LIMIT, out=membrane)

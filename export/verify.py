@@ -7,10 +7,15 @@ returns with confidence intervals. L0 and L1 run in float64 here, so that roundi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from threading import Event
 
 import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
 
 from dsf.export.folded import FoldedModel, lane_batches
 from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
@@ -77,12 +82,36 @@ def verify(
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
-    rungs = [
-        *compare_levels(model, folded, network, tokens),
-        *returns,
-        *prove_network(network, sequences.swapaxes(0, 1)),
-    ]
-    return rungs, tokens[:: SEQUENCES // REPORT_SEQUENCES]
+    with _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1)) as proofs:
+        levels = compare_levels(model, folded, network, tokens)
+    return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
+
+
+@contextlib.contextmanager
+def _proofs_beside(network: Network, tokens: IntArray) -> Iterator[Future[list[Rung]]]:
+    """Prove the network beside what the block does; where the block fails or is interrupted, the proof stops, too."""
+    stop = Event()
+    with ThreadPoolExecutor(1) as pool:
+        proofs = pool.submit(prove_network, network, tokens, stop)
+        try:
+            yield proofs
+            wait([proofs])
+        except BaseException:
+            stop.set()
+            raise
+
+
+@contextlib.contextmanager
+def _halved_threads() -> Iterator[None]:
+    """Half of the cores for each of two computations side by side: more threads would wait for each other."""
+    threads = torch.get_num_threads()
+    half = max(threads // 2, 1)
+    torch.set_num_threads(half)
+    try:
+        with threadpool_limits(half):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compare_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:

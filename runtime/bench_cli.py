@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from dsf.export.file import file_digest, read_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import Outer, PlacedWindow, Window
 from dsf.export.tables import table_console
 from dsf.hardware_models.paper_table import TSSA_RATES, Rates, measured_rates
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_sheets import sheets
 from dsf.runtime.energy_table import as_values, count_decisions, work_out
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.sweep_command import SweepConfig, sweep
 from dsf.runtime.sweep_table_command import TableConfig, table
 from dsf.tasks import UserError, run_command

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dsf.export.file import file_digest, read_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import NetworkError
 from dsf.export.reference import IntegerPolicy
 from dsf.hardware_models.preset import load_presets
@@ -23,7 +23,6 @@ from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episod
 from dsf.runtime.core_traffic import placed_mapping, summarise_traffic
 from dsf.runtime.engine import Engine, LavaOptions, open_engine
 from dsf.runtime.env_task import EnvTask, env_task
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, require_cores
 from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, check_config
 from dsf.runtime.parity import reference_engine

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.reference import decode, encode
 from dsf.hardware_models import (
     Activity,
@@ -21,7 +21,6 @@ from dsf.hardware_models import (
 from dsf.hardware_models.dense import CACHED, WINDOW, BreakEven, Rival, Schedule, break_even, rivals
 from dsf.hardware_models.paper_table import PAPER_SAVING, Arithmetic, Rates, Row, Sizes, paper_arithmetic, paper_rows
 from dsf.runtime.engine import BackendName, open_engine
-from dsf.runtime.fast_engine import Mode
 from dsf.tasks import Task, get_task
 from dsf.tasks.lane import Lane, stack_tokens
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dsf.export.bounds import saturating_populations
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import (
     LIF,
     SPIKING_KINDS,
@@ -34,9 +34,6 @@ from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
-
-Mode = Literal["stream", "window"]
-"""One token per decision, or the last K tokens replayed for each."""
 
 SOURCE = KernelSource(
     "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_neurons.h", "spike_attention.h")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsf.export.chips import get_chip
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import SPIKING_KINDS, IntArray
 from dsf.export.placement import place
 from dsf.export.reference import Int64Array, WindowReference
@@ -31,7 +31,6 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.latency import LEVELS
 from dsf.hardware_models.layers import LayerRow, layer_rows
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.parity import Spikes, reference_engine
 from dsf.tasks import Task
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
 from dsf.runtime import figures
 from dsf.runtime.closed_loop import LoopSettings
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.parity import Spikes
 from dsf.runtime.report import chip_rows

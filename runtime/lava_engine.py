@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.reference import Int64Array
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engine import STOCK_LAVA, HostEncoder, LavaModel, LavaOptions
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import split_network
 from dsf.runtime.lava_channels import direct_channels
 from dsf.runtime.lava_layout import CONTINUES

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.probes import spiking_populations
 
 Spikes = dict[str, npt.NDArray[np.integer]]

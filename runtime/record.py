@@ -21,10 +21,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from dsf.export.network import Mode
 from dsf.export.sealed import Seal
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.env_task import EnvTask
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.tape import DIGEST_BYTES, TapedEpisode
 from dsf.tasks import Episode, UserError
 

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dsf.export.network import Mode
 from dsf.hardware_models.layers import SHARES, LayerRow, by_part, together
 from dsf.hardware_models.preset import GRADES, NANOSECOND
 from dsf.runtime.closed_loop import LoopSettings
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import HardwareFigures
 from dsf.runtime.real_time import MILLISECOND, QUANTILES, timing_figures
 from dsf.runtime.results import ClosedLoopResult

@@ -11,9 +11,9 @@ import numpy as np
 
 from dsf.export.bounds import OverflowPossible
 from dsf.export.chips import Chip
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.reference import IntegerPolicy
-from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, stuck_neurons
 from dsf.tasks import ConfidenceInterval, Disturbances, Task, UserError, mean_confidence_interval, rollout
 from dsf.tasks.disturbances import UNDISTURBED

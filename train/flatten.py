@@ -100,10 +100,10 @@ def flatten(where: str, task: Task, episode: Any) -> FlatEpisode:
     vectors = one_hot(where, task, arrays["actions"]) if task.discrete else arrays["actions"]
     rows = np.zeros((steps, task.observation_size + task.action_size + 1))
     observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
-    observed[:] = arrays["observations"][:-1]
     # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).
     np.clip(vectors[:-1], -1.0, 1.0, out=previous[1:])
     with np.errstate(over="ignore"):
+        observed[:] = arrays["observations"][:-1]
         return_to_go = np.cumsum(arrays["rewards"][::-1], dtype=np.float64)[::-1]
         to_go[:] = return_to_go / task.return_scale
         tokens, actions = rows.astype(np.float32), vectors.astype(np.float32)

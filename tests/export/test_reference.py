@@ -25,7 +25,7 @@ from dsf.export.nodes import (
     Residual,
     Synapses,
 )
-from dsf.export.reference import ReferenceEngine, WindowReference, replay
+from dsf.export.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
 from dsf.train.config import AttentionKind
 
 
@@ -162,6 +162,29 @@ def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bit
         for lane, start in ((0, 0), (1, 2 if step >= 2 else 0)):
             seen = tokens[max(start, step + 1 - network.context) : step + 1, lane]
             assert found[lane].tolist() == slow_decisions(network, seen, replayed=True)[0][-1]
+
+
+@pytest.mark.parametrize("weight_type", [np.int8, np.uint8, np.int16])
+@pytest.mark.parametrize("value_type", [np.int8, np.int16, np.int64])
+def test_products_are_exact_on_both_sides_of_float32(value_type: type, weight_type: type) -> None:
+    """Sums of extreme values, odd ones too, of as few terms as float32 holds and of more."""
+    least, most = np.iinfo(value_type).min, np.iinfo(value_type).max
+    values = np.array([max(least, -(1 << 17)), min(most, (1 << 17) - 1), 1], value_type)
+    weights = np.array([np.iinfo(weight_type).min, np.iinfo(weight_type).max, 1, 127], weight_type)
+    for terms in (1, 7, 129, 1101):
+        rows = np.resize(values, (2, 3, terms))
+        columns = np.resize(weights, (5, terms))
+        expected = rows.astype(object) @ columns.T.astype(object)
+        found = integer_product(rows, columns)
+        assert found.dtype == np.int64 and found.tolist() == expected.tolist()
+    assert integer_product(np.zeros((2, 0, 3), value_type), weights[None, :3]).shape == (2, 0, 1)
+
+
+def test_currents_of_any_width_are_added_in_64_bits_and_left_alone() -> None:
+    node = LIF("lif", "x", np.array([70_000], np.int32), np.array([5], np.int16), 0, 0)
+    currents = np.full((6, 1, 1), 20_000)
+    fired = [fire(node, currents.astype(kind)).ravel().tolist() for kind in (np.int64, np.int32, np.int16)]
+    assert fired == [[0, 0, 0, 1, 0, 0]] * 3 and (currents == 20_000).all()
 
 
 def test_a_window_longer_than_the_context_is_refused() -> None:

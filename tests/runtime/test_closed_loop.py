@@ -13,13 +13,12 @@ from random_networks import random_network
 from training_runs import run_here
 
 from dsf.export.file import write_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import SPIKING_KINDS
 from dsf.runtime import cli
 from dsf.runtime.closed_loop import ClosedLoopResult, run_closed_loop
 from dsf.runtime.engine import BackendName, ReferenceBackend, open_engine
 from dsf.runtime.env_task import env_task
-from dsf.runtime.fast_engine import Mode
 from dsf.tasks import get_task
 
 FEATURES = 15

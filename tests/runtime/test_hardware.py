@@ -17,12 +17,12 @@ from training_runs import run_here
 
 from dsf.export.chips import CHIPS, LOIHI_1, Figure
 from dsf.export.file import write_network
+from dsf.export.network import Mode
 from dsf.export.nodes import NetworkError
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main
 from dsf.runtime.engine import ReferenceBackend
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
 from dsf.tasks import get_task
 

@@ -14,14 +14,13 @@ from random_networks import KINDS, exportable, finely_scaled_network, random_net
 from spike_tally import TALLY
 
 from dsf.export.file import read_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.reference import WindowReference, encode
 from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
 from dsf.runtime.engine import STOCK_LAVA, LavaModel, LavaOptions, ReferenceBackend, open_engine
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.lava_blocks import split_network
 from dsf.runtime.lava_graph import lava_edges, network_edges
 from dsf.runtime.lava_layout import CONTINUES

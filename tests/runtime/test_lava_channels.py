@@ -19,10 +19,9 @@ from conftest import lava_runs_here, shared_memory_segments
 from random_networks import random_network, random_tokens
 
 from dsf.export.file import write_network
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.runtime.engine import LavaModel, LavaOptions, open_engine
 from dsf.runtime.errors import EngineDied
-from dsf.runtime.fast_engine import Mode
 from dsf.runtime.parity import ParityCheck
 
 LIMIT_S = 10.0

@@ -7,9 +7,9 @@ import time
 import numpy as np
 from random_networks import random_network, random_tokens
 
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.reference import ReferenceEngine
-from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.runtime.fast_engine import FastEngine
 
 CONTEXT, BLOCKS = 100, 3
 LATE, SAMPLE = 5_000, 300

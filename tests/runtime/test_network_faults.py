@@ -16,14 +16,14 @@ from dsf.export.bounds import MEMBRANE, OverflowPossible, require_no_overflow, s
 from dsf.export.chips import get_chip
 from dsf.export.file import file_digest, read_network, write_network
 from dsf.export.fold import fold
-from dsf.export.network import Network
+from dsf.export.network import Mode, Network
 from dsf.export.nodes import LIF, NEVER_FIRES, NetworkError, Residual, Synapses, Window
 from dsf.export.placement import Slice, place
 from dsf.export.quantize import quantize
 from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
-from dsf.runtime.fast_engine import FastEngine, Mode
+from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, silenced_nodes, stuck_neurons
 from dsf.runtime.parity import Parity
 from dsf.tasks import UserError
