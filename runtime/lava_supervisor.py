@@ -1,4 +1,4 @@
-"""Owns a Lava runtime's operating-system processes: no hang, no orphan, no shared-memory segment left behind.
+"""Owns a Lava runtime's operating-system processes: no hang, no orphan, no shared memory or file left behind.
 
 Plain Lava waits for ever when a process model raises or dies, and leaves its children running when the parent is
 killed. Here every wait watches the children, every way out kills them (the host has all results by then), and the
@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import logging
+import multiprocessing.util
 import time
 from collections.abc import Callable
 from multiprocessing import connection
@@ -94,6 +95,9 @@ class LavaSupervisor:
                 # Lava prints the traceback of a model that cannot be built; this class reports it in a line.
                 contextlib.redirect_stdout(io.StringIO()),
             ):
+                # The memory's server has a socket in a directory of its own, which nobody removes when it is killed; it
+                # takes its parent's where there is one, and that goes when this program ends.
+                multiprocessing.util.get_temp_dir()
                 self.network.create_runtime(self.run_config)
                 reserve(self._infrastructure.smm)
         finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -254,3 +255,21 @@ def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkey
     assert result.stderr == f"dsf-sim-run: No space left on device: {out}\n"
     monkeypatch.setattr(cli, "write_json", write_json)
     assert run_here(cli.main, *arguments).returncode == 0 and out.exists()
+
+
+PROGRAM = """
+from random_networks import random_network, random_tokens
+from dsf.runtime.engine import open_engine
+
+network = random_network(0, blocks=1)
+with open_engine(network, "lava") as engine:
+    engine.step_graded(random_tokens(network, 1, 1, seed=0)[0])
+"""
+
+
+def test_a_program_leaves_no_temporary_files() -> None:
+    """Lava's memory server is killed, and its socket lies in a directory that only it would remove."""
+    with tempfile.TemporaryDirectory() as place:  # not pytest's: a socket's path has room for about 100 characters
+        environment = {**os.environ, "TMPDIR": place, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
+        assert list(Path(place).iterdir()) == []
