@@ -73,8 +73,8 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
 class Recorded:
     """The fast engine, recording, as :func:`dsf.export.proof.compare_engines` drives engines."""
 
-    def __init__(self, network: Network, mode: Mode) -> None:
-        self.engine = FastEngine(network, LANES, mode, record=True)
+    def __init__(self, network: Network, mode: Mode, lanes: int = LANES) -> None:
+        self.engine = FastEngine(network, lanes, mode, record=True)
 
     def step_graded(self, graded: Any, observe: Any) -> Any:
         """One decision of every lane; spikes as (ticks, lanes, neurons)."""

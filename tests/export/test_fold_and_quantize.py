@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from threading import Event
 from typing import Any, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from dsf.export.fold import fold
 from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
-from dsf.export.proof import compare_stream
+from dsf.export.proof import ProofStopped, compare_stream, prove_network
 from dsf.export.proof import random_tokens as proof_tokens
 from dsf.export.quantize import quantize
 from dsf.export.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
@@ -257,6 +258,13 @@ def test_stream_and_window_are_told_apart_by_tokens_that_windows_lose(context: i
     assert long.passed is passed and "too short" not in long.summary
     assert (long.details["different"] > 0) == (passed is None)
     assert len(proof_tokens(network, 1, 0)) == 2 * context
+
+
+def test_a_proof_that_is_told_to_stop_says_so() -> None:
+    network, stop = random_network(0), Event()
+    stop.set()
+    with pytest.raises(ProofStopped):
+        prove_network(network, random_tokens(network, 8, 4, 0), stop)
 
 
 def test_engines_are_compared_on_two_contexts_where_episodes_are_long_enough() -> None:
