@@ -24,6 +24,7 @@ import numpy.typing as npt
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
 from dsf.tasks.files import replacing, require_writable_parent
+from dsf.tasks.hdf5_image import hdf5_image
 from dsf.train.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
 
 RESET_OFFSET = 1
@@ -59,17 +60,23 @@ def write_net(network: Network, stage_name: str, path: Path) -> None:
 
     Raises:
         NetworkError: no such stage, or netx would compute something else; the message names the node and the way out.
+        OSError: the disk is full.
         UserError: the directory cannot be written.
     """
     require_writable_parent(path)
     stage = _find(network, stage_name)
     weights, bias = netx_weights(stage.synapses), netx_bias(stage.lif)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+
+    def fill(file: h5py.File) -> None:
         file.attrs.update(stage=stage.name, neurons=stage.lif.name, task=network.task)
         file.attrs.update(reset_interval=network.ticks, reset_offset=RESET_OFFSET)
         for name, values in (("provenance", network.provenance), ("verification", network.verification)):
             file.create_dataset(name, data=json.dumps(values, sort_keys=True))
         _write_layers(file, stage, weights, bias)
+
+    image = hdf5_image(fill)
+    with replacing(path) as temporary:
+        temporary.write_bytes(image)
 
 
 def compare_net(path: Path, network: Network, stage: DenseStage) -> None:

@@ -20,6 +20,7 @@ for each token of T ticks: NIR cannot say it. ``metadata`` holds all of this, se
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections import Counter
@@ -123,12 +124,15 @@ def write_nir(network: Network, path: Path, partial: bool = False, source_digest
 
     Raises:
         NetworkError: as :func:`build`.
+        OSError: the disk is full.
         UserError: the directory cannot be written.
     """
     require_writable_parent(path)
     graph, omitted = build(network, partial, source_digest)
+    content = io.BytesIO()  # a full disk is the end of libhdf5, see dsf.tasks.hdf5_image
+    nir.write(content, graph)
     with replacing(path) as temporary:
-        nir.write(temporary, graph)
+        temporary.write_bytes(content.getbuffer())
     return omitted
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from dsf.tasks import UserError
 from dsf.tasks.files import replacing
+from dsf.tasks.hdf5_image import hdf5_image
 
 USER_BLOCK_BYTES = 512
 HEADER = "header"
@@ -69,16 +70,18 @@ class Seal:
             fill: puts the rest into the open file.
 
         Raises:
-            OSError: the directory cannot be written.
+            OSError: the directory cannot be written, or the disk is full.
         """
-        with replacing(path) as temporary:
-            with h5py.File(temporary, "w", userblock_size=USER_BLOCK_BYTES, libver="latest") as file:
-                text = json.dumps({"format": self.version, **header}, sort_keys=True).encode()
-                file.create_dataset(HEADER, data=np.frombuffer(text, np.uint8))
-                fill(file)
-            block = self.user_block(temporary.read_bytes()[USER_BLOCK_BYTES:])
-            with temporary.open("r+b") as written:
-                written.write(block)
+
+        def fill_all(file: h5py.File) -> None:
+            text = json.dumps({"format": self.version, **header}, sort_keys=True).encode()
+            file.create_dataset(HEADER, data=np.frombuffer(text, np.uint8))
+            fill(file)
+
+        body = hdf5_image(fill_all, userblock_size=USER_BLOCK_BYTES, libver="latest")
+        with replacing(path) as temporary, temporary.open("wb") as written:
+            written.write(self.user_block(body))
+            written.write(body)
 
     def read(self, path: Path, build: Callable[[h5py.File, dict[str, Any]], Content]) -> Content:
         """What an intact file holds.

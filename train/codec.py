@@ -23,15 +23,32 @@ MEAN, SQUARES, LOW, HIGH = range(4)
 """Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
 
 
-def summarise(values: npt.NDArray[np.floating]) -> FloatArray:
-    """Summarise one part of a data set, (samples, features) with samples > 0, as (4, features) in float64."""
+def summarise(values: npt.NDArray[np.floating], lengths: npt.NDArray[np.int64]) -> FloatArray:
+    """Summarise the parts of a data set that lie end to end, as (parts, 4, features) in float64.
+
+    Args:
+        values: (samples, features).
+        lengths: (parts,), samples of each part, none of them zero; all samples together.
+    """
     exact = values.astype(np.float64)
-    summary = np.empty((4, exact.shape[1]))
-    summary[LOW], summary[HIGH] = exact.min(axis=0), exact.max(axis=0)
-    summary[MEAN] = exact.sum(axis=0) / len(exact)
-    exact -= summary[MEAN]
-    summary[SQUARES] = np.square(exact, out=exact).sum(axis=0)
-    return summary
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    bounds = list(zip(starts.tolist(), ends.tolist()))
+
+    def add_up(sums: FloatArray) -> None:
+        # One sample after the other, however the parts are read; np.add.reduceat would group them by its own rules.
+        for part, (start, end) in enumerate(bounds):
+            np.add.reduce(exact[start:end], axis=0, out=sums[part])
+
+    summaries = np.empty((len(lengths), 4, exact.shape[1]))
+    np.minimum.reduceat(exact, starts, axis=0, out=summaries[:, LOW])
+    np.maximum.reduceat(exact, starts, axis=0, out=summaries[:, HIGH])
+    add_up(summaries[:, MEAN])
+    summaries[:, MEAN] /= lengths[:, None]
+    exact -= np.repeat(summaries[:, MEAN], lengths, axis=0)
+    np.square(exact, out=exact)
+    add_up(summaries[:, SQUARES])
+    return summaries
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,8 @@ class TokenStatistics:
     @classmethod
     def of(cls, values: npt.NDArray[np.floating]) -> TokenStatistics:
         """The statistics of (samples, features) held in memory."""
-        return cls.merge([(np.array([len(values)]), summarise(values)[None])])
+        lengths = np.array([len(values)])
+        return cls.merge([(lengths, summarise(values, lengths))])
 
     @classmethod
     def merge(cls, chunks: Iterable[tuple[npt.NDArray[np.int64], FloatArray]]) -> TokenStatistics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,9 @@ from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.episode_file import append_episodes
 from dsf.train.minari_store import store_path
 from dsf.train.recipes import RECIPES, Recipe, get_recipe
+
+EPISODE_BYTES, GROWTH = 24_000, 1.5
+"""Bounds of what Minari's HDF5 file takes: bytes per episode (20,900 were measured), and times what the arrays take."""
 
 __all__ = ["RECIPES", "Recipe", "collect_episodes", "get_recipe", "require_free_place", "write_dataset"]
 
@@ -186,40 +190,77 @@ def write_dataset(
             :func:`~dsf.train.episode_file.append_episodes`; called with 1 after each.
 
     Raises:
-        UserError: the dataset exists and ``overwrite`` is false.
+        UserError: the dataset exists and ``overwrite`` is false, or the store cannot be written, or is full.
     """
+    final = require_free_place(destination.dataset_id, overwrite)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
+            _write(destination, episodes, description, Path(staging), facts or {}, on_episode)
+            for level in PurePosixPath(destination.dataset_id).parents:
+                metadata = Path(staging) / level / "namespace_metadata.json"
+                target = Path(store_path()) / level / metadata.name
+                if metadata.exists() and not target.exists():
+                    metadata.replace(target)
+            if final.exists():
+                final.replace(Path(staging) / "replaced")
+            (Path(staging) / destination.dataset_id).replace(final)
+    except OSError as error:
+        raise UserError(
+            f"dataset '{destination.dataset_id}' could not be written to {store_path()} ({error.strerror or error}): "
+            "free some space there, or set MINARI_DATASETS_PATH to a directory that can be written"
+        ) from None
+    return final
+
+
+def _write(
+    destination: Destination,
+    episodes: list[EpisodeBuffer],
+    description: str,
+    staging: Path,
+    facts: Mapping[str, Any],
+    on_episode: Callable[[int], None] | None,
+) -> None:
+    """Write a Minari dataset into an empty store."""
     import minari
 
     task = get_task(destination.task)
-    final = require_free_place(destination.dataset_id, overwrite)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
-        with _minari_store(staging), warnings.catch_warnings():
-            # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
-            warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
-            env = task.make_env()
-            dataset = minari.create_dataset_from_buffers(
-                destination.dataset_id,
-                episodes if on_episode is None else [],
-                env=env,
-                algorithm_name=destination.algorithm,
-                description=description,
-            )
-            env.close()
-            if on_episode is not None:
-                append_episodes(dataset.storage, episodes, on_episode)
-            # Given to the call above, they would make Minari build another environment, only to drop it.
-            references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
-            dataset.storage.update_metadata({**references, **(facts or {})})
-        for level in PurePosixPath(destination.dataset_id).parents:
-            metadata = Path(staging) / level / "namespace_metadata.json"
-            target = Path(store_path()) / level / metadata.name
-            if metadata.exists() and not target.exists():
-                metadata.replace(target)
-        if final.exists():
-            final.replace(Path(staging) / "replaced")
-        (Path(staging) / destination.dataset_id).replace(final)
-    return final
+    if on_episode is None:
+        _require_room(episodes, staging)
+    with _minari_store(str(staging)), warnings.catch_warnings():
+        # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
+        warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
+        env = task.make_env()
+        dataset = minari.create_dataset_from_buffers(
+            destination.dataset_id,
+            episodes if on_episode is None else [],
+            env=env,
+            algorithm_name=destination.algorithm,
+            description=description,
+        )
+        env.close()
+        if on_episode is not None:
+            append_episodes(dataset.storage, episodes, on_episode)
+        # Given to the call above, they would make Minari build another environment, only to drop it.
+        references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
+        dataset.storage.update_metadata({**references, **facts})
+
+
+def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:
+    """Find a full disk before Minari's writer does, which would not survive it (:mod:`dsf.tasks.hdf5_image` says why).
+
+    Raises:
+        OSError: the disk has less room than the episodes may need.
+    """
+
+    def size(values: Any) -> int:
+        return sum(map(size, values.values())) if isinstance(values, dict) else np.asarray(values).nbytes
+
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    arrays = sum(size(getattr(episode, name)) for episode in episodes for name in names)
+    with tempfile.TemporaryFile(dir=directory) as room:
+        if sys.platform != "darwin":  # which has no such call
+            os.posix_fallocate(room.fileno(), 0, EPISODE_BYTES * len(episodes) + int(GROWTH * arrays))
 
 
 @contextmanager

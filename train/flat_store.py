@@ -40,22 +40,24 @@ class DamagedStore(Exception):
 
 
 @dataclass(frozen=True)
-class FlatEpisode:
-    """One episode as it goes into the files.
+class FlatEpisodes:
+    """Some episodes, end to end, as they go into the files.
 
     Attributes:
-        tokens: (steps, features).
-        actions: (steps, action_size).
-        episode_return: sum of the rewards (reward units).
+        tokens: (steps of all, features).
+        actions: (steps of all, action_size).
+        lengths: (episodes,), steps of each, none of them zero.
+        returns: (episodes,) sums of the rewards (reward units).
         out_of_range: steps whose action leaves [-1, 1].
-        source: the arrays that define the episode's content, in the order in which they are hashed.
+        source: the arrays that define the episodes' content, in the order in which they are hashed.
     """
 
     tokens: Float32Array
     actions: Float32Array
-    episode_return: float
+    lengths: IntArray
+    returns: FloatArray
     out_of_range: int
-    source: tuple[npt.NDArray[Any], ...]
+    source: Sequence[npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class ArrayFile:
     def append(self, rows: npt.ArrayLike) -> None:
         """Append (count, *row_shape)."""
         values = np.ascontiguousarray(rows, self.dtype)
-        self.file.write(values.tobytes())
+        self.file.write(values.data)
         self.rows += len(values)
 
     def finish(self) -> None:
@@ -111,8 +113,8 @@ class ArrayFile:
         os.fsync(self.file.fileno())
 
 
-def write_store(directory: Path, episodes: Iterable[FlatEpisode], features: int, action_size: int) -> None:
-    """Write the episodes, one by one, into an empty directory.
+def write_store(directory: Path, batches: Iterable[FlatEpisodes], features: int, action_size: int) -> None:
+    """Write the episodes, one batch after the other, into an empty directory.
 
     Raises:
         OSError: the place cannot be written, or is full.
@@ -131,15 +133,15 @@ def write_store(directory: Path, episodes: Iterable[FlatEpisode], features: int,
         starts = array_file("starts", (), np.int64)
         returns = array_file("returns", (), np.float64)
         summaries = array_file("summaries", (4, features), np.float64)
-        for episode in episodes:
-            for source in episode.source:
-                digest.update(np.ascontiguousarray(source).tobytes())
-            starts.append([tokens.rows])
-            tokens.append(episode.tokens)
-            actions.append(episode.actions)
-            returns.append([episode.episode_return])
-            summaries.append(summarise(episode.tokens)[None])
-            out_of_range += episode.out_of_range
+        for batch in batches:
+            for source in batch.source:
+                digest.update(np.ascontiguousarray(source).data)
+            starts.append(tokens.rows + np.cumsum(batch.lengths) - batch.lengths)
+            tokens.append(batch.tokens)
+            actions.append(batch.actions)
+            returns.append(batch.returns)
+            summaries.append(summarise(batch.tokens, batch.lengths))
+            out_of_range += batch.out_of_range
         starts.append([tokens.rows])
         for array in (tokens, actions, starts, returns, summaries):
             array.finish()

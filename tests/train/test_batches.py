@@ -18,7 +18,7 @@ from dsf.train.batches import Batch, BatchSource
 from dsf.train.codec import InputCodec
 from dsf.train.config import DataConfig
 from dsf.train.data import configure, sample_windows
-from dsf.train.flat_store import FlatEpisode, open_store, write_store
+from dsf.train.flat_store import FlatEpisodes, open_store, write_store
 
 FEATURES, ACTIONS, WINDOWS, CONTEXT = 15, 3, 12, 5
 OFFSET = 3.0
@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> BatchSource:
     for steps in (3, 9, 1):
         tokens = (OFFSET + generator.normal(size=(steps, FEATURES))).astype(np.float32)
         actions = generator.uniform(-1, 1, (steps, ACTIONS)).astype(np.float32)
-        episodes.append(FlatEpisode(tokens, actions, 1.0, 0, (tokens, actions)))
+        episodes.append(FlatEpisodes(tokens, actions, np.array([steps]), np.ones(1), 0, (tokens, actions)))
     write_store(directory, episodes, FEATURES, ACTIONS)
     data = configure("x", get_task("hopper"), open_store(directory), DataConfig())
     codec = InputCodec(np.full(FEATURES, OFFSET / 2), np.full(FEATURES, 0.05), np.full(FEATURES, 0.05), 8)

@@ -38,7 +38,7 @@ def test_codec_clips_what_lies_beyond_five_deviations_and_takes_constant_feature
 def test_merged_statistics_are_those_of_all_samples(lengths: list[int], chunk: int, centre: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     parts = [generator.normal(centre, generator.uniform(0.1, 2.0), (length, 3)) for length in lengths]
-    summaries = np.stack([summarise(part) for part in parts])
+    summaries = summarise(np.concatenate(parts), np.array(lengths))
     starts = range(0, len(parts), chunk)
     merged = TokenStatistics.merge((np.array(lengths[i : i + chunk]), summaries[i : i + chunk]) for i in starts)
     values = np.concatenate(parts)

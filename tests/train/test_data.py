@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from dsf.tasks import UserError, get_task
+from dsf.train import flatten as flatten_module
 from dsf.train.config import DataConfig
 from dsf.train.data import (
     CACHE_NAME,
@@ -42,7 +43,7 @@ from dsf.train.data import (
     sample_windows,
     source_fingerprint,
 )
-from dsf.train.flat_store import LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
+from dsf.train.flat_store import ARRAY_NAMES, LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
 from dsf.train.flatten import flatten
 
 HOPPER = get_task("hopper")
@@ -90,7 +91,7 @@ def write_minari(
 
 def in_files(directory: Path, episodes: Sequence[EpisodeBuffer], config: DataConfig) -> OfflineDataset:
     """The dataset that these episodes make, without the way through Minari."""
-    write_store(directory, [flatten("here", HOPPER, each) for each in episodes], features=15, action_size=3)
+    write_store(directory, [flatten("here", HOPPER, episodes)], features=15, action_size=3)
     return configure("x", HOPPER, open_store(directory), config)
 
 
@@ -270,7 +271,7 @@ def test_processes_that_build_at_once_all_succeed(minari_store: Path) -> None:
 
 def write_hopper(place: Path) -> None:
     """Fill a store with one episode."""
-    write_store(place, [flatten("here", HOPPER, episode(5))], features=15, action_size=3)
+    write_store(place, [flatten("here", HOPPER, [episode(5)])], features=15, action_size=3)
 
 
 def test_who_waits_for_a_build_takes_its_store(tmp_path: Path) -> None:
@@ -398,11 +399,25 @@ def broken(name: str, index: Any, value: float) -> EpisodeBuffer:
     ],
 )
 def test_wrong_episodes_are_named(wrong: EpisodeBuffer, words: str, minari_store: Path) -> None:
-    directory = write_minari([episode(4, 1), wrong])
+    directory = write_minari([episode(4, 1), wrong, episode(9, 2)])
     with pytest.raises(UserError, match=f"^dataset '{ID}', episode 1: .*{words}.*(clean|write) the dataset") as refusal:
         load_dataset(ID)
     assert len(str(refusal.value).splitlines()) == 1
     assert [path.name for path in (directory / CACHE_NAME).iterdir()] == [LOCK_NAME]
+
+
+def test_batches_change_nothing(minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    episodes = [episode(int(length), seed) for seed, length in enumerate(generator.integers(1, 40, 60))]
+    contents = []
+    for steps in (1, 50, 1 << 20):
+        monkeypatch.setattr(flatten_module, "BATCH_STEPS", steps)
+        place = tmp_path / str(steps)
+        place.mkdir()
+        write_store(place, flatten_module.flat_episodes(ID, HOPPER, episodes), features=15, action_size=3)
+        arrays = [(place / f"{name}.npy").read_bytes() for name in ARRAY_NAMES]
+        contents.append((open_store(place).content_hash, arrays))
+    assert contents[0] == contents[1] == contents[2]
 
 
 def test_wrong_rewards_end_the_command_with_one_line(minari_store: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dsf.train.batches import BatchSource
 from dsf.train.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.config import DataConfig, ModelConfig, TrainConfig
 from dsf.train.data import OfflineDataset, configure, load_dataset
-from dsf.train.flat_store import FlatEpisode, open_store, write_store
+from dsf.train.flat_store import FlatEpisodes, open_store, write_store
 from dsf.train.rival_config import PolicyKind, RivalConfig
 from dsf.train.run_directory import LOSS
 from dsf.train.trainer import Trainer
@@ -62,7 +62,7 @@ def commanded_data(directory: Path, shuffled: bool) -> OfflineDataset:
         held = generator.permutation(to_go) if shuffled else to_go
         parts = [generator.normal(size=(STEPS, observations)), previous, held[:, None]]
         tokens = np.concatenate(parts, axis=1).astype(np.float32)
-        episodes.append(FlatEpisode(tokens, actions, float(to_go[0]), 0, (tokens, actions)))
+        episodes.append(FlatEpisodes(tokens, actions, np.array([STEPS]), to_go[:1], 0, (tokens, actions)))
     directory.mkdir()
     write_store(directory, episodes, observations + size + 1, size)
     return configure("commanded", get_task("hopper"), open_store(directory), DataConfig())

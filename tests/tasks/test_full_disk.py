@@ -1,0 +1,89 @@
+"""Files of HDF5 on a disk that fills up: one line, nothing half-written, and no crash of libhdf5 at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from conftest import assert_refused, run_command
+
+from dsf.tasks.hdf5_image import hdf5_image
+
+ROOM = 2_000
+"""Bytes that a file may have: less than any of these files."""
+WRITE = """
+import sys
+from pathlib import Path
+from random_networks import random_model
+from dsf.export.file import write_network
+from dsf.export.fold import fold
+from dsf.export.netx_file import dense_stages, write_net
+from dsf.export.nir_graph import write_nir
+from dsf.export.quantize import quantize
+
+network, path = quantize(fold(random_model(0)), "hopper", 8, whole_biases=True), Path(sys.argv[2])
+try:
+    if sys.argv[1] == "network":
+        write_network(network, path)
+    elif sys.argv[1] == "netx":
+        write_net(network, dense_stages(network)[0].name, path)
+    else:
+        write_nir(network, path, partial=True, source_digest="0" * 64)
+except OSError as error:
+    print(error)
+"""
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """No file of this process and of those that it starts may grow beyond ``ROOM``, which fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("kind", ["network", "netx", "nir"])
+def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
+    directory = tmp_path / "out"
+    directory.mkdir()
+    path = directory / "file"
+    command = [sys.executable, "-c", WRITE, kind, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with small_files():
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert result.stdout == f"[Errno 27] File too large: '{path}'\n" and not list(directory.iterdir())
+
+
+@pytest.mark.parametrize("name", [("maze", "--mazes", "20"), ("cartpole-expert", "--steps", "500")], ids=" ".join)
+def test_a_dataset_is_refused_in_one_line(name: tuple[str, ...], minari_store: Path) -> None:
+    with small_files():
+        result = run_command("dsf-data", "collect", *name)
+    assert_refused(result, f"could not be written to {minari_store} (File too large): free some space there")
+    assert not [path for path in minari_store.rglob("*") if path.is_file() or path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("options", [{"libver": "latest", "userblock_size": 512}, {"libver": ("v108", "v108")}, {}])
+@pytest.mark.parametrize("arrays", [0, 1, 60])
+def test_an_image_is_the_file(arrays: int, options: dict[str, Any], tmp_path: Path) -> None:
+    def fill(file: h5py.File) -> None:
+        for index in range(arrays):
+            group = file.create_group(f"group {index}")
+            group.create_dataset("numbers", data=np.arange(7 * index))
+            group.attrs["unit"] = "ms" * index
+
+    with h5py.File(tmp_path / "file.h5", "w", **options) as file:
+        fill(file)
+    assert hdf5_image(fill, **options) == (tmp_path / "file.h5").read_bytes()[options.get("userblock_size", 0) :]
