@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from dsf.export.calibrate import calibrate
 from dsf.export.folded import FoldedModel
 from dsf.export.network import Mode, Network
 from dsf.runtime.fast_engine import FastEngine
+from dsf.tasks.child_processes import die_with_parent
 from dsf.train.quantization import QuantizationConfig
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
@@ -135,10 +137,11 @@ def compare(seed: int) -> Outcome:
     return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))
 
 
-def start_worker() -> None:
-    """One thread per worker."""
+def start_worker(parent: int) -> None:
+    """One thread per worker, which ends with the parent."""
     import torch
 
+    die_with_parent(parent)
     torch.set_num_threads(1)
 
 
@@ -154,7 +157,7 @@ def main() -> None:
     seeds = range(options.first, options.first + (QUICK_NETWORKS if options.quick else options.networks))
     started, console = time.perf_counter(), Console()
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, spawn, start_worker) as pool:
+    with ProcessPoolExecutor(options.workers, spawn, start_worker, (os.getpid(),)) as pool:
         outcomes = list(track(pool.map(prove, seeds, chunksize=SHARE), "networks", len(seeds), console=console))
     seconds = time.perf_counter() - started
     failed = [outcome for outcome in outcomes if outcome.failed]

@@ -36,6 +36,7 @@ from rich.console import Console
 from strl_cells import PUBLISHED_ON, SWEPT_ON, Budget, Cell, add_budget_options, budget_of, cells, training_arguments
 from strl_lines import Line, bound_of, is_done, key, line_of
 
+from dsf.tasks.child_processes import die_with_parent
 from dsf.tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,7 +182,8 @@ def lines_to_come(options: argparse.Namespace, done: set[str]) -> Iterator[Line]
     missing = [cell for cell in every if key(line_of(cell, budget_of(cell.pair, options))) not in done]
     for pair in dict.fromkeys(cell.pair for cell in missing):
         collect(options, pair, budget_of(pair, options))
-    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, die_with_parent, (os.getpid(),)) as pool:
         running = [pool.submit(bounds, pair, options) for pair in pairs]
         running += [pool.submit(measure, cell, options) for cell in missing]
         try:

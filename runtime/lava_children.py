@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from dsf.runtime.orphans import STDERR, die_with_parent, start_quiet_resource_tracker
+from dsf.tasks.child_processes import STDERR, die_with_parent, start_quiet_resource_tracker
 
 JOIN_LIMIT_S = 5.0
 """A process that was killed is gone at once, unless the kernel waits for a disk."""
@@ -45,9 +45,7 @@ def children_bound_to_parent() -> Iterator[None]:
 def _bind_this_child() -> None:
     if _starting_pid is None:
         return  # somebody else's fork
-    die_with_parent()
-    if os.getppid() != _starting_pid:  # it died before the kernel knew
-        os._exit(1)
+    die_with_parent(_starting_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsf.runtime.orphans import die_with_parent
 from dsf.runtime.sweep_identity import CQL
 from dsf.runtime.sweep_jobs import (
     DATASETS_VARIABLE,
@@ -30,6 +29,7 @@ from dsf.runtime.sweep_jobs import (
     write_failure,
 )
 from dsf.tasks import UserError
+from dsf.tasks.child_processes import die_with_parent
 from dsf.tasks.console import EXIT_FAILED, EXIT_SIGNAL, CommandFailed, parse_arguments
 from dsf.tasks.files import write_json
 

@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 from dsf.export.network import Network
 from dsf.runtime.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.engine import Engine
-from dsf.runtime.orphans import die_with_parent, start_quiet_resource_tracker
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.tasks import UserError
+from dsf.tasks.child_processes import die_with_parent, start_method_kept, start_quiet_resource_tracker
 from dsf.tasks.console import EXIT_SIGNAL, CommandFailed
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
@@ -134,7 +134,7 @@ def _crew(open_engine: OpenEngine, settings: LoopSettings, count: int) -> Iterat
     start_quiet_resource_tracker()  # workers share it
     crew: list[_Worker] = []
     try:
-        with _terminal_signals_held(), _start_method_kept():
+        with _terminal_signals_held(), start_method_kept():
             for number in range(1, count + 1):
                 crew.append(_Worker(mp.get_context("spawn"), number, open_engine, settings))
         yield crew
@@ -159,16 +159,6 @@ def _terminal_signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _start_method_kept() -> Iterator[None]:
-    """Starting a process fixes how this one starts others for ever, and importing Lava later would fail on that."""
-    before = mp.get_start_method(allow_none=True)
-    try:
-        yield
-    finally:
-        mp.set_start_method(before, force=True)
 
 
 def _work(connection: Connection, open_engine: OpenEngine, settings: LoopSettings) -> None:

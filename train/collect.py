@@ -21,6 +21,7 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.tasks import UserError, get_task
 from dsf.tasks.behaviour import load_actor
+from dsf.tasks.child_processes import die_with_parent, start_method_kept
 from dsf.tasks.console import CommandFailed
 from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.episode_file import append_episodes
@@ -66,7 +67,7 @@ def collect_episodes(
     # Started afresh, not forked: the caller may be running threads (a progress bar, torch).
     context = multiprocessing.get_context("spawn")
     episodes: list[EpisodeBuffer] = []
-    with ProcessPoolExecutor(min(workers, count), context, initializer=_ignore_interrupts) as pool:
+    with start_method_kept(), ProcessPoolExecutor(min(workers, count), context, _start_worker, (os.getpid(),)) as pool:
         try:
             for made, share in zip(pool.map(_share_episodes, shares), shares):
                 episodes += made
@@ -83,8 +84,9 @@ def collect_episodes(
     return episodes
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the parent."""
+def _start_worker(parent: int) -> None:
+    """End with the parent, and leave Ctrl-C, which a terminal sends to every process, to it."""
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

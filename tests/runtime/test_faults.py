@@ -31,8 +31,8 @@ from dsf.runtime.engine import LavaModel, open_engine
 from dsf.runtime.errors import EngineDied
 from dsf.runtime.interrupts import interrupts_deferred
 from dsf.runtime.lava_children import called_every
-from dsf.runtime.orphans import start_quiet_resource_tracker
 from dsf.runtime.patience import Patience
+from dsf.tasks.child_processes import start_quiet_resource_tracker
 from dsf.tasks.files import write_json
 
 pytestmark = pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")

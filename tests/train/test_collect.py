@@ -50,7 +50,8 @@ def test_every_recipe_finds_its_actors(recipe: Recipe) -> None:
     assert sum(len(episode.actions) for episode in episodes) == 4 * len(recipe.actors)
 
 
-def test_an_interrupted_collection_leaves_no_process_and_no_file(minari_store: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_collection_that_is_ended_leaves_no_process_and_no_file(number: signal.Signals, minari_store: Path) -> None:
     program = str(Path(sys.executable).parent / "dsf-data")
     arguments = ["collect", "hopper-medium-expert", "--steps", "1000000", "--workers", "2"]
     process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -60,11 +61,15 @@ def test_an_interrupted_collection_leaves_no_process_and_no_file(minari_store: P
         time.sleep(0.1)
         listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         children = [child for child in listed if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60.0)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines() == ["dsf-data: ended by SIGTERM"]
-    assert len(children) == 2 and not any(Path(f"/proc/{child}").exists() for child in children)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60.0)  # until the last worker has let go of the pipes
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert errors.splitlines() == ["dsf-data: ended by SIGTERM"]
+    assert len(children) == 2
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert number == signal.SIGKILL and time.monotonic() < deadline  # who reaps them takes a moment
+        time.sleep(0.05)
     assert list(minari_store.iterdir()) == []
 
 
