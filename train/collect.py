@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -29,7 +30,9 @@ from dsf.train.minari_store import store_path
 from dsf.train.recipes import RECIPES, Recipe, get_recipe
 
 EPISODE_BYTES, GROWTH = 24_000, 1.5
-"""Bounds of what Minari's HDF5 file takes: bytes per episode (20,900 were measured), and times what the arrays take."""
+"""Bounds of what Minari's HDF5 file takes: bytes per episode (22,100 were measured), and times what the arrays take."""
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""How a disk says that it has no more room."""
 
 __all__ = ["RECIPES", "Recipe", "collect_episodes", "get_recipe", "require_free_place", "write_dataset"]
 
@@ -189,7 +192,7 @@ def write_dataset(
         overwrite: replace a dataset of the same id.
         facts: more for Minari's metadata, as JSON can hold it.
         on_episode: given for many short episodes of flat observations, which are then written by
-            :func:`~dsf.train.episode_file.append_episodes`; called with 1 after each.
+            :func:`~dsf.train.episode_file.append_episodes`; called with the number of those written since.
 
     Raises:
         UserError: the dataset exists and ``overwrite`` is false, or the store cannot be written, or is full.
@@ -208,9 +211,10 @@ def write_dataset(
                 final.replace(Path(staging) / "replaced")
             (Path(staging) / destination.dataset_id).replace(final)
     except OSError as error:
+        free = "free some space there, or " if error.errno in FULL else ""
         raise UserError(
             f"dataset '{destination.dataset_id}' could not be written to {store_path()} ({error.strerror or error}): "
-            "free some space there, or set MINARI_DATASETS_PATH to a directory that can be written"
+            f"{free}set MINARI_DATASETS_PATH to a directory that can be written"
         ) from None
     return final
 
@@ -260,9 +264,14 @@ def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:
 
     names = ("observations", "actions", "rewards", "terminations", "truncations")
     arrays = sum(size(getattr(episode, name)) for episode in episodes for name in names)
-    with tempfile.TemporaryFile(dir=directory) as room:
-        if sys.platform != "darwin":  # which has no such call
-            os.posix_fallocate(room.fileno(), 0, EPISODE_BYTES * len(episodes) + int(GROWTH * arrays))
+    expected = EPISODE_BYTES * (1 + len(episodes)) + int(GROWTH * arrays)
+    if sys.platform != "darwin":  # which has no such call
+        with tempfile.TemporaryFile(dir=directory) as room:
+            try:
+                os.posix_fallocate(room.fileno(), 0, expected)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # some C libraries do not help file systems that cannot do it
+                    raise
 
 
 @contextmanager

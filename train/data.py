@@ -1,8 +1,8 @@
 """Offline datasets: any Minari id as flat arrays on disk, and sampling training windows from them.
 
-A dataset may be larger than memory: its episodes are read one by one into flat files (:mod:`dsf.train.flat_store`),
-once, and training maps those files into memory. What a run takes from them (:class:`DataConfig`) is applied to each
-batch, so every choice shares the same files.
+A dataset may be larger than memory: its episodes are read once, some at a time, into flat files
+(:mod:`dsf.train.flat_store`), and training maps those files into memory. What a run takes from them
+(:class:`DataConfig`) is applied to each batch, so every choice shares the same files.
 """
 
 from __future__ import annotations

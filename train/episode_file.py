@@ -24,7 +24,7 @@ FORMAT = ("v108", "v108")
 GROWTH_BYTES = 1 << 24
 """The file is made in memory, which it takes this much of at a time."""
 TOLD_EVERY = 100
-"""Episodes between two calls of ``on_episode``."""
+"""Episodes from one call of ``on_episode`` to the next."""
 
 
 def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode: Callable[[int], None]) -> None:
@@ -38,14 +38,15 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
     Raises:
         OSError: the disk is full.
     """
-    count = steps = 0
+    count = steps = told = 0
 
     def fill(file: h5py.File) -> None:
-        nonlocal count, steps
-        with phil:
-            writer = GroupWriter(file)
-            for episode in episodes:
-                group, length = writer.group(b"episode_%d" % count), len(episode.rewards)
+        nonlocal count, steps, told
+        writer = GroupWriter(file)
+        for episode in episodes:
+            length = len(episode.rewards)
+            with phil:  # not around on_episode, which has a lock of its own
+                group = writer.group(b"episode_%d" % count)
                 writer.number(group, b"id", count)
                 writer.number(group, b"total_steps", length)
                 for option, text in (episode.options or {}).items():
@@ -56,13 +57,16 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
                 writer.shared(group, b"terminations", np.asarray(episode.terminations))
                 writer.shared(group, b"truncations", np.asarray(episode.truncations))
                 writer.close(group)
-                count += 1
-                steps += length
-                if count % TOLD_EVERY == 0:
-                    on_episode(TOLD_EVERY)
+            count += 1
+            steps += length
+            if count - told == TOLD_EVERY:
+                on_episode(TOLD_EVERY)
+                told = count
+        with phil:
             writer.close_shared()
 
     image = hdf5_image(fill, growth=GROWTH_BYTES, libver=FORMAT)
     (Path(storage.data_path) / FILE_NAME).write_bytes(image)
-    on_episode(count % TOLD_EVERY)
+    if count > told:
+        on_episode(count - told)
     storage.update_metadata({"total_steps": steps, "total_episodes": count, "dataset_size": storage.get_size()})

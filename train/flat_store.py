@@ -135,7 +135,7 @@ def write_store(directory: Path, batches: Iterable[FlatEpisodes], features: int,
         summaries = array_file("summaries", (4, features), np.float64)
         for batch in batches:
             for source in batch.source:
-                digest.update(np.ascontiguousarray(source).data)
+                digest.update(source.tobytes())
             starts.append(tokens.rows + np.cumsum(batch.lengths) - batch.lengths)
             tokens.append(batch.tokens)
             actions.append(batch.actions)

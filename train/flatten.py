@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,112 +53,89 @@ def check_spaces(dataset_id: str, task: Task, observation_space: Any, action_spa
         raise UserError(f"dataset '{dataset_id}' has no flat Box observation space: choose one that has")
 
 
+@dataclass(frozen=True)
+class EpisodeArrays:
+    """What a Minari episode says, in shapes that were checked.
+
+    Attributes:
+        where: dataset and episode, for messages.
+        observations: (steps + 1, observation_size).
+        actions: (steps, action_size), or (steps,) numbers of discrete ones.
+        rewards: (steps,).
+        ends: terminations and truncations, as recorded.
+    """
+
+    where: str
+    observations: npt.NDArray[Any]
+    actions: npt.NDArray[Any]
+    rewards: npt.NDArray[Any]
+    ends: tuple[npt.NDArray[Any], npt.NDArray[Any]]
+
+
 def flat_episodes(dataset_id: str, task: Task, recorded: Iterable[Any]) -> Iterator[FlatEpisodes]:
-    """Read a Minari dataset's episodes, some at a time.
+    """Read a Minari dataset's episodes, and flatten some at a time.
 
     Raises:
-        UserError: it cannot be read, has no episodes, or one of them is wrong.
+        UserError: it cannot be read, has no episodes, or one of them is wrong: the first one.
     """
-    what = f"dataset '{dataset_id}'"
+    batch: list[EpisodeArrays] = []
+    steps = number = 0
+    try:
+        for number, episode in enumerate(readable(dataset_id, recorded), start=1):
+            batch.append(episode_arrays(f"dataset '{dataset_id}', episode {number - 1}", task, episode))
+            steps += len(batch[-1].actions)
+            if steps >= BATCH_STEPS:
+                yield flatten(task, batch)
+                batch, steps = [], 0
+    except UserError:
+        if batch:
+            flatten(task, batch)  # whatever is wrong in an earlier episode is said first
+        raise
+    if batch:
+        yield flatten(task, batch)
+    elif number == 0:
+        raise UserError(f"dataset '{dataset_id}' has no episodes")
+
+
+def readable(dataset_id: str, recorded: Iterable[Any]) -> Iterator[Any]:
+    """The episodes.
+
+    Raises:
+        UserError: the dataset's file is damaged.
+    """
     episodes = iter(recorded)
-    batch: list[Any] = []
-    first = steps = 0
     while True:
         try:
             episode = next(episodes, None)
         except Exception as error:  # h5py and pyarrow have their own for each way in which a file can be damaged
             raise unreadable(dataset_id, error) from None
         if episode is None:
-            break
-        batch.append(episode)
-        steps += len(episode.actions)
-        if steps >= BATCH_STEPS:
-            yield flatten(what, task, batch, first)
-            first += len(batch)
-            batch, steps = [], 0
-    if batch:
-        yield flatten(what, task, batch, first)
-    elif first == 0:
-        raise UserError(f"{what} has no episodes")
+            return
+        yield episode
 
 
-def flatten(what: str, task: Task, episodes: Sequence[Any], first: int = 0) -> FlatEpisodes:
-    """Turn Minari episodes into tokens and actions.
-
-    Args:
-        what: the dataset, for messages.
-        task: whose observations and actions they hold.
-        episodes: at least one.
-        first: number of the first of them in the dataset.
+def episode_arrays(where: str, task: Task, episode: Any) -> EpisodeArrays:
+    """Take from a Minari episode what counts.
 
     Raises:
-        UserError: sizes do not fit the task, an episode is empty, or a value is not usable.
-    """
-    parts = [arrays(f"{what}, episode {first + number}", task, episode) for number, episode in enumerate(episodes)]
-    observations, actions, rewards = (np.concatenate(same) for same in zip(*parts))
-    lengths = np.array([len(part[1]) for part in parts])
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-
-    def where(row: int, row_ends: npt.NDArray[np.int64] = ends) -> str:
-        return f"{what}, episode {first + int(np.searchsorted(row_ends, row, side='right'))}"
-
-    observed_ends = ends + np.arange(1, len(lengths) + 1)  # an episode ends with one observation more
-    recorded = (("observations", observations, observed_ends), ("actions", actions, ends), ("rewards", rewards, ends))
-    for name, values, row_ends in recorded:
-        finite = np.isfinite(values)
-        if not finite.all():
-            place = where(first_row(~finite), row_ends)
-            raise UserError(f"{place}: {name} holds a value that is not finite; clean the dataset first")
-    vectors = one_hot(where, task, actions) if task.discrete else actions
-    rows = np.empty((len(vectors), task.observation_size + task.action_size + 1))
-    observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
-    # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).
-    np.clip(vectors[:-1], -1.0, 1.0, out=previous[1:])
-    previous[starts] = 0.0
-    with np.errstate(over="ignore"):
-        observed[:] = np.delete(observations, observed_ends - 1, axis=0)
-        for start, end in zip(starts.tolist(), ends.tolist()):
-            np.cumsum(rewards[start:end][::-1], dtype=np.float64, out=to_go[start:end][::-1])
-        returns = to_go[starts]
-        to_go /= task.return_scale
-        tokens, targets = rows.astype(np.float32), vectors.astype(np.float32)
-    for values in (tokens, targets):
-        finite = np.isfinite(values)
-        if not finite.all():
-            place = where(first_row(~finite))
-            raise UserError(f"{place}: it holds a value too large for 32-bit floats; clean the dataset first")
-    ended = ((np.asarray(episode.terminations), np.asarray(episode.truncations)) for episode in episodes)
-    return FlatEpisodes(
-        tokens=tokens,
-        actions=targets,
-        lengths=lengths,
-        returns=returns,
-        out_of_range=int((np.abs(vectors) > 1.0).any(axis=1).sum()),
-        source=[array for part, flags in zip(parts, ended) for array in (*part, *flags)],
-    )
-
-
-def arrays(where: str, task: Task, episode: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """An episode's observations, actions and rewards, of the shapes that the task asks for.
-
-    Raises:
-        UserError: one of them has another shape or holds no numbers, or there are no steps.
+        UserError: an array has another shape than the task's or holds no numbers, or there are no steps.
     """
     steps = len(episode.actions)
     if steps == 0:
         raise UserError(f"{where} is empty: it has no steps; remove it from the dataset")
-    found = (
+    found = EpisodeArrays(
+        where,
         flat_observations(where, task, episode.observations),
         np.asarray(episode.actions),
         np.asarray(episode.rewards),
+        (np.asarray(episode.terminations), np.asarray(episode.truncations)),
     )
     expected = (
-        (steps + 1, task.observation_size),
-        (steps,) if task.discrete else (steps, task.action_size),
-        (steps,),
+        ("observations", found.observations, (steps + 1, task.observation_size)),
+        ("actions", found.actions, (steps,) if task.discrete else (steps, task.action_size)),
+        ("rewards", found.rewards, (steps,)),
     )
-    for name, values, shape in zip(("observations", "actions", "rewards"), found, expected):
+    for name, values, shape in expected:
         if values.shape != shape:
             raise UserError(
                 f"{where}: {name} has shape {values.shape}, expected {shape} with steps > 0; "
@@ -168,9 +146,61 @@ def arrays(where: str, task: Task, episode: Any) -> tuple[npt.NDArray[Any], npt.
     return found
 
 
-def first_row(wrong: npt.NDArray[np.bool_]) -> int:
-    """Number of the first row with anything wrong, of (rows, ...)."""
-    return int(np.flatnonzero(wrong.reshape(len(wrong), -1).any(axis=1))[0])
+def flatten(task: Task, episodes: Sequence[EpisodeArrays]) -> FlatEpisodes:
+    """Turn episodes, at least one, into tokens and actions.
+
+    Raises:
+        UserError: a value of one is not usable; the message names the first such episode.
+    """
+    try:
+        return _flattened(task, episodes)
+    except UserError:
+        if len(episodes) > 1:
+            for episode in episodes:
+                _flattened(task, [episode])
+        raise
+
+
+def _flattened(task: Task, episodes: Sequence[EpisodeArrays]) -> FlatEpisodes:
+    """All episodes at once; the messages are right where there is one."""
+    where = episodes[0].where
+    observations = np.concatenate([episode.observations for episode in episodes])
+    actions = np.concatenate([episode.actions for episode in episodes])
+    rewards = np.concatenate([episode.rewards for episode in episodes])
+    for name, values in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+        if not np.isfinite(values).all():
+            raise UserError(f"{where}: {name} holds a value that is not finite; clean the dataset first")
+    lengths = np.array([len(episode.actions) for episode in episodes])
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    vectors = one_hot(where, task, actions) if task.discrete else actions
+    rows = np.empty((len(vectors), task.observation_size + task.action_size + 1))
+    observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
+    # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).
+    np.clip(vectors[:-1], -1.0, 1.0, out=previous[1:])
+    previous[starts] = 0.0
+    with np.errstate(over="ignore"):
+        last_observations = ends + np.arange(len(ends))  # an episode has one more than it has steps
+        observed[:] = np.delete(observations, last_observations, axis=0)
+        for start, end in zip(starts.tolist(), ends.tolist()):
+            np.cumsum(rewards[start:end][::-1], dtype=np.float64, out=to_go[start:end][::-1])
+        returns = to_go[starts]
+        to_go /= task.return_scale
+        tokens, targets = rows.astype(np.float32), vectors.astype(np.float32)
+    if not (np.isfinite(tokens).all() and np.isfinite(targets).all()):
+        raise UserError(f"{where}: it holds a value too large for 32-bit floats; clean the dataset first")
+    return FlatEpisodes(
+        tokens=tokens,
+        actions=targets,
+        lengths=lengths,
+        returns=returns,
+        out_of_range=int((np.abs(vectors) > 1.0).any(axis=1).sum()),
+        source=[
+            array
+            for episode in episodes
+            for array in (episode.observations, episode.actions, episode.rewards, *episode.ends)
+        ],
+    )
 
 
 def flat_observations(where: str, task: Task, observations: Any) -> npt.NDArray[Any]:
@@ -191,23 +221,18 @@ def flat_observations(where: str, task: Task, observations: Any) -> npt.NDArray[
     return task.flat_observation(observations)
 
 
-def one_hot(where: Callable[[int], str], task: Task, choices: npt.NDArray[Any]) -> FloatArray:
+def one_hot(where: str, task: Task, choices: npt.NDArray[Any]) -> FloatArray:
     """Discrete actions (steps,) as (steps, action_size).
-
-    Args:
-        where: names the episode of a step, for messages.
-        task: whose actions they are.
-        choices: numbers of actions.
 
     Raises:
         UserError: a choice is none of the task's.
     """
-    numbers = choices.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # a float that no integer holds is none of them
+        numbers = choices.astype(np.int64)
     known = (numbers >= 0) & (numbers < task.action_size) & (numbers == choices)
     if not known.all():
-        step = first_row(~known)
         raise UserError(
-            f"{where(step)}: actions holds {choices[step]}, expected 0 to {task.action_size - 1}; "
+            f"{where}: actions holds {choices[~known][0]}, expected 0 to {task.action_size - 1}; "
             "clean the dataset first"
         )
     return np.eye(task.action_size).take(numbers, axis=0)

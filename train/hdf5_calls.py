@@ -46,7 +46,8 @@ _expect_links = _function("H5Pset_est_link_info", _status, _handle, ctypes.c_uin
 class GroupWriter:
     """Fills an open file; whoever uses it holds h5py's lock, ``h5py._objects.phil``.
 
-    Every method raises OSError where libhdf5 fails. What is open then, or was stored to be shared, ends with the file.
+    Every method raises RuntimeError where libhdf5 fails. What is open then, or was stored to be shared, ends with the
+    file. Names are without NUL, at which libhdf5 would cut them.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -69,11 +70,17 @@ class GroupWriter:
         _check(_close_group(group), "a group")
 
     def number(self, group: Handle, name: bytes, value: int) -> None:
-        """Store an integer as an attribute."""
+        """Store an integer of 64 bits as an attribute."""
         self._attribute(group, name, h5py.h5t.NATIVE_INT64, ctypes.c_int64(value))
 
     def string(self, group: Handle, name: bytes, value: str) -> None:
-        """Store a string as an attribute."""
+        """Store a string as an attribute.
+
+        Raises:
+            ValueError: it holds a NUL, at which libhdf5 would cut it.
+        """
+        if "\0" in value:
+            raise ValueError(f"HDF5 cannot hold the NUL in {value!r}")
         self._attribute(group, name, self._string, ctypes.c_char_p(value.encode()))
 
     def array(self, group: Handle, name: bytes, values: npt.NDArray[Any]) -> None:
@@ -118,5 +125,5 @@ class GroupWriter:
 def _check(returned: int, what: bytes | str) -> int:
     """What a function returned, unless it failed."""
     if returned < 0:
-        raise OSError(f"libhdf5 could not write {what!r}")
+        raise RuntimeError(f"libhdf5 could not write {what!r}")
     return returned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import resource
 import subprocess
@@ -87,3 +88,12 @@ def test_an_image_is_the_file(arrays: int, options: dict[str, Any], tmp_path: Pa
     with h5py.File(tmp_path / "file.h5", "w", **options) as file:
         fill(file)
     assert hdf5_image(fill, **options) == (tmp_path / "file.h5").read_bytes()[options.get("userblock_size", 0) :]
+
+
+def test_images_do_not_meet(tmp_path: Path) -> None:
+    def fill(file: h5py.File) -> None:
+        file["inner"] = np.frombuffer(hdf5_image(lambda inner: inner.create_group("alone")), np.uint8)
+
+    image = hdf5_image(fill)
+    with h5py.File(io.BytesIO(image)) as file, h5py.File(io.BytesIO(file["inner"][()].tobytes())) as inner:
+        assert list(file) == ["inner"] and list(inner) == ["alone"]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from dsf.train.data import (
     source_fingerprint,
 )
 from dsf.train.flat_store import ARRAY_NAMES, LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
-from dsf.train.flatten import flatten
+from dsf.train.flatten import flat_episodes
 
 HOPPER = get_task("hopper")
 ID = "test/data-v0"
@@ -91,7 +91,7 @@ def write_minari(
 
 def in_files(directory: Path, episodes: Sequence[EpisodeBuffer], config: DataConfig) -> OfflineDataset:
     """The dataset that these episodes make, without the way through Minari."""
-    write_store(directory, [flatten("here", HOPPER, episodes)], features=15, action_size=3)
+    write_store(directory, flat_episodes("here", HOPPER, episodes), features=15, action_size=3)
     return configure("x", HOPPER, open_store(directory), config)
 
 
@@ -271,7 +271,7 @@ def test_processes_that_build_at_once_all_succeed(minari_store: Path) -> None:
 
 def write_hopper(place: Path) -> None:
     """Fill a store with one episode."""
-    write_store(place, [flatten("here", HOPPER, [episode(5)])], features=15, action_size=3)
+    write_store(place, flat_episodes("here", HOPPER, [episode(5)]), features=15, action_size=3)
 
 
 def test_who_waits_for_a_build_takes_its_store(tmp_path: Path) -> None:
@@ -414,10 +414,29 @@ def test_batches_change_nothing(minari_store: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setattr(flatten_module, "BATCH_STEPS", steps)
         place = tmp_path / str(steps)
         place.mkdir()
-        write_store(place, flatten_module.flat_episodes(ID, HOPPER, episodes), features=15, action_size=3)
+        write_store(place, flat_episodes(ID, HOPPER, episodes), features=15, action_size=3)
         arrays = [(place / f"{name}.npy").read_bytes() for name in ARRAY_NAMES]
         contents.append((open_store(place).content_hash, arrays))
     assert contents[0] == contents[1] == contents[2]
+
+
+SHAPELESS = episode(4, rewards=np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    "later", [broken("observations", (0, 0), np.nan), SHAPELESS, broken("rewards", 0, np.nan), None]
+)
+def test_the_first_wrong_episode_is_named(later: EpisodeBuffer | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recorded() -> Iterator[EpisodeBuffer]:
+        yield from (episode(4, 1), broken("actions", (3, 0), np.nan), episode(4, 2))
+        if later is None:
+            raise OSError("damaged")
+        yield later
+
+    for steps in (1, 9, 1 << 20):
+        monkeypatch.setattr(flatten_module, "BATCH_STEPS", steps)
+        with pytest.raises(UserError, match="episode 1: actions holds a value that is not finite"):
+            list(flat_episodes(ID, HOPPER, recorded()))
 
 
 def test_wrong_rewards_end_the_command_with_one_line(minari_store: Path, tmp_path: Path) -> None:
@@ -539,6 +558,9 @@ MISFITS = {
     ),
     "a choice out of range": Misfit(
         cart_pole([0, 7]), "CartPole-v1", unlimited(4), Discrete(2), "episode 0: actions holds 7, expected 0 to 1"
+    ),
+    "a choice that no integer holds": Misfit(
+        cart_pole([0.0, 1e30]), "CartPole-v1", unlimited(4), Discrete(2), r"actions holds 1e\+30, expected 0 to 1"
     ),
     "no goal": Misfit(
         goal_episode(GOAL_KEYS[:2]),

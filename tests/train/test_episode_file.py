@@ -14,6 +14,7 @@ import pytest
 
 from dsf.train.collect import write_dataset
 from dsf.train.episode_file import FILE_NAME
+from dsf.train.hdf5_calls import GroupWriter
 from dsf.train.maze_sets import MazeSet
 from dsf.train.maze_walks import collect_mazes
 
@@ -88,11 +89,12 @@ def test_an_interruption_leaves_nothing_and_does_not_crash(minari_store: Path) -
     assert not [path for path in minari_store.iterdir() if path.name.startswith(".")]
 
 
-def test_what_libhdf5_refuses_is_an_error(tmp_path: Path) -> None:
-    from dsf.train.hdf5_calls import GroupWriter
-
+def test_what_libhdf5_refuses_or_would_cut_is_an_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file, h5py._objects.phil:
         writer = GroupWriter(file)
-        writer.close(writer.group(b"twice"))
-        with pytest.raises(OSError, match="libhdf5 could not write b'twice'"):
+        group = writer.group(b"twice")
+        with pytest.raises(RuntimeError, match="libhdf5 could not write b'twice'"):
             writer.group(b"twice")
+        with pytest.raises(ValueError, match="NUL"):
+            writer.string(group, b"text", "ab\0cd")
+        writer.close(group)
