@@ -195,7 +195,8 @@ def write_dataset(
             :func:`~dsf.train.episode_file.append_episodes`; called with the number of those written since.
 
     Raises:
-        UserError: the dataset exists and ``overwrite`` is false, or the store cannot be written, or is full.
+        OSError: the store cannot be written.
+        UserError: the dataset exists and ``overwrite`` is false, or the disk is full.
     """
     final = require_free_place(destination.dataset_id, overwrite)
     try:
@@ -211,10 +212,11 @@ def write_dataset(
                 final.replace(Path(staging) / "replaced")
             (Path(staging) / destination.dataset_id).replace(final)
     except OSError as error:
-        free = "free some space there, or " if error.errno in FULL else ""
+        if error.errno not in FULL:
+            raise
         raise UserError(
-            f"dataset '{destination.dataset_id}' could not be written to {store_path()} ({error.strerror or error}): "
-            f"{free}set MINARI_DATASETS_PATH to a directory that can be written"
+            f"dataset '{destination.dataset_id}' could not be written to {store_path()} ({error.strerror}): "
+            "free some space there, or set MINARI_DATASETS_PATH to a directory with more"
         ) from None
     return final
 
