@@ -155,7 +155,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_budget_options(parser)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--sweep-seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--sweep-seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="*", default=[], help="run the cells whose name holds one of these")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each in a process of its own")
     parser.add_argument("--threads", type=int, default=1)
