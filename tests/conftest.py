@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,17 @@ def tiny_store(filled_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store with both datasets as this test's own; nobody writes to it."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(filled_store))
     return filled_store
+
+
+@contextlib.contextmanager
+def small_files(room: int) -> Iterator[None]:
+    """No file of this process and its children can grow beyond ``room`` bytes, which fails as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:

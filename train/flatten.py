@@ -72,19 +72,27 @@ class EpisodeArrays:
     ends: tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
-def flat_episodes(dataset_id: str, task: Task, recorded: Iterable[Any]) -> Iterator[FlatEpisodes]:
+def flat_episodes(
+    dataset_id: str, task: Task, recorded: Iterable[Any], batch_steps: int = BATCH_STEPS
+) -> Iterator[FlatEpisodes]:
     """Read a Minari dataset's episodes, and flatten some at a time.
+
+    Args:
+        dataset_id: for messages.
+        task: whose observations and actions they hold.
+        recorded: Minari's episodes.
+        batch_steps: episodes are flattened together until they have so many steps; nothing else depends on it.
 
     Raises:
         UserError: it cannot be read, has no episodes, or one of them is wrong: the first one.
     """
     batch: list[EpisodeArrays] = []
-    steps = number = 0
+    steps, number = 0, -1
     try:
-        for number, episode in enumerate(readable(dataset_id, recorded), start=1):
-            batch.append(episode_arrays(f"dataset '{dataset_id}', episode {number - 1}", task, episode))
+        for number, episode in enumerate(readable(dataset_id, recorded)):
+            batch.append(episode_arrays(f"dataset '{dataset_id}', episode {number}", task, episode))
             steps += len(batch[-1].actions)
-            if steps >= BATCH_STEPS:
+            if steps >= batch_steps:
                 yield flatten(task, batch)
                 batch, steps = [], 0
     except UserError:
@@ -93,7 +101,7 @@ def flat_episodes(dataset_id: str, task: Task, recorded: Iterable[Any]) -> Itera
         raise
     if batch:
         yield flatten(task, batch)
-    elif number == 0:
+    elif number < 0:
         raise UserError(f"dataset '{dataset_id}' has no episodes")
 
 

@@ -8,14 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from spike_tally import TALLY
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "engine_parity.py"
 NETWORKS = 2_000
 
 
-@pytest.mark.timeout(1200)  # 170 s on a quiet machine of two cores
 def test_two_thousand_networks_agree_in_every_engine(tmp_path: Path) -> None:
     figures = tmp_path / "parity.json"
     command = [sys.executable, str(SCRIPT), "--networks", str(NETWORKS), "--json", str(figures)]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
+from conftest import assert_refused, run_command, small_files
 
 from dsf.tasks.hdf5_image import hdf5_image
 
@@ -44,17 +41,6 @@ except OSError as error:
 """
 
 
-@contextlib.contextmanager
-def small_files() -> Iterator[None]:
-    """No file of this process and of those that it starts may grow beyond ``ROOM``, which fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.mark.parametrize("kind", ["network", "netx", "nir"])
 def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
     directory = tmp_path / "out"
@@ -62,7 +48,7 @@ def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: P
     path = directory / "file"
     command = [sys.executable, "-c", WRITE, kind, str(path)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    with small_files():
+    with small_files(ROOM):
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert result.stdout == f"[Errno 27] File too large: '{path}'\n" and not list(directory.iterdir())
@@ -70,7 +56,7 @@ def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: P
 
 @pytest.mark.parametrize("name", [("maze", "--mazes", "20"), ("cartpole-expert", "--steps", "500")], ids=" ".join)
 def test_a_dataset_is_refused_in_one_line(name: tuple[str, ...], minari_store: Path) -> None:
-    with small_files():
+    with small_files(ROOM):
         result = run_command("dsf-data", "collect", *name)
     assert_refused(result, f"could not be written to {minari_store} (File too large): free some space there")
     assert not [path for path in minari_store.rglob("*") if path.is_file() or path.name.startswith(".")]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
+from conftest import assert_refused, run_command, small_files
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import given, settings
@@ -31,7 +30,6 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from dsf.tasks import UserError, get_task
-from dsf.train import flatten as flatten_module
 from dsf.train.config import DataConfig
 from dsf.train.data import (
     CACHE_NAME,
@@ -303,13 +301,9 @@ def test_a_build_that_is_killed_leaves_neither_lock_nor_store(tmp_path: Path) ->
 def test_a_disk_that_fills_up_is_one_line(minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = write_minari([episode(500)])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"no place for its flat files .*File too large.*: free some space"):
-            load_dataset(ID)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refusal = pytest.raises(UserError, match=r"no place for its flat files .*File too large.*: free some space")
+    with small_files(10_000), refusal:
+        load_dataset(ID)
     assert [path.name for path in (directory / CACHE_NAME).iterdir()] == [LOCK_NAME]
     assert load_dataset(ID).steps == 500
 
@@ -406,15 +400,14 @@ def test_wrong_episodes_are_named(wrong: EpisodeBuffer, words: str, minari_store
     assert [path.name for path in (directory / CACHE_NAME).iterdir()] == [LOCK_NAME]
 
 
-def test_batches_change_nothing(minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_change_nothing(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     episodes = [episode(int(length), seed) for seed, length in enumerate(generator.integers(1, 40, 60))]
     contents = []
     for steps in (1, 50, 1 << 20):
-        monkeypatch.setattr(flatten_module, "BATCH_STEPS", steps)
         place = tmp_path / str(steps)
         place.mkdir()
-        write_store(place, flat_episodes(ID, HOPPER, episodes), features=15, action_size=3)
+        write_store(place, flat_episodes(ID, HOPPER, episodes, steps), features=15, action_size=3)
         arrays = [(place / f"{name}.npy").read_bytes() for name in ARRAY_NAMES]
         contents.append((open_store(place).content_hash, arrays))
     assert contents[0] == contents[1] == contents[2]
@@ -426,7 +419,7 @@ SHAPELESS = episode(4, rewards=np.zeros(2))
 @pytest.mark.parametrize(
     "later", [broken("observations", (0, 0), np.nan), SHAPELESS, broken("rewards", 0, np.nan), None]
 )
-def test_the_first_wrong_episode_is_named(later: EpisodeBuffer | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_wrong_episode_is_named(later: EpisodeBuffer | None) -> None:
     def recorded() -> Iterator[EpisodeBuffer]:
         yield from (episode(4, 1), broken("actions", (3, 0), np.nan), episode(4, 2))
         if later is None:
@@ -434,9 +427,8 @@ def test_the_first_wrong_episode_is_named(later: EpisodeBuffer | None, monkeypat
         yield later
 
     for steps in (1, 9, 1 << 20):
-        monkeypatch.setattr(flatten_module, "BATCH_STEPS", steps)
         with pytest.raises(UserError, match="episode 1: actions holds a value that is not finite"):
-            list(flat_episodes(ID, HOPPER, recorded()))
+            list(flat_episodes(ID, HOPPER, recorded(), steps))
 
 
 def test_wrong_rewards_end_the_command_with_one_line(minari_store: Path, tmp_path: Path) -> None:
