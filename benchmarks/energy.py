@@ -22,8 +22,8 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import LoopSettings, run_serially
 from dsf.runtime.engine import open_engine
 from dsf.runtime.hardware import SAMPLED_DECISIONS, HardwareFigures, price_run
+from dsf.shell.files import write_json, write_text
 from dsf.tasks import get_task
-from dsf.tasks.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT, FIGURES = ROOT / "docs" / "energy.md", ROOT / "docs" / "energy.json"

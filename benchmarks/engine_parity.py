@@ -30,7 +30,7 @@ from dsf.export.calibrate import calibrate
 from dsf.export.folded import FoldedModel
 from dsf.export.network import Mode, Network
 from dsf.runtime.fast_engine import FastEngine
-from dsf.tasks.child_processes import die_with_parent
+from dsf.shell.child_processes import die_with_parent
 from dsf.train.quantization import QuantizationConfig
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

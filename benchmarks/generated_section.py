@@ -6,7 +6,7 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dsf.tasks.files import write_text
+from dsf.shell.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dsf.shell.files import write_text
 from dsf.tasks import get_task
-from dsf.tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "results.jsonl", ROOT / "docs" / "results.md"

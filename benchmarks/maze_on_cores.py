@@ -30,7 +30,7 @@ from strl_protocol import EVAL_SEED, dataset_id, run
 
 from dsf.export.file import read_network
 from dsf.export.nodes import NetworkError
-from dsf.tasks.files import write_text
+from dsf.shell.files import write_text
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 
 RESULTS = ROOT / "docs" / "maze_on_cores.jsonl"

@@ -25,7 +25,7 @@ from dsf.runtime.parity import Spikes
 from dsf.runtime.record import read_recording
 from dsf.runtime.spike_file import EPISODE_STARTS
 from dsf.runtime.tape import TapedEpisode
-from dsf.tasks.files import replacing
+from dsf.shell.files import replacing
 from dsf.tasks.maze_picture import Picture
 
 DOCUMENT, PICTURE = ROOT / "docs" / "strl.md", ROOT / "docs" / "maze_solved.png"

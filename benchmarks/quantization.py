@@ -21,8 +21,8 @@ from typing import Any
 from rich.console import Console
 
 from dsf.export.network import Network
+from dsf.shell.files import write_text
 from dsf.tasks import get_task, mean_confidence_interval, rollout
-from dsf.tasks.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "quantization.jsonl", ROOT / "docs" / "quantization.md"

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsf.tasks.child_processes import die_with_parent
+from dsf.shell.child_processes import die_with_parent
 
 PR_SET_CHILD_SUBREAPER = 36
 OBJECT_STORE_BYTES = 80_000_000  # about the least that Ray takes

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dsf.shell.arrays import FloatArray
 from dsf.tasks import Token, get_task, mean_confidence_interval, rollout
 from dsf.tasks.behaviour import load_actor
-from dsf.tasks.policy import FloatArray
 from dsf.train.recipes import RECIPES, SAC
 
 EPISODES, QUICK_EPISODES = 20, 3

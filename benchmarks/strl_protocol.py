@@ -36,8 +36,8 @@ from rich.console import Console
 from strl_cells import PUBLISHED_ON, SWEPT_ON, Budget, Cell, add_budget_options, budget_of, cells, training_arguments
 from strl_lines import Line, bound_of, is_done, key, line_of
 
-from dsf.tasks.child_processes import die_with_parent
-from dsf.tasks.files import write_text
+from dsf.shell.child_processes import die_with_parent
+from dsf.shell.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "strl.jsonl"

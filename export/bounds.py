@@ -27,9 +27,9 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
+from dsf.shell.arrays import Int64Array
 from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
-Int64Array = npt.NDArray[np.int64]
 SHIFTED_SUM = "shifted sum"
 MEMBRANE = "membrane"
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dsf.export.folded import FoldedEngine, FoldedModel, lane_batches
 from dsf.export.nodes import NetworkError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 from dsf.train.integers import Affine
 from dsf.train.quantization import InputStatistics
 

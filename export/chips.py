@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dsf.export.bounds import prove
 from dsf.export.network import Network
 from dsf.export.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import MEMBRANE_FRACTION_BITS
 
 Grade = Literal["published", "vendor brief", "inferred"]

@@ -17,16 +17,19 @@ from dsf.export.chips import DEFAULT_CHIP, get_chip, verdict, violations
 from dsf.export.episodes import dataset_episodes, proof_tokens, source_name
 from dsf.export.file import file_digest, read_network
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, IntArray
+from dsf.export.nodes import LIF
 from dsf.export.options import ExportConfig, check_config, is_network_file, output_path, quantization_of
 from dsf.export.placement import place
 from dsf.export.proof import Rung, prove_network, versions
 from dsf.export.quantize import quantize
 from dsf.export.tables import print_ladder, table_console
 from dsf.export.targets import TargetOptions, require_writable, write_target
-from dsf.tasks import get_task, run_command
-from dsf.tasks.allocator import keep_freed_memory
-from dsf.tasks.console import CommandFailed, require_installed
+from dsf.shell.allocator import keep_freed_memory
+from dsf.shell.arrays import IntArray
+from dsf.shell.command import run_command
+from dsf.shell.errors import CommandFailed
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
 from dsf.train.rounding import QuantizationConfig
 
 if TYPE_CHECKING:

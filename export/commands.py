@@ -21,9 +21,10 @@ from dsf.export.options import is_network_file
 from dsf.export.proof import Rung, prove_network, versions
 from dsf.export.tables import print_ladder, table_console
 from dsf.export.targets import EXTRAS, SUFFIXES, Target
-from dsf.tasks import UserError, run_command
-from dsf.tasks.console import CommandFailed, require_installed
-from dsf.tasks.files import require_writable_parent, write_json
+from dsf.shell.command import run_command
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.installed import require_installed
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray
 from dsf.export.proof import LANES, random_tokens, steps_for
 from dsf.export.reference import encode
-from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
+from dsf.shell.arrays import IntArray
+from dsf.shell.errors import UserError
+from dsf.shell.installed import require_installed
 
 LARGEST_COUNT = 200
 """Episodes that are read, evenly spread over the dataset."""

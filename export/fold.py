@@ -7,8 +7,8 @@ from typing import cast
 import numpy as np
 
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 from dsf.train.attention import PSSA, SpikingAttention
 from dsf.train.config import ModelConfig, export_obstacles
 from dsf.train.folding import float64, fold_head, fold_norm

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.attention import counted, lag_rows, lags_of, scored, windowed
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 from dsf.train.codec import InputCodec
 from dsf.train.config import AttentionKind
 from dsf.train.integers import Affine

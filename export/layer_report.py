@@ -31,8 +31,8 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.reference import Int64Array, accumulate, integer_product, replay, shift
-from dsf.tasks.policy import FloatArray
+from dsf.export.reference import accumulate, integer_product, replay, shift
+from dsf.shell.arrays import FloatArray, Int64Array
 from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
 from dsf.train.quantization import FINE_EMBEDDING
 from dsf.train.rounding import REACH_TOLERANCE

@@ -17,10 +17,10 @@ import torch
 
 from dsf.export.folded import FoldedEngine, FoldedModel
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, IntArray
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.proof import Rung
 from dsf.export.reference import decode, replay
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray, IntArray
 from dsf.train.model import DSFormer
 from dsf.train.neurons import LIF
 

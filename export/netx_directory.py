@@ -11,8 +11,8 @@ from pathlib import Path
 from dsf.export.network import Network
 from dsf.export.netx_file import DenseStage, compare_net, dense_stages, netx_bias, netx_weights, write_net
 from dsf.export.nodes import NetworkError
-from dsf.tasks import UserError
-from dsf.tasks.files import replacing
+from dsf.shell.errors import UserError
+from dsf.shell.files import replacing
 
 SUFFIX = ".net"
 

@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
-from dsf.tasks.files import replacing, require_writable_parent
-from dsf.tasks.hdf5_image import hdf5_image
+from dsf.shell.files import replacing, require_writable_parent
+from dsf.shell.hdf5_image import hdf5_image
 from dsf.train.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
 
 RESET_OFFSET = 1

@@ -48,7 +48,7 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.tasks.files import replacing, require_writable_parent
+from dsf.shell.files import replacing, require_writable_parent
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 DT = 1e-4
@@ -129,7 +129,7 @@ def write_nir(network: Network, path: Path, partial: bool = False, source_digest
     """
     require_writable_parent(path)
     graph, omitted = build(network, partial, source_digest)
-    content = io.BytesIO()  # a full disk is the end of libhdf5, see dsf.tasks.hdf5_image
+    content = io.BytesIO()  # a full disk is the end of libhdf5, see dsf.shell.hdf5_image
     nir.write(content, graph)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())

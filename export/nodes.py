@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
+from dsf.shell.arrays import FloatArray, IntArray
+from dsf.shell.errors import UserError
 from dsf.train.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
@@ -31,9 +32,6 @@ ALWAYS_FIRES = -NEVER_FIRES
 """The one threshold that is not positive: that of a neuron which is stuck at 1 (:mod:`dsf.runtime.network_faults`)."""
 MAX_GAIN = (1 << (WEIGHT_BITS - 1)) - 1
 """Largest gain of a count: it takes the place of a weight."""
-
-IntArray = npt.NDArray[np.integer]
-FloatArray = npt.NDArray[np.float64]
 
 
 class NetworkError(UserError):

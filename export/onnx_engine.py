@@ -10,10 +10,11 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray, NetworkError
+from dsf.export.nodes import NetworkError
 from dsf.export.onnx_graph import build, build_window
 from dsf.export.onnx_rules import SPIKES
-from dsf.export.reference import NOT_FINITE, Int64Array, Observer
+from dsf.export.reference import NOT_FINITE, Observer
+from dsf.shell.arrays import Int64Array, IntArray
 
 Feeds = dict[str, npt.NDArray[Any]]
 

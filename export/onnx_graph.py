@@ -32,7 +32,7 @@ from dsf.export.onnx_rules import (
     WindowPast,
     check,
 )
-from dsf.tasks.files import replacing
+from dsf.shell.files import replacing
 
 
 def build(network: Network, *, encoder: bool = True, spikes: bool = False) -> onnx.ModelProto:

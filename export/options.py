@@ -13,9 +13,9 @@ import tyro
 from dsf.export.chips import get_chip
 from dsf.export.file import SEAL
 from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
-from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent
+from dsf.shell.installed import require_installed
 from dsf.train.integers import WEIGHT_BITS
 from dsf.train.rounding import Clipping, QuantizationConfig, ResidualScales, Rounding
 

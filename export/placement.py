@@ -26,7 +26,8 @@ import numpy as np
 from dsf.export.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.connections import Connection, connections
 from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, FloatArray, NetworkError, Node, Readout, Synapses
+from dsf.export.nodes import LIF, Encoder, NetworkError, Node, Readout, Synapses
+from dsf.shell.arrays import FloatArray
 
 QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
 """What fills a core; the chip's limit on it is called ``<quantity>_per_core``."""

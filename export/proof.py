@@ -18,8 +18,9 @@ import numpy as np
 
 from dsf.export.bounds import require_no_overflow
 from dsf.export.network import Mode, Network
-from dsf.export.nodes import SPIKING_KINDS, IntArray
-from dsf.export.reference import Int64Array, Observer, ReferenceEngine, WindowReference, replay
+from dsf.export.nodes import SPIKING_KINDS
+from dsf.export.reference import Observer, ReferenceEngine, WindowReference, replay
+from dsf.shell.arrays import Int64Array, IntArray
 
 if TYPE_CHECKING:
     from dsf.export.torch_module import IntegerNetwork

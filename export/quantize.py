@@ -33,7 +33,7 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization import (
     COARSEST_THRESHOLD_UNITS,

@@ -21,7 +21,6 @@ from dsf.export.nodes import (
     Encoder,
     Gate,
     HistoryNode,
-    IntArray,
     NetworkError,
     Outer,
     PlacedWindow,
@@ -29,10 +28,10 @@ from dsf.export.nodes import (
     Residual,
     Synapses,
 )
+from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Token
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
-Int64Array = npt.NDArray[np.int64]
 Observer = Callable[[str, Int64Array], None]
 """Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""
 

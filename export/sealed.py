@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.files import replacing
-from dsf.tasks.hdf5_image import hdf5_image
+from dsf.shell.errors import UserError
+from dsf.shell.files import replacing
+from dsf.shell.hdf5_image import hdf5_image
 
 USER_BLOCK_BYTES = 512
 HEADER = "header"

@@ -13,9 +13,9 @@ from dsf.export.folded import FoldedModel
 from dsf.export.network import Network
 from dsf.export.netx_directory import Stages, planned_stages, require_directory, writing_stages
 from dsf.export.proof import random_tokens
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed, require_installed
-from dsf.tasks.files import replacing
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import replacing
+from dsf.shell.installed import require_installed
 
 Target = Literal["loihi", "onnx", "nir", "torch"]
 OnnxMode = Literal["auto", "stream", "window"]

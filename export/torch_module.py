@@ -45,7 +45,7 @@ from dsf.export.nodes import (
     require_whole,
 )
 from dsf.export.reference import NOT_FINITE
-from dsf.tasks.files import replacing
+from dsf.shell.files import replacing
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"

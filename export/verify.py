@@ -20,11 +20,10 @@ from threadpoolctl import threadpool_limits
 from dsf.export.folded import FoldedModel, lane_batches
 from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray
 from dsf.export.proof import Rung, prove_network
 from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference
+from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
-from dsf.tasks.policy import FloatArray
 from dsf.train.model import DSFormer
 from dsf.train.policy import TorchPolicy
 

@@ -14,11 +14,10 @@ from dsf.export.difference import HEADER, compare
 from dsf.export.file import read_network
 from dsf.export.folded import FoldedModel
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray
 from dsf.export.proof import Rung, compare_torch
 from dsf.export.reference import decode, encode, replay
 from dsf.export.targets import Target
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray, IntArray
 
 BEYOND = 0.02
 """Share of the features that are moved far out of the encoder's range."""

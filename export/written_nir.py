@@ -10,10 +10,10 @@ import numpy as np
 
 from dsf.export.network import Network
 from dsf.export.nir_graph import DT, build
-from dsf.export.nodes import LIF, IntArray, NetworkError
+from dsf.export.nodes import LIF, NetworkError
 from dsf.export.proof import Rung
-from dsf.export.reference import Int64Array, ReferenceEngine
-from dsf.tasks.policy import FloatArray
+from dsf.export.reference import ReferenceEngine
+from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.train.integers import MEMBRANE_FRACTION_BITS
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")

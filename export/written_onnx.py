@@ -16,7 +16,7 @@ from dsf.export.onnx_engine import open_session
 from dsf.export.onnx_rules import FLOAT_WINDOW, LANES, STREAM, WINDOW
 from dsf.export.proof import Rung
 from dsf.export.reference import ReferenceEngine, WindowReference, decode
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 
 FLOAT32_TOLERANCE = 1e-5
 """Largest difference, absolute or relative, between actions in float32 and float64 where no spike differs."""

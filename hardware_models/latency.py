@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from dsf.export.nodes import FloatArray
 from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.mapping import Mapping
 from dsf.hardware_models.preset import NANOSECOND, Preset, worst_grade
 from dsf.hardware_models.schedule import Spikes, TickCounts, count_ticks, tokens_of
 from dsf.hardware_models.work import Schedule
-from dsf.tasks import UserError
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 
 LEVELS = ("low", "nominal", "high")
 NOMINAL = LEVELS.index("nominal")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsf.export.chips import LOIHI_1, Chip, Figure
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 Tile = tuple[int, int]
 """Column and row."""

@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from dsf.export.chips import Chip
 from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, Encoder, FloatArray, NetworkError, Readout, Synapses
+from dsf.export.nodes import SPIKING_KINDS, Encoder, NetworkError, Readout, Synapses
 from dsf.export.placement import Budget, Placement, Slice, place, tile_position
 from dsf.hardware_models.activity import Counts, SpikeCounter
 from dsf.hardware_models.latency import HOPS, barrier
 from dsf.hardware_models.mapping import Mapping, in_order, map_in_order
 from dsf.hardware_models.preset import NANOSECOND, Preset
 from dsf.hardware_models.work import HOST, Record, work_of
+from dsf.shell.arrays import FloatArray
 
 BISECTIONS = 7
 """Halvings of the interval (in its logarithm) in which the lowest budget lies."""

@@ -17,7 +17,7 @@ import yaml
 
 from dsf.export.chips import CHIPS
 from dsf.hardware_models.activity import QUANTITIES
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 GRADES = {
     "P": "read at its source",

@@ -8,7 +8,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from dsf.runtime.interrupts import ENDING_SIGNALS
+from dsf.shell.interrupts import ENDING_SIGNALS
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> NoReturn:

@@ -18,9 +18,9 @@ from dsf.runtime.energy_sheets import sheets
 from dsf.runtime.energy_table import as_values, count_decisions, work_out
 from dsf.runtime.sweep_command import SweepConfig, sweep
 from dsf.runtime.sweep_table_command import TableConfig, table
-from dsf.tasks import UserError, run_command
-from dsf.tasks.console import EXIT_USAGE
-from dsf.tasks.files import require_writable_parent, write_json, write_text
+from dsf.shell.command import run_command
+from dsf.shell.errors import EXIT_USAGE, UserError
+from dsf.shell.files import require_writable_parent, write_json, write_text
 
 BEGIN, END = "<!-- energy-table:begin -->", "<!-- energy-table:end -->"
 """Markdown between these lines is replaced."""

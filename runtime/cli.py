@@ -34,9 +34,10 @@ from dsf.runtime.report import print_report, summarise
 from dsf.runtime.results import ClosedLoopResult
 from dsf.runtime.spike_file import SpikeRecorder
 from dsf.runtime.workers import run_in_workers
-from dsf.tasks import Episode, Task, UserError, get_task, rollout, run_command
-from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import write_json
+from dsf.shell.command import run_command
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import write_json
+from dsf.tasks import Episode, Task, get_task, rollout
 
 RANGE_TOLERANCE = 1e-3
 """Targets this close to the end of the input range count as inside it."""

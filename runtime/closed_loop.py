@@ -10,15 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray
 from dsf.export.reference import check_token_size, decode, encode
 from dsf.runtime.engine import Decision, Engine
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.runtime.real_time import Clock, run_in_real_time
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.runtime.tape import Tape, TapedLane
+from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Lane, Task, Token
-from dsf.tasks.policy import FloatArray
 
 OnStep = Callable[[int], None]
 """Called with a number of steps that were made (progress bars)."""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from dsf.runtime import robustness_command
 from dsf.runtime.replay import ReplayConfig, replay
 from dsf.runtime.robustness_command import RobustnessConfig
-from dsf.tasks import run_command
+from dsf.shell.command import run_command
 
 COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
     "replay": (replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),

@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Mode, Network
-from dsf.export.nodes import LIF, IntArray
-from dsf.export.reference import Int64Array, WindowReference, active_updates, encode
+from dsf.export.nodes import LIF
+from dsf.export.reference import WindowReference, active_updates, encode
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.lava_import import FIRST_PYTHON_WITHOUT_LAVA, OPT_IN, make_lava_importable, newer_python_allowed
 from dsf.runtime.parity import Spikes, reference_engine
 from dsf.runtime.probes import ALL_POPULATIONS, spiking_populations
+from dsf.shell.arrays import Int64Array, IntArray
 
 BackendName = Literal["lava", "fast", "reference"]
 LavaModel = Literal["fused", "expanded"]

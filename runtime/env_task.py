@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsf.export.network import Network
-from dsf.tasks import Task, UserError, get_task
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks import Task, get_task
 
 if TYPE_CHECKING:
     import gymnasium

@@ -1,7 +1,6 @@
 """Errors that running engines share."""
 
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed, UserError
 
 
 class EngineDied(CommandFailed):

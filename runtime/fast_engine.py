@@ -29,9 +29,10 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.reference import NOT_FINITE, Int64Array
+from dsf.export.reference import NOT_FINITE
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
+from dsf.shell.arrays import Int64Array
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from dsf.export.chips import get_chip
 from dsf.export.network import Mode, Network
-from dsf.export.nodes import SPIKING_KINDS, IntArray
+from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.placement import place
-from dsf.export.reference import Int64Array, WindowReference
+from dsf.export.reference import WindowReference
 from dsf.hardware_models import (
     EnergyEstimate,
     Fit,
@@ -32,6 +32,7 @@ from dsf.hardware_models import (
 from dsf.hardware_models.latency import LEVELS
 from dsf.hardware_models.layers import LayerRow, layer_rows
 from dsf.runtime.parity import Spikes, reference_engine
+from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Task
 
 SAMPLED_DECISIONS = {"stream": 200, "window": 40}

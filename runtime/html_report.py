@@ -24,8 +24,8 @@ from dsf.runtime.report import chip_rows
 from dsf.runtime.results import ClosedLoopResult
 from dsf.runtime.sketch import sketch_episode
 from dsf.runtime.tape import TapedEpisode
+from dsf.shell.files import write_text
 from dsf.tasks import Task
-from dsf.tasks.files import write_text
 
 RASTER_DECISIONS = 40
 """Decisions whose spikes are drawn."""

@@ -16,10 +16,8 @@ import numpy.typing as npt
 from dsf.export.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Window
 from dsf.runtime.lava_blocks import AttentionNodes
 from dsf.runtime.lava_layout import CONTINUES
+from dsf.shell.arrays import BoolArray, FloatArray
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 MEMBRANE_LIMIT = (1 << 23) - 1
 MEMBRANE_SCALE = float(1 << MEMBRANE_FRACTION_BITS)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from dsf.tasks.child_processes import STDERR, die_with_parent, start_quiet_resource_tracker
+from dsf.shell.child_processes import STDERR, die_with_parent, start_quiet_resource_tracker
 
 JOIN_LIMIT_S = 5.0
 """A process that was killed is gone at once, unless the kernel waits for a disk."""

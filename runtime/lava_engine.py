@@ -11,7 +11,6 @@ import numpy.typing as npt
 from lava.magma.core.run_configs import Loihi2SimCfg
 
 from dsf.export.network import Mode, Network
-from dsf.export.reference import Int64Array
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engine import STOCK_LAVA, HostEncoder, LavaModel, LavaOptions
 from dsf.runtime.lava_blocks import split_network
@@ -22,6 +21,7 @@ from dsf.runtime.lava_stage import Stage, cut_stages
 from dsf.runtime.lava_supervisor import LavaSupervisor
 from dsf.runtime.parity import Spikes
 from dsf.runtime.probes import choose_populations
+from dsf.shell.arrays import Int64Array
 
 
 class LavaEngine(HostEncoder):

@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.nodes import IntArray, Readout
-from dsf.runtime.lava_arithmetic import BoolArray, DelayLine, FloatArray, Neurons, Weights, history_of
+from dsf.export.nodes import Readout
+from dsf.runtime.lava_arithmetic import DelayLine, Neurons, Weights, history_of
 from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
+from dsf.shell.arrays import BoolArray, FloatArray, IntArray
 
 ByteArray = npt.NDArray[np.uint8]
 Fired = list[list[BoolArray]]

@@ -10,7 +10,7 @@ from dsf.export.nodes import Node, Synapses
 from dsf.export.placement import Placement
 from dsf.runtime.lava_engine import LavaEngine
 from dsf.runtime.lava_stage import Stage
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed
 
 START_PORT = "start_in"
 Computes = dict[Any, tuple[Node, ...]]

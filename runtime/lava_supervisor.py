@@ -25,7 +25,6 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from threadpoolctl import threadpool_limits
 
 from dsf.runtime.errors import EngineDied
-from dsf.runtime.interrupts import interrupts_deferred
 from dsf.runtime.lava_channels import wait_for_message
 from dsf.runtime.lava_children import (
     called_every,
@@ -35,6 +34,7 @@ from dsf.runtime.lava_children import (
     reserve,
 )
 from dsf.runtime.patience import Patience
+from dsf.shell.interrupts import interrupts_deferred
 
 START_LIMIT_S = 60.0
 RUN_LIMIT_S = 8.0

@@ -46,10 +46,9 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.export.placement import Slice, place
-from dsf.tasks import UserError
+from dsf.shell.arrays import BoolArray
+from dsf.shell.errors import UserError
 from dsf.train.integers import MEMBRANE_FRACTION_BITS
-
-BoolArray = npt.NDArray[np.bool_]
 
 STUCK_THRESHOLDS = (NEVER_FIRES, ALWAYS_FIRES)
 

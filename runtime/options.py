@@ -13,9 +13,9 @@ from dsf.hardware_models.preset import SUFFIXES
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, LavaModel, require_lava
 from dsf.runtime.real_time import OnMiss
-from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent
+from dsf.shell.installed import require_installed
 
 DEFAULT_HARDWARE = ("paper_45nm", "int8_45nm", "loihi2_derived")
 """The paper's model, one with data movement, and a chip that could hold the network."""

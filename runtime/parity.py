@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network import Mode, Network
-from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
+from dsf.export.reference import ReferenceEngine, WindowReference
 from dsf.runtime.probes import spiking_populations
+from dsf.shell.arrays import Int64Array
 
 Spikes = dict[str, npt.NDArray[np.integer]]
 """Spikes of one token, (ticks, neurons) per population name."""

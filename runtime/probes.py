@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 ALL_POPULATIONS = ("*",)
 NO_POPULATION = "none"

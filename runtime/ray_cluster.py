@@ -16,8 +16,8 @@ from dsf.export.network import Network
 from dsf.runtime.closed_loop import LoopSettings, OnStep
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.runtime.workers import OpenEngine, run_share, told
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed, require_installed
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.installed import require_installed
 
 CONNECT_S = 5.0
 """Time for a cluster to answer; Ray itself would try for minutes."""

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dsf.shell.arrays import FloatArray
 from dsf.tasks import Episode, Lane
-from dsf.tasks.policy import FloatArray
 
 OnMiss = Literal["hold", "stop"]
 Decide = Callable[[FloatArray], FloatArray]

@@ -26,7 +26,8 @@ from dsf.export.sealed import Seal
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.env_task import EnvTask
 from dsf.runtime.tape import DIGEST_BYTES, TapedEpisode
-from dsf.tasks import Episode, UserError
+from dsf.shell.errors import UserError
+from dsf.tasks import Episode
 
 FORMAT_VERSION = 1
 SEAL = Seal(

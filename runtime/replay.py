@@ -24,9 +24,9 @@ from dsf.runtime.engine import BackendName, Engine, LavaModel, open_engine
 from dsf.runtime.env_task import env_task
 from dsf.runtime.record import SEAL, Recording, RunFacts, read_recording, versions
 from dsf.runtime.tape import TapedEpisode, spike_digest
-from dsf.tasks import Lane, Task, UserError, get_task
-from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import require_writable_parent, write_json
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.tasks import Lane, Task, get_task
 
 ACTION_TOLERANCE = 1e-12
 """Actions are tanh of integers, on the host: its last bit is the numpy build's."""

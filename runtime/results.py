@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dsf.export.network import Network
-from dsf.export.nodes import IntArray
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.parity import Parity
 from dsf.runtime.real_time import Timing
 from dsf.runtime.tape import TapedEpisode
+from dsf.shell.arrays import IntArray
 from dsf.tasks import Episode
 
 

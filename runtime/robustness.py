@@ -15,7 +15,8 @@ from dsf.export.network import Mode, Network
 from dsf.export.reference import IntegerPolicy
 from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, stuck_neurons
-from dsf.tasks import ConfidenceInterval, Disturbances, Task, UserError, mean_confidence_interval, rollout
+from dsf.shell.errors import UserError
+from dsf.tasks import ConfidenceInterval, Disturbances, Task, mean_confidence_interval, rollout
 from dsf.tasks.disturbances import UNDISTURBED
 from dsf.train.codec import RANGE_SIGMAS
 

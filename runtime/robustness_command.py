@@ -18,9 +18,10 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import check_fits
 from dsf.runtime.robustness import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
 from dsf.runtime.robustness_report import markdown, placed, plot, print_table, summarise
-from dsf.tasks import UserError, get_task
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent, write_json, write_text
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json, write_text
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
 
 PLOT_SUFFIX = ".png"
 

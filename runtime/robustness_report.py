@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dsf.runtime.robustness import KINDS, Point, Sweep
-from dsf.tasks import Task, UserError
-from dsf.tasks.files import replacing
+from dsf.shell.errors import UserError
+from dsf.shell.files import replacing
+from dsf.tasks import Task
 
 BEGIN, END = "<!-- robustness:begin -->", "<!-- robustness:end -->"
 UNDISTURBED = "undisturbed"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dsf.shell.arrays import FloatArray
 from dsf.tasks import Lane, Task
-from dsf.tasks.policy import FloatArray
 
 MILLIMETRE = 1e-3
 FRAME_S = 1 / 60

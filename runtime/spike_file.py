@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.reference import Int64Array
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engine import Decision, Engine
 from dsf.runtime.parity import Spikes
-from dsf.tasks.files import replacing
+from dsf.shell.arrays import Int64Array
+from dsf.shell.files import replacing
 
 EPISODE_STARTS = "episode_starts"
 

@@ -17,8 +17,8 @@ from dsf.runtime.ray_cluster import connected
 from dsf.runtime.sweep_jobs import Job
 from dsf.runtime.sweep_local import Outcome, start_worker
 from dsf.runtime.sweep_worker import environment_of
-from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
+from dsf.shell.errors import UserError
+from dsf.shell.installed import require_installed
 
 TRIES = 4
 """Of a job whose worker, Ray process or node dies: each goes on from the last checkpoint."""

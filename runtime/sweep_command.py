@@ -28,8 +28,8 @@ from dsf.runtime.sweep_jobs import (
 )
 from dsf.runtime.sweep_local import Outcome, run_locally, visible_gpus
 from dsf.runtime.sweep_store import append_once, read_lines
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed, require_installed
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.installed import require_installed
 
 DEFAULT_OUT = Path("runs/sweeps")
 RESULTS_NAME = "results.jsonl"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 
 from dsf.runtime.sweep_spec import EnergyRule, Evaluation, Layout, Method, Setting, Settings, SweepSpec, check_spec
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.rival_config import EvaluationPrecision
 
 SUFFIX = ".yaml"

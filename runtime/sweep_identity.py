@@ -24,8 +24,9 @@ import dsf.tasks
 import dsf.train
 from dsf.export.options import ExportConfig
 from dsf.runtime.sweep_spec import LAYER_PRICED, RESERVED, Cell, Setting
-from dsf.tasks import UserError, get_task
-from dsf.tasks.console import parse_arguments
+from dsf.shell.command import parse_arguments
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.recipes import RECIPES

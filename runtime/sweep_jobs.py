@@ -22,9 +22,8 @@ from typing import Any
 from dsf.runtime.sweep_identity import Resolved, resolve_cell
 from dsf.runtime.sweep_spec import Cell, SweepSpec
 from dsf.runtime.sweep_store import Line
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import write_json
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import write_json
 
 JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job-{}.json", "lock", "log.txt", "training"
 WRITING_LOCK_NAME = "job.lock"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsf.runtime.sweep_table import SweepTable
+from dsf.shell.files import replacing
 from dsf.tasks.aggregate_metrics import stratified_bootstrap
-from dsf.tasks.files import replacing
 
 PANEL_WIDTH, ROW_HEIGHT, MARGIN = 2.6, 0.32, 1.1
 """Inches."""

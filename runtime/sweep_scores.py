@@ -15,8 +15,9 @@ from dsf.runtime.options import SimRunConfig
 from dsf.runtime.sweep_energy import PRESETS, not_priced, rival_energy, spiking_energy
 from dsf.runtime.sweep_identity import code_version
 from dsf.runtime.sweep_jobs import TRAINING_NAME
-from dsf.tasks import Task, UserError, get_task
-from dsf.tasks.console import CommandFailed, parse_arguments
+from dsf.shell.command import parse_arguments
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks import Task, get_task
 
 
 def line_of(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.rival_config import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 Line = dict[str, Any]
 

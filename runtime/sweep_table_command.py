@@ -14,9 +14,9 @@ from dsf.runtime.sweep_jobs import failures_in, resolve_all
 from dsf.runtime.sweep_plot import write_plot
 from dsf.runtime.sweep_store import read_lines
 from dsf.runtime.sweep_table import build_table, markdown
-from dsf.tasks import UserError
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent, write_text
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_text
+from dsf.shell.installed import require_installed
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from dsf.runtime.sweep_jobs import (
     result_path,
     write_failure,
 )
-from dsf.tasks import UserError
-from dsf.tasks.child_processes import die_with_parent
-from dsf.tasks.console import EXIT_FAILED, EXIT_SIGNAL, CommandFailed, parse_arguments
-from dsf.tasks.files import write_json
+from dsf.shell.child_processes import die_with_parent
+from dsf.shell.command import parse_arguments
+from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, CommandFailed, UserError
+from dsf.shell.files import write_json
 
 EXIT_BUSY = 75
 """Somebody else works on the job (sysexits.h: try again later)."""

@@ -12,8 +12,8 @@ from dsf.export.network import Network
 from dsf.export.nodes import SPIKING_KINDS
 from dsf.runtime.engine import Decision
 from dsf.runtime.parity import Spikes
+from dsf.shell.arrays import FloatArray
 from dsf.tasks import Episode, Lane, Task, Token
-from dsf.tasks.policy import FloatArray
 
 DIGEST_BYTES = 16
 """Of a decision's spikes: two that differ look alike once in 2**128."""

@@ -20,9 +20,8 @@ from dsf.export.network import Network
 from dsf.runtime.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.engine import Engine
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
-from dsf.tasks import UserError
-from dsf.tasks.child_processes import die_with_parent, start_method_kept, start_quiet_resource_tracker
-from dsf.tasks.console import EXIT_SIGNAL, CommandFailed
+from dsf.shell.child_processes import die_with_parent, start_method_kept, start_quiet_resource_tracker
+from dsf.shell.errors import EXIT_SIGNAL, CommandFailed, UserError
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
 """Starts an engine; travels to other processes."""

@@ -1,13 +1,12 @@
-"""Tasks: environments, reference scores, return conditioning and the closed loop. The bottom room: imports no other."""
+"""Tasks: environments, reference scores, return conditioning and the closed loop. Imports the ground room only."""
 
-from dsf.tasks.console import UserError, run_command
-from dsf.tasks.definition import Task
 from dsf.tasks.disturbances import Disturbances
 from dsf.tasks.lane import Episode, Lane
 from dsf.tasks.policy import Policy, Token
+from dsf.tasks.registry import TASKS, get_task
 from dsf.tasks.rollout import rollout
 from dsf.tasks.scores import ConfidenceInterval, mean_confidence_interval
-from dsf.tasks.task import TASKS, get_task
+from dsf.tasks.task import Task
 
 __all__ = [
     "TASKS",
@@ -18,9 +17,7 @@ __all__ = [
     "Policy",
     "Task",
     "Token",
-    "UserError",
     "get_task",
     "mean_confidence_interval",
     "rollout",
-    "run_command",
 ]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsf.tasks.console import UserError
-from dsf.tasks.definition import Task
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dsf.tasks.definition import Task
+from dsf.shell.arrays import FloatArray
 from dsf.tasks.disturbances import UNDISTURBED, Disturbances, DisturbedLink
-from dsf.tasks.policy import FloatArray, Token
+from dsf.tasks.policy import Token
+from dsf.tasks.task import Task
 
 
 @dataclass(frozen=True)

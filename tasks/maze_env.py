@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-from dsf.tasks.console import UserError
+from dsf.shell.arrays import Int8Array
+from dsf.shell.errors import UserError
 from dsf.tasks.maze_experts import NO_MOVE, RIGHT_HAND_RULE, MazeExpert, check_expert, neighbour_walls
 from dsf.tasks.maze_picture import Picture, draw
 from dsf.tasks.maze_tasks import ENV_IDS, GOAL_REWARD, STEP_REWARD, default_horizon
-from dsf.tasks.maze_views import DEFAULT_WINDOW, Int8Array, MazeObservation, MazeView
+from dsf.tasks.maze_views import DEFAULT_WINDOW, MazeObservation, MazeView
 from dsf.tasks.mazes import (
     DEFAULT_SIZE,
     Split,

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.console import UserError
+from dsf.shell.errors import UserError
 from dsf.tasks.mazes import WallArray, entrance_cell, goal_cell, move_offsets, open_cells
 
 MazeExpert = Literal["wall_follower", "shortest"]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dsf.tasks.console import UserError
-from dsf.tasks.definition import Task
+from dsf.shell.errors import UserError
 from dsf.tasks.maze_views import DEFAULT_WINDOW, MazeObservation, MazeView
 from dsf.tasks.mazes import DEFAULT_SIZE, open_cells
+from dsf.tasks.task import Task
 
 MODULE = "dsf.tasks.maze_env"
 ENV_IDS: dict[MazeObservation, str] = {

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from dsf.tasks.console import UserError
+from dsf.shell.arrays import Int8Array
+from dsf.shell.errors import UserError
 from dsf.tasks.maze_experts import neighbour_walls
 from dsf.tasks.mazes import WallArray, goal_cell
 
 MazeObservation = Literal["position", "walls", "view"]
-Int8Array = npt.NDArray[np.int8]
 
 OBSERVATIONS: tuple[MazeObservation, ...] = get_args(MazeObservation)
 DEFAULT_WINDOW = 5

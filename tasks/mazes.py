@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.console import UserError
+from dsf.shell.errors import UserError
 
 WallArray = npt.NDArray[np.uint8]
 Split = Literal["train", "validation", "test"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dsf.tasks.definition import Task
 from dsf.tasks.disturbances import UNDISTURBED, Disturbances
 from dsf.tasks.lane import Episode, Lane, stack_tokens
 from dsf.tasks.policy import Policy
+from dsf.tasks.task import Task
 
 
 def rollout(

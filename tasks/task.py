@@ -1,201 +1,156 @@
-"""Registered control tasks: reference returns, targets, horizons, and which environment ids belong to them."""
+"""What one control task is: its environment, how a policy talks to it, and how its returns are scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+import importlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dsf.tasks.console import UserError
-from dsf.tasks.definition import DELAYED, ROBOTICS_EXTRA, Task
-from dsf.tasks.maze_tasks import MAZE_TASKS, require_task_mazes
+import numpy as np
 
-__all__ = ["TASKS", "Task", "get_task", "task_for_env"]
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.shell.installed import require_installed
 
-# Reference returns: D4RL infos.py. Targets and scales: DSFormer's released configuration.
-_LOCOMOTION = (
-    # Hopper-v5 and Walker2d-v5 decide every 4 frames of 2 ms, HalfCheetah-v5 every 5 frames of 10 ms.
-    Task("hopper", "Hopper-v5", 11, 3, 1000.0, (3600.0, 1800.0), -20.272305, 3234.3, 0.008, 1000),
-    Task("walker2d", "Walker2d-v5", 17, 6, 1000.0, (5000.0, 4000.0, 2500.0), 1.629008, 4592.3, 0.008, 1000),
-    Task("halfcheetah", "HalfCheetah-v5", 17, 6, 1000.0, (12000.0, 9000.0, 6000.0), -280.178953, 12135.0, 0.05, 1000),
-)
+if TYPE_CHECKING:
+    import gymnasium
 
-
-def _adroit(
-    name: str,
-    sizes: tuple[int, int],
-    scale: float,
-    targets: tuple[float, ...],
-    references: tuple[float, float],
-    max_steps: int,
-) -> Task:
-    """A dexterous-hand task with D4RL's horizon (AdroitHandPen-v1 registers 200 steps, D4RL cuts at 100).
-
-    These environments never terminate: every episode lasts the whole horizon. In gymnasium-robotics 1.4.2 the reward's
-    reach term has the wrong sign in door, hammer and relocate, worth about 0.3 points of the normalised score.
-    """
-    env_id = f"AdroitHand{name.capitalize()}-v1"
-    return Task(name, env_id, *sizes, scale, targets, *references, 0.01, max_steps, extra=ROBOTICS_EXTRA)
+SCORE_SCALE = 100.0
+"""D4RL scores are percentages: 0 is a random policy, 100 the reference expert."""
+DELAYED = "-delayed"
+"""Ends the name of a task whose rewards are delayed."""
+ROBOTICS_EXTRA = "robotics"
+KNOWN_MODEL_WARNING = "settotalmass"
+"""MuJoCo 3.17 finds this attribute of Gymnasium's HalfCheetah deprecated; nothing here can change that."""
 
 
-_ADROIT = (
-    _adroit("pen", (45, 24), 1000.0, (12000.0, 6000.0), (96.262799, 3076.83), 100),
-    _adroit("door", (39, 28), 100.0, (2000.0, 1000.0, 500.0), (-56.512833, 2880.57), 200),
-    _adroit("hammer", (46, 26), 1000.0, (12000.0, 6000.0, 3000.0), (-274.856578, 12794.13), 200),
-    _adroit("relocate", (39, 30), 1000.0, (3000.0, 1000.0), (-6.425911, 4233.88), 200),
-)
+@dataclass(frozen=True)
+class Task:
+    """One closed-loop control task.
 
-_START, _GOAL = "r", "g"
-_ANT_MAPS: dict[str, list[list[int | str]]] = {
-    # D4RL evaluates from one start to one goal. Minari's evaluation map of umaze is its mirror image: not this maze.
-    "UMaze": [[1, 1, 1, 1, 1], [1, _GOAL, 0, 0, 1], [1, 1, 1, 0, 1], [1, _START, 0, 0, 1], [1, 1, 1, 1, 1]],
-    "Medium": [
-        [1, 1, 1, 1, 1, 1, 1, 1],
-        [1, _START, 0, 1, 1, 0, 0, 1],
-        [1, 0, 0, 1, 0, 0, 0, 1],
-        [1, 1, 0, 0, 0, 1, 1, 1],
-        [1, 0, 0, 1, 0, 0, 0, 1],
-        [1, 0, 1, 0, 0, 1, 0, 1],
-        [1, 0, 0, 0, 1, 0, _GOAL, 1],
-        [1, 1, 1, 1, 1, 1, 1, 1],
-    ],
-    "Large": [
-        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-        [1, _START, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1],
-        [1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1],
-        [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],
-        [1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 1],
-        [1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1],
-        [1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1],
-        [1, 0, 0, 1, 0, 0, 0, 1, 0, _GOAL, 0, 1],
-        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-    ],
-}
-
-
-def _ant_maze(maze: str, max_steps: int) -> Task:
-    """An ant in a maze: return 1 if it reaches the goal, which ends the episode, as in D4RL; else 0.
-
-    Version 4 is the one that Minari's datasets hold (v5 adds contact forces). Their episodes go on at the goal and
-    collect more than 1. The ant's position is only in achieved_goal.
-    """
-    return Task(
-        f"antmaze-{maze.lower()}",
-        f"AntMaze_{maze}-v4",
-        observation_size=27 + 2 + 2,
-        action_size=8,
-        return_scale=1.0,
-        target_returns=(1.0, 0.3),
-        random_return=0.0,
-        expert_return=1.0,
-        control_period_s=0.05,
-        max_steps=max_steps,
-        observation_keys=("observation", "achieved_goal", "desired_goal"),
-        env_kwargs={"maze_map": _ANT_MAPS[maze], "continuing_task": False},
-        extra=ROBOTICS_EXTRA,
-    )
-
-
-_POINT_HORIZONS = {"Open": 300, "UMaze": 300, "Medium": 600, "Large": 800}
-# D4RL has no reference for mazes with a random goal. Ours: 100 episodes each of uniformly random actions and of the
-# waypoint controller without noise: dsf-data reference TASK --episodes 100 (reset seeds 0 to 99).
-_POINT_REFERENCES: dict[tuple[str, bool], tuple[float, float]] = {
-    ("Open", False): (8.5, 247.4),
-    ("Open", True): (53.8, 252.7),
-    ("UMaze", False): (9.6, 245.4),
-    ("UMaze", True): (61.9, 252.0),
-    ("Medium", False): (9.3, 502.7),
-    ("Medium", True): (63.7, 512.1),
-    ("Large", False): (6.3, 634.6),
-    ("Large", True): (44.7, 645.1),
-}
-
-
-def _point_maze(maze: str, dense: bool) -> Task:
-    """A ball in a maze, D4RL's maze2d with a random goal: the goal stays, and every step spent there earns 1.
-
-    Dense: every step earns exp(-distance to the goal).
-    """
-    return Task(
-        f"pointmaze-{maze.lower()}" + ("-dense" if dense else ""),
-        f"PointMaze_{maze}" + ("Dense" if dense else "") + "-v3",
-        observation_size=4 + 2,
-        action_size=2,
-        return_scale=10.0,
-        target_returns=(300.0, 20.0),
-        random_return=_POINT_REFERENCES[maze, dense][0],
-        expert_return=_POINT_REFERENCES[maze, dense][1],
-        control_period_s=0.01,
-        max_steps=_POINT_HORIZONS[maze],
-        reference="dsf",
-        observation_keys=("observation", "desired_goal"),
-        env_kwargs={"continuing_task": True, "reset_target": False},
-        extra=ROBOTICS_EXTRA,
-    )
-
-
-# Random: 1000 episodes (dsf-data reference cartpole --episodes 1000); expert: the horizon, one point per step.
-_CART_POLE = Task(
-    "cartpole", "CartPole-v1", 4, 2, 100.0, (500.0,), 22.6, 500.0, 0.02, 500, discrete=True, reference="dsf"
-)
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        *_LOCOMOTION,
-        *_ADROIT,
-        *(_ant_maze(maze, steps) for maze, steps in {"UMaze": 700, "Medium": 1000, "Large": 1000}.items()),
-        *(_point_maze(maze, dense) for maze in _POINT_HORIZONS for dense in (False, True)),
-        _CART_POLE,
-        *MAZE_TASKS,
-    )
-}
-
-_SAME_DYNAMICS = {
-    # Returns of the two versions agree within a point.
-    "Hopper-v4": "hopper",
-    "HalfCheetah-v4": "halfcheetah",
-    # The same mazes, with more starts and goals to collect data from.
-    "AntMaze_Medium_Diverse_GR-v4": "antmaze-medium",
-    "AntMaze_Large_Diverse_GR-v4": "antmaze-large",
-}
-_OTHER_DYNAMICS = {
-    "Walker2d-v4": "its foot friction is 0.9 and that of Walker2d-v5 is 1.9, so they do not mix: use Walker2d-v5 data",
-}
-
-
-def get_task(name: str) -> Task:
-    """Look a task up by name, which may end with -delayed.
-
-    Raises:
-        UserError: no task has this name.
-    """
-    base = name.removesuffix(DELAYED)
-    if base not in TASKS:
-        raise UserError(f"unknown task '{name}': choose one of {', '.join(sorted(TASKS))}")
-    return TASKS[base] if base == name else TASKS[base].delayed()
-
-
-def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Task:
-    """Look a task up by the Gymnasium id that a dataset names; another horizon there makes no difference.
-
-    Args:
+    Attributes:
+        name: short name used on the command line.
         env_id: Gymnasium id.
-        env_kwargs: what that environment was made with; tells dense from sparse rewards.
-
-    Raises:
-        UserError: no registered task uses this environment, or another version of it behaves differently.
+        observation_size: length of the flat observation vector.
+        action_size: length of the action vector, every action in [-1, 1]; of a discrete task, the number of choices.
+        return_scale: returns-to-go are divided by this before a policy sees them (reward units).
+        target_returns: returns to ask for, best first (reward units); the first is the default.
+        random_return: mean return of the reference's random policy (reward units).
+        expert_return: mean return of the reference's expert (reward units).
+        control_period_s: simulated seconds between two decisions.
+        max_steps: decisions after which an episode is cut.
+        discrete: policies return one score per choice, the best is executed, and tokens hold it one-hot.
+        reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment.
+        observation_keys: parts of a Dict observation (goal environments), in the order of the flat vector.
+        env_kwargs: what the environment is made with, beside its horizon.
+        delayed_reward: rewards come with the last step only (DSFormer's delayed-reward experiment), so that the
+            return-to-go stays at the target all along. Such a task is called NAME-delayed.
+        extra: the optional part of dsf that brings the environment; empty where none is needed.
+        registered_by: the module that registers the environment; empty where Gymnasium knows it.
     """
-    by_env = {task.env_id: task for task in TASKS.values()}
-    if env_id in _SAME_DYNAMICS:
-        return TASKS[_SAME_DYNAMICS[env_id]]
-    if env_id in _OTHER_DYNAMICS:
-        raise UserError(f"environment '{env_id}' cannot stand for a registered task: {_OTHER_DYNAMICS[env_id]}")
-    reward = (env_kwargs or {}).get("reward_type")
-    base, _, version = env_id.rpartition("-")
-    if reward == "dense" and env_id.startswith("PointMaze") and not base.endswith("Dense"):
-        env_id = f"{base}Dense-{version}"
-    require_task_mazes(env_id, env_kwargs or {})
-    if env_id in by_env and not (reward == "sparse" and env_id.startswith("AdroitHand")):
-        return by_env[env_id]
-    known = ", ".join(sorted(by_env))
-    raise UserError(f"environment '{env_id}' belongs to no registered task: known environments are {known}")
+
+    name: str
+    env_id: str
+    observation_size: int
+    action_size: int
+    return_scale: float
+    target_returns: tuple[float, ...]
+    random_return: float
+    expert_return: float
+    control_period_s: float
+    max_steps: int
+    discrete: bool = False
+    reference: str = "D4RL"
+    observation_keys: tuple[str, ...] = ()
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    delayed_reward: bool = False
+    extra: str = ""
+    registered_by: str = ""
+
+    @property
+    def score_label(self) -> str:
+        """How a score of this task is named wherever it is shown, such as D4RL-normalised."""
+        return f"{self.reference}-normalised"
+
+    def score(self, episode_return: float) -> float:
+        """Normalised score: 100 * (return - random) / (expert - random) (Fu et al. 2020, section 5)."""
+        return SCORE_SCALE * (episode_return - self.random_return) / (self.expert_return - self.random_return)
+
+    def delayed(self) -> Task:
+        """This task with its rewards delayed to the end of the episode."""
+        return self if self.delayed_reward else replace(self, name=f"{self.name}{DELAYED}", delayed_reward=True)
+
+    def flat_observation(self, observation: Any) -> FloatArray:
+        """The observation as float64 (..., observation_size): one step's, or a dataset's dict of (..., d) arrays.
+
+        Raises:
+            UserError: a part of a Dict observation is missing.
+        """
+        if not self.observation_keys:
+            return np.asarray(observation, np.float64)
+        missing = [key for key in self.observation_keys if key not in observation]
+        if missing:
+            raise UserError(
+                f"an observation of {self.env_id} lacks {', '.join(missing)}: it is not of task {self.name}"
+            )
+        return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
+
+    def env_action(self, action: FloatArray) -> Any:
+        """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1], or the best choice."""
+        return int(np.argmax(action)) if self.discrete else np.clip(action, -1.0, 1.0)
+
+    def executed(self, action: FloatArray) -> FloatArray:
+        """What the next token holds as previous action (action_size,): clipped to [-1, 1], or one-hot."""
+        if self.discrete:
+            return np.eye(self.action_size)[np.argmax(action)]
+        return np.clip(action, -1.0, 1.0)
+
+    def make_env(self) -> gymnasium.Env:
+        """Create a fresh environment. MuJoCo is imported here, so that naming a task stays cheap.
+
+        Raises:
+            UserError: the optional part of dsf that brings it is not installed.
+        """
+        import gymnasium
+
+        if self.extra:
+            require_installed(self.extra, "gymnasium_robotics")
+            # Importing it registers its environments; it prints a notice about tasks that are none of ours.
+            with contextlib.redirect_stderr(io.StringIO()):
+                import gymnasium_robotics
+            gymnasium.register_envs(gymnasium_robotics)
+        if self.registered_by:
+            importlib.import_module(self.registered_by)
+        with _quiet_construction():
+            env = gymnasium.make(self.env_id, max_episode_steps=self.max_steps, **self.env_kwargs)
+        # Mazes write their model to a file in the temporary directory, load it, and leave it there.
+        model_file = getattr(env.unwrapped, "tmp_xml_file_path", None)
+        if model_file is not None:
+            with contextlib.suppress(OSError):
+                Path(model_file).unlink()
+        return env
+
+
+@contextlib.contextmanager
+def _quiet_construction() -> Iterator[None]:
+    """Keep the two warnings that these environments always raise away from the screen and from MUJOCO_LOG.TXT."""
+    import mujoco
+
+    def pass_on(message: str) -> None:
+        if KNOWN_MODEL_WARNING not in message:
+            print(f"MuJoCo: {message}", file=sys.stderr)
+
+    mujoco.set_mju_user_warning(pass_on)
+    try:
+        with warnings.catch_warnings():
+            # D4RL's mazes hold AntMaze v4, whose observation lacks the contact forces that v5 adds.
+            warnings.filterwarnings("ignore", message=".*is out of date", category=DeprecationWarning)
+            yield
+    finally:
+        mujoco.set_mju_user_warning(None)

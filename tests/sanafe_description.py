@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.nodes import LIF
-from dsf.export.reference import Int64Array
+from dsf.shell.arrays import Int64Array
 from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 MESH_ROWS, CORES_PER_TILE = 4, 4

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from dsf.tasks import UserError
-from dsf.tasks.files import replacing
-from dsf.tasks.task import get_task
+from dsf.shell.errors import UserError
+from dsf.shell.files import replacing
+from dsf.tasks.registry import get_task
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig, model_config_from_json
 from dsf.train.decision_model import DecisionModel

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from dsf.tasks import UserError, run_command
-from dsf.tasks.console import require_installed
+from dsf.shell.command import run_command
+from dsf.shell.errors import UserError
+from dsf.shell.installed import require_installed
 from dsf.train import conservative_q_learning, rescore
 from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
 from dsf.train.rival_config import cannot_become_spikes

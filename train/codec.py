@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 
 RANGE_SIGMAS = 5.0
 """Features are clipped this many standard deviations from their mean, where the data reach that far."""

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.child_processes import die_with_parent, start_method_kept
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
-from dsf.tasks.child_processes import die_with_parent, start_method_kept
-from dsf.tasks.console import CommandFailed
 from dsf.train.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.episode_file import append_episodes
 from dsf.train.minari_store import store_path
@@ -255,7 +255,7 @@ def _write(
 
 
 def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:
-    """Find a full disk before Minari's writer does, which would not survive it (:mod:`dsf.tasks.hdf5_image` says why).
+    """Find a full disk before Minari's writer does, which would not survive it (:mod:`dsf.shell.hdf5_image` says why).
 
     Raises:
         OSError: the disk has less room than the episodes may need.

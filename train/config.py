@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import WEIGHT_BITS
 from dsf.train.quantization import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
 from dsf.train.rival_config import PolicyKind, RivalConfig

@@ -24,10 +24,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from dsf.tasks import Task, Token, UserError, rollout
-from dsf.tasks.console import CommandFailed, require_installed
-from dsf.tasks.files import replacing, write_json
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import replacing, write_json
+from dsf.shell.installed import require_installed
+from dsf.tasks import Task, Token, rollout
 from dsf.train.config import DataConfig, DeviceKind
 
 if TYPE_CHECKING:

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import Task, UserError
-from dsf.tasks.policy import FloatArray
-from dsf.tasks.task import task_for_env
+from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
+from dsf.shell.errors import UserError
+from dsf.tasks import Task
+from dsf.tasks.registry import task_for_env
 from dsf.train import flat_store
 from dsf.train.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
 from dsf.train.config import DataConfig
-from dsf.train.flat_store import FlatStore, Float32Array, IntArray
+from dsf.train.flat_store import FlatStore
 from dsf.train.flatten import check_spaces, flat_episodes
 from dsf.train.minari_store import open_minari, store_path, user_cache_path
 
@@ -63,9 +64,9 @@ class OfflineDataset:
     content_hash: str
     tokens: Float32Array
     actions: Float32Array
-    starts: IntArray
+    starts: Int64Array
     returns: FloatArray
-    kept: IntArray
+    kept: Int64Array
     delayed_reward: bool
     statistics: TokenStatistics
     out_of_range_actions: int
@@ -81,17 +82,17 @@ class OfflineDataset:
         return int(self.kept_ends[-1])
 
     @cached_property
-    def lengths(self) -> IntArray:
+    def lengths(self) -> Int64Array:
         """Steps of each kept episode, (kept episodes,)."""
         return np.diff(self.starts)[self.kept]
 
     @cached_property
-    def kept_ends(self) -> IntArray:
+    def kept_ends(self) -> Int64Array:
         """Where each kept episode would end if the kept ones were laid end to end, (kept episodes,)."""
         return np.cumsum(self.lengths)
 
     @cached_property
-    def kept_starts(self) -> IntArray:
+    def kept_starts(self) -> Int64Array:
         """Index of each kept episode's first step in ``tokens``, (kept episodes,)."""
         return self.starts[self.kept]
 
@@ -115,7 +116,7 @@ class Windows:
     tokens: Float32Array
     actions: Float32Array
     mask: npt.NDArray[np.bool_]
-    ends: IntArray
+    ends: Int64Array
 
 
 def sample_windows(data: OfflineDataset, count: int, context: int, generator: np.random.Generator) -> Windows:
@@ -206,7 +207,7 @@ def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig)
     )
 
 
-def best_episodes(returns: FloatArray, top_percent: float) -> IntArray:
+def best_episodes(returns: FloatArray, top_percent: float) -> Int64Array:
     """Ascending indices of the episodes with the highest returns, at least one; of equal ones the earlier."""
     # Exact, since 0.07 * 100 is more than 7 in floating point, and its ceiling 8.
     count = math.ceil(Fraction(str(top_percent)) * len(returns) / 100)
@@ -219,8 +220,8 @@ def scaled_returns(returns: FloatArray, task: Task) -> Float32Array:
 
 
 def summary_chunks(
-    store: FlatStore, task: Task, kept: IntArray, delayed_reward: bool
-) -> Iterator[tuple[IntArray, FloatArray]]:
+    store: FlatStore, task: Task, kept: Int64Array, delayed_reward: bool
+) -> Iterator[tuple[Int64Array, FloatArray]]:
     """Lengths and token summaries of the kept episodes, as the options make them, a few episodes at a time."""
     lengths = np.diff(store.starts)
     for begin in range(0, len(kept), EPISODES_PER_CHUNK):

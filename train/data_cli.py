@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dsf.tasks import UserError, get_task, run_command
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent, write_json
+from dsf.shell.command import run_command
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation

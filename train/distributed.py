@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed
 from dsf.train.config import DeviceKind
 
 LAUNCHER_VARIABLE, LOCAL_RANK_VARIABLE = "WORLD_SIZE", "LOCAL_RANK"

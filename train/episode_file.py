@@ -15,7 +15,7 @@ import numpy as np
 from h5py._objects import phil
 from minari.data_collector import EpisodeBuffer
 
-from dsf.tasks.hdf5_image import hdf5_image
+from dsf.shell.hdf5_image import hdf5_image
 from dsf.train.hdf5_calls import GroupWriter
 
 FILE_NAME = "main_data.hdf5"

@@ -21,12 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
+from dsf.shell.errors import UserError
 from dsf.train.codec import summarise
-
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 FORMAT = 2
 """Raise it with every change to what the files hold: stores of another format are built again."""
@@ -54,7 +51,7 @@ class FlatEpisodes:
 
     tokens: Float32Array
     actions: Float32Array
-    lengths: IntArray
+    lengths: Int64Array
     returns: FloatArray
     out_of_range: int
     source: Sequence[npt.NDArray[Any]]
@@ -78,7 +75,7 @@ class FlatStore:
     out_of_range: int
     tokens: Float32Array
     actions: Float32Array
-    starts: IntArray
+    starts: Int64Array
     returns: FloatArray
     summaries: FloatArray
 

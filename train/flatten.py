@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import Task, UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks import Task
 from dsf.train.flat_store import FlatEpisodes
 from dsf.train.minari_store import unreadable
 

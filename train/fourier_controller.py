@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.attention import PackedTokens
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from minari.data_collector import EpisodeBuffer
 
-from dsf.tasks import Task, UserError, get_task
-from dsf.tasks.task import task_for_env
+from dsf.shell.errors import UserError
+from dsf.tasks import Task, get_task
+from dsf.tasks.registry import task_for_env
 from dsf.train.minari_store import DATASET_ID, one_line
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dsf.tasks import UserError
-from dsf.tasks.definition import DELAYED
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig, TrainConfig, export_obstacles

@@ -14,7 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.decision_model import DecisionModel
 from dsf.train.rival_config import RIVAL_NAMES
 

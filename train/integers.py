@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 
 MEMBRANE_FRACTION_BITS = 6
 """Currents enter the membrane shifted left by this much; biases are in units of 2**-6 synaptic units (Loihi)."""

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray, Int64Array
 from dsf.train.data import OfflineDataset
-from dsf.train.flat_store import IntArray
 from dsf.train.token_accuracy import TokenAccuracy, require_choices
 
 Level = tuple[int, bool]
@@ -145,9 +144,9 @@ class Situations:
     whole: Hashes
     following: Hashes
     returns: Hashes
-    before: list[IntArray]
-    choices: IntArray
-    places: IntArray
+    before: list[Int64Array]
+    choices: Int64Array
+    places: Int64Array
     size: int
 
     @classmethod

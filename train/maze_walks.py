@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
+from dsf.shell.arrays import Int8Array
 from dsf.tasks.maze_experts import Walks, expert_walks
 from dsf.tasks.maze_tasks import GOAL_REWARD, STEP_REWARD
-from dsf.tasks.maze_views import Int8Array, MazeView
+from dsf.tasks.maze_views import MazeView
 from dsf.tasks.mazes import DEFAULT_SIZE, WallArray, maze_stream
 from dsf.train.maze_sets import MazeSet
 

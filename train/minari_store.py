@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train import flat_store
 
 LOCAL_NAMESPACE = "dsf"

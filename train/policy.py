@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dsf.shell.arrays import FloatArray
 from dsf.tasks import Token
-from dsf.tasks.policy import FloatArray
 from dsf.train.decision_model import DecisionModel
 
 

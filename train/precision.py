@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.config import DeviceKind, Precision
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined]  # torch 2.3 does not list it
 
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 from dsf.train.attention import PSSA, PackedTokens
 from dsf.train.codec import InputCodec
 from dsf.train.config import ModelConfig

@@ -20,8 +20,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 from dsf.train.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.minari_store import LOCAL_NAMESPACE
 
 REPLAY_SNAPSHOTS = 8

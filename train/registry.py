@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.maze_sets import MAZE_SETS, MazeSet
 from dsf.train.recipes import MAZE, RECIPES
 

@@ -12,9 +12,10 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from dsf.tasks import UserError, get_task
-from dsf.tasks.console import require_installed
-from dsf.tasks.files import require_writable_parent, write_json
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
 from dsf.train.rival_config import EvaluationPrecision
 
 

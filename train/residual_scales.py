@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
 from dsf.train.integers import Affine
 from dsf.train.rounding import InputStatistics
 from dsf.train.scales import Scales

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.strl_config import StrlConfig, strl_from_json
 
 PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert", "strl"]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from dsf.tasks import Task, UserError
+from dsf.shell.errors import UserError
+from dsf.tasks import Task
 from dsf.train.behaviour_cloning import WIDTH as CLONING_WIDTH
 from dsf.train.behaviour_cloning import BehaviourCloning
 from dsf.train.codec import InputCodec

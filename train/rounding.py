@@ -12,8 +12,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 from dsf.train.integers import WEIGHT_BITS
 
 Rounding = Literal["nearest", "stochastic"]

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dsf.tasks.console import CommandFailed
-from dsf.tasks.files import partial_name, write_json, write_text
+from dsf.shell.errors import CommandFailed
+from dsf.shell.files import partial_name, write_json, write_text
 from dsf.train.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from dsf.train.config import CONFIG_NAME
 from dsf.train.event_file import EventFile

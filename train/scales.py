@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks import UserError
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 from dsf.train.integers import (
     ACCUMULATOR_LIMIT,
     CURRENT_LIMIT,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 StrlAttention = Literal["bidirectional", "causal"]
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dsf.tasks import Token, UserError
+from dsf.shell.arrays import Int64Array
+from dsf.shell.errors import UserError
+from dsf.tasks import Token
 from dsf.tasks.policy import Policy
 from dsf.train.data import OfflineDataset, Windows
 from dsf.train.decision_model import DecisionModel
-from dsf.train.flat_store import IntArray
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def whole_windows(data: OfflineDataset, context: int, count: int) -> Iterator[Wi
     return _windows(data, context, count, episodes, context * (np.arange(len(episodes)) - first[episodes]))
 
 
-def _windows(data: OfflineDataset, context: int, count: int, episodes: IntArray, steps: IntArray) -> Iterator[Windows]:
+def _windows(
+    data: OfflineDataset, context: int, count: int, episodes: Int64Array, steps: Int64Array
+) -> Iterator[Windows]:
     """Windows that begin at these steps of these kept episodes, (windows,) each."""
     for begin in range(0, len(episodes), count):
         some, step = episodes[begin : begin + count], steps[begin : begin + count]
@@ -134,7 +137,7 @@ def policy_accuracy(policy: Policy, data: OfflineDataset, context: int | None) -
     return TokenAccuracy(tokens, correct)
 
 
-def _tokens(data: OfflineDataset, rows: IntArray, lanes: int) -> Token:
+def _tokens(data: OfflineDataset, rows: Int64Array, lanes: int) -> Token:
     """Recorded tokens (rows,) for all lanes; lanes beyond the rows get the last one again."""
     filled = np.pad(rows, (0, lanes - len(rows)), mode="edge")
     task, values = data.task, data.tokens[filled].astype(np.float64)

@@ -14,8 +14,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn import functional
 
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed, UserError
 from dsf.train.activity import Activity, record_activity
 from dsf.train.attention import PackedTokens
 from dsf.train.batches import Batch, BatchSource

@@ -9,9 +9,8 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from dsf.tasks.console import UserError
-
-Float32Array = npt.NDArray[np.float32]
+from dsf.shell.arrays import Float32Array
+from dsf.shell.errors import UserError
 
 HIDDEN_LAYERS = 2
 LOG_STD_RANGE = (-20.0, 2.0)

@@ -26,7 +26,7 @@ from dsf.export.network import Network
 from dsf.export.nodes import LIF, NetworkError, Residual, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.export.reference import decode, replay
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.model import DSFormer
 from dsf.train.quantization import (
     QuantizationConfig,

@@ -27,7 +27,7 @@ from dsf.export.chips import (
 )
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, Outer, Residual, Synapses
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import DECAY_BITS
 
 FIXED = ("Encoder", "Synapses", "LIF", "Readout")

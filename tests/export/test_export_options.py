@@ -17,7 +17,7 @@ from dsf.export.file import read_network, write_network
 from dsf.export.nodes import LIF
 from dsf.export.options import NEEDS_RUN
 from dsf.export.proof import Rung
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.qat import quantization_aware
 

@@ -24,7 +24,8 @@ from dsf.export.proof import random_tokens as proof_tokens
 from dsf.export.quantize import quantize
 from dsf.export.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
 from dsf.export.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
-from dsf.tasks import Token, UserError
+from dsf.shell.errors import UserError
+from dsf.tasks import Token
 from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.integers import Affine
 from dsf.train.model import DSFormer

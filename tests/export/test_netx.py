@@ -29,7 +29,7 @@ from dsf.export.netx_file import (
 from dsf.export.nodes import LIF, Gate, NetworkError, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire, integer_product, shift
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.quantization import bias_parts
 
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"

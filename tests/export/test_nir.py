@@ -21,7 +21,7 @@ from dsf.export.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exac
 from dsf.export.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.config import AttentionKind
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")

@@ -17,7 +17,7 @@ from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import (
     Affine,
     EmbedIntegers,

@@ -12,7 +12,7 @@ from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from quantization_settings import CONFIGS
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.integers import Affine
 from dsf.train.quantization import (
     InputStatistics,

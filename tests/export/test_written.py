@@ -29,8 +29,7 @@ from dsf.export.quantize import quantize
 from dsf.export.targets import SUFFIXES, Target, TargetOptions, require_target, require_writable, write_target
 from dsf.export.torch_module import write_torch
 from dsf.export.written import compare_written, token_vectors
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed, UserError
 
 KINDS = ("loihi", "onnx stream", "onnx window", "onnx float", "nir", "torch")
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"

@@ -30,12 +30,13 @@ from sanafe_description import Chain, Core, Population, Projection
 from dsf.export.file import read_network
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Synapses
-from dsf.export.reference import Int64Array, ReferenceEngine, active_updates, fire
+from dsf.export.reference import ReferenceEngine, active_updates, fire
 from dsf.hardware_models import Activity, NodeActivity, SpikeCounter, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.preset import NANOSECOND, PICOJOULE
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import ReferenceBackend
+from dsf.shell.arrays import Int64Array
 
 TESTS = Path(__file__).parents[1]
 BLOCK, TOKENS = "blocks.1", 2

@@ -31,7 +31,7 @@ from dsf.hardware_models.preset import parse_preset
 from dsf.hardware_models.schedule import Schedule, Spikes, count_ticks
 from dsf.hardware_models.work import stages
 from dsf.runtime.engine import ReferenceBackend
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 NS = 1e-9
 SPIKES = {"A": np.array([[1, 0, 1], [0, 1, 0]], np.uint8)}

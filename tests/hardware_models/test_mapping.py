@@ -36,7 +36,7 @@ from dsf.hardware_models.mesh import Link, hops, route, with_mesh
 from dsf.hardware_models.work import HOST, Delay, longest_delay, stages
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.fast_engine import FastEngine
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 HOPS = ("hops_east_west", "hops_north_south")
 ROUTED = ("messages", "graded_messages", *HOPS)

@@ -17,7 +17,7 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.bench_cli import BEGIN, END, EnergyTableConfig, energy_table, rates_of_tssa
 from dsf.runtime.energy_sheets import Sheet, rival_sheet, sheets
 from dsf.runtime.energy_table import EnergyTable, count_decisions, work_out
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "energy_table.md"
 

@@ -23,7 +23,7 @@ from dsf.hardware_models.mesh import with_mesh
 from dsf.runtime.cli import main
 from dsf.runtime.core_traffic import core_edges
 from dsf.runtime.engine import ReferenceBackend
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed
 
 KINDS: tuple[dict[str, Any], ...] = (
     {},

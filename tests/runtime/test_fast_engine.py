@@ -17,12 +17,13 @@ from spike_tally import TALLY
 from dsf.export.file import read_network
 from dsf.export.network import Mode, Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
-from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference, encode
+from dsf.export.reference import ReferenceEngine, WindowReference, encode
 from dsf.runtime import fast_engine
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import FastBackend, ReferenceBackend
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
+from dsf.shell.arrays import Int64Array
 from dsf.train.config import AttentionKind
 
 EPISODE_ENDS = 0.15

@@ -29,11 +29,11 @@ from dsf.export.file import write_network
 from dsf.runtime import cli, patience
 from dsf.runtime.engine import LavaModel, open_engine
 from dsf.runtime.errors import EngineDied
-from dsf.runtime.interrupts import interrupts_deferred
 from dsf.runtime.lava_children import called_every
 from dsf.runtime.patience import Patience
-from dsf.tasks.child_processes import start_quiet_resource_tracker
-from dsf.tasks.files import write_json
+from dsf.shell.child_processes import start_quiet_resource_tracker
+from dsf.shell.files import write_json
+from dsf.shell.interrupts import interrupts_deferred
 
 pytestmark = pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 

@@ -20,13 +20,14 @@ from dsf.export.network import Mode, Network
 from dsf.export.nodes import LIF, NEVER_FIRES, NetworkError, Residual, Synapses, Window
 from dsf.export.placement import Slice, place
 from dsf.export.quantize import quantize
-from dsf.export.reference import Int64Array, ReferenceEngine, WindowReference
+from dsf.export.reference import ReferenceEngine, WindowReference
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
 from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, silenced_nodes, stuck_neurons
 from dsf.runtime.parity import Parity
-from dsf.tasks import UserError
+from dsf.shell.arrays import Int64Array
+from dsf.shell.errors import UserError
 
 CHIP = get_chip("loihi2")
 ATTENTIONS = ("pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none")

@@ -18,7 +18,7 @@ from dsf.runtime.cli import main
 from dsf.runtime.engine import ReferenceBackend
 from dsf.runtime.probes import ALL_POPULATIONS, choose_populations
 from dsf.runtime.spike_file import SpikeRecorder
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 
 DECISIONS, RESET = 5, 3
 

@@ -23,7 +23,8 @@ from dsf.runtime.network_faults import stuck_neurons
 from dsf.runtime.parity import reference_engine
 from dsf.runtime.robustness import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
 from dsf.runtime.robustness_report import BEGIN, END, bar, placed, summarise
-from dsf.tasks import Disturbances, UserError, get_task, rollout
+from dsf.shell.errors import UserError
+from dsf.tasks import Disturbances, get_task, rollout
 
 FEATURES = 15
 """Of a Hopper token: observation 11, action 3, return-to-go 1."""

@@ -20,7 +20,8 @@ from dsf.runtime.sweep_jobs import Job, failures_in, plan, write_failure
 from dsf.runtime.sweep_local import Outcome, gpu_places
 from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.config import ModelConfig, to_json
 
 GOOD = """

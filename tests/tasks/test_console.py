@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dsf.tasks import UserError
-from dsf.tasks.console import CommandFailed, run_command
+from dsf.shell.command import run_command
+from dsf.shell.errors import CommandFailed, UserError
 
 
 @dataclass(frozen=True)

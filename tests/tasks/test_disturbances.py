@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsf.tasks import Disturbances, Lane, Task, Token, UserError, get_task, rollout
-from dsf.tasks.policy import FloatArray
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks import Disturbances, Lane, Task, Token, get_task, rollout
 
 STEPS = 60
 SCALE = tuple(np.linspace(0.5, 2.0, 11).tolist())

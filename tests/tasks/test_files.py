@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dsf.tasks import UserError
-from dsf.tasks.files import require_writable_parent
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent
 
 
 def test_ordinary_outputs(tmp_path: Path) -> None:

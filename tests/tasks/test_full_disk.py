@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_command, small_files
 
-from dsf.tasks.hdf5_image import hdf5_image
+from dsf.shell.hdf5_image import hdf5_image
 
 ROOM = 2_000
 """Bytes that a file may have: less than any of these files."""

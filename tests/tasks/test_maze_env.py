@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dsf.tasks import Token, UserError, get_task, rollout
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks import Token, get_task, rollout
 from dsf.tasks.maze_env import MazeEnv
 from dsf.tasks.maze_experts import EXPERTS, NO_MOVE, RIGHT_HAND_RULE, MazeExpert
 from dsf.tasks.maze_picture import AGENT, GOAL, PATH, PIXELS, WALL
 from dsf.tasks.maze_tasks import ENV_IDS
 from dsf.tasks.mazes import carve, open_cells, split_of
-from dsf.tasks.policy import FloatArray
-from dsf.tasks.task import task_for_env
+from dsf.tasks.registry import task_for_env
 
 LEFT, RIGHT = 0, 1
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.tasks.maze_experts import (
     EXPERTS,
     NO_MOVE,

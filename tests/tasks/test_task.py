@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 
-from dsf.tasks import TASKS, Token, UserError, get_task, mean_confidence_interval, rollout
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.tasks import TASKS, Token, get_task, mean_confidence_interval, rollout
 from dsf.tasks.behaviour import load_actor
-from dsf.tasks.policy import FloatArray
-from dsf.tasks.task import task_for_env
+from dsf.tasks.registry import task_for_env
 
 
 def test_score_is_d4rl_normalised() -> None:

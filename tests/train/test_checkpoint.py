@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from random_networks import write_checkpoint
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 Header = dict[str, Any]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_command
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.collect import RECIPES, Recipe, collect_episodes, get_recipe, write_dataset
 from dsf.train.controllers import cell_distances, episode_returns
 from dsf.train.data import load_dataset

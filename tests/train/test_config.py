@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.config import ModelConfig, model_config_from_json
 
 WRONG: dict[str, tuple[Any, ...]] = {

@@ -29,7 +29,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.config import DataConfig
 from dsf.train.data import (
     CACHE_NAME,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_command
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.collect import write_dataset
 from dsf.train.data import load_dataset
 from dsf.train.importing import import_file

@@ -13,7 +13,7 @@ from rival_models import CONTEXT, small_model, windows
 from torch import nn
 from training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
 from dsf.train.int8 import Int8Linear, integer_product, quantized, to_int8

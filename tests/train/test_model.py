@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_networks import ACTIONS, random_model
 
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.codec import InputCodec
 from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.model import DSFormer

@@ -13,7 +13,7 @@ from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 
 from dsf.export.file import read_network
 from dsf.export.nodes import LIF, Synapses
-from dsf.tasks import UserError
+from dsf.shell.errors import UserError
 from dsf.train.batches import BatchSource
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config import ModelConfig, TrainConfig

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import assert_refused, run_command
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.collect import RECIPES, collect_episodes, get_recipe, write_dataset
 from dsf.train.minari_store import DATASET_ID
 from dsf.train.registry import LOCAL, REGISTRY, REMOTE, resolve, way_to_make

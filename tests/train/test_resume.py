@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 
-from dsf.tasks.files import partial_name
+from dsf.shell.files import partial_name
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from dsf.train.run_directory import BEST_NAME, LOSS, METRICS_NAME
 

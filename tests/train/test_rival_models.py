@@ -9,8 +9,9 @@ from random_networks import ACTIONS, random_codec
 from rival_models import CONTEXT, FEATURES, OBSERVATIONS, SMALL, small_model, windows
 from torch import Tensor
 
-from dsf.tasks import Token, UserError, get_task
-from dsf.tasks.task import TASKS
+from dsf.shell.errors import UserError
+from dsf.tasks import Token, get_task
+from dsf.tasks.registry import TASKS
 from dsf.train.activity import record_activity
 from dsf.train.attention import PackedTokens
 from dsf.train.config import ModelConfig

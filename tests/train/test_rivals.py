@@ -13,7 +13,7 @@ from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, t
 
 from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
-from dsf.tasks.console import CommandFailed
+from dsf.shell.errors import CommandFailed
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.run_directory import LOSS
 from dsf.train.trainer import Trainer

@@ -14,7 +14,8 @@ from training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, traine
 
 from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.activity import record_activity
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.config import ModelConfig

@@ -10,7 +10,8 @@ import torch
 from random_networks import random_codec
 from torch import Tensor
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.codec import TokenStatistics
 from dsf.train.config import ModelConfig
 from dsf.train.data import OfflineDataset

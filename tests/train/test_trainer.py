@@ -21,7 +21,8 @@ from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
 from training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_here, trained
 
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config import TrainConfig
 from dsf.train.evaluation import evaluate

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dsf.tasks.console import UserError
+from dsf.shell.errors import UserError
 
 
 def require_writable_parent(path: Path, *inputs: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import re
@@ -16,36 +15,12 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-EXIT_FAILED = 1
-"""The input was fine, but the command could not do or prove what was asked."""
-EXIT_USAGE = 2
-"""The input was wrong."""
-EXIT_SIGNAL = 128
-"""Added to a signal's number, as shells do."""
+from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
 
 DEBUG_FLAG = "--debug"
 UNREAD = "nobody reads the output any more (broken pipe)"
 
 Config = TypeVar("Config")
-
-
-class UserError(Exception):
-    """A mistake in the input. Its message is one line: what is wrong, where, and what to do."""
-
-
-class CommandFailed(Exception):
-    """The input was fine, but the command could not do or prove what was asked. One line, exit code 1."""
-
-
-def require_installed(extra: str, *modules: str) -> None:
-    """Check that an optional part of dsf is installed.
-
-    Raises:
-        UserError: a module is missing; the message names the extra that brings it.
-    """
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UserError(f"this command needs {', '.join(missing)}: install them with pip install 'dsf[{extra}]'")
 
 
 def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:

@@ -1,0 +1,201 @@
+"""Registered control tasks: reference returns, targets, horizons, and which environment ids belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dsf.shell.errors import UserError
+from dsf.tasks.maze_tasks import MAZE_TASKS, require_task_mazes
+from dsf.tasks.task import DELAYED, ROBOTICS_EXTRA, Task
+
+__all__ = ["TASKS", "Task", "get_task", "task_for_env"]
+
+# Reference returns: D4RL infos.py. Targets and scales: DSFormer's released configuration.
+_LOCOMOTION = (
+    # Hopper-v5 and Walker2d-v5 decide every 4 frames of 2 ms, HalfCheetah-v5 every 5 frames of 10 ms.
+    Task("hopper", "Hopper-v5", 11, 3, 1000.0, (3600.0, 1800.0), -20.272305, 3234.3, 0.008, 1000),
+    Task("walker2d", "Walker2d-v5", 17, 6, 1000.0, (5000.0, 4000.0, 2500.0), 1.629008, 4592.3, 0.008, 1000),
+    Task("halfcheetah", "HalfCheetah-v5", 17, 6, 1000.0, (12000.0, 9000.0, 6000.0), -280.178953, 12135.0, 0.05, 1000),
+)
+
+
+def _adroit(
+    name: str,
+    sizes: tuple[int, int],
+    scale: float,
+    targets: tuple[float, ...],
+    references: tuple[float, float],
+    max_steps: int,
+) -> Task:
+    """A dexterous-hand task with D4RL's horizon (AdroitHandPen-v1 registers 200 steps, D4RL cuts at 100).
+
+    These environments never terminate: every episode lasts the whole horizon. In gymnasium-robotics 1.4.2 the reward's
+    reach term has the wrong sign in door, hammer and relocate, worth about 0.3 points of the normalised score.
+    """
+    env_id = f"AdroitHand{name.capitalize()}-v1"
+    return Task(name, env_id, *sizes, scale, targets, *references, 0.01, max_steps, extra=ROBOTICS_EXTRA)
+
+
+_ADROIT = (
+    _adroit("pen", (45, 24), 1000.0, (12000.0, 6000.0), (96.262799, 3076.83), 100),
+    _adroit("door", (39, 28), 100.0, (2000.0, 1000.0, 500.0), (-56.512833, 2880.57), 200),
+    _adroit("hammer", (46, 26), 1000.0, (12000.0, 6000.0, 3000.0), (-274.856578, 12794.13), 200),
+    _adroit("relocate", (39, 30), 1000.0, (3000.0, 1000.0), (-6.425911, 4233.88), 200),
+)
+
+_START, _GOAL = "r", "g"
+_ANT_MAPS: dict[str, list[list[int | str]]] = {
+    # D4RL evaluates from one start to one goal. Minari's evaluation map of umaze is its mirror image: not this maze.
+    "UMaze": [[1, 1, 1, 1, 1], [1, _GOAL, 0, 0, 1], [1, 1, 1, 0, 1], [1, _START, 0, 0, 1], [1, 1, 1, 1, 1]],
+    "Medium": [
+        [1, 1, 1, 1, 1, 1, 1, 1],
+        [1, _START, 0, 1, 1, 0, 0, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 0, 0, 1, 0, 1],
+        [1, 0, 0, 0, 1, 0, _GOAL, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+    "Large": [
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [1, _START, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 0, 1],
+        [1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 1],
+        [1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 1],
+        [1, 0, 0, 1, 0, 0, 0, 1, 0, _GOAL, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ],
+}
+
+
+def _ant_maze(maze: str, max_steps: int) -> Task:
+    """An ant in a maze: return 1 if it reaches the goal, which ends the episode, as in D4RL; else 0.
+
+    Version 4 is the one that Minari's datasets hold (v5 adds contact forces). Their episodes go on at the goal and
+    collect more than 1. The ant's position is only in achieved_goal.
+    """
+    return Task(
+        f"antmaze-{maze.lower()}",
+        f"AntMaze_{maze}-v4",
+        observation_size=27 + 2 + 2,
+        action_size=8,
+        return_scale=1.0,
+        target_returns=(1.0, 0.3),
+        random_return=0.0,
+        expert_return=1.0,
+        control_period_s=0.05,
+        max_steps=max_steps,
+        observation_keys=("observation", "achieved_goal", "desired_goal"),
+        env_kwargs={"maze_map": _ANT_MAPS[maze], "continuing_task": False},
+        extra=ROBOTICS_EXTRA,
+    )
+
+
+_POINT_HORIZONS = {"Open": 300, "UMaze": 300, "Medium": 600, "Large": 800}
+# D4RL has no reference for mazes with a random goal. Ours: 100 episodes each of uniformly random actions and of the
+# waypoint controller without noise: dsf-data reference TASK --episodes 100 (reset seeds 0 to 99).
+_POINT_REFERENCES: dict[tuple[str, bool], tuple[float, float]] = {
+    ("Open", False): (8.5, 247.4),
+    ("Open", True): (53.8, 252.7),
+    ("UMaze", False): (9.6, 245.4),
+    ("UMaze", True): (61.9, 252.0),
+    ("Medium", False): (9.3, 502.7),
+    ("Medium", True): (63.7, 512.1),
+    ("Large", False): (6.3, 634.6),
+    ("Large", True): (44.7, 645.1),
+}
+
+
+def _point_maze(maze: str, dense: bool) -> Task:
+    """A ball in a maze, D4RL's maze2d with a random goal: the goal stays, and every step spent there earns 1.
+
+    Dense: every step earns exp(-distance to the goal).
+    """
+    return Task(
+        f"pointmaze-{maze.lower()}" + ("-dense" if dense else ""),
+        f"PointMaze_{maze}" + ("Dense" if dense else "") + "-v3",
+        observation_size=4 + 2,
+        action_size=2,
+        return_scale=10.0,
+        target_returns=(300.0, 20.0),
+        random_return=_POINT_REFERENCES[maze, dense][0],
+        expert_return=_POINT_REFERENCES[maze, dense][1],
+        control_period_s=0.01,
+        max_steps=_POINT_HORIZONS[maze],
+        reference="dsf",
+        observation_keys=("observation", "desired_goal"),
+        env_kwargs={"continuing_task": True, "reset_target": False},
+        extra=ROBOTICS_EXTRA,
+    )
+
+
+# Random: 1000 episodes (dsf-data reference cartpole --episodes 1000); expert: the horizon, one point per step.
+_CART_POLE = Task(
+    "cartpole", "CartPole-v1", 4, 2, 100.0, (500.0,), 22.6, 500.0, 0.02, 500, discrete=True, reference="dsf"
+)
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        *_LOCOMOTION,
+        *_ADROIT,
+        *(_ant_maze(maze, steps) for maze, steps in {"UMaze": 700, "Medium": 1000, "Large": 1000}.items()),
+        *(_point_maze(maze, dense) for maze in _POINT_HORIZONS for dense in (False, True)),
+        _CART_POLE,
+        *MAZE_TASKS,
+    )
+}
+
+_SAME_DYNAMICS = {
+    # Returns of the two versions agree within a point.
+    "Hopper-v4": "hopper",
+    "HalfCheetah-v4": "halfcheetah",
+    # The same mazes, with more starts and goals to collect data from.
+    "AntMaze_Medium_Diverse_GR-v4": "antmaze-medium",
+    "AntMaze_Large_Diverse_GR-v4": "antmaze-large",
+}
+_OTHER_DYNAMICS = {
+    "Walker2d-v4": "its foot friction is 0.9 and that of Walker2d-v5 is 1.9, so they do not mix: use Walker2d-v5 data",
+}
+
+
+def get_task(name: str) -> Task:
+    """Look a task up by name, which may end with -delayed.
+
+    Raises:
+        UserError: no task has this name.
+    """
+    base = name.removesuffix(DELAYED)
+    if base not in TASKS:
+        raise UserError(f"unknown task '{name}': choose one of {', '.join(sorted(TASKS))}")
+    return TASKS[base] if base == name else TASKS[base].delayed()
+
+
+def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Task:
+    """Look a task up by the Gymnasium id that a dataset names; another horizon there makes no difference.
+
+    Args:
+        env_id: Gymnasium id.
+        env_kwargs: what that environment was made with; tells dense from sparse rewards.
+
+    Raises:
+        UserError: no registered task uses this environment, or another version of it behaves differently.
+    """
+    by_env = {task.env_id: task for task in TASKS.values()}
+    if env_id in _SAME_DYNAMICS:
+        return TASKS[_SAME_DYNAMICS[env_id]]
+    if env_id in _OTHER_DYNAMICS:
+        raise UserError(f"environment '{env_id}' cannot stand for a registered task: {_OTHER_DYNAMICS[env_id]}")
+    reward = (env_kwargs or {}).get("reward_type")
+    base, _, version = env_id.rpartition("-")
+    if reward == "dense" and env_id.startswith("PointMaze") and not base.endswith("Dense"):
+        env_id = f"{base}Dense-{version}"
+    require_task_mazes(env_id, env_kwargs or {})
+    if env_id in by_env and not (reward == "sparse" and env_id.startswith("AdroitHand")):
+        return by_env[env_id]
+    known = ", ".join(sorted(by_env))
+    raise UserError(f"environment '{env_id}' belongs to no registered task: known environments are {known}")
