@@ -80,7 +80,7 @@ def contenders(network: Network, checkpoint: Path, tokens: list[Token]) -> dict[
 
     from dsf.export.onnx_engine import OnnxEngine
     from dsf.train.checkpoint import load_checkpoint
-    from dsf.train.policy import TorchPolicy
+    from dsf.train.evaluation.torch_policy import TorchPolicy
 
     torch.set_num_threads(1)
     torch_policy, onnx = TorchPolicy(load_checkpoint(checkpoint).build_model()), OnnxEngine(network)

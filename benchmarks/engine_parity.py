@@ -31,7 +31,7 @@ from dsf.export.folded import FoldedModel
 from dsf.export.network import Mode, Network
 from dsf.runtime.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
-from dsf.train.quantization import QuantizationConfig
+from dsf.train.quantization.layers import QuantizationConfig
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 QUICK_NETWORKS = 100
@@ -53,7 +53,7 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
     """Arguments of ``random_model``."""
     from random_networks import EXPORTABLE_NORMS
 
-    from dsf.train.config import AttentionKind, BiasKind
+    from dsf.train.config.training import AttentionKind, BiasKind
 
     heads, context = int(generator.integers(1, 4)), int(generator.integers(1, 9))
     return {

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from dsf.train.collect import collect_episodes, get_recipe, write_dataset
+from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.run_directory import BEST_NAME, METRICS_NAME, PARTIAL_FILES
 
 KILLS, QUICK_KILLS = 20, 3

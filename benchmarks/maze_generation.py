@@ -20,10 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from dsf.tasks.maze_experts import EXPERTS
 from dsf.tasks.maze_views import OBSERVATIONS
-from dsf.train.collect import write_dataset
-from dsf.train.data import load_dataset
-from dsf.train.maze_sets import DEFAULT_MAZES, MazeSet
-from dsf.train.maze_walks import collect_mazes
+from dsf.train.data.collect import write_dataset
+from dsf.train.data.dataset import load_dataset
+from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
+from dsf.train.data.maze_walks import collect_mazes
 
 QUICK_MAZES, MINARI_SAMPLE = 2000, 500
 

@@ -16,10 +16,10 @@ from dsf.export.reference import IntegerPolicy
 from dsf.runtime.fast_engine import FastEngine
 from dsf.tasks import get_task
 from dsf.train.checkpoint import Checkpoint
-from dsf.train.data import OfflineDataset, load_dataset
-from dsf.train.decision_model import DecisionModel
-from dsf.train.policy import TorchPolicy
-from dsf.train.token_accuracy import TokenAccuracy, policy_accuracy
+from dsf.train.data.dataset import OfflineDataset, load_dataset
+from dsf.train.evaluation.token_accuracy import TokenAccuracy, policy_accuracy
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.decision_model import DecisionModel
 
 LANES = 32
 CLOSEST = 0.01

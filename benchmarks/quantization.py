@@ -69,7 +69,7 @@ def network_of(cell: Cell, options: argparse.Namespace) -> Network:
     from dsf.export.quantize import quantize
     from dsf.export.verify import spread_windows
     from dsf.train.checkpoint import load_checkpoint
-    from dsf.train.rounding import QuantizationConfig
+    from dsf.train.quantization.rounding import QuantizationConfig
 
     checkpoint = load_checkpoint(fine_tuned(cell, options) if cell.method == "qat" else options.run)
     folded = fold(checkpoint.build_trained())
@@ -118,7 +118,7 @@ def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
 def score_float(options: argparse.Namespace) -> dict[str, Any]:
     """Closed loop of the run itself."""
     from dsf.train.checkpoint import load_checkpoint
-    from dsf.train.policy import TorchPolicy
+    from dsf.train.evaluation.torch_policy import TorchPolicy
 
     checkpoint = load_checkpoint(options.run)
     task = get_task(checkpoint.header["task"])

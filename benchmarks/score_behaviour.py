@@ -11,7 +11,7 @@ import numpy as np
 from dsf.shell.arrays import FloatArray
 from dsf.tasks import Token, get_task, mean_confidence_interval, rollout
 from dsf.tasks.behaviour import load_actor
-from dsf.train.recipes import RECIPES, SAC
+from dsf.train.data.recipes import RECIPES, SAC
 
 EPISODES, QUICK_EPISODES = 20, 3
 

@@ -62,7 +62,7 @@ def run(command: list[str], options: argparse.Namespace, log: Path) -> None:
 
 def dataset_id(observation: str, expert: str, split: str) -> str:
     """Minari id of one of the protocol's datasets."""
-    from dsf.train.maze_sets import MazeSet
+    from dsf.train.data.maze_sets import MazeSet
 
     return MazeSet(observation, expert, split).dataset_id  # type: ignore[arg-type]  # it checks the names
 

@@ -21,21 +21,21 @@ from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.sweep_energy import layer_counts
 from dsf.tasks import Task, get_task, rollout
 from dsf.tasks.policy import Policy
-from dsf.train.activity import record_activity
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.data import OfflineDataset, Windows, load_dataset
-from dsf.train.decision_model import DecisionModel
-from dsf.train.evaluation import goals_reached
-from dsf.train.lookup_table import LookupScore, Part, best_tables
-from dsf.train.model import DSFormer
-from dsf.train.policy import TorchPolicy
-from dsf.train.token_accuracy import (
+from dsf.train.data.dataset import OfflineDataset, Windows, load_dataset
+from dsf.train.evaluation.closed_loop import goals_reached
+from dsf.train.evaluation.lookup_table import LookupScore, Part, best_tables
+from dsf.train.evaluation.token_accuracy import (
     TokenAccuracy,
     opening_windows,
     policy_accuracy,
     token_accuracy,
     whole_windows,
 )
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.activity import record_activity
+from dsf.train.models.decision_model import DecisionModel
+from dsf.train.models.dsformer import DSFormer
 
 BoolArray = npt.NDArray[np.bool_]
 LANES = 64

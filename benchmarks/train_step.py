@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from dsf.tasks import get_task
-from dsf.train.batches import Batch
-from dsf.train.codec import TokenStatistics
-from dsf.train.config import ModelConfig, TrainConfig
-from dsf.train.data import OfflineDataset
-from dsf.train.neurons import LIF
+from dsf.train.config.training import ModelConfig, TrainConfig
+from dsf.train.data.batches import Batch
+from dsf.train.data.dataset import OfflineDataset
+from dsf.train.models.neurons import LIF
 from dsf.train.precision import resolve_device, resolve_precision
+from dsf.train.quantization.codec import TokenStatistics
 from dsf.train.trainer import Trainer
 
 WIDTHS = (128, 256)
@@ -101,7 +101,7 @@ class EagerBlock(nn.Module):
 
 
 class EagerDSFormer(nn.Module):
-    """The same network as :class:`dsf.train.model.DSFormer`, on full windows, written plainly."""
+    """The same network as :class:`dsf.train.models.dsformer.DSFormer`, on full windows, written plainly."""
 
     def __init__(self, config: ModelConfig, features: int, actions: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.shell.arrays import Int64Array
-from dsf.train.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SHIFTED_SUM = "shifted sum"
 MEMBRANE = "membrane"

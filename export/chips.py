@@ -19,7 +19,7 @@ from dsf.export.bounds import prove
 from dsf.export.network import Network
 from dsf.export.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
 from dsf.shell.errors import UserError
-from dsf.train.integers import MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
 Grade = Literal["published", "vendor brief", "inferred"]
 FULL_WEIGHT_BITS = 8

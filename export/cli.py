@@ -30,13 +30,13 @@ from dsf.shell.command import run_command
 from dsf.shell.errors import CommandFailed
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task
-from dsf.train.rounding import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
     from dsf.export.calibrate import Calibration
     from dsf.export.folded import FoldedModel
     from dsf.train.checkpoint import Checkpoint
-    from dsf.train.model import DSFormer
+    from dsf.train.models.dsformer import DSFormer
 
 PROOF_DECISIONS = 200
 """Decisions on which a network file is proven again before it is written for another target."""
@@ -93,7 +93,7 @@ def export_run(config: ExportConfig, options: TargetOptions, console: Console) -
     from dsf.export.fold import fold
     from dsf.export.layer_report import layer_report, print_layers
     from dsf.train.checkpoint import load_checkpoint
-    from dsf.train.qat import deployed
+    from dsf.train.models.qat import deployed
 
     checkpoint = load_checkpoint(config.run)
     trained = checkpoint.build_trained()

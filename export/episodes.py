@@ -31,8 +31,8 @@ def dataset_episodes(
     Raises:
         UserError: no such dataset, or its tokens have another size.
     """
-    from dsf.train.data import load_dataset
-    from dsf.train.registry import resolve
+    from dsf.train.data.dataset import load_dataset
+    from dsf.train.data.registry import resolve
 
     data = load_dataset(resolve(dataset_id))
     if data.tokens.shape[1] != features:

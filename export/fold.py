@@ -1,4 +1,4 @@
-"""Level L1 from a trained model: :mod:`dsf.train.folding` rids it of its norms, this reads off what is left."""
+"""Level L1 from a trained model: :mod:`dsf.train.models.folding` rids it of its norms, this reads off what is left."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from dsf.export.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
-from dsf.train.attention import PSSA, SpikingAttention
-from dsf.train.config import ModelConfig, export_obstacles
-from dsf.train.folding import float64, fold_head, fold_norm
-from dsf.train.integers import Affine
-from dsf.train.model import Block, DSFormer
+from dsf.train.config.training import ModelConfig, export_obstacles
+from dsf.train.models.attention import PSSA, SpikingAttention
+from dsf.train.models.dsformer import Block, DSFormer
+from dsf.train.models.folding import float64, fold_head, fold_norm
+from dsf.train.quantization.integers import Affine
 
 
 def fold_attention(attention: SpikingAttention, config: ModelConfig, where: str) -> FoldedAttention:

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from dsf.export.attention import counted, lag_rows, lags_of, scored, windowed
 from dsf.shell.arrays import FloatArray
-from dsf.train.codec import InputCodec
-from dsf.train.config import AttentionKind
-from dsf.train.integers import Affine
+from dsf.train.config.training import AttentionKind
+from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.integers import Affine
 
 LANES_AT_ONCE = 2
 """Windows computed together where memory must not grow with their number."""

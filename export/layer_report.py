@@ -33,9 +33,9 @@ from dsf.export.nodes import (
 )
 from dsf.export.reference import accumulate, integer_product, replay, shift
 from dsf.shell.arrays import FloatArray, Int64Array
-from dsf.train.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
-from dsf.train.quantization import FINE_EMBEDDING
-from dsf.train.rounding import REACH_TOLERANCE
+from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
+from dsf.train.quantization.layers import FINE_EMBEDDING
+from dsf.train.quantization.rounding import REACH_TOLERANCE
 
 
 @dataclass(frozen=True)

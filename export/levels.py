@@ -21,8 +21,8 @@ from dsf.export.nodes import SPIKING_KINDS
 from dsf.export.proof import Rung
 from dsf.export.reference import decode, replay
 from dsf.shell.arrays import FloatArray, IntArray
-from dsf.train.model import DSFormer
-from dsf.train.neurons import LIF
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.neurons import LIF
 
 FLOAT_TOLERANCE = 1e-5
 """Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""

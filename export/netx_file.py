@@ -25,7 +25,7 @@ from dsf.export.network import Network
 from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
 from dsf.shell.files import replacing, require_writable_parent
 from dsf.shell.hdf5_image import hdf5_image
-from dsf.train.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
 
 RESET_OFFSET = 1
 """netx's ``reset_offset`` that makes membranes start at 0 when a token's first spikes arrive."""

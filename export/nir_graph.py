@@ -49,7 +49,7 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.shell.files import replacing, require_writable_parent
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 DT = 1e-4
 """Seconds of one tick."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
-from dsf.train.integers import (
+from dsf.train.quantization.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
     DECAY_BITS,

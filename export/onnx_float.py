@@ -29,7 +29,7 @@ from dsf.export.onnx_rules import (
     scored,
     windowed,
 )
-from dsf.train.integers import Affine
+from dsf.train.quantization.integers import Affine
 
 
 def build_float(

@@ -37,7 +37,7 @@ from dsf.export.onnx_rules import (
     scored,
     windowed,
 )
-from dsf.train.integers import ACCUMULATOR_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import ACCUMULATOR_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 INT32, INT64, UINT8, DOUBLE = TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.DOUBLE
 

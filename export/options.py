@@ -16,8 +16,8 @@ from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, requir
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent
 from dsf.shell.installed import require_installed
-from dsf.train.integers import WEIGHT_BITS
-from dsf.train.rounding import Clipping, QuantizationConfig, ResidualScales, Rounding
+from dsf.train.quantization.integers import WEIGHT_BITS
+from dsf.train.quantization.rounding import Clipping, QuantizationConfig, ResidualScales, Rounding
 
 if TYPE_CHECKING:
     from dsf.train.checkpoint import Checkpoint

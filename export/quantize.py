@@ -1,4 +1,4 @@
-"""From a folded float model to an integer network: the numerics of :mod:`dsf.train.quantization`, wrapped into nodes.
+"""From a folded float model to an integer network: the numerics of :mod:`dsf.train.quantization.layers`, wrapped into nodes.
 
 This is the only lossy step. The residual's unit is the finest power-of-two share of the threshold for which overflow is
 provably impossible; a model from quantization-aware training keeps the unit it was trained with.
@@ -34,8 +34,8 @@ from dsf.export.nodes import (
     Window,
 )
 from dsf.shell.errors import UserError
-from dsf.train.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
-from dsf.train.quantization import (
+from dsf.train.quantization.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
+from dsf.train.quantization.layers import (
     COARSEST_THRESHOLD_UNITS,
     FINE_EMBEDDING,
     FINEST_THRESHOLD_UNITS,
@@ -49,8 +49,8 @@ from dsf.train.quantization import (
     residual_integers,
     window_integers,
 )
-from dsf.train.residual_scales import Writer, channel_thresholds
-from dsf.train.scales import feature_shifts
+from dsf.train.quantization.residual_scales import Writer, channel_thresholds
+from dsf.train.quantization.scales import feature_shifts
 
 
 def quantize(
@@ -110,7 +110,7 @@ def quantize(
 
 
 def _writers(model: FoldedModel, scales: Scales) -> list[Writer]:
-    """What writes the residual, for :func:`~dsf.train.residual_scales.channel_thresholds`.
+    """What writes the residual, for :func:`~dsf.train.quantization.residual_scales.channel_thresholds`.
 
     The embedding counts where it has no second synapses: with them it loses nothing to coarser units.
     """

@@ -30,7 +30,7 @@ from dsf.export.nodes import (
 )
 from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Token
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 Observer = Callable[[str, Int64Array], None]
 """Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""

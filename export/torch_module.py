@@ -46,7 +46,7 @@ from dsf.export.nodes import (
 )
 from dsf.export.reference import NOT_FINITE
 from dsf.shell.files import replacing
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1

@@ -24,8 +24,8 @@ from dsf.export.proof import Rung, prove_network
 from dsf.export.reference import IntegerPolicy, ReferenceEngine, WindowReference
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
-from dsf.train.model import DSFormer
-from dsf.train.policy import TorchPolicy
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.dsformer import DSFormer
 
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""

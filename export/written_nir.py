@@ -14,7 +14,7 @@ from dsf.export.nodes import LIF, NetworkError
 from dsf.export.proof import Rung
 from dsf.export.reference import ReferenceEngine
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
-from dsf.train.integers import MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")
 """Fields of the NIR nodes that dsf writes."""

@@ -152,7 +152,7 @@ def compare_levels(
             console.print("note: the float policy is not compared: torch is not installed", soft_wrap=True)
         else:
             from dsf.train.checkpoint import load_checkpoint
-            from dsf.train.policy import TorchPolicy
+            from dsf.train.evaluation.torch_policy import TorchPolicy
 
             checkpoint = load_checkpoint(path)
             checkpoint.require_dsformer()

@@ -33,8 +33,8 @@ from dsf.export.reference import NOT_FINITE
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SOURCE = KernelSource(
     "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_neurons.h", "spike_attention.h")

@@ -17,7 +17,7 @@ from dsf.export.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Wi
 from dsf.runtime.lava_blocks import AttentionNodes
 from dsf.runtime.lava_layout import CONTINUES
 from dsf.shell.arrays import BoolArray, FloatArray
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 MEMBRANE_LIMIT = (1 << 23) - 1
 MEMBRANE_SCALE = float(1 << MEMBRANE_FRACTION_BITS)

@@ -48,7 +48,7 @@ from dsf.export.nodes import (
 from dsf.export.placement import Slice, place
 from dsf.shell.arrays import BoolArray
 from dsf.shell.errors import UserError
-from dsf.train.integers import MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
 STUCK_THRESHOLDS = (NEVER_FIRES, ALWAYS_FIRES)
 

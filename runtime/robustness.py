@@ -18,7 +18,7 @@ from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, stuck_ne
 from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Disturbances, Task, mean_confidence_interval, rollout
 from dsf.tasks.disturbances import UNDISTURBED
-from dsf.train.codec import RANGE_SIGMAS
+from dsf.train.quantization.codec import RANGE_SIGMAS
 
 KindName = Literal[
     "observation-noise",

@@ -81,7 +81,7 @@ def layers_energy(run: Path) -> dict[str, Any]:
 
 
 def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activity:
-    """What a :class:`~dsf.train.decision_model.DecisionModel` does in one decision with a full context.
+    """What a :class:`~dsf.train.models.decision_model.DecisionModel` does in one decision with a full context.
 
     Args:
         model: a rival.
@@ -91,7 +91,7 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
     import torch
     from torch import nn
 
-    from dsf.train.neurons import LIF
+    from dsf.train.models.neurons import LIF
 
     nodes: list[NodeActivity] = []
 
@@ -144,7 +144,7 @@ def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any
 
 def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
     """Of behaviour cloning, or of CQL's actor."""
-    from dsf.train.behaviour_cloning import HIDDEN_LAYERS
+    from dsf.train.models.rivals.behaviour_cloning import HIDDEN_LAYERS
 
     layers = rival.get("hidden_layers", HIDDEN_LAYERS)
     sizes = Perceptron(task.observation_size, task.action_size, rival["width"], layers)

@@ -12,7 +12,7 @@ import yaml
 
 from dsf.runtime.sweep_spec import EnergyRule, Evaluation, Layout, Method, Setting, Settings, SweepSpec, check_spec
 from dsf.shell.errors import UserError
-from dsf.train.rival_config import EvaluationPrecision
+from dsf.train.config.rivals import EvaluationPrecision
 
 SUFFIX = ".yaml"
 

@@ -27,11 +27,11 @@ from dsf.runtime.sweep_spec import LAYER_PRICED, RESERVED, Cell, Setting
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
-from dsf.train.recipes import RECIPES
-from dsf.train.registry import REGISTRY, resolve
-from dsf.train.rival_config import RivalConfig
+from dsf.train.data.recipes import RECIPES
+from dsf.train.data.registry import REGISTRY, resolve
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""

@@ -193,7 +193,7 @@ def plan(cells: list[Resolved]) -> list[Planned]:
 
 def _content_hash(cell: Resolved) -> tuple[str, str]:
     """Of a dataset, and why there is none."""
-    from dsf.train.data import load_dataset
+    from dsf.train.data.dataset import load_dataset
 
     try:
         return load_dataset(cell.dataset_id).content_hash, ""

@@ -109,7 +109,7 @@ def driven(
 
 def scored_at_int8(target: float, evaluation: dict[str, int], directory: Path) -> list[float]:
     """Returns of the trained rival with 8-bit integers, on the sweep's seeds."""
-    from dsf.train.rescore import evaluate_run
+    from dsf.train.evaluation.command import evaluate_run
 
     run = directory / TRAINING_NAME
     (score,) = evaluate_run(run, "int8", (target,), evaluation["episodes"], evaluation["seed"])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dsf.shell.errors import UserError
-from dsf.train.rival_config import EvaluationPrecision
+from dsf.train.config.rivals import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]

@@ -93,7 +93,7 @@ def trained(values: dict[str, Any], directory: Path) -> dict[str, Any]:
         return trained_by_cql(values, directory / TRAINING_NAME)
     from dsf.train.checkpoint import CHECKPOINT_NAME
     from dsf.train.cli import run
-    from dsf.train.config import CONFIG_NAME, TrainConfig
+    from dsf.train.config.training import CONFIG_NAME, TrainConfig
 
     out, threads = directory / TRAINING_NAME, int(values["threads"])
     checkpoint, begun = out / CHECKPOINT_NAME, time.monotonic()

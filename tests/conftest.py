@@ -17,8 +17,8 @@ from spike_tally import EXPECTED, TALLY
 
 from dsf.runtime.engine import require_lava
 from dsf.runtime.errors import BackendUnavailable
-from dsf.train.collect import collect_episodes, get_recipe, write_dataset
-from dsf.train.model import DSFormer
+from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
+from dsf.train.models.dsformer import DSFormer
 
 STORE_STEPS = {"hopper-medium": 400, "cartpole-expert": 300}
 """Steps of the tiny datasets."""

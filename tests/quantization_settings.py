@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from dsf.train.quantization import QuantizationConfig
+from dsf.train.quantization.layers import QuantizationConfig
 
 CONFIGS = st.builds(
     QuantizationConfig,

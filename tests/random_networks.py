@@ -16,10 +16,10 @@ from dsf.export.network import Network
 from dsf.export.quantize import quantize
 from dsf.tasks import get_task
 from dsf.train.checkpoint import codec_to_json, save_checkpoint
-from dsf.train.codec import InputCodec, TokenStatistics
-from dsf.train.config import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
-from dsf.train.model import DSFormer
-from dsf.train.quantization import QuantizationConfig
+from dsf.train.config.training import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.codec import InputCodec, TokenStatistics
+from dsf.train.quantization.layers import QuantizationConfig
 
 ACTIONS = 3
 """Hopper's, too."""

@@ -8,11 +8,11 @@ from random_networks import ACTIONS, random_codec
 from torch import Tensor
 
 from dsf.tasks import get_task
-from dsf.train.config import ModelConfig
-from dsf.train.decision_model import DecisionModel
-from dsf.train.rival_config import PolicyKind, RivalConfig
-from dsf.train.rivals import make_rival
-from dsf.train.strl_config import StrlConfig
+from dsf.train.config.rivals import PolicyKind, RivalConfig
+from dsf.train.config.strl import StrlConfig
+from dsf.train.config.training import ModelConfig
+from dsf.train.models.decision_model import DecisionModel
+from dsf.train.models.rivals.build import make_rival
 
 CAUSAL = StrlConfig(attention="causal")
 CONTEXT, OBSERVATIONS = 8, 11

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dsf.export.nodes import LIF
 from dsf.shell.arrays import Int64Array
-from dsf.train.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 MESH_ROWS, CORES_PER_TILE = 4, 4
 FRACTION = 1 << MEMBRANE_FRACTION_BITS

@@ -21,13 +21,13 @@ from torch import Tensor
 from dsf.shell.errors import UserError
 from dsf.shell.files import replacing
 from dsf.tasks.registry import get_task
-from dsf.train.codec import InputCodec
-from dsf.train.config import ModelConfig, model_config_from_json
-from dsf.train.decision_model import DecisionModel
-from dsf.train.model import DSFormer
-from dsf.train.qat import QuantizedDSFormer, deployed
-from dsf.train.rival_config import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
-from dsf.train.rivals import build
+from dsf.train.config.rivals import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
+from dsf.train.config.training import ModelConfig, model_config_from_json
+from dsf.train.models.decision_model import DecisionModel
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.qat import QuantizedDSFormer, deployed
+from dsf.train.models.rivals.build import build
+from dsf.train.quantization.codec import InputCodec
 
 Model = TypeVar("Model", bound=DecisionModel)
 
@@ -118,7 +118,7 @@ class Checkpoint:
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a
-        :class:`~dsf.train.qat.QuantizedDSFormer` was: export quantizes these.
+        :class:`~dsf.train.models.qat.QuantizedDSFormer` was: export quantizes these.
 
         Raises:
             UserError: see :meth:`build_model`; or it is a rival.

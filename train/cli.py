@@ -13,9 +13,10 @@ from rich.console import Console
 from dsf.shell.command import run_command
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
-from dsf.train import conservative_q_learning, rescore
-from dsf.train.config import CONFIG_NAME, TrainConfig, export_obstacles
-from dsf.train.rival_config import cannot_become_spikes
+from dsf.train import conservative_q_learning
+from dsf.train.config.rivals import cannot_become_spikes
+from dsf.train.config.training import CONFIG_NAME, TrainConfig, export_obstacles
+from dsf.train.evaluation import command as rescore
 
 
 def run(config: TrainConfig) -> None:
@@ -62,11 +63,11 @@ def is_own_directory(place: Path) -> bool:
 def train(config: TrainConfig) -> None:
     """One process's part of a run; rank 0 speaks."""
     from dsf.train.checkpoint import CHECKPOINT_NAME
-    from dsf.train.data import load_dataset
+    from dsf.train.data.dataset import load_dataset
+    from dsf.train.data.registry import resolve
     from dsf.train.distributed import rank, world_size
-    from dsf.train.evaluation import describe_score
-    from dsf.train.registry import resolve
-    from dsf.train.rivals import describe_model
+    from dsf.train.evaluation.closed_loop import describe_score
+    from dsf.train.models.rivals.build import describe_model
     from dsf.train.run_directory import BEST_NAME
     from dsf.train.trainer import Trainer
 

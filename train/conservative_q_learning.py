@@ -29,10 +29,10 @@ from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import replacing, write_json
 from dsf.shell.installed import require_installed
 from dsf.tasks import Task, Token, rollout
-from dsf.train.config import DataConfig, DeviceKind
+from dsf.train.config.training import DataConfig, DeviceKind
 
 if TYPE_CHECKING:
-    from dsf.train.data import OfflineDataset
+    from dsf.train.data.dataset import OfflineDataset
 
 EXTRA = "cql"
 SCORES_NAME, ACTOR_NAME, CONFIG_NAME = "scores.json", "actor.safetensors", "cql.json"
@@ -97,7 +97,7 @@ def transitions(data: OfflineDataset) -> dict[str, Any]:
 
     An episode that ends otherwise than by termination is a time-out: its last value is bootstrapped.
     """
-    from dsf.train.minari_store import open_minari
+    from dsf.train.data.minari_store import open_minari
 
     parts: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": [], "terminals": [], "timeouts": []}
     kept = set(data.kept.tolist())
@@ -156,7 +156,7 @@ def learn(config: CQLConfig, data: OfflineDataset, device: str, console: Console
 
 def play(algorithm: Any, task: Task, config: CQLConfig) -> dict[str, Any]:
     """Its score, as in a checkpoint's header."""
-    from dsf.train.evaluation import score_record
+    from dsf.train.evaluation.closed_loop import score_record
 
     seeds, target = range(config.eval_seed, config.eval_seed + config.eval_episodes), task.target_returns[0]
     episodes = rollout(task, ActorPolicy(algorithm, min(LANES, len(seeds))), seeds, target)
@@ -192,10 +192,10 @@ def run(config: CQLConfig) -> None:
     from safetensors.torch import save
 
     from dsf.train.checkpoint import git_revision
-    from dsf.train.data import load_dataset
-    from dsf.train.evaluation import describe_score
+    from dsf.train.data.dataset import load_dataset
+    from dsf.train.data.registry import resolve
+    from dsf.train.evaluation.closed_loop import describe_score
     from dsf.train.precision import resolve_device
-    from dsf.train.registry import resolve
 
     check_place(config.out)
     data, device = load_dataset(resolve(config.dataset), config.data), resolve_device(config.device)

@@ -24,11 +24,11 @@ from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
-from dsf.train.data import OfflineDataset, load_dataset
-from dsf.train.maze_sets import DEFAULT_MAZES, MazeSet
-from dsf.train.minari_store import store_path
-from dsf.train.recipes import MAZE
-from dsf.train.registry import REGISTRY, resolve
+from dsf.train.data.dataset import OfflineDataset, load_dataset
+from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
+from dsf.train.data.minari_store import store_path
+from dsf.train.data.recipes import MAZE
+from dsf.train.data.registry import REGISTRY, resolve
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
@@ -133,8 +133,8 @@ def check_numbers(config: Collect) -> None:
 
 def collect_maze_set(config: Collect, console: Console) -> None:
     """Collect, write and describe a dataset of mazes."""
-    from dsf.train.collect import require_free_place, write_dataset
-    from dsf.train.maze_walks import collect_mazes
+    from dsf.train.data.collect import require_free_place, write_dataset
+    from dsf.train.data.maze_walks import collect_mazes
 
     chosen = {name: getattr(config, name) for name in ("observation", "expert", "split")}
     maze_set = MazeSet(**{name: value for name, value in chosen.items() if value is not None})
@@ -160,7 +160,7 @@ def collect_maze_set(config: Collect, console: Console) -> None:
 
 def collect(config: Collect, console: Console) -> None:
     """Collect, write and describe one dataset."""
-    from dsf.train.collect import collect_episodes, get_recipe, require_free_place, write_dataset
+    from dsf.train.data.collect import collect_episodes, get_recipe, require_free_place, write_dataset
 
     check_numbers(config)
     if config.name == MAZE:
@@ -180,8 +180,8 @@ def collect(config: Collect, console: Console) -> None:
 
 def import_dataset(config: Import, console: Console) -> None:
     """Import, write and describe one file."""
-    from dsf.train.collect import require_free_place, write_dataset
-    from dsf.train.importing import import_file
+    from dsf.train.data.collect import require_free_place, write_dataset
+    from dsf.train.data.importing import import_file
 
     require_free_place(config.dataset_id, config.overwrite)
     imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions)
@@ -249,8 +249,8 @@ def stored(store: Path) -> Iterator[dict[str, Any]]:
 
 def measure_references(config: Reference, console: Console) -> None:
     """Print the returns of random actions and of the controller."""
-    from dsf.train.controllers import CONTROLLERS, episode_returns
-    from dsf.train.recipes import RECIPES
+    from dsf.train.data.controllers import CONTROLLERS, episode_returns
+    from dsf.train.data.recipes import RECIPES
 
     task = get_task(config.task)
     if config.episodes < 1:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dsf.shell.errors import CommandFailed
-from dsf.train.config import DeviceKind
+from dsf.train.config.training import DeviceKind
 
 LAUNCHER_VARIABLE, LOCAL_RANK_VARIABLE = "WORLD_SIZE", "LOCAL_RANK"
 """Set by torchrun for each of its workers."""

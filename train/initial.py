@@ -11,13 +11,13 @@ from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
-from dsf.train.codec import InputCodec
-from dsf.train.config import ModelConfig, TrainConfig, export_obstacles
-from dsf.train.data import OfflineDataset
-from dsf.train.decision_model import DecisionModel
-from dsf.train.model import DSFormer
-from dsf.train.qat import QuantizedDSFormer, quantization_aware
-from dsf.train.rivals import make_rival
+from dsf.train.config.training import ModelConfig, TrainConfig, export_obstacles
+from dsf.train.data.dataset import OfflineDataset
+from dsf.train.models.decision_model import DecisionModel
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.qat import QuantizedDSFormer, quantization_aware
+from dsf.train.models.rivals.build import make_rival
+from dsf.train.quantization.codec import InputCodec
 
 
 def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:

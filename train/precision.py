@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from dsf.shell.errors import UserError
-from dsf.train.config import DeviceKind, Precision
+from dsf.train.config.training import DeviceKind, Precision
 
 
 def resolve_device(kind: DeviceKind) -> torch.device:

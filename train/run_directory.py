@@ -13,7 +13,7 @@ from torch import Tensor
 from dsf.shell.errors import CommandFailed
 from dsf.shell.files import partial_name, write_json, write_text
 from dsf.train.checkpoint import CHECKPOINT_NAME, save_checkpoint
-from dsf.train.config import CONFIG_NAME
+from dsf.train.config.training import CONFIG_NAME
 from dsf.train.event_file import EventFile
 
 BEST_NAME = "best.safetensors"

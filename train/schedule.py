@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dsf.train.config import TrainConfig
+from dsf.train.config.training import TrainConfig
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

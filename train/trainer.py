@@ -15,9 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.train.activity import Activity, record_activity
-from dsf.train.attention import PackedTokens
-from dsf.train.batches import Batch, BatchSource
 from dsf.train.checkpoint import (
     codec_to_json,
     git_revision,
@@ -25,17 +22,20 @@ from dsf.train.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
-from dsf.train.config import ADDED_SETTINGS, TrainConfig, to_json
-from dsf.train.data import OfflineDataset, require_context
+from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.data.batches import Batch, BatchSource
+from dsf.train.data.dataset import OfflineDataset, require_context
 from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
-from dsf.train.evaluation import evaluate
+from dsf.train.evaluation.closed_loop import evaluate
 from dsf.train.initial import initial_model
-from dsf.train.neurons import set_neuron_kind
-from dsf.train.norm import set_blend
-from dsf.train.portable import compile_kernels
+from dsf.train.models.activity import Activity, record_activity
+from dsf.train.models.attention import PackedTokens
+from dsf.train.models.neurons import set_neuron_kind
+from dsf.train.models.norm import set_blend
+from dsf.train.models.portable import compile_kernels
+from dsf.train.models.qat import QuantizedDSFormer, deployed
 from dsf.train.precision import resolve_device, resolve_precision
-from dsf.train.qat import QuantizedDSFormer, deployed
-from dsf.train.rival_config import RivalConfig
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
 from dsf.train.schedule import blend_factor, learning_rate_factor
 

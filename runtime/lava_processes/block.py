@@ -24,7 +24,7 @@ from dsf.runtime.lava_processes.ends import START_FLAG, ResidualSum, TokenSink, 
 from dsf.runtime.lava_processes.parts import EmbeddingRelay, Raster, Relay
 from dsf.runtime.lava_processes.stock import stock_neurons, stock_synapses
 from dsf.runtime.lava_stage import Stage
-from dsf.train.integers import MAX_INPUT_BITS
+from dsf.train.quantization.integers import MAX_INPUT_BITS
 
 GRADED_BITS = 24
 

@@ -9,7 +9,7 @@ from lava.utils.weightutils import SignMode
 
 from dsf.export.nodes import LIF, Synapses
 from dsf.runtime.lava_layout import Clock
-from dsf.train.integers import WEIGHT_BITS
+from dsf.train.quantization.integers import WEIGHT_BITS
 
 NO_CURRENT_MEMORY = 4095
 """LIF's du (offset by one in Lava) that makes the current last exactly one tick."""

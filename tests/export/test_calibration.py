@@ -27,8 +27,8 @@ from dsf.export.nodes import LIF, NetworkError, Residual, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.export.reference import decode, replay
 from dsf.shell.errors import UserError
-from dsf.train.model import DSFormer
-from dsf.train.quantization import (
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.layers import (
     QuantizationConfig,
     Scales,
     decay_units,

@@ -28,7 +28,7 @@ from dsf.export.chips import (
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, Outer, Residual, Synapses
 from dsf.shell.errors import UserError
-from dsf.train.integers import DECAY_BITS
+from dsf.train.quantization.integers import DECAY_BITS
 
 FIXED = ("Encoder", "Synapses", "LIF", "Readout")
 

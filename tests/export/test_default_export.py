@@ -19,7 +19,7 @@ from dsf.export.folded import FoldedAttention, FoldedModel
 from dsf.export.network import Network
 from dsf.export.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
 from dsf.export.quantize import quantize
-from dsf.train.integers import Affine
+from dsf.train.quantization.integers import Affine
 
 
 def threshold_units(network: Network) -> int:

@@ -19,7 +19,7 @@ from dsf.export.options import NEEDS_RUN
 from dsf.export.proof import Rung
 from dsf.shell.errors import CommandFailed
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
-from dsf.train.qat import quantization_aware
+from dsf.train.models.qat import quantization_aware
 
 DATASET = "dsf/hopper/medium-v0"
 OPEN_LOOP = ("--episodes", "0", "--dataset", DATASET)

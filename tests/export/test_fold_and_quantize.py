@@ -26,11 +26,11 @@ from dsf.export.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
 from dsf.export.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
-from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
-from dsf.train.integers import Affine
-from dsf.train.model import DSFormer
-from dsf.train.policy import TorchPolicy
-from dsf.train.quantization import (
+from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.layers import (
     LARGEST_RATIO_ERROR,
     Scales,
     bias_parts,

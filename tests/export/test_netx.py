@@ -30,7 +30,7 @@ from dsf.export.nodes import LIF, Gate, NetworkError, Synapses
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire, integer_product, shift
 from dsf.shell.errors import UserError
-from dsf.train.quantization import bias_parts
+from dsf.train.quantization.layers import bias_parts
 
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"
 LAVA_SECONDS = 200

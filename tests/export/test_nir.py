@@ -22,7 +22,7 @@ from dsf.export.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Reado
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, fire
 from dsf.shell.errors import UserError
-from dsf.train.config import AttentionKind
+from dsf.train.config.training import AttentionKind
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")
 Values = dict[str, np.ndarray]

@@ -31,7 +31,7 @@ from dsf.export.onnx_graph import build, build_window, write_onnx
 from dsf.export.onnx_rules import check
 from dsf.export.quantize import quantize
 from dsf.export.reference import ReferenceEngine, WindowReference, decode, replay
-from dsf.train.config import AttentionKind
+from dsf.train.config.training import AttentionKind
 
 Engine = ReferenceEngine | WindowReference | OnnxEngine | OnnxWindowEngine
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -18,7 +18,9 @@ from dsf.export.network import Network
 from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.quantize import quantize
 from dsf.shell.errors import UserError
-from dsf.train.integers import (
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.qat import QuantizedDSFormer, quantization_aware
+from dsf.train.quantization.integers import (
     Affine,
     EmbedIntegers,
     HeadIntegers,
@@ -27,9 +29,7 @@ from dsf.train.integers import (
     ResidualIntegers,
     WindowIntegers,
 )
-from dsf.train.model import DSFormer
-from dsf.train.qat import QuantizedDSFormer, quantization_aware
-from dsf.train.quantization import (
+from dsf.train.quantization.layers import (
     COARSEST_THRESHOLD_UNITS,
     Scales,
     decay_units,
@@ -39,7 +39,7 @@ from dsf.train.quantization import (
     residual_integers,
     window_integers,
 )
-from dsf.train.rounding import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 BITS = st.integers(2, 8)
 SIZES = {"width": st.integers(1, 12), "blocks": st.integers(1, 2), "window": st.integers(1, 5)}

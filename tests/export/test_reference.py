@@ -26,7 +26,7 @@ from dsf.export.nodes import (
     Synapses,
 )
 from dsf.export.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
-from dsf.train.config import AttentionKind
+from dsf.train.config.training import AttentionKind
 
 
 def slow_decisions(

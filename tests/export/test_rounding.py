@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from quantization_settings import CONFIGS
 
 from dsf.shell.errors import UserError
-from dsf.train.integers import Affine
-from dsf.train.quantization import (
+from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.layers import (
     InputStatistics,
     QuantizationConfig,
     Scales,

@@ -24,7 +24,7 @@ from dsf.runtime.engine import FastBackend, ReferenceBackend
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
 from dsf.shell.arrays import Int64Array
-from dsf.train.config import AttentionKind
+from dsf.train.config.training import AttentionKind
 
 EPISODE_ENDS = 0.15
 """How often a lane starts a new episode in these tests."""

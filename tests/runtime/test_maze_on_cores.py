@@ -25,8 +25,8 @@ from dsf.tasks import Episode
 from dsf.tasks.maze_env import MazeEnv
 from dsf.tasks.maze_picture import AGENT, PIXELS
 from dsf.train import data_cli
-from dsf.train.data import load_dataset
-from dsf.train.token_accuracy import policy_accuracy
+from dsf.train.data.dataset import load_dataset
+from dsf.train.evaluation.token_accuracy import policy_accuracy
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TEST_MAZES = "dsf/maze/walls-wall_follower-test-v0"

@@ -13,7 +13,7 @@ from random_networks import EXPORTABLE_NORMS, KINDS, random_network, random_toke
 from dsf.export.network import Network
 from dsf.export.reference import ReferenceEngine, WindowReference
 from dsf.runtime.fast_engine import FastEngine
-from dsf.train.config import AttentionKind
+from dsf.train.config.training import AttentionKind
 
 LANES, RESTARTED = 2, 1
 

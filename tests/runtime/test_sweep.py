@@ -26,7 +26,7 @@ from dsf.runtime.sweep_file import read_sweep
 from dsf.runtime.sweep_jobs import jobs_of, plan, resolve_all
 from dsf.tasks import get_task
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.rescore import evaluate_run
+from dsf.train.evaluation.command import evaluate_run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY: dict[str, Any] = {

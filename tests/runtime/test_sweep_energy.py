@@ -10,7 +10,7 @@ import torch
 from rival_models import CONTEXT, FEATURES, SMALL, small_model
 
 from dsf.runtime.sweep_energy import layer_counts
-from dsf.train.activity import record_activity
+from dsf.train.models.activity import record_activity
 
 PAIRS = CONTEXT * (CONTEXT + 1) // 2
 ACTIONS = 3

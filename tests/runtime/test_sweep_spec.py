@@ -22,7 +22,7 @@ from dsf.runtime.sweep_store import append_once, read_lines
 from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.config import ModelConfig, to_json
+from dsf.train.config.training import ModelConfig, to_json
 
 GOOD = """
 name: good

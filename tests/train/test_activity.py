@@ -7,10 +7,10 @@ import torch
 from random_networks import random_model
 from torch import Tensor, nn
 
-from dsf.train.activity import SATURATED_RATE, SILENT_RATE, Activity, record_activity
-from dsf.train.attention import PackedTokens
-from dsf.train.model import DSFormer
-from dsf.train.norm import set_blend
+from dsf.train.models.activity import SATURATED_RATE, SILENT_RATE, Activity, record_activity
+from dsf.train.models.attention import PackedTokens
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.norm import set_blend
 
 TICKS = 4
 

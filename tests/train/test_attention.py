@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from random_networks import randomise, randomise_layer_norms
 from torch import Tensor, nn
 
-from dsf.train.attention import PSSA, PackedTokens, make_attention
-from dsf.train.config import AttentionKind, ModelConfig, NeuronKind, NormKind
-from dsf.train.model import Block
-from dsf.train.neurons import set_neuron_kind
-from dsf.train.norm import set_blend
+from dsf.train.config.training import AttentionKind, ModelConfig, NeuronKind, NormKind
+from dsf.train.models.attention import PSSA, PackedTokens, make_attention
+from dsf.train.models.dsformer import Block
+from dsf.train.models.neurons import set_neuron_kind
+from dsf.train.models.norm import set_blend
 
 ATTENTIONS: tuple[AttentionKind, ...] = ("pssa", "tssa", "sssa", "sdsa1", "sdsa3")
 NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "tdln", "reptbn", "none")

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsf.tasks import get_task
-from dsf.train.batches import Batch, BatchSource
-from dsf.train.codec import InputCodec
-from dsf.train.config import DataConfig
-from dsf.train.data import configure, sample_windows
-from dsf.train.flat_store import FlatEpisodes, open_store, write_store
+from dsf.train.config.training import DataConfig
+from dsf.train.data.batches import Batch, BatchSource
+from dsf.train.data.dataset import configure, sample_windows
+from dsf.train.data.flat_store import FlatEpisodes, open_store, write_store
+from dsf.train.quantization.codec import InputCodec
 
 FEATURES, ACTIONS, WINDOWS, CONTEXT = 15, 3, 12, 5
 OFFSET = 3.0

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsf.train.codec import InputCodec, TokenStatistics, summarise
+from dsf.train.quantization.codec import InputCodec, TokenStatistics, summarise
 
 
 def test_codec_covers_the_data_and_never_clips_the_wished_points() -> None:

@@ -16,9 +16,9 @@ from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.collect import RECIPES, Recipe, collect_episodes, get_recipe, write_dataset
-from dsf.train.controllers import cell_distances, episode_returns
-from dsf.train.data import load_dataset
+from dsf.train.data.collect import RECIPES, Recipe, collect_episodes, get_recipe, write_dataset
+from dsf.train.data.controllers import cell_distances, episode_returns
+from dsf.train.data.dataset import load_dataset
 
 RESETS_OF_SEED_7 = [655775176, 1463287113]
 """Reset seeds of hopper-medium-expert's 700 steps; another list means that nobody's datasets can be made again.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dsf.shell.errors import UserError
-from dsf.train.config import ModelConfig, model_config_from_json
+from dsf.train.config.training import ModelConfig, model_config_from_json
 
 WRONG: dict[str, tuple[Any, ...]] = {
     "attention": ("softmax", None, 3, ["pssa"]),

@@ -12,9 +12,9 @@ from conftest import assert_refused
 from training_runs import CARTPOLE, HOPPER, run_here
 
 from dsf.train.cli import main
-from dsf.train.config import DataConfig
+from dsf.train.config.training import DataConfig
 from dsf.train.conservative_q_learning import transitions
-from dsf.train.data import load_dataset
+from dsf.train.data.dataset import load_dataset
 
 
 def test_without_d3rlpy_one_line_says_how_to_get_it(

@@ -31,8 +31,8 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.config import DataConfig
-from dsf.train.data import (
+from dsf.train.config.training import DataConfig
+from dsf.train.data.dataset import (
     CACHE_NAME,
     OfflineDataset,
     best_episodes,
@@ -42,8 +42,8 @@ from dsf.train.data import (
     sample_windows,
     source_fingerprint,
 )
-from dsf.train.flat_store import ARRAY_NAMES, LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
-from dsf.train.flatten import flat_episodes
+from dsf.train.data.flat_store import ARRAY_NAMES, LOCK_NAME, METADATA_NAME, obtain_store, open_store, write_store
+from dsf.train.data.flatten import flat_episodes
 
 HOPPER = get_task("hopper")
 ID = "test/data-v0"
@@ -261,7 +261,7 @@ def test_damaged_flat_files_are_built_again(name: str, harm: Callable[[Path], No
 
 def test_processes_that_build_at_once_all_succeed(minari_store: Path) -> None:
     directory = write_minari([episode(500, number) for number in range(40)])
-    script = f"from dsf.train.data import load_dataset; print(load_dataset('{ID}').content_hash)"
+    script = f"from dsf.train.data.dataset import load_dataset; print(load_dataset('{ID}').content_hash)"
     running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     hashes = {process.communicate(timeout=120)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0]
@@ -288,7 +288,7 @@ def test_who_waits_for_a_build_takes_its_store(tmp_path: Path) -> None:
 
 
 def test_a_build_that_is_killed_leaves_neither_lock_nor_store(tmp_path: Path) -> None:
-    script = "import sys, time, pathlib, dsf.train.flat_store as f\n"
+    script = "import sys, time, pathlib, dsf.train.data.flat_store as f\n"
     script += "f.build_store(pathlib.Path(sys.argv[1]), 'key', lambda place: time.sleep(60))"
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) as building:
         while not (tmp_path / ".key.partial").exists():

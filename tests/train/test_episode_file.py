@@ -12,11 +12,11 @@ import minari
 import numpy as np
 import pytest
 
-from dsf.train.collect import write_dataset
-from dsf.train.episode_file import FILE_NAME
-from dsf.train.hdf5_calls import GroupWriter
-from dsf.train.maze_sets import MazeSet
-from dsf.train.maze_walks import collect_mazes
+from dsf.train.data.collect import write_dataset
+from dsf.train.data.episode_file import FILE_NAME
+from dsf.train.data.hdf5_calls import GroupWriter
+from dsf.train.data.maze_sets import MazeSet
+from dsf.train.data.maze_walks import collect_mazes
 
 MAZE_SET = MazeSet()
 INTERRUPTED = """

@@ -12,9 +12,9 @@ import pytest
 from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
-from dsf.train.collect import write_dataset
-from dsf.train.data import load_dataset
-from dsf.train.importing import import_file
+from dsf.train.data.collect import write_dataset
+from dsf.train.data.dataset import load_dataset
+from dsf.train.data.importing import import_file
 
 LENGTHS = (5, 3, 4)
 Arrays = dict[str, Any]

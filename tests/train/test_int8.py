@@ -16,9 +16,9 @@ from training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 from dsf.shell.errors import UserError
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
-from dsf.train.int8 import Int8Linear, integer_product, quantized, to_int8
-from dsf.train.rescore import evaluate_run
-from dsf.train.rival_config import PolicyKind
+from dsf.train.config.rivals import PolicyKind
+from dsf.train.evaluation.command import evaluate_run
+from dsf.train.models.rivals.int8 import Int8Linear, integer_product, quantized, to_int8
 
 
 def test_codes_are_integers_within_half_a_step() -> None:

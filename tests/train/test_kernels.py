@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsf.train import portable
-from dsf.train.fused import NeuronConstants, batch_moments, fused_batch_norm_lif, fused_lif
 from dsf.train.kernels import native
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
-from dsf.train.neurons import LIF
+from dsf.train.models import portable
+from dsf.train.models.fused import NeuronConstants, batch_moments, fused_batch_norm_lif, fused_lif
+from dsf.train.models.neurons import LIF
 
 NEURON = NeuronConstants(decay=0.3, threshold=0.5, half_width=0.5, slope=1.0)
 DTYPES = [

@@ -21,10 +21,10 @@ from dsf.tasks.maze_env import MazeEnv
 from dsf.tasks.mazes import SPLITS, maze_stream, split_of
 from dsf.train import data_cli
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.data import CACHE_NAME, load_dataset
-from dsf.train.maze_sets import MAZE_SETS, MazeSet
-from dsf.train.maze_walks import collect_mazes
-from dsf.train.registry import resolve, way_to_make
+from dsf.train.data.dataset import CACHE_NAME, load_dataset
+from dsf.train.data.maze_sets import MAZE_SETS, MazeSet
+from dsf.train.data.maze_walks import collect_mazes
+from dsf.train.data.registry import resolve, way_to_make
 
 FEW = ("collect", "maze", "--mazes", "12")
 FOLLOWER = "dsf/maze/walls-wall_follower-v0"

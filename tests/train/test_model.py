@@ -11,10 +11,10 @@ import torch
 from random_networks import ACTIONS, random_model
 
 from dsf.shell.errors import UserError
-from dsf.train.codec import InputCodec
-from dsf.train.config import AttentionKind, ModelConfig, export_obstacles
-from dsf.train.model import DSFormer
-from dsf.train.norm import set_blend
+from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.norm import set_blend
+from dsf.train.quantization.codec import InputCodec
 
 VARIANTS: list[dict[str, Any]] = [
     {"attention": "pssa"},

@@ -12,8 +12,8 @@ from random_networks import random_model
 
 from dsf.export.nodes import LIF as IntegerLIF
 from dsf.export.reference import fire
-from dsf.train.config import NeuronKind
-from dsf.train.neurons import LIF, set_neuron_kind
+from dsf.train.config.training import NeuronKind
+from dsf.train.models.neurons import LIF, set_neuron_kind
 
 STEPS, NEURONS = 4, 12_500
 KINDS: tuple[NeuronKind, ...] = ("fused", "snntorch")

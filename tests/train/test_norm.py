@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from random_networks import randomise, randomise_layer_norms
 from torch import Tensor, nn
 
-from dsf.train.config import NeuronKind, NormKind
-from dsf.train.fused import batch_moments
-from dsf.train.neurons import LIF, set_neuron_kind
-from dsf.train.norm import PTBN, BatchNorm, make_norm, set_blend
+from dsf.train.config.training import NeuronKind, NormKind
+from dsf.train.models.fused import batch_moments
+from dsf.train.models.neurons import LIF, set_neuron_kind
+from dsf.train.models.norm import PTBN, BatchNorm, make_norm, set_blend
 
 NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "tdln", "reptbn", "none")
 SAFE_MARGIN = 1e-9

@@ -14,15 +14,15 @@ from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 from dsf.export.file import read_network
 from dsf.export.nodes import LIF, Synapses
 from dsf.shell.errors import UserError
-from dsf.train.batches import BatchSource
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.config import ModelConfig, TrainConfig
-from dsf.train.data import OfflineDataset, load_dataset
-from dsf.train.folding import fold_norms
+from dsf.train.config.training import ModelConfig, TrainConfig
+from dsf.train.data.batches import BatchSource
+from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.initial import with_model_of_checkpoint
-from dsf.train.integers import LifIntegers
-from dsf.train.model import DSFormer
-from dsf.train.qat import QuantizedDSFormer, deployed, quantization_aware
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.folding import fold_norms
+from dsf.train.models.qat import QuantizedDSFormer, deployed, quantization_aware
+from dsf.train.quantization.integers import LifIntegers
 from dsf.train.trainer import Trainer
 
 SMALL = (*TINY, "--model.width", "16", "--batch-size", "32", "--learning-rate", "1e-2")

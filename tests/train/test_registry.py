@@ -10,9 +10,9 @@ from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.collect import RECIPES, collect_episodes, get_recipe, write_dataset
-from dsf.train.minari_store import DATASET_ID
-from dsf.train.registry import LOCAL, REGISTRY, REMOTE, resolve, way_to_make
+from dsf.train.data.collect import RECIPES, collect_episodes, get_recipe, write_dataset
+from dsf.train.data.names import DATASET_ID
+from dsf.train.data.registry import LOCAL, REGISTRY, REMOTE, resolve, way_to_make
 
 
 def test_every_set_of_the_paper_is_registered() -> None:

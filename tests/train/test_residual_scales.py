@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsf.train.integers import Affine
-from dsf.train.quantization import InputStatistics, QuantizationConfig, Scales, residual_integers
-from dsf.train.residual_scales import LARGEST_SPREAD, Writer, channel_thresholds
+from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.layers import InputStatistics, QuantizationConfig, Scales, residual_integers
+from dsf.train.quantization.residual_scales import LARGEST_SPREAD, Writer, channel_thresholds
 
 UNITS = 256
 

@@ -122,7 +122,7 @@ def test_settings_that_touch_no_weight_may_change(run: Path) -> None:
 def test_other_data_are_refused(run: Path, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "minari"
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
-    from dsf.train.collect import collect_episodes, get_recipe, write_dataset
+    from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
 
     store.mkdir()
     recipe = get_recipe("hopper-medium")

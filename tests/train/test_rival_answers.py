@@ -11,12 +11,12 @@ import torch
 from training_runs import HOPPER, UNSCORED, metrics, trained
 
 from dsf.tasks import get_task
-from dsf.train.batches import BatchSource
-from dsf.train.collect import collect_episodes, get_recipe, write_dataset
-from dsf.train.config import DataConfig, ModelConfig, TrainConfig
-from dsf.train.data import OfflineDataset, configure, load_dataset
-from dsf.train.flat_store import FlatEpisodes, open_store, write_store
-from dsf.train.rival_config import PolicyKind, RivalConfig
+from dsf.train.config.rivals import PolicyKind, RivalConfig
+from dsf.train.config.training import DataConfig, ModelConfig, TrainConfig
+from dsf.train.data.batches import BatchSource
+from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
+from dsf.train.data.dataset import OfflineDataset, configure, load_dataset
+from dsf.train.data.flat_store import FlatEpisodes, open_store, write_store
 from dsf.train.run_directory import LOSS
 from dsf.train.trainer import Trainer
 

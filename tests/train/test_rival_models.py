@@ -12,15 +12,15 @@ from torch import Tensor
 from dsf.shell.errors import UserError
 from dsf.tasks import Token, get_task
 from dsf.tasks.registry import TASKS
-from dsf.train.activity import record_activity
-from dsf.train.attention import PackedTokens
-from dsf.train.config import ModelConfig
-from dsf.train.fourier_controller import SlidingSpectrum, SpectralConvolution
-from dsf.train.neurons import LIF
-from dsf.train.policy import TorchPolicy
-from dsf.train.rival_config import RIVAL_NAMES, PolicyKind, RivalConfig
-from dsf.train.rivals import dsformer_parameters, make_rival
-from dsf.train.spikegpt import TimeMix, along_tokens
+from dsf.train.config.rivals import RIVAL_NAMES, PolicyKind, RivalConfig
+from dsf.train.config.training import ModelConfig
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.activity import record_activity
+from dsf.train.models.attention import PackedTokens
+from dsf.train.models.neurons import LIF
+from dsf.train.models.rivals.build import dsformer_parameters, make_rival
+from dsf.train.models.rivals.fourier_controller import SlidingSpectrum, SpectralConvolution
+from dsf.train.models.rivals.spikegpt import TimeMix, along_tokens
 
 KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsf.train.kernels import sigmoid_native
 from dsf.train.kernels.native import MAX_TICKS
-from dsf.train.neurons import set_neuron_kind
-from dsf.train.sigmoid_neuron import SURROGATE_SLOPE, SigmoidLIF
+from dsf.train.models.neurons import set_neuron_kind
+from dsf.train.models.rivals.sigmoid_neuron import SURROGATE_SLOPE, SigmoidLIF
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KINDS = ("snntorch", "portable", "native")

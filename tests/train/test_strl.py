@@ -16,15 +16,15 @@ from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.activity import record_activity
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
-from dsf.train.config import ModelConfig
-from dsf.train.neurons import set_neuron_kind
-from dsf.train.rival_config import RivalConfig, rival_from_json
-from dsf.train.rivals import make_rival
-from dsf.train.sigmoid_neuron import SigmoidLIF
-from dsf.train.strl import Strl
-from dsf.train.strl_config import StrlAttention, StrlConfig
+from dsf.train.config.rivals import RivalConfig, rival_from_json
+from dsf.train.config.strl import StrlAttention, StrlConfig
+from dsf.train.config.training import ModelConfig
+from dsf.train.models.activity import record_activity
+from dsf.train.models.neurons import set_neuron_kind
+from dsf.train.models.rivals.build import make_rival
+from dsf.train.models.rivals.sigmoid_neuron import SigmoidLIF
+from dsf.train.models.rivals.strl import Strl
 
 CONTEXT, FEATURES = 7, 11 + ACTIONS + 1
 CONFIG = ModelConfig(width=24, blocks=2, context=CONTEXT, window=3)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.train.codec import TokenStatistics
-from dsf.train.config import ModelConfig
-from dsf.train.data import OfflineDataset
-from dsf.train.lookup_table import best_tables
-from dsf.train.model import DSFormer
-from dsf.train.policy import TorchPolicy
-from dsf.train.rival_config import RivalConfig
-from dsf.train.rivals import make_rival
-from dsf.train.strl_config import StrlConfig
-from dsf.train.token_accuracy import policy_accuracy, token_accuracy
+from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.strl import StrlConfig
+from dsf.train.config.training import ModelConfig
+from dsf.train.data.dataset import OfflineDataset
+from dsf.train.evaluation.lookup_table import best_tables
+from dsf.train.evaluation.token_accuracy import policy_accuracy, token_accuracy
+from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.rivals.build import make_rival
+from dsf.train.quantization.codec import TokenStatistics
 
 TASK = get_task("cartpole")
 CONTEXT = 6

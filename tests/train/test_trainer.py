@@ -24,8 +24,8 @@ from training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
-from dsf.train.config import TrainConfig
-from dsf.train.evaluation import evaluate
+from dsf.train.config.training import TrainConfig
+from dsf.train.evaluation.closed_loop import evaluate
 from dsf.train.run_directory import BEST_NAME, METRICS_NAME
 from dsf.train.schedule import blend_factor, learning_rate_factor
 

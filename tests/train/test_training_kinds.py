@@ -10,7 +10,7 @@ import torch
 from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, trained
 
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.model import DSFormer
+from dsf.train.models.dsformer import DSFormer
 from dsf.train.run_directory import LOSS
 
 STEPS = 100

@@ -1,0 +1,1 @@
+"""Typed settings of a training, of DSFormer and of its rivals."""

@@ -1,0 +1,1 @@
+"""Offline datasets: recipes, collecting, importing, Minari's store, flat files, windows and batches."""

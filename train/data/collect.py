@@ -1,0 +1,290 @@
+"""Make Minari datasets by rolling out behaviour policies, and write them whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from minari.data_collector import EpisodeBuffer
+
+from dsf.shell.child_processes import die_with_parent, start_method_kept
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks import get_task
+from dsf.tasks.behaviour import load_actor
+from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
+from dsf.train.data.episode_file import append_episodes
+from dsf.train.data.minari_store import store_path
+from dsf.train.data.recipes import RECIPES, Recipe, get_recipe
+
+EPISODE_BYTES, GROWTH = 24_000, 1.5
+"""Bounds of what Minari's HDF5 file takes: bytes per episode (22,100 were measured), and times what the arrays take."""
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""How a disk says that it has no more room."""
+
+__all__ = ["RECIPES", "Recipe", "collect_episodes", "get_recipe", "require_free_place", "write_dataset"]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One behaviour policy's part of a dataset; ``entropy`` seeds its resets and its noise."""
+
+    task: str
+    actor: str
+    noise: float
+    steps: int
+    entropy: np.random.SeedSequence
+
+
+def collect_episodes(
+    recipe: Recipe, steps: int, seed: int, on_step: Callable[[], None], workers: int = 1
+) -> list[EpisodeBuffer]:
+    """Roll out the recipe's actors with sampled actions until each has given its share of ``steps``.
+
+    The same recipe, steps and seed give the same arrays, whatever ``workers``: every actor has a random stream of its
+    own and is rolled out in one process. An actor's last episode is cut (truncated) at its share.
+
+    Raises:
+        CommandFailed: a worker process died.
+    """
+    count = len(recipe.actors)
+    seeds = np.random.SeedSequence(seed).spawn(count)
+    shares = [
+        _Share(recipe.task, name, noise, steps // count + (index < steps % count), seeds[index])
+        for index, (name, noise) in enumerate(recipe.actors)
+    ]
+    if min(workers, count) == 1:
+        return [episode for share in shares for episode in _share_episodes(share, on_step)]
+    # Started afresh, not forked: the caller may be running threads (a progress bar, torch).
+    context = multiprocessing.get_context("spawn")
+    episodes: list[EpisodeBuffer] = []
+    with start_method_kept(), ProcessPoolExecutor(min(workers, count), context, _start_worker, (os.getpid(),)) as pool:
+        try:
+            for made, share in zip(pool.map(_share_episodes, shares), shares):
+                episodes += made
+                for _ in range(share.steps):
+                    on_step()
+        except BrokenProcessPool:
+            raise CommandFailed(
+                f"a worker process of --workers {workers} died: try fewer, memory may be short"
+            ) from None
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+    return episodes
+
+
+def _start_worker(parent: int) -> None:
+    """End with the parent, and leave Ctrl-C, which a terminal sends to every process, to it."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -> list[EpisodeBuffer]:
+    episodes: list[EpisodeBuffer] = []
+    generator, steps = np.random.default_rng(share.entropy), share.steps
+    env = get_task(share.task).make_env()
+    behaviour: Behaviour = (
+        make_controller(share.actor, share.noise, env)
+        if share.actor in CONTROLLERS
+        else load_actor(share.actor, share.noise)
+    )
+    while steps > 0:
+        seed = int(generator.integers(2**31))
+        observation, _ = env.reset(seed=seed)
+        observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
+        done = False
+        while not done:
+            action = behaviour.sample(observation, generator)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            steps -= 1
+            truncated = truncated or (steps == 0 and not terminated)
+            observations.append(observation)
+            actions.append(action)
+            rewards.append(float(reward))
+            terminations.append(bool(terminated))
+            truncations.append(bool(truncated))
+            done = terminated or truncated
+            on_step()
+        episodes.append(
+            EpisodeBuffer(
+                id=None,
+                seed=seed,
+                observations=_stacked(observations),
+                actions=np.array(actions),
+                rewards=rewards,
+                terminations=terminations,
+                truncations=truncations,
+            )
+        )
+    env.close()
+    return episodes
+
+
+def _stacked(observations: list[Any]) -> Any:
+    """Observations (steps + 1, d), or a dict of such arrays from goal environments."""
+    if isinstance(observations[0], dict):
+        return {key: np.array([observation[key] for observation in observations]) for key in observations[0]}
+    return np.array(observations)
+
+
+class Destination(Protocol):
+    """What a dataset is called, whose environment it belongs to, and how its actions came about."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Minari id."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        ...
+
+    @property
+    def algorithm(self) -> str:
+        """Where the actions come from, in words."""
+        ...
+
+
+def require_free_place(dataset_id: str, overwrite: bool) -> Path:
+    """Where the dataset will live.
+
+    Raises:
+        UserError: one is there already and ``overwrite`` is false.
+    """
+    store = Path(store_path())
+    if store.exists() and not store.is_dir():
+        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
+    final = store / dataset_id
+    if final.exists() and not overwrite:
+        raise UserError(f"dataset '{dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
+    return final
+
+
+def write_dataset(
+    destination: Destination,
+    episodes: list[EpisodeBuffer],
+    description: str,
+    overwrite: bool,
+    facts: Mapping[str, Any] | None = None,
+    on_episode: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
+
+    Args:
+        destination: what it is called, and whose environment it belongs to.
+        episodes: in their order.
+        description: for Minari.
+        overwrite: replace a dataset of the same id.
+        facts: more for Minari's metadata, as JSON can hold it.
+        on_episode: given for many short episodes of flat observations, which are then written by
+            :func:`~dsf.train.data.episode_file.append_episodes`; called with the number of those written since.
+
+    Raises:
+        OSError: the store cannot be written.
+        UserError: the dataset exists and ``overwrite`` is false, or the disk is full.
+    """
+    final = require_free_place(destination.dataset_id, overwrite)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
+            _write(destination, episodes, description, Path(staging), facts or {}, on_episode)
+            for level in PurePosixPath(destination.dataset_id).parents:
+                metadata = Path(staging) / level / "namespace_metadata.json"
+                target = Path(store_path()) / level / metadata.name
+                if metadata.exists() and not target.exists():
+                    metadata.replace(target)
+            if final.exists():
+                final.replace(Path(staging) / "replaced")
+            (Path(staging) / destination.dataset_id).replace(final)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"dataset '{destination.dataset_id}' could not be written to {store_path()} ({error.strerror}): "
+            "free some space there, or set MINARI_DATASETS_PATH to a directory with more"
+        ) from None
+    return final
+
+
+def _write(
+    destination: Destination,
+    episodes: list[EpisodeBuffer],
+    description: str,
+    staging: Path,
+    facts: Mapping[str, Any],
+    on_episode: Callable[[int], None] | None,
+) -> None:
+    """Write a Minari dataset into an empty store."""
+    import minari
+
+    task = get_task(destination.task)
+    if on_episode is None:
+        _require_room(episodes, staging)
+    with _minari_store(str(staging)), warnings.catch_warnings():
+        # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
+        warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
+        env = task.make_env()
+        dataset = minari.create_dataset_from_buffers(
+            destination.dataset_id,
+            episodes if on_episode is None else [],
+            env=env,
+            algorithm_name=destination.algorithm,
+            description=description,
+        )
+        env.close()
+        if on_episode is not None:
+            append_episodes(dataset.storage, episodes, on_episode)
+        # Given to the call above, they would make Minari build another environment, only to drop it.
+        references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
+        dataset.storage.update_metadata({**references, **facts})
+
+
+def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:
+    """Find a full disk before Minari's writer does, which would not survive it (:mod:`dsf.shell.hdf5_image` says why).
+
+    Raises:
+        OSError: the disk has less room than the episodes may need.
+    """
+
+    def size(values: Any) -> int:
+        return sum(map(size, values.values())) if isinstance(values, dict) else np.asarray(values).nbytes
+
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    arrays = sum(size(getattr(episode, name)) for episode in episodes for name in names)
+    expected = EPISODE_BYTES * (1 + len(episodes)) + int(GROWTH * arrays)
+    if sys.platform != "darwin":  # which has no such call
+        with tempfile.TemporaryFile(dir=directory) as room:
+            try:
+                os.posix_fallocate(room.fileno(), 0, expected)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # some C libraries do not help file systems that cannot do it
+                    raise
+
+
+@contextmanager
+def _minari_store(path: str) -> Iterator[None]:
+    """Point Minari at another store for a while; it reads this variable on every call."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = path
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,0 +1,242 @@
+"""Offline datasets: any Minari id as flat arrays on disk, and sampling training windows from them.
+
+A dataset may be larger than memory: its episodes are read once, some at a time, into flat files
+(:mod:`dsf.train.data.flat_store`), and training maps those files into memory. What a run takes from them
+(:class:`DataConfig`) is applied to each batch, so every choice shares the same files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
+from dsf.shell.errors import UserError
+from dsf.tasks import Task
+from dsf.tasks.registry import task_for_env
+from dsf.train.config.training import DataConfig
+from dsf.train.data import flat_store
+from dsf.train.data.flat_store import FlatStore
+from dsf.train.data.flatten import check_spaces, flat_episodes
+from dsf.train.data.minari_store import open_minari, store_path, user_cache_path
+from dsf.train.quantization.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
+
+CACHE_NAME = ".dsf-cache"
+"""Directory of the flat files inside a dataset's own: they leave with it, and Minari does not look at hidden names."""
+EPISODES_PER_CHUNK = 1024
+"""Episodes whose summaries are held in memory at once."""
+AS_RECORDED = DataConfig()
+"""The whole dataset as it is."""
+
+
+@dataclass(frozen=True)
+class OfflineDataset:
+    """Episodes laid end to end, and what a run takes from them.
+
+    ``tokens``, ``actions``, ``starts`` and ``returns`` are the whole dataset as recorded, usually read-only maps of
+    files; ``kept`` and ``delayed_reward`` take effect in :func:`sample_windows`, ``statistics``, ``steps`` and
+    ``episode_returns``.
+
+    Attributes:
+        dataset_id: Minari id.
+        task: the task whose environment produced the data.
+        content_hash: SHA-256 over all episodes' arrays.
+        tokens: (steps, features) observation, previous action (zeros at a start), return-to-go / scale.
+        actions: (steps, action_size) what the behaviour policy did; one-hot where the task is discrete.
+        starts: (episodes + 1,) index of each episode's first step, closed by the number of steps.
+        returns: (episodes,) sums of rewards (reward units).
+        kept: (kept episodes,) which episodes are sampled, ascending.
+        delayed_reward: whether an episode's whole reward comes with its last step.
+        statistics: of the tokens that :func:`sample_windows` can draw, over all their steps.
+        out_of_range_actions: recorded steps whose action leaves [-1, 1].
+    """
+
+    dataset_id: str
+    task: Task
+    content_hash: str
+    tokens: Float32Array
+    actions: Float32Array
+    starts: Int64Array
+    returns: FloatArray
+    kept: Int64Array
+    delayed_reward: bool
+    statistics: TokenStatistics
+    out_of_range_actions: int
+
+    @property
+    def episode_returns(self) -> FloatArray:
+        """Of the kept episodes, (kept episodes,), reward units."""
+        return self.returns[self.kept]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the kept episodes."""
+        return int(self.kept_ends[-1])
+
+    @cached_property
+    def lengths(self) -> Int64Array:
+        """Steps of each kept episode, (kept episodes,)."""
+        return np.diff(self.starts)[self.kept]
+
+    @cached_property
+    def kept_ends(self) -> Int64Array:
+        """Where each kept episode would end if the kept ones were laid end to end, (kept episodes,)."""
+        return np.cumsum(self.lengths)
+
+    @cached_property
+    def kept_starts(self) -> Int64Array:
+        """Index of each kept episode's first step in ``tokens``, (kept episodes,)."""
+        return self.starts[self.kept]
+
+    @cached_property
+    def kept_returns_to_go(self) -> Float32Array:
+        """Each kept episode's whole return as tokens hold it, (kept episodes,), return / scale."""
+        return scaled_returns(self.episode_returns, self.task)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of token windows; ``mask`` is true where a token exists. Padding comes first and is zero.
+
+    Attributes:
+        tokens: (count, context, features).
+        actions: (count, context, action_size).
+        mask: (count, context).
+        ends: (count,) step of its episode at which each window ends, from 0.
+    """
+
+    tokens: Float32Array
+    actions: Float32Array
+    mask: npt.NDArray[np.bool_]
+    ends: Int64Array
+
+
+def sample_windows(data: OfflineDataset, count: int, context: int, generator: np.random.Generator) -> Windows:
+    """Draw windows whose last token is uniform over all kept steps, so that episodes weigh in by their length.
+
+    A window that begins before its episode is padded in front, exactly what a policy sees early in an episode.
+    """
+    drawn = generator.integers(0, data.steps, size=count)
+    episode = np.searchsorted(data.kept_ends, drawn, side="right")
+    start = data.kept_starts[episode]
+    last = start + drawn - (data.kept_ends[episode] - data.lengths[episode])
+    index = last[:, None] + np.arange(1 - context, 1)
+    mask = index >= start[:, None]
+    index = np.maximum(index, start[:, None])
+    tokens, actions = data.tokens[index], data.actions[index]
+    if data.delayed_reward:
+        tokens[:, :, -1] = data.kept_returns_to_go[episode][:, None]
+    padding = ~mask
+    tokens[padding] = 0.0
+    actions[padding] = 0.0
+    return Windows(tokens, actions, mask, last - start)
+
+
+def require_context(data: OfflineDataset, context: int) -> None:
+    """Refuse windows of which no episode fills one.
+
+    Raises:
+        UserError: ``context`` is longer than every kept episode.
+    """
+    longest = int(data.lengths.max())
+    if context > longest:
+        episode = int(data.kept[data.lengths.argmax()])
+        raise UserError(
+            f"--model.context is {context}, longer than every episode of dataset '{data.dataset_id}' "
+            f"(episode {episode} is the longest with {longest} steps): choose {longest} or less"
+        )
+
+
+def load_dataset(
+    dataset_id: str, config: DataConfig = AS_RECORDED, written: Iterable[Any] | None = None
+) -> OfflineDataset:
+    """Load a Minari dataset, downloading a remote one where there is a network.
+
+    Args:
+        dataset_id: Minari id.
+        config: what a run takes from it.
+        written: its episodes in their order, from who has just written them: nothing is read back then.
+
+    Raises:
+        UserError: no such dataset, no network, an environment without a task, spaces or episodes that do not fit it,
+            or no place for the flat files.
+    """
+    dataset = open_minari(dataset_id)
+    spec = dataset.env_spec
+    if spec is None:
+        raise UserError(f"dataset '{dataset_id}' does not name its environment: it cannot be used for a task")
+    task = task_for_env(spec.id, spec.kwargs)
+    check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
+    directory = Path(store_path()) / dataset_id
+    fingerprint = source_fingerprint(directory, task)
+
+    def write(place: Path) -> None:
+        episodes = flat_episodes(dataset_id, task, dataset.iterate_episodes() if written is None else written)
+        flat_store.write_store(place, episodes, task.observation_size + task.action_size + 1, task.action_size)
+        if source_fingerprint(directory, task) != fingerprint:
+            raise UserError(f"dataset '{dataset_id}' changed while it was read: run the command again")
+
+    places = (directory / CACHE_NAME, user_cache_path() / dataset_id)
+    store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
+    return configure(dataset_id, task, store, config)
+
+
+def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig) -> OfflineDataset:
+    """What a run takes from a store."""
+    kept = best_episodes(store.returns, config.top_percent)
+    return OfflineDataset(
+        dataset_id=dataset_id,
+        task=task.delayed() if config.delayed_reward else task,  # scores must be conditioned as training was
+        content_hash=store.content_hash,
+        tokens=store.tokens,
+        actions=store.actions,
+        starts=store.starts,
+        returns=store.returns,
+        kept=kept,
+        delayed_reward=config.delayed_reward,
+        statistics=TokenStatistics.merge(summary_chunks(store, task, kept, config.delayed_reward)),
+        out_of_range_actions=store.out_of_range,
+    )
+
+
+def best_episodes(returns: FloatArray, top_percent: float) -> Int64Array:
+    """Ascending indices of the episodes with the highest returns, at least one; of equal ones the earlier."""
+    # Exact, since 0.07 * 100 is more than 7 in floating point, and its ceiling 8.
+    count = math.ceil(Fraction(str(top_percent)) * len(returns) / 100)
+    return np.sort(np.argsort(-returns, kind="stable")[:count])
+
+
+def scaled_returns(returns: FloatArray, task: Task) -> Float32Array:
+    """Returns (reward units) as tokens hold them."""
+    return (returns / task.return_scale).astype(np.float32)
+
+
+def summary_chunks(
+    store: FlatStore, task: Task, kept: Int64Array, delayed_reward: bool
+) -> Iterator[tuple[Int64Array, FloatArray]]:
+    """Lengths and token summaries of the kept episodes, as the options make them, a few episodes at a time."""
+    lengths = np.diff(store.starts)
+    for begin in range(0, len(kept), EPISODES_PER_CHUNK):
+        chosen = kept[begin : begin + EPISODES_PER_CHUNK]
+        summaries = store.summaries[chosen]
+        if delayed_reward:  # return-to-go is then one value throughout an episode
+            summaries[:, [MEAN, LOW, HIGH], -1] = scaled_returns(store.returns[chosen], task)[:, None]
+            summaries[:, SQUARES, -1] = 0.0
+        yield lengths[chosen], summaries
+
+
+def source_fingerprint(directory: Path, task: Task) -> str:
+    """Changes whenever the flat files of the Minari dataset in ``directory`` could: with its files, task or format."""
+    source = directory / "data"
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    states = [[str(path.relative_to(source)), *flat_store.file_state(path)] for path in files]
+    sizes = [task.observation_size, task.action_size, task.return_scale, task.discrete, task.observation_keys]
+    return flat_store.checksum([flat_store.FORMAT, sizes, states])

@@ -1,0 +1,218 @@
+"""Read other people's files of steps (npz, or D4RL's hdf5) into episodes, and refuse what cannot be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from minari.data_collector import EpisodeBuffer
+
+from dsf.shell.errors import UserError
+from dsf.tasks import Task, get_task
+from dsf.tasks.registry import task_for_env
+from dsf.train.data.minari_store import one_line
+from dsf.train.data.names import DATASET_ID
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+ZIP_MAGIC, HDF5_MAGIC = b"PK", b"\x89HDF"
+STEP_ARRAYS = ("observations", "actions", "rewards")
+NPZ_ENDS, HDF5_ENDS = ("terminations", "truncations"), ("terminals", "timeouts")
+OPTIONAL_ARRAYS = ("final_observations", "next_observations", "env_id")
+FOREIGN_NAMESPACES = ("D4RL", "mujoco")
+"""Namespaces of Minari's hub: an imported set there would pass for the real one."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`; ``notes`` say what was changed."""
+
+    dataset_id: str
+    task: str
+    algorithm: str
+    episodes: list[EpisodeBuffer]
+    notes: tuple[str, ...]
+
+
+def import_file(path: Path, dataset_id: str, task_name: str | None, clip_actions: bool) -> Imported:
+    """Turn a file into episodes.
+
+    Args:
+        path: npz (one array per quantity, episodes end to end) or D4RL-style hdf5.
+        dataset_id: Minari id that the dataset will have.
+        task_name: the task, where the file does not name a known environment.
+        clip_actions: clip actions that leave [-1, 1] instead of keeping them.
+
+    Raises:
+        UserError: the file, its arrays or the id cannot be used.
+    """
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise UserError(f"--dataset-id '{dataset_id}' is no Minari dataset id: use one such as dsf/hopper/imported-v0")
+    if dataset_id.split("/")[0] in FOREIGN_NAMESPACES:
+        raise UserError(f"--dataset-id '{dataset_id}' is in a namespace of Minari's hub: choose another, such as dsf/")
+    arrays, ends = read_arrays(path)
+    task = _task(path, arrays, task_name)
+    check_arrays(path, task, arrays, ends)
+    notes: list[str] = []
+    if not task.discrete:
+        arrays["actions"] = _report_range(arrays["actions"], clip_actions, notes)
+    last = _episode_ends(path, arrays, ends, notes)
+    final = _final_observations(path, arrays, last, notes)
+    episodes = _episodes(task, arrays, ends, last, final)
+    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes))
+
+
+def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
+    """The arrays that matter, and the names of the two end flags in this kind of file.
+
+    Raises:
+        UserError: the file is missing, unreadable, pickled, of another kind, or lacks an array.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no file: name an npz or hdf5 file of steps")
+    with path.open("rb") as file:
+        magic = file.read(len(HDF5_MAGIC))
+    if not magic.startswith((ZIP_MAGIC, HDF5_MAGIC)):
+        raise UserError(f"{path} is neither npz nor hdf5: convert it to one of them first")
+    ends = NPZ_ENDS if magic.startswith(ZIP_MAGIC) else HDF5_ENDS
+    needed = (*STEP_ARRAYS, *ends)
+    try:
+        # Both behave like a mapping; numpy refuses pickled objects, which could run any code.
+        with (
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) if ends == NPZ_ENDS else h5py.File(path, "r") as content,
+        ):
+            missing = [name for name in needed if name not in content]
+            if missing:
+                raise UserError(
+                    f"{path} lacks {', '.join(missing)}: it holds {', '.join(sorted(content)) or 'nothing'}"
+                )
+            arrays = {name: np.asarray(content[name]) for name in (*needed, *OPTIONAL_ARRAYS) if name in content}
+    except UserError:
+        raise
+    except Exception as error:  # zip, zlib, numpy and h5py have their own for each way in which a file can be damaged
+        raise UserError(f"{path} cannot be read ({one_line(error)}): get an undamaged copy without pickles") from None
+    return arrays, ends
+
+
+def _task(path: Path, arrays: Arrays, task_name: str | None) -> Task:
+    """The task that the user or else the file names; goal environments have no flat file of steps."""
+    stated = str(arrays["env_id"]) if "env_id" in arrays else ""
+    if task_name is not None:
+        task = get_task(task_name)
+    elif stated:
+        try:
+            task = task_for_env(stated)
+        except UserError as error:
+            raise UserError(f"{path}: {error}; or pass --task NAME if you know that it fits") from None
+    else:
+        raise UserError(f"{path} does not name its environment: pass --task NAME")
+    if task.observation_keys:
+        raise UserError(f"{path}: task '{task.name}' has goals beside its observations: such files cannot be imported")
+    return task
+
+
+def check_arrays(path: Path, task: Task, arrays: Arrays, ends: tuple[str, str]) -> None:
+    """Check shapes, kinds and values.
+
+    Raises:
+        UserError: names the array and, for a value, its step.
+    """
+    steps = len(arrays["rewards"]) if arrays["rewards"].ndim else 0
+    expected: dict[str, tuple[int, ...]] = {
+        "observations": (steps, task.observation_size),
+        "actions": (steps,) if task.discrete else (steps, task.action_size),
+        "rewards": (steps,),
+        ends[0]: (steps,),
+        ends[1]: (steps,),
+        "next_observations": (steps, task.observation_size),
+    }
+    for name, shape in expected.items():
+        if name not in arrays:
+            continue
+        values = arrays[name]
+        if values.shape != shape or steps == 0:
+            raise UserError(
+                f"{path}: {name} has shape {values.shape}, expected {shape} for {steps} rewards of task '{task.name}'; "
+                "make all arrays equally long, or pass the right --task"
+            )
+        if values.dtype.kind not in "biuf":
+            raise UserError(f"{path}: {name} holds {values.dtype}, not numbers: convert it")
+        usable = np.isfinite(values) if values.dtype.kind == "f" else np.ones(shape, bool)
+        problem = "not finite"
+        if name in ends:
+            usable, problem = np.isin(values, (0, 1)), "neither 0 nor 1"
+        elif name == "actions" and task.discrete:
+            usable, problem = np.isin(values, np.arange(task.action_size)), f"not 0 to {task.action_size - 1}"
+        if not usable.all():
+            raise UserError(f"{path}: {name} is {problem} at step {np.argwhere(~usable)[0][0]}: clean the file first")
+
+
+def _report_range(actions: npt.NDArray[Any], clip: bool, notes: list[str]) -> npt.NDArray[Any]:
+    """Say which actions leave [-1, 1]; clipping them is the user's decision."""
+    outside = np.abs(actions) > 1.0
+    if not outside.any():
+        return actions
+    share = f"{outside.sum()} of {actions.size} action values ({100 * outside.mean():.1f} %)"
+    finding = f"{share} leave [-1, 1], the largest is {np.abs(actions).max():.4g}"
+    if not clip:
+        notes.append(f"{finding}: kept as they are; pass --clip-actions to clip them")
+        return actions
+    notes.append(f"{finding}: clipped")
+    return np.clip(actions, -1.0, 1.0)
+
+
+def _episode_ends(path: Path, arrays: Arrays, ends: tuple[str, str], notes: list[str]) -> npt.NDArray[np.int64]:
+    """Index of every episode's last step. D4RL's files may stop in the middle of an episode: it counts as cut."""
+    ended = arrays[ends[0]].astype(bool) | arrays[ends[1]].astype(bool)
+    if not ended.any() or (ends == NPZ_ENDS and not ended[-1]):
+        raise UserError(f"{path}: no flag in {ends[0]} or {ends[1]} ends the last episode: set the flags first")
+    if not ended[-1]:
+        arrays[ends[1]] = arrays[ends[1]].astype(bool)
+        arrays[ends[1]][-1] = ended[-1] = True
+        notes.append("the file stops in the middle of an episode: its last step is marked as a truncation")
+    return np.flatnonzero(ended)
+
+
+def _final_observations(path: Path, arrays: Arrays, last: npt.NDArray[np.int64], notes: list[str]) -> npt.NDArray[Any]:
+    """The observation after each episode's last step, (episodes, observation_size)."""
+    observations = arrays["observations"]
+    if "final_observations" in arrays:
+        final = arrays["final_observations"]
+        shape = (len(last), observations.shape[1])
+        if final.shape != shape or not np.isfinite(final).all():
+            raise UserError(
+                f"{path}: final_observations has shape {final.shape} or values that are not finite, "
+                f"expected {shape} numbers: one row per episode; correct or drop it"
+            )
+        return final
+    if "next_observations" in arrays:
+        return arrays["next_observations"][last]
+    notes.append(f"the file holds no final observations: the last one of each of the {len(last)} episodes is repeated")
+    return observations[last]
+
+
+def _episodes(
+    task: Task, arrays: Arrays, ends: tuple[str, str], last: npt.NDArray[np.int64], final: npt.NDArray[Any]
+) -> list[EpisodeBuffer]:
+    """Cut the arrays into Minari's episodes, in the number formats of the task's environment."""
+    env = task.make_env()
+    kinds = env.observation_space.dtype, env.action_space.dtype
+    env.close()
+    episodes = []
+    for start, stop, after in zip([0, *(last[:-1] + 1)], last + 1, final):
+        steps = slice(start, stop)
+        episodes.append(
+            EpisodeBuffer(
+                observations=np.vstack([arrays["observations"][steps], after]).astype(kinds[0]),
+                actions=arrays["actions"][steps].astype(kinds[1]),
+                rewards=arrays["rewards"][steps].astype(np.float64).tolist(),
+                terminations=arrays[ends[0]][steps].astype(bool).tolist(),
+                truncations=arrays[ends[1]][steps].astype(bool).tolist(),
+            )
+        )
+    return episodes

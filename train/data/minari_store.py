@@ -1,0 +1,66 @@
+"""Minari's store: where datasets are, how one is opened, and one line for each way in which that can fail."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dsf.shell.errors import UserError
+from dsf.train.data import flat_store
+from dsf.train.data.names import DATASET_ID, LOCAL_NAMESPACE
+from dsf.train.data.registry import way_to_make
+
+
+def open_minari(dataset_id: str) -> Any:
+    """Open a dataset from the local store or the remote hub; every failure is one line.
+
+    Raises:
+        UserError: the dataset is neither here nor reachable.
+    """
+    import minari
+
+    local = way_to_make(dataset_id)
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
+    store = Path(store_path())
+    if store.exists() and not store.is_dir():
+        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
+    if (store / dataset_id / "data").exists():
+        try:
+            return minari.load_dataset(dataset_id)
+        except Exception as error:  # damaged metadata fail in as many ways as there are
+            raise unreadable(dataset_id, error) from None
+    if dataset_id.startswith(f"{LOCAL_NAMESPACE}/"):
+        raise UserError(f"dataset '{dataset_id}' is not in {store}: {local}")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # the hub client's retries would bury the one line below
+    new_store = not store.exists()
+    try:
+        return minari.load_dataset(dataset_id, download=True)
+    except Exception as error:  # the hub's client raises types of its own, not OSError, when there is no network
+        if new_store and store.is_dir() and not any(store.iterdir()):
+            store.rmdir()  # Minari makes it before it looks
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"dataset '{dataset_id}' could not be downloaded ({reason}); {local}") from None
+
+
+def unreadable(dataset_id: str, error: Exception) -> UserError:
+    """The one line for a local dataset that Minari cannot read."""
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return UserError(f"dataset '{dataset_id}' in {store_path()} cannot be read ({reason}): make or download it again")
+
+
+def one_line(error: Exception, limit: int = 120) -> str:
+    """The start of an exception's message, on one line."""
+    return " ".join(str(error).split())[:limit]
+
+
+def store_path() -> str:
+    """Where Minari keeps datasets."""
+    return os.environ.get("MINARI_DATASETS_PATH", str(Path.home() / ".minari" / "datasets"))
+
+
+def user_cache_path() -> Path:
+    """Where flat files go if the Minari store cannot be written; every store has a directory of its own there."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "dsf" / flat_store.checksum(str(Path(store_path()).resolve()))[:16]

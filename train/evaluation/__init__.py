@@ -1,0 +1,1 @@
+"""What a trained model is worth: closed-loop scores, token accuracy, look-up tables."""

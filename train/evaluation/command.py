@@ -1,0 +1,115 @@
+"""``dsf-train evaluate``: score a finished run again, at other targets or seeds, or a dense rival at int8."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
+from dsf.train.config.rivals import EvaluationPrecision
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Score a finished run's checkpoint in closed loop. The run stays as it is."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory, or one of its checkpoints."""
+    precision: EvaluationPrecision = "fp32"
+    """fp32, or int8: a rival of Linears (dt, bc) with 8-bit weights and activations, multiplied as integers."""
+    targets: tuple[float, ...] = ()
+    """Returns to ask for (reward units); none means the task's own."""
+    episodes: int = 10
+    """Closed-loop episodes per target return."""
+    seed: int = 1_000
+    """Reset seed of the first episode."""
+    threads: int = 2
+    """CPU threads for torch."""
+    json: Path | None = None
+    """Also write the scores here."""
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            if not math.isfinite(target):
+                raise UserError(f"--targets is {target}: a return to ask for must be a finite number")
+        for name, least in (("episodes", 1), ("seed", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} is {getattr(self, name)}: it must be at least {least}")
+
+
+def evaluate_run(
+    run: Path,
+    precision: EvaluationPrecision = "fp32",
+    targets: Sequence[float] = (),
+    episodes: int = 10,
+    seed: int = 1_000,
+    on_step: Callable[[int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Score a run's checkpoint, of DSFormer or of a rival.
+
+    Args:
+        run: run directory (its last checkpoint), or a checkpoint file.
+        precision: "fp32", or "int8" for the dense rivals that have it.
+        targets: returns to ask for (reward units); none means the task's own.
+        episodes: per target, on reset seeds ``seed`` upwards.
+        seed: of the first episode; training's own evaluations begin at ``--eval-seed``.
+        on_step: see :func:`dsf.tasks.rollout`.
+
+    Returns:
+        One score per target, as in a checkpoint's header, with engine "torch" or "torch int8".
+
+    Raises:
+        UserError: no such run or precision, or the run has no int8 form.
+    """
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.evaluation.closed_loop import evaluate
+    from dsf.train.models.rivals.int8 import quantized
+    from dsf.train.run_directory import BEST_NAME
+
+    if precision not in get_args(EvaluationPrecision):
+        raise UserError(f"precision is {precision!r}: use one of {', '.join(get_args(EvaluationPrecision))}")
+    checkpoint = load_checkpoint(run)
+    model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
+    engine = "torch"
+    if precision == "int8":
+        model, engine = quantized(model), "torch int8"
+    which = "best" if checkpoint.path.name == BEST_NAME else "last"
+    seeds = range(seed, seed + episodes)
+    asked = tuple(targets) or task.target_returns
+    scores = evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)
+    return [{**score, "engine": engine} for score in scores]
+
+
+def run(config: EvaluateConfig) -> None:
+    """Score and print."""
+    require_installed("train", "torch", "snntorch", "safetensors")
+    import torch
+
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.evaluation.closed_loop import describe_score
+
+    checkpoint = load_checkpoint(config.run)
+    if config.json is not None:
+        require_writable_parent(config.json, checkpoint.path)
+    torch.set_num_threads(config.threads)
+    console = Console(soft_wrap=True)
+    task = get_task(checkpoint.header["task"])
+    total = len(config.targets or task.target_returns) * config.episodes * task.max_steps
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task(f"evaluating at {config.precision}", total=total)
+        steps = lambda running: progress.advance(bar, running)  # noqa: E731
+        scores = evaluate_run(config.run, config.precision, config.targets, config.episodes, config.seed, steps)
+    for score in scores:
+        console.print(f"{config.precision}: {describe_score(score, task)}")
+    if config.json is not None:
+        write_json(config.json, scores)

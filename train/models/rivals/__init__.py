@@ -1,0 +1,1 @@
+"""The models that DSFormer is compared with, behind the same interface."""
