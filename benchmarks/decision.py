@@ -30,10 +30,10 @@ import numpy as np
 from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.nodes import Encoder, Synapses
-from dsf.export.reference import IntegerPolicy, decode
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import Encoder, Synapses
+from dsf.export.network.reference import IntegerPolicy, decode
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.fast_engine import FastEngine
 from dsf.tasks import Token, get_task
@@ -78,7 +78,7 @@ def contenders(network: Network, checkpoint: Path, tokens: list[Token]) -> dict[
     """One decision each, on token number ``i``."""
     import torch
 
-    from dsf.export.onnx_engine import OnnxEngine
+    from dsf.export.targets.onnx_engine import OnnxEngine
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.evaluation.torch_policy import TorchPolicy
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dsf.export.file import read_network
+from dsf.export.network.file import read_network
 from dsf.hardware_models import load_preset, preset_names
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import LoopSettings, run_serially

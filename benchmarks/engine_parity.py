@@ -26,9 +26,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from dsf.export.calibrate import calibrate
-from dsf.export.folded import FoldedModel
-from dsf.export.network import Mode, Network
+from dsf.export.conversion.calibrate import calibrate
+from dsf.export.conversion.folded import FoldedModel
+from dsf.export.network.network import Mode, Network
 from dsf.runtime.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
 from dsf.train.quantization.layers import QuantizationConfig
@@ -73,7 +73,7 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
 
 
 class Recorded:
-    """The fast engine, recording, as :func:`dsf.export.proof.compare_engines` drives engines."""
+    """The fast engine, recording, as :func:`dsf.export.proof.rungs.compare_engines` drives engines."""
 
     def __init__(self, network: Network, mode: Mode, lanes: int = LANES) -> None:
         self.engine = FastEngine(network, lanes, mode, record=True)
@@ -110,12 +110,12 @@ def compare(seed: int) -> Outcome:
     """One network through all engines; those with two modes in stream mode for even seeds, in window mode for odd."""
     from random_networks import random_model
 
-    from dsf.export.fold import fold
-    from dsf.export.levels import FoldComparison, in_float64, run_folded, run_torch
-    from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
-    from dsf.export.proof import compare_engines, compare_stream, compare_torch
-    from dsf.export.quantize import quantize
-    from dsf.export.reference import ReferenceEngine, WindowReference
+    from dsf.export.conversion.fold import fold
+    from dsf.export.conversion.quantize import quantize
+    from dsf.export.network.reference import ReferenceEngine, WindowReference
+    from dsf.export.proof.levels import FoldComparison, in_float64, run_folded, run_torch
+    from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch
+    from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
 
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))

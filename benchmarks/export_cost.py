@@ -56,9 +56,9 @@ def prove_fast_engine(path: Path) -> int:
     """Compare L3 with L2, and end where they differ; returns how many spike slots were compared."""
     from engine_parity import Recorded
 
-    from dsf.export.file import read_network
-    from dsf.export.proof import compare_engines, random_tokens
-    from dsf.export.reference import ReferenceEngine
+    from dsf.export.network.file import read_network
+    from dsf.export.network.reference import ReferenceEngine
+    from dsf.export.proof.rungs import compare_engines, random_tokens
 
     network = read_network(path)
     tokens = random_tokens(network, DECISIONS, seed=0)

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from generated_section import ROOT, replace_section, when_and_what
 
-from dsf.export.file import read_network
-from dsf.export.network import Mode, Network
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Mode, Network
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import STOCK_LAVA, Engine, LavaModel, LavaOptions, ReferenceBackend, open_engine
 from dsf.runtime.lava_blocks import split_network

@@ -24,11 +24,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dsf.export.chips import get_chip
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.reference import decode, encode
-from dsf.export.tables import table_console
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.reference import decode, encode
+from dsf.export.placement.chips import get_chip
+from dsf.export.proof.tables import table_console
 from dsf.hardware_models import (
     Mapping,
     Preset,

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from strl_protocol import run
 
-from dsf.export.file import file_digest, read_network
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.reference import IntegerPolicy
 from dsf.runtime.fast_engine import FastEngine
 from dsf.tasks import get_task
 from dsf.train.checkpoint import Checkpoint

@@ -28,8 +28,8 @@ from maze_measures import measure
 from rich.console import Console
 from strl_protocol import EVAL_SEED, dataset_id, run
 
-from dsf.export.file import read_network
-from dsf.export.nodes import NetworkError
+from dsf.export.network.file import read_network
+from dsf.export.network.nodes import NetworkError
 from dsf.shell.files import write_text
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 

@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 from strl_tables import spread
 
 import dsf.tasks.maze_env  # noqa: F401  # registers the environment
-from dsf.export.file import read_network
-from dsf.export.network import Network
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
 from dsf.runtime.figures import draw_spikes
 from dsf.runtime.parity import Spikes
 from dsf.runtime.record import read_recording

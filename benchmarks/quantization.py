@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.shell.files import write_text
 from dsf.tasks import get_task, mean_confidence_interval, rollout
 
@@ -63,11 +63,11 @@ def cells() -> list[Cell]:
 
 def network_of(cell: Cell, options: argparse.Namespace) -> Network:
     """Quantize, after a fine-tuning run where the cell asks for one."""
-    from dsf.export.calibrate import calibrate
-    from dsf.export.episodes import dataset_episodes
-    from dsf.export.fold import fold
-    from dsf.export.quantize import quantize
-    from dsf.export.verify import spread_windows
+    from dsf.export.conversion.calibrate import calibrate
+    from dsf.export.conversion.fold import fold
+    from dsf.export.conversion.quantize import quantize
+    from dsf.export.proof.episodes import dataset_episodes
+    from dsf.export.proof.verify import spread_windows
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.quantization.rounding import QuantizationConfig
 
@@ -99,7 +99,7 @@ def fine_tuned(cell: Cell, options: argparse.Namespace) -> Path:
 
 def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Closed loop of an integer network: returns, and firing rate and energy over all these decisions."""
-    from dsf.export.reference import IntegerPolicy
+    from dsf.export.network.reference import IntegerPolicy
     from dsf.hardware_models import estimate_energy, load_preset, measure_activity
     from dsf.runtime.fast_engine import FastEngine
 

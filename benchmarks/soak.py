@@ -27,9 +27,9 @@ from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 from rich.progress import track
 
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.reference import decode, encode
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.reference import decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, Engine, open_engine
 from dsf.runtime.parity import Parity, ParityCheck, Spikes

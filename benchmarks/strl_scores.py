@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from strl_cells import Budget
 
-from dsf.export.file import read_network
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.file import read_network
+from dsf.export.network.reference import IntegerPolicy
 from dsf.hardware_models import Activity, measure_activity
 from dsf.hardware_models.dense import WINDOW, DecisionTransformer, decision_transformer
 from dsf.runtime.fast_engine import FastEngine

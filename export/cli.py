@@ -13,17 +13,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from dsf.export.chips import DEFAULT_CHIP, get_chip, verdict, violations
-from dsf.export.episodes import dataset_episodes, proof_tokens, source_name
-from dsf.export.file import file_digest, read_network
-from dsf.export.network import Network
-from dsf.export.nodes import LIF
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF
 from dsf.export.options import ExportConfig, check_config, is_network_file, output_path, quantization_of
-from dsf.export.placement import place
-from dsf.export.proof import Rung, prove_network, versions
-from dsf.export.quantize import quantize
-from dsf.export.tables import print_ladder, table_console
-from dsf.export.targets import TargetOptions, require_writable, write_target
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, verdict, violations
+from dsf.export.placement.placement import place
+from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
+from dsf.export.proof.rungs import Rung, prove_network, versions
+from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.targets.options import TargetOptions, require_writable
+from dsf.export.write import write_target
 from dsf.shell.allocator import keep_freed_memory
 from dsf.shell.arrays import IntArray
 from dsf.shell.command import run_command
@@ -33,8 +34,8 @@ from dsf.tasks import get_task
 from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
-    from dsf.export.calibrate import Calibration
-    from dsf.export.folded import FoldedModel
+    from dsf.export.conversion.calibrate import Calibration
+    from dsf.export.conversion.folded import FoldedModel
     from dsf.train.checkpoint import Checkpoint
     from dsf.train.models.dsformer import DSFormer
 
@@ -90,8 +91,8 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
 def export_run(config: ExportConfig, options: TargetOptions, console: Console) -> Exported:
     """Fold, quantize and verify a trained run."""
     require_installed("train", "torch", "snntorch", "safetensors")
-    from dsf.export.fold import fold
-    from dsf.export.layer_report import layer_report, print_layers
+    from dsf.export.conversion.fold import fold
+    from dsf.export.conversion.layer_report import layer_report, print_layers
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.models.qat import deployed
 
@@ -133,8 +134,8 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
 def climb(
     model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, console: Console
 ) -> tuple[list[Rung], IntArray]:
-    """The whole ladder of a trained run, and tokens for the report on layers; see :func:`dsf.export.verify.verify`."""
-    from dsf.export.verify import ClosedLoop, verify
+    """The whole ladder of a trained run, and tokens for the report on layers; see :func:`dsf.export.proof.verify.verify`."""
+    from dsf.export.proof.verify import ClosedLoop, verify
 
     task, target, codec = get_task(network.task), network.target_return, folded.codec
     assert target is not None
@@ -151,8 +152,8 @@ def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | N
     """Statistics of the folded model on the calibration dataset, or None."""
     if config.calibration is None:
         return None
-    from dsf.export.calibrate import calibrate
-    from dsf.export.verify import SEQUENCES, spread_windows
+    from dsf.export.conversion.calibrate import calibrate
+    from dsf.export.proof.verify import SEQUENCES, spread_windows
 
     codec = folded.codec
     episodes = dataset_episodes(config.calibration, codec.encode, len(codec.unit))

@@ -12,15 +12,15 @@ from typing import Annotated, Any, NoReturn
 import tyro
 from rich.console import Console
 
-from dsf.export.chips import DEFAULT_CHIP, get_chip
-from dsf.export.difference import compare, print_differences
-from dsf.export.episodes import proof_tokens, source_name
-from dsf.export.file import file_digest, read_network
 from dsf.export.inspect import inspect_network, print_network
+from dsf.export.network.difference import compare, print_differences
+from dsf.export.network.file import file_digest, read_network
 from dsf.export.options import is_network_file
-from dsf.export.proof import Rung, prove_network, versions
-from dsf.export.tables import print_ladder, table_console
-from dsf.export.targets import EXTRAS, SUFFIXES, Target
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
+from dsf.export.proof.episodes import proof_tokens, source_name
+from dsf.export.proof.rungs import Rung, prove_network, versions
+from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.targets.options import EXTRAS, SUFFIXES, Target
 from dsf.shell.command import run_command
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
@@ -120,7 +120,7 @@ def prove(config: VerifyConfig) -> list[Rung]:
     if config.network is None:
         raise UserError(f"{config.file} is proven against the network it was written from: name that with --network")
     require_installed(*EXTRAS[target])
-    from dsf.export.written import compare_written
+    from dsf.export.proof.written import compare_written
 
     network = read_network(config.network)
     tokens = proof_tokens(network, config.dataset, config.decisions, config.seed)

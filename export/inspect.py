@@ -11,11 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dsf.export.bounds import prove
-from dsf.export.chips import Chip, Violation, needed_bits, unchecked, verdict, violations
-from dsf.export.connections import fan_in
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.bounds import prove
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     LIF,
     SPIKING_KINDS,
     Count,
@@ -28,8 +26,10 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.placement import Placement, place
-from dsf.export.tables import print_ladder
+from dsf.export.placement.chips import Chip, Violation, needed_bits, unchecked, verdict, violations
+from dsf.export.placement.connections import fan_in
+from dsf.export.placement.placement import Placement, place
+from dsf.export.proof.tables import print_ladder
 
 COLUMNS = {
     "name": "node",
@@ -126,8 +126,8 @@ def inspect_network(
     Args:
         network: to inspect.
         chip: to check and to place on; None leaves that out.
-        digest: SHA-256 of the file it came from, see :func:`dsf.export.file.file_digest`.
-        share_cores: see :func:`dsf.export.placement.place`.
+        digest: SHA-256 of the file it came from, see :func:`dsf.export.network.file.file_digest`.
+        share_cores: see :func:`dsf.export.placement.placement.place`.
 
     Raises:
         NetworkError: one neuron exceeds a core of the chip.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from dsf.export.chips import get_chip
-from dsf.export.file import SEAL
-from dsf.export.targets import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
+from dsf.export.network.file import SEAL
+from dsf.export.placement.chips import get_chip
+from dsf.export.targets.options import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent
 from dsf.shell.installed import require_installed
@@ -35,7 +35,7 @@ class ExportConfig:
     """File to write; without it, network with the target's suffix."""
     target: Target = "loihi"
     """loihi: the network file that dsf-sim-run runs. onnx: standard integer operators for ONNX Runtime. nir: what NIR
-    can say. torch: an integer module, read back by dsf.export.torch_module."""
+    can say. torch: an integer module, read back by dsf.export.targets.torch_module."""
     bits: int | None = None
     """Signed width of the weights, 2 to 8; without it 8, or what quantization-aware training has trained."""
     per_channel: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     HISTORY_KINDS,
     LIF,
     SPIKING_KINDS,
@@ -140,7 +140,7 @@ class SpikeCounter:
         decisions, tokens: made and computed so far, see :class:`Activity`.
         fired: (neurons,) spikes of every spiking population.
         active: (neurons,) updates of every LIF population that had anything to do, see
-            :func:`dsf.export.reference.active_updates`; an engine that cannot see membranes counts every update.
+            :func:`dsf.export.network.reference.active_updates`; an engine that cannot see membranes counts every update.
     """
 
     def __init__(self, network: Network) -> None:

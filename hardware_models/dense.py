@@ -11,8 +11,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from dsf.export.network import Network
-from dsf.export.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Outer, Readout, Residual, Synapses
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Outer, Readout, Residual, Synapses
 from dsf.hardware_models.activity import Activity, NodeActivity
 
 Precision = Literal["fp32", "int8"]

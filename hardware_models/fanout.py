@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dsf.export.connections import connections
-from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, Readout, Synapses
-from dsf.export.placement import Placement
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import SPIKING_KINDS, Readout, Synapses
+from dsf.export.placement.connections import connections
+from dsf.export.placement.placement import Placement
 from dsf.hardware_models.work import HOST, Per, Work
 
 Span = tuple[int, int, int]

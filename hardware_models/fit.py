@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from dsf.export.chips import Chip, Figure
-from dsf.export.network import Network
-from dsf.export.placement import QUANTITIES, place
+from dsf.export.network.network import Network
+from dsf.export.placement.chips import Chip, Figure
+from dsf.export.placement.placement import QUANTITIES, place
 from dsf.hardware_models.work import Delay, longest_delay
 
 ADVICE = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, Node, Readout, Synapses
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Encoder, Node, Readout, Synapses
 from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.energy import EnergyEstimate, LayerEnergy
 from dsf.hardware_models.mapping import Mapping

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dsf.export.chips import Chip
-from dsf.export.network import Network
-from dsf.export.nodes import NetworkError
-from dsf.export.placement import Placement, place, tile_position
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import NetworkError
+from dsf.export.placement.chips import Chip
+from dsf.export.placement.placement import Placement, place, tile_position
 from dsf.hardware_models.activity import Activity, Counts, NodeActivity, SpikeCounter
 from dsf.hardware_models.fanout import Fanout, fanouts
 from dsf.hardware_models.mesh import Link, Tile, assumptions, hops, route, with_mesh
@@ -33,7 +33,7 @@ class Mapping:
         chip: with a mesh, see :func:`dsf.hardware_models.mesh.with_mesh`.
         placement: slices of populations on cores.
         seats: of every core, its place on its chip: cores 0, 1, 2, ... wind through the tiles, see
-            :func:`dsf.export.placement.tile_position`.
+            :func:`dsf.export.placement.placement.tile_position`.
     """
 
     network: Network
@@ -180,7 +180,7 @@ class Mapping:
 
 
 def map_in_order(network: Network, chip: Chip, share_cores: bool = False) -> Mapping:
-    """The naive mapping: :func:`dsf.export.placement.place`, and its cores in order along the mesh.
+    """The naive mapping: :func:`dsf.export.placement.placement.place`, and its cores in order along the mesh.
 
     Raises:
         NetworkError: a single neuron exceeds a core.

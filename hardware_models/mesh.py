@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dsf.export.chips import LOIHI_1, Chip, Figure
+from dsf.export.placement.chips import LOIHI_1, Chip, Figure
 from dsf.shell.errors import UserError
 
 Tile = tuple[int, int]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsf.export.nodes import NetworkError
+from dsf.export.network.nodes import NetworkError
 from dsf.hardware_models.activity import SpikeCounter
 from dsf.hardware_models.preset import load_preset
 

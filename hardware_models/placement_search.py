@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.chips import Chip
-from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, Encoder, NetworkError, Readout, Synapses
-from dsf.export.placement import Budget, Placement, Slice, place, tile_position
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import SPIKING_KINDS, Encoder, NetworkError, Readout, Synapses
+from dsf.export.placement.chips import Chip
+from dsf.export.placement.placement import Budget, Placement, Slice, place, tile_position
 from dsf.hardware_models.activity import Counts, SpikeCounter
 from dsf.hardware_models.latency import HOPS, barrier
 from dsf.hardware_models.mapping import Mapping, in_order, map_in_order
@@ -107,7 +107,7 @@ def search_mapping(
         chip: where.
         counter: of a run that stands for all: who fires how often.
         preset: whose times are the load; without times, synaptic events and updates.
-        share_cores: see :func:`dsf.export.placement.place`.
+        share_cores: see :func:`dsf.export.placement.placement.place`.
         seed: of the disturbances in the search for places; the same seed gives the same mapping.
 
     Raises:

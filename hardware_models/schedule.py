@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Residual
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Residual
 from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.mapping import Mapping as NetworkMapping
 from dsf.hardware_models.work import HOST, Record, Schedule, stages

@@ -14,9 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.connections import connections
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     LIF,
     SPIKING_KINDS,
     And,
@@ -30,7 +29,8 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.placement import Slice
+from dsf.export.placement.connections import connections
+from dsf.export.placement.placement import Slice
 from dsf.hardware_models.activity import Counts, SpikeCounter
 
 HOST = -1

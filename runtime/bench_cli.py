@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from dsf.export.file import file_digest, read_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import Outer, PlacedWindow, Window
-from dsf.export.tables import table_console
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import Outer, PlacedWindow, Window
+from dsf.export.proof.tables import table_console
 from dsf.hardware_models.paper_table import TSSA_RATES, Rates, measured_rates
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_sheets import sheets

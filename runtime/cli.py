@@ -13,10 +13,10 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import Progress
 
-from dsf.export.file import file_digest, read_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import NetworkError
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import NetworkError
+from dsf.export.network.reference import IntegerPolicy
 from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.closed_loop import LoopSettings, check_fits, checked_per_episode, run_serially

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsf.export.network import Network
-from dsf.export.reference import check_token_size, decode, encode
+from dsf.export.network.network import Network
+from dsf.export.network.reference import check_token_size, decode, encode
 from dsf.runtime.engine import Decision, Engine
 from dsf.runtime.parity import Parity, ParityCheck
 from dsf.runtime.real_time import Clock, run_in_real_time

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from dsf.export.chips import DEFAULT_CHIP, get_chip
-from dsf.export.network import Network
+from dsf.export.network.network import Network
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
 from dsf.hardware_models import Mapping, SpikeCounter, map_in_order
 from dsf.hardware_models.work import HOST, Record
 

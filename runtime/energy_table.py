@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from dsf.export.network import Mode, Network
-from dsf.export.reference import decode, encode
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.reference import decode, encode
 from dsf.hardware_models import (
     Activity,
     EnergyEstimate,

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import LIF
-from dsf.export.reference import WindowReference, active_updates, encode
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import LIF
+from dsf.export.network.reference import WindowReference, active_updates, encode
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.runtime.fast_engine import FastEngine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.tasks import Task, get_task

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import saturating_populations
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import (
+from dsf.export.network.bounds import saturating_populations
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import (
     LIF,
     SPIKING_KINDS,
     And,
@@ -29,7 +29,7 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.reference import NOT_FINITE
+from dsf.export.network.reference import NOT_FINITE
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.hardware_models import Activity, EnergyEstimate, Mapping
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.latency import Floorline

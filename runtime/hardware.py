@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsf.export.chips import get_chip
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import SPIKING_KINDS
-from dsf.export.placement import place
-from dsf.export.reference import WindowReference
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import SPIKING_KINDS
+from dsf.export.network.reference import WindowReference
+from dsf.export.placement.chips import get_chip
+from dsf.export.placement.placement import place
 from dsf.hardware_models import (
     EnergyEstimate,
     Fit,

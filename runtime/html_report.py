@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from dsf.export.network import Mode, Network
+from dsf.export.network.network import Mode, Network
 from dsf.hardware_models import EnergyEstimate
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads

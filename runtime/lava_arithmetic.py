@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Window
+from dsf.export.network.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Window
 from dsf.runtime.lava_blocks import AttentionNodes
 from dsf.runtime.lava_layout import CONTINUES
 from dsf.shell.arrays import BoolArray, FloatArray
@@ -46,7 +46,7 @@ class Neurons:
         self.active[:] = 0
 
     def step(self, current: FloatArray) -> BoolArray:
-        """Spikes of this tick, as :class:`~dsf.export.network.LIF` defines them."""
+        """Spikes of this tick, as :class:`~dsf.export.network.nodes.LIF` defines them."""
         membrane = self.membrane
         self._note_activity(current)
         membrane *= self.kept

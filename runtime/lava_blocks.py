@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     HISTORY_KINDS,
     LIF,
     And,

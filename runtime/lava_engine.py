@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from lava.magma.core.run_configs import Loihi2SimCfg
 
-from dsf.export.network import Mode, Network
+from dsf.export.network.network import Mode, Network
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engine import STOCK_LAVA, HostEncoder, LavaModel, LavaOptions
 from dsf.runtime.lava_blocks import split_network

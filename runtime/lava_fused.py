@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.nodes import Readout
+from dsf.export.network.nodes import Readout
 from dsf.runtime.lava_arithmetic import DelayLine, Neurons, Weights, history_of
 from dsf.runtime.lava_blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
 from dsf.shell.arrays import BoolArray, FloatArray, IntArray

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dsf.export.connections import connections
-from dsf.export.nodes import Node, Synapses
-from dsf.export.placement import Placement
+from dsf.export.network.nodes import Node, Synapses
+from dsf.export.placement.connections import connections
+from dsf.export.placement.placement import Placement
 from dsf.runtime.lava_engine import LavaEngine
 from dsf.runtime.lava_stage import Stage
 from dsf.shell.errors import CommandFailed

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.nodes import LIF, NetworkError
+from dsf.export.network.nodes import LIF, NetworkError
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.lava_blocks import BlockNodes
 from dsf.runtime.parity import Spikes

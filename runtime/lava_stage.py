@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsf.export.nodes import Readout
+from dsf.export.network.nodes import Readout
 from dsf.runtime.lava_blocks import BlockNodes, EmbeddingNodes, NetworkParts
 from dsf.runtime.lava_layout import DENSE_TICKS, Clock
 from dsf.runtime.lava_report import BlockReport, lay_out_reports

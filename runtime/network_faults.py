@@ -27,10 +27,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.bounds import MEMBRANE, prove, saturating_populations
-from dsf.export.chips import Chip, stored_weight_bits
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.bounds import MEMBRANE, prove, saturating_populations
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     ALWAYS_FIRES,
     LIF,
     NEVER_FIRES,
@@ -45,7 +44,8 @@ from dsf.export.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.placement import Slice, place
+from dsf.export.placement.chips import Chip, stored_weight_bits
+from dsf.export.placement.placement import Slice, place
 from dsf.shell.arrays import BoolArray
 from dsf.shell.errors import UserError
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS

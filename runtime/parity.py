@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Mode, Network
-from dsf.export.reference import ReferenceEngine, WindowReference
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.reference import ReferenceEngine, WindowReference
 from dsf.runtime.probes import spiking_populations
 from dsf.shell.arrays import Int64Array
 

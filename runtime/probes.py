@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.shell.errors import UserError
 
 ALL_POPULATIONS = ("*",)

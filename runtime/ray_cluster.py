@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.runtime.closed_loop import LoopSettings, OnStep
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.runtime.workers import OpenEngine, run_share, told

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Mode
-from dsf.export.sealed import Seal
+from dsf.export.network.network import Mode
+from dsf.export.network.sealed import Seal
 from dsf.runtime.closed_loop import LoopSettings
 from dsf.runtime.env_task import EnvTask
 from dsf.runtime.tape import DIGEST_BYTES, TapedEpisode

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dsf.export.file import file_digest, read_network
-from dsf.export.network import Network
-from dsf.export.reference import decode, encode
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.network import Network
+from dsf.export.network.reference import decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import BackendName, Engine, LavaModel, open_engine
 from dsf.runtime.env_task import env_task

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dsf.export.network import Mode
+from dsf.export.network.network import Mode
 from dsf.hardware_models.layers import SHARES, LayerRow, by_part, together
 from dsf.hardware_models.preset import GRADES, NANOSECOND
 from dsf.runtime.closed_loop import LoopSettings

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.parity import Parity
 from dsf.runtime.real_time import Timing

@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from dsf.export.bounds import OverflowPossible
-from dsf.export.chips import Chip
-from dsf.export.network import Mode, Network
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.bounds import OverflowPossible
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.reference import IntegerPolicy
+from dsf.export.placement.chips import Chip
 from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, stuck_neurons
 from dsf.shell.errors import UserError

@@ -11,9 +11,9 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from dsf.export.chips import DEFAULT_CHIP, get_chip
-from dsf.export.file import file_digest, read_network
-from dsf.export.tables import table_console
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
+from dsf.export.proof.tables import table_console
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import check_fits
 from dsf.runtime.robustness import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed

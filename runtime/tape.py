@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime.engine import Decision
 from dsf.runtime.parity import Spikes
 from dsf.shell.arrays import FloatArray

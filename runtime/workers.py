@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from threadpoolctl import threadpool_limits
 
-from dsf.export.network import Network
+from dsf.export.network.network import Network
 from dsf.runtime.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.engine import Engine
 from dsf.runtime.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather

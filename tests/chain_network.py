@@ -14,9 +14,9 @@ import dataclasses
 
 import numpy as np
 
-from dsf.export.chips import LOIHI_2, Figure
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, Readout, Residual, Synapses
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Encoder, Readout, Residual, Synapses
+from dsf.export.placement.chips import LOIHI_2, Figure
 
 TICKS = 2
 

@@ -14,7 +14,7 @@ from random import Random
 from fault_injection import LIMIT_S, PRIVATE, SHARED_MEMORY, Missed, Outcome, Run, Trial
 from random_networks import random_network
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime.artifacts import network_path
 
 HOPPER_FEATURES = 15

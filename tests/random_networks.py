@@ -10,10 +10,10 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from dsf.export.calibrate import calibrate
-from dsf.export.fold import fold
-from dsf.export.network import Network
-from dsf.export.quantize import quantize
+from dsf.export.conversion.calibrate import calibrate
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.network import Network
 from dsf.tasks import get_task
 from dsf.train.checkpoint import codec_to_json, save_checkpoint
 from dsf.train.config.training import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json

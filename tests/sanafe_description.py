@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.nodes import LIF
+from dsf.export.network.nodes import LIF
 from dsf.shell.arrays import Int64Array
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 

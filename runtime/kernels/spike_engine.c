@@ -1,4 +1,4 @@
-/* Integer engine of a spiking network: the arithmetic of export/nodes.py, event by event, for one token at a time.
+/* Integer engine of a spiking network: the arithmetic of export/network/nodes.py, event by event, for one token at a time.
  *
  * A network is an array of nodes in evaluation order. An *element* is one token of one lane; a *row* is one tick of one
  * element. In stream mode a lane has one element per decision, and nodes that look back keep their past in rings; in

@@ -14,7 +14,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.nodes import And
+from dsf.export.network.nodes import And
 from dsf.runtime.lava_arithmetic import history_of
 from dsf.runtime.lava_blocks import AttentionNodes
 from dsf.runtime.lava_layout import Clock

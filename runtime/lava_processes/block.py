@@ -15,7 +15,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.export.nodes import Readout, Synapses
+from dsf.export.network.nodes import Readout, Synapses
 from dsf.runtime.lava_blocks import AttentionNodes, EmbeddingNodes, MlpNodes
 from dsf.runtime.lava_fused import FusedBlock, FusedEmbedding, FusedReadout
 from dsf.runtime.lava_layout import DENSE_TICKS

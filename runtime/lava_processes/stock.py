@@ -7,7 +7,7 @@ from lava.proc.dense.process import Dense
 from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
-from dsf.export.nodes import LIF, Synapses
+from dsf.export.network.nodes import LIF, Synapses
 from dsf.runtime.lava_layout import Clock
 from dsf.train.quantization.integers import WEIGHT_BITS
 
@@ -16,7 +16,7 @@ NO_CURRENT_MEMORY = 4095
 
 
 def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
-    """A stock Dense that computes :class:`~dsf.export.network.Synapses` exactly.
+    """A stock Dense that computes :class:`~dsf.export.network.nodes.Synapses` exactly.
 
     A matrix of mixed signs loses its lowest bit in Lava, so the weights go in doubled and the exponent takes it back.
     ``message_bits`` 0 means binary spikes.
@@ -31,7 +31,7 @@ def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
 
 
 def stock_neurons(node: LIF, clock: Clock) -> LIFReset:
-    """A stock LIFReset that computes :class:`~dsf.export.network.LIF` exactly (a threshold array works in Lava)."""
+    """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (a threshold array works in Lava)."""
     return LIFReset(
         shape=(node.size,),
         du=NO_CURRENT_MEMORY,

@@ -16,16 +16,16 @@ from random_networks import exportable, random_model
 from rich.console import Console
 from torch import nn
 
-from dsf.export.bounds import require_no_overflow
-from dsf.export.calibrate import calibrate, run_layers
-from dsf.export.fold import fold
-from dsf.export.folded import FoldedModel
-from dsf.export.layer_report import LayerFigures, layer_report, print_layers
-from dsf.export.levels import run_folded, run_reference
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, NetworkError, Residual, Synapses, Window
-from dsf.export.quantize import quantize
-from dsf.export.reference import decode, replay
+from dsf.export.conversion.calibrate import calibrate, run_layers
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.folded import FoldedModel
+from dsf.export.conversion.layer_report import LayerFigures, layer_report, print_layers
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, NetworkError, Residual, Synapses, Window
+from dsf.export.network.reference import decode, replay
+from dsf.export.proof.levels import run_folded, run_reference
 from dsf.shell.errors import UserError
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.layers import (

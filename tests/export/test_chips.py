@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network
 
-from dsf.export.chips import (
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Encoder, Outer, Residual, Synapses
+from dsf.export.placement.chips import (
     CHIPS,
     DEFAULT_CHIP,
     LOIHI_1,
@@ -25,8 +27,6 @@ from dsf.export.chips import (
     verdict,
     violations,
 )
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, Outer, Residual, Synapses
 from dsf.shell.errors import UserError
 from dsf.train.quantization.integers import DECAY_BITS
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_model
 
-from dsf.export.attention import lag_rows
-from dsf.export.bounds import require_no_overflow
-from dsf.export.fold import fold
-from dsf.export.folded import FoldedAttention, FoldedModel
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
-from dsf.export.quantize import quantize
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.folded import FoldedAttention, FoldedModel
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.attention import lag_rows
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
 from dsf.train.quantization.integers import Affine
 
 

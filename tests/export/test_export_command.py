@@ -13,12 +13,12 @@ from conftest import assert_refused, run_command
 from random_networks import random_network, write_checkpoint
 from training_runs import run_here
 
-from dsf.export.chips import LOIHI_2
 from dsf.export.cli import main
-from dsf.export.file import read_network, write_network
-from dsf.export.nodes import LIF
-from dsf.export.placement import place
-from dsf.export.torch_module import read_torch
+from dsf.export.network.file import read_network, write_network
+from dsf.export.network.nodes import LIF
+from dsf.export.placement.chips import LOIHI_2
+from dsf.export.placement.placement import place
+from dsf.export.targets.torch_module import read_torch
 
 OPEN_LOOP = ("--episodes", "0", "--dataset", "dsf/hopper/medium-v0")
 """No closed loop: seconds instead of minutes."""

@@ -13,10 +13,10 @@ from random_networks import random_network, write_checkpoint
 from training_runs import run_here
 
 from dsf.export.cli import main, merged, require_passed
-from dsf.export.file import read_network, write_network
-from dsf.export.nodes import LIF
+from dsf.export.network.file import read_network, write_network
+from dsf.export.network.nodes import LIF
 from dsf.export.options import NEEDS_RUN
-from dsf.export.proof import Rung
+from dsf.export.proof.rungs import Rung
 from dsf.shell.errors import CommandFailed
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.models.qat import quantization_aware

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_model, random_network, random_tokens
 
-from dsf.export.bounds import Interval, prove, require_no_overflow
-from dsf.export.fold import fold
-from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
-from dsf.export.proof import ProofStopped, compare_stream, prove_network
-from dsf.export.proof import random_tokens as proof_tokens
-from dsf.export.quantize import quantize
-from dsf.export.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
-from dsf.export.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.bounds import Interval, prove, require_no_overflow
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
+from dsf.export.network.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
+from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
+from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network
+from dsf.export.proof.rungs import random_tokens as proof_tokens
+from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from random_networks import exportable, random_network
 from rich.console import Console
 
-from dsf.export.bounds import require_no_overflow
-from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, verdict, violations
-from dsf.export.difference import ABSENT, HEADER, compare, print_differences
-from dsf.export.file import file_digest, read_network, write_network
 from dsf.export.inspect import describe_nodes, inspect_network, print_network
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Readout, Synapses
-from dsf.export.placement import place
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.difference import ABSENT, HEADER, compare, print_differences
+from dsf.export.network.file import file_digest, read_network, write_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Readout, Synapses
+from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, verdict, violations
+from dsf.export.placement.placement import place
 from dsf.runtime.artifacts import network_path
 
 

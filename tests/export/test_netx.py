@@ -17,18 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_model, random_network, random_tokens
 
-from dsf.export.fold import fold
-from dsf.export.network import Network
-from dsf.export.netx_file import (
-    RESET_OFFSET,
-    DenseStage,
-    dense_stages,
-    netx_weights,
-    write_net,
-)
-from dsf.export.nodes import LIF, Gate, NetworkError, Synapses
-from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine, fire, integer_product, shift
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Gate, NetworkError, Synapses
+from dsf.export.network.reference import ReferenceEngine, fire, integer_product, shift
+from dsf.export.targets.netx_file import RESET_OFFSET, DenseStage, dense_stages, netx_weights, write_net
 from dsf.shell.errors import UserError
 from dsf.train.quantization.layers import bias_parts
 

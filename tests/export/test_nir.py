@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_model, random_network, random_tokens
 
-from dsf.export.file import file_digest, write_network
-from dsf.export.fold import fold
-from dsf.export.network import Network
-from dsf.export.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exact, write_nir
-from dsf.export.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
-from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine, fire
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.file import file_digest, write_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
+from dsf.export.network.reference import ReferenceEngine, fire
+from dsf.export.targets.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exact, write_nir
 from dsf.shell.errors import UserError
 from dsf.train.config.training import AttentionKind
 

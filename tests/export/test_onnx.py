@@ -19,18 +19,18 @@ from onnx.reference import ReferenceEvaluator
 from random_networks import exportable, random_model, random_network, random_tokens
 from spike_tally import TALLY
 
-from dsf.export.bounds import require_no_overflow
-from dsf.export.file import file_digest, write_network
-from dsf.export.fold import fold
-from dsf.export.folded import FoldedEngine
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, SPIKING_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
-from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
-from dsf.export.onnx_float import build_float, write_onnx_float
-from dsf.export.onnx_graph import build, build_window, write_onnx
-from dsf.export.onnx_rules import check
-from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine, WindowReference, decode, replay
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.folded import FoldedEngine
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.file import file_digest, write_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, SPIKING_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
+from dsf.export.network.reference import ReferenceEngine, WindowReference, decode, replay
+from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
+from dsf.export.targets.onnx_float import build_float, write_onnx_float
+from dsf.export.targets.onnx_graph import build, build_window, write_onnx
+from dsf.export.targets.onnx_rules import check
 from dsf.train.config.training import AttentionKind
 
 Engine = ReferenceEngine | WindowReference | OnnxEngine | OnnxWindowEngine

@@ -14,11 +14,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network
 
-from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, And, Encoder, Gate, NetworkError, Node, Outer, PlacedWindow, Readout, Synapses, Window
-from dsf.export.placement import QUANTITIES, Placement, place, tile_position
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
+    LIF,
+    And,
+    Encoder,
+    Gate,
+    NetworkError,
+    Node,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Synapses,
+    Window,
+)
+from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
+from dsf.export.placement.placement import QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
 
 Reading = tuple[int, str, int, int]
@@ -30,7 +42,7 @@ def has_core(node: Node) -> bool:
 
 
 def readings(network: Network, node: Node, neuron: int) -> list[Reading]:
-    """What one neuron reads, from the equations in dsf.export.nodes."""
+    """What one neuron reads, from the equations in dsf.export.network.nodes."""
     if isinstance(node, Gate):
         return [(0, node.source, node.first + neuron, 2), (1, node.source, node.second + neuron, 2)]
     if isinstance(node, (Window, PlacedWindow)):

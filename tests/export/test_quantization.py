@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import ACTIONS, exportable, random_model
 
-from dsf.export.attention import lag_rows
-from dsf.export.fold import fold
-from dsf.export.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
-from dsf.export.quantize import quantize
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.attention import lag_rows
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
+from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.shell.errors import UserError
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, quantization_aware

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.network import Network
-from dsf.export.nodes import (
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
     LIF,
     SPIKING_KINDS,
     And,
@@ -25,7 +25,7 @@ from dsf.export.nodes import (
     Residual,
     Synapses,
 )
-from dsf.export.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
+from dsf.export.network.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
 from dsf.train.config.training import AttentionKind
 
 

@@ -12,8 +12,8 @@ from random_networks import random_network, write_checkpoint
 from training_runs import assert_failed, run_here
 
 from dsf.export.cli import main
-from dsf.export.file import write_network
-from dsf.export.targets import SUFFIXES, Target
+from dsf.export.network.file import write_network
+from dsf.export.targets.options import SUFFIXES, Target
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from random_networks import exportable, random_model, random_network, random_tokens
 
-from dsf.export.file import write_network
-from dsf.export.fold import fold
-from dsf.export.network import Network
-from dsf.export.nir_graph import write_nir
-from dsf.export.nodes import LIF, NetworkError, Synapses
-from dsf.export.onnx_float import write_onnx_float
-from dsf.export.onnx_graph import write_onnx
-from dsf.export.proof import versions
-from dsf.export.quantize import quantize
-from dsf.export.targets import SUFFIXES, Target, TargetOptions, require_target, require_writable, write_target
-from dsf.export.torch_module import write_torch
-from dsf.export.written import compare_written, token_vectors
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.file import write_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, NetworkError, Synapses
+from dsf.export.proof.rungs import versions
+from dsf.export.proof.written import compare_written, token_vectors
+from dsf.export.targets.nir_graph import write_nir
+from dsf.export.targets.onnx_float import write_onnx_float
+from dsf.export.targets.onnx_graph import write_onnx
+from dsf.export.targets.options import SUFFIXES, Target, TargetOptions, require_target, require_writable
+from dsf.export.targets.torch_module import write_torch
+from dsf.export.write import write_target
 from dsf.shell.errors import CommandFailed, UserError
 
 KINDS = ("loihi", "onnx stream", "onnx window", "onnx float", "nir", "torch")
@@ -233,7 +234,7 @@ def test_a_network_file_that_fails_leaves_no_netx_directory(tmp_path: Path) -> N
 
 
 def test_a_wrong_net_file_is_found(tmp_path: Path) -> None:
-    from dsf.export.netx_file import compare_net, dense_stages, write_net
+    from dsf.export.targets.netx_file import compare_net, dense_stages, write_net
 
     network, path = whole_network(), tmp_path / "x.net"
     stage = next(stage for stage in dense_stages(network) if stage.name == QKV)

@@ -27,10 +27,10 @@ import yaml
 from random_networks import random_network
 from sanafe_description import Chain, Core, Population, Projection
 
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Synapses
-from dsf.export.reference import ReferenceEngine, active_updates, fire
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Synapses
+from dsf.export.network.reference import ReferenceEngine, active_updates, fire
 from dsf.hardware_models import Activity, NodeActivity, SpikeCounter, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.preset import NANOSECOND, PICOJOULE

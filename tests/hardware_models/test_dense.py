@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from random_networks import random_network
 
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.nodes import Readout, Synapses
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import Readout, Synapses
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.dense import (
     CACHED,

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.chips import LOIHI_1, LOIHI_2, Figure
-from dsf.export.network import Network
-from dsf.export.nodes import LIF, Residual
-from dsf.export.reference import WindowReference
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import LIF, Residual
+from dsf.export.network.reference import WindowReference
+from dsf.export.placement.chips import LOIHI_1, LOIHI_2, Figure
 from dsf.hardware_models import (
     Latency,
     Preset,

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 
-from dsf.export.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure
-from dsf.export.connections import connections
-from dsf.export.file import read_network
-from dsf.export.network import Network
-from dsf.export.nodes import SPIKING_KINDS, NetworkError
-from dsf.export.placement import QUANTITIES as LIMITS
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import SPIKING_KINDS, NetworkError
+from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure
+from dsf.export.placement.connections import connections
+from dsf.export.placement.placement import QUANTITIES as LIMITS
 from dsf.hardware_models import (
     Mapping,
     SpikeCounter,

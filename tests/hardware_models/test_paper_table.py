@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from random_networks import random_network, random_tokens
 
-from dsf.export.nodes import NetworkError
+from dsf.export.network.nodes import NetworkError
 from dsf.hardware_models import SpikeCounter
 from dsf.hardware_models.paper_table import (
     PAPER_SAVING,

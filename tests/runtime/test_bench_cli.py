@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from random_networks import random_network
 
-from dsf.export.file import read_network, write_network
+from dsf.export.network.file import read_network, write_network
 from dsf.hardware_models import estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.paper_table import TSSA_RATES, paper_rows
 from dsf.runtime.artifacts import network_path

@@ -12,7 +12,7 @@ from conftest import assert_refused, run_command
 from random_networks import random_network
 from spike_tally import TALLY
 
-from dsf.export.file import read_network, write_network
+from dsf.export.network.file import read_network, write_network
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.engine import require_lava
 from dsf.runtime.errors import BackendUnavailable

@@ -12,9 +12,9 @@ from conftest import assert_refused
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.file import write_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import SPIKING_KINDS
+from dsf.export.network.file import write_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime import cli
 from dsf.runtime.closed_loop import ClosedLoopResult, run_closed_loop
 from dsf.runtime.engine import BackendName, ReferenceBackend, open_engine

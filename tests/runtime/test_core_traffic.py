@@ -13,11 +13,11 @@ from conftest import lava_runs_here
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
-from dsf.export.chips import Figure, get_chip
-from dsf.export.connections import connections
-from dsf.export.file import write_network
-from dsf.export.nodes import SPIKING_KINDS, Encoder, Synapses
-from dsf.export.placement import place
+from dsf.export.network.file import write_network
+from dsf.export.network.nodes import SPIKING_KINDS, Encoder, Synapses
+from dsf.export.placement.chips import Figure, get_chip
+from dsf.export.placement.connections import connections
+from dsf.export.placement.placement import place
 from dsf.hardware_models.mapping import Mapping, in_order
 from dsf.hardware_models.mesh import with_mesh
 from dsf.runtime.cli import main

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from random_networks import exportable, random_network, random_tokens
 from spike_tally import TALLY
 
-from dsf.export.file import read_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
-from dsf.export.reference import ReferenceEngine, WindowReference, encode
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
+from dsf.export.network.reference import ReferenceEngine, WindowReference, encode
 from dsf.runtime import fast_engine
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import FastBackend, ReferenceBackend

@@ -25,7 +25,7 @@ from fault_injection import Missed, break_run
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime import cli, patience
 from dsf.runtime.engine import LavaModel, open_engine
 from dsf.runtime.errors import EngineDied

@@ -15,10 +15,10 @@ from conftest import assert_refused
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
-from dsf.export.chips import CHIPS, LOIHI_1, Figure
-from dsf.export.file import write_network
-from dsf.export.network import Mode
-from dsf.export.nodes import NetworkError
+from dsf.export.network.file import write_network
+from dsf.export.network.network import Mode
+from dsf.export.network.nodes import NetworkError
+from dsf.export.placement.chips import CHIPS, LOIHI_1, Figure
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main

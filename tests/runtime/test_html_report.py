@@ -14,7 +14,7 @@ import pytest
 from conftest import assert_refused, run_command
 from random_networks import random_network
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime.figures import reward_curve
 from dsf.runtime.sketch import FRAME_S, sketch_episode
 from dsf.tasks import get_task

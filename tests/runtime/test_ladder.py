@@ -7,10 +7,10 @@ import pytest
 from random_networks import KINDS, random_network, random_tokens
 from spike_tally import TALLY
 
-from dsf.export.file import read_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import SPIKING_KINDS
-from dsf.export.onnx_engine import OnnxEngine, OnnxWindowEngine
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import SPIKING_KINDS
+from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.fast_engine import FastEngine
 from dsf.runtime.parity import Parity, Spikes, reference_engine

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from random_networks import KINDS, exportable, finely_scaled_network, random_network, random_tokens
 from spike_tally import TALLY
 
-from dsf.export.file import read_network
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import LIF, SPIKING_KINDS, NetworkError
-from dsf.export.reference import WindowReference, encode
+from dsf.export.network.file import read_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
+from dsf.export.network.reference import WindowReference, encode
 from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.closed_loop import run_closed_loop
@@ -324,7 +324,7 @@ def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 4096))
 def test_fused_neurons_are_the_reference_neurons_even_at_the_rails(seed: int, decay: int) -> None:
-    from dsf.export.reference import fire
+    from dsf.export.network.reference import fire
     from dsf.runtime.lava_arithmetic import Neurons
 
     generator = np.random.default_rng(seed)

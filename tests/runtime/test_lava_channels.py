@@ -18,8 +18,8 @@ import pytest
 from conftest import lava_runs_here, shared_memory_segments
 from random_networks import random_network, random_tokens
 
-from dsf.export.file import write_network
-from dsf.export.network import Mode, Network
+from dsf.export.network.file import write_network
+from dsf.export.network.network import Mode, Network
 from dsf.runtime.engine import LavaModel, LavaOptions, open_engine
 from dsf.runtime.errors import EngineDied
 from dsf.runtime.parity import ParityCheck

@@ -7,8 +7,8 @@ import time
 import numpy as np
 from random_networks import random_network, random_tokens
 
-from dsf.export.network import Mode, Network
-from dsf.export.reference import ReferenceEngine
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.reference import ReferenceEngine
 from dsf.runtime.fast_engine import FastEngine
 
 CONTEXT, BLOCKS = 100, 3

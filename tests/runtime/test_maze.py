@@ -11,7 +11,7 @@ from conftest import assert_refused
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime import cli
 
 QUICK = ("--backend", "fast", "--no-compare", "--parity-decisions", "10")

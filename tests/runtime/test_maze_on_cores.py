@@ -17,8 +17,8 @@ from random_networks import random_network
 from rich.console import Console
 from training_runs import UNSCORED, run_here, trained
 
-from dsf.export.file import read_network, write_network
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.file import read_network, write_network
+from dsf.export.network.reference import IntegerPolicy
 from dsf.runtime.parity import reference_engine
 from dsf.runtime.tape import TapedEpisode
 from dsf.tasks import Episode

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from random_networks import random_model, random_network, random_tokens
 
-from dsf.export.bounds import MEMBRANE, OverflowPossible, require_no_overflow, saturating_populations
-from dsf.export.chips import get_chip
-from dsf.export.file import file_digest, read_network, write_network
-from dsf.export.fold import fold
-from dsf.export.network import Mode, Network
-from dsf.export.nodes import LIF, NEVER_FIRES, NetworkError, Residual, Synapses, Window
-from dsf.export.placement import Slice, place
-from dsf.export.quantize import quantize
-from dsf.export.reference import ReferenceEngine, WindowReference
+from dsf.export.conversion.fold import fold
+from dsf.export.conversion.quantize import quantize
+from dsf.export.network.bounds import MEMBRANE, OverflowPossible, require_no_overflow, saturating_populations
+from dsf.export.network.file import file_digest, read_network, write_network
+from dsf.export.network.network import Mode, Network
+from dsf.export.network.nodes import LIF, NEVER_FIRES, NetworkError, Residual, Synapses, Window
+from dsf.export.network.reference import ReferenceEngine, WindowReference
+from dsf.export.placement.chips import get_chip
+from dsf.export.placement.placement import Slice, place
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
 from dsf.runtime.fast_engine import FastEngine

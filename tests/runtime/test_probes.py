@@ -12,8 +12,8 @@ from conftest import assert_refused
 from random_networks import random_network, random_tokens
 from training_runs import run_here
 
-from dsf.export.file import write_network
-from dsf.export.nodes import SPIKING_KINDS
+from dsf.export.network.file import write_network
+from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime.cli import main
 from dsf.runtime.engine import ReferenceBackend
 from dsf.runtime.probes import ALL_POPULATIONS, choose_populations

@@ -13,8 +13,8 @@ from gym_worlds import ACTION, OBSERVATION
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.file import write_network
-from dsf.export.network import Network
+from dsf.export.network.file import write_network
+from dsf.export.network.network import Network
 from dsf.runtime import cli
 from dsf.runtime.closed_loop import LoopSettings, run_serially
 from dsf.runtime.engine import FastBackend, open_engine

@@ -16,8 +16,8 @@ from gym_worlds import ACTION, OBSERVATION
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.file import write_network
-from dsf.export.sealed import USER_BLOCK_BYTES
+from dsf.export.network.file import write_network
+from dsf.export.network.sealed import USER_BLOCK_BYTES
 from dsf.runtime import cli
 from dsf.runtime.record import SEAL, read_recording, write_recording
 

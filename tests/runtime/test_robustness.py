@@ -14,10 +14,10 @@ from conftest import assert_refused
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.chips import get_chip
-from dsf.export.file import file_digest, write_network
-from dsf.export.network import Network
-from dsf.export.reference import IntegerPolicy
+from dsf.export.network.file import file_digest, write_network
+from dsf.export.network.network import Network
+from dsf.export.network.reference import IntegerPolicy
+from dsf.export.placement.chips import get_chip
 from dsf.runtime import cli, robustness
 from dsf.runtime.network_faults import stuck_neurons
 from dsf.runtime.parity import reference_engine

@@ -9,7 +9,7 @@ from conftest import assert_refused
 from random_networks import random_network, write_checkpoint
 from training_runs import run_here
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime.cli import main
 
 

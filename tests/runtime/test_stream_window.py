@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_networks import EXPORTABLE_NORMS, KINDS, random_network, random_tokens
 
-from dsf.export.network import Network
-from dsf.export.reference import ReferenceEngine, WindowReference
+from dsf.export.network.network import Network
+from dsf.export.network.reference import ReferenceEngine, WindowReference
 from dsf.runtime.fast_engine import FastEngine
 from dsf.train.config.training import AttentionKind
 

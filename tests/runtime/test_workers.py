@@ -21,7 +21,7 @@ from gym_worlds import ACTION, OBSERVATION, STARTED_VARIABLE, Failing
 from random_networks import random_network
 from training_runs import run_here
 
-from dsf.export.file import write_network
+from dsf.export.network.file import write_network
 from dsf.runtime import cli
 from dsf.runtime.closed_loop import checked_per_episode
 

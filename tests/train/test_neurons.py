@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_networks import random_model
 
-from dsf.export.nodes import LIF as IntegerLIF
-from dsf.export.reference import fire
+from dsf.export.network.nodes import LIF as IntegerLIF
+from dsf.export.network.reference import fire
 from dsf.train.config.training import NeuronKind
 from dsf.train.models.neurons import LIF, set_neuron_kind
 

@@ -11,8 +11,8 @@ from conftest import assert_refused, run_command
 from random_networks import random_model
 from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 
-from dsf.export.file import read_network
-from dsf.export.nodes import LIF, Synapses
+from dsf.export.network.file import read_network
+from dsf.export.network.nodes import LIF, Synapses
 from dsf.shell.errors import UserError
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config.training import ModelConfig, TrainConfig

@@ -1,6 +1,6 @@
 """The numerics of quantization: float weights and biases to integers (:mod:`dsf.train.quantization.integers`). Numpy only.
 
-``dsf.export.quantize`` wraps these integers into a network's nodes, and quantization-aware training
+``dsf.export.conversion.quantize`` wraps these integers into a network's nodes, and quantization-aware training
 (:mod:`dsf.train.models.qat`) computes with the float values they stand for: both see the same integers, bit for bit.
 
 * A Linear that feeds only a LIF takes its own scale per output neuron, chosen so that the threshold is an exact

@@ -1,0 +1,101 @@
+"""Level L1 from a trained model: :mod:`dsf.train.models.folding` rids it of its norms, this reads off what is left."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from dsf.export.conversion.folded import FoldedAttention, FoldedBlock, FoldedModel
+from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.train.config.training import ModelConfig, export_obstacles
+from dsf.train.models.attention import PSSA, SpikingAttention
+from dsf.train.models.dsformer import Block, DSFormer
+from dsf.train.models.folding import float64, fold_head, fold_norm
+from dsf.train.quantization.integers import Affine
+
+
+def fold_attention(attention: SpikingAttention, config: ModelConfig, where: str) -> FoldedAttention:
+    """Fold one attention branch.
+
+    Raises:
+        UserError: a norm cannot be folded.
+    """
+    return FoldedAttention(
+        kind=config.attention,
+        qkv=fold_norm(attention.qkv, attention.qkv_norm, f"{where}.qkv_norm"),
+        project=fold_norm(attention.project, attention.project_norm, f"{where}.project_norm"),
+        window=config.window,
+        positional_bias=float64(attention.effective_bias) if isinstance(attention, PSSA) else None,
+        heads=config.heads,
+        scale=attention.scale,
+    )
+
+
+def fold_block(block: Block, config: ModelConfig, where: str) -> FoldedBlock:
+    """Fold one transformer block.
+
+    Raises:
+        UserError: a norm cannot be folded.
+    """
+    attention, mlp = block.attention, block.mlp
+    return FoldedBlock(
+        attention=None if attention is None else fold_attention(attention, config, f"{where}.attention"),
+        expand=fold_norm(mlp.expand, mlp.expand_norm, f"{where}.mlp.expand_norm"),
+        contract=fold_norm(mlp.contract, mlp.contract_norm, f"{where}.mlp.contract_norm"),
+    )
+
+
+def fold(model: DSFormer) -> FoldedModel:
+    """Fold a trained model.
+
+    Raises:
+        UserError: something in it cannot become spikes; the message names all of it.
+    """
+    config = model.config
+    if obstacles := export_obstacles(config):
+        raise UserError(f"cannot export: {'; '.join(obstacles)}")
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # what comes of it is refused by name
+        folded = _fold(model, config)
+    _require_finite(folded)
+    return folded
+
+
+def _fold(model: DSFormer, config: ModelConfig) -> FoldedModel:
+    embed = fold_norm(model.embed, model.embed_norm, "embed_norm")
+    return FoldedModel(
+        codec=model.codec,
+        embed=Affine(embed.weight * float64(model.input_unit), embed.bias),
+        blocks=tuple(fold_block(cast(Block, b), config, f"blocks.{i}") for i, b in enumerate(model.blocks)),
+        head=fold_head(model),
+        threshold=config.threshold,
+        decay=config.decay,
+        ticks=config.ticks,
+        context=config.context,
+        discrete=model.discrete,
+    )
+
+
+def _require_finite(folded: FoldedModel) -> None:
+    """Refuse a model whose norms or weights have no finite affine map.
+
+    Raises:
+        UserError: naming the layer.
+    """
+    maps: dict[str, tuple[FloatArray | None, ...]] = {"embed": (folded.embed.weight, folded.embed.bias)}
+    for index, block in enumerate(folded.blocks):
+        if (attention := block.attention) is not None:
+            name = f"blocks.{index}.attention"
+            maps[f"{name}.qkv"] = (attention.qkv.weight, attention.qkv.bias)
+            maps[f"{name}.positional_bias"] = (attention.positional_bias,)
+            maps[f"{name}.project"] = (attention.project.weight, attention.project.bias)
+        maps[f"blocks.{index}.mlp.expand"] = (block.expand.weight, block.expand.bias)
+        maps[f"blocks.{index}.mlp.contract"] = (block.contract.weight, block.contract.bias)
+    maps["head"] = (folded.head.weight, folded.head.bias)
+    for name, arrays in maps.items():
+        if not all(array is None or np.isfinite(array).all() for array in arrays):
+            raise UserError(
+                f"cannot export: {name}, its norm folded in, is not finite (a running variance that is negative, or "
+                "weights that overflow): train again"
+            )

@@ -1,0 +1,139 @@
+"""Level L1: the folded float network, and a plain numpy engine for it. No norm is left, only affine maps and LIFs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network.attention import counted, lag_rows, lags_of, scored, windowed
+from dsf.shell.arrays import FloatArray
+from dsf.train.config.training import AttentionKind
+from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.integers import Affine
+
+LANES_AT_ONCE = 2
+"""Windows computed together where memory must not grow with their number."""
+
+Observer = Callable[[str, FloatArray, FloatArray], None]
+"""Called with a population's name, its membranes before reset, and its spikes, each (ticks, tokens, lanes, neurons)."""
+
+
+@dataclass(frozen=True)
+class FoldedAttention:
+    """One attention branch: norm-free query, key and value, a rule, and the projection behind it.
+
+    Attributes:
+        kind: the rule.
+        qkv, project: affine maps.
+        window: tokens PSSA looks back on.
+        positional_bias: PSSA's, (window,) over lags or (K, K) over places.
+        heads: of the rules with scores.
+        scale: factor on the sum in front of attention's neuron.
+    """
+
+    kind: AttentionKind
+    qkv: Affine
+    project: Affine
+    window: int = 1
+    positional_bias: FloatArray | None = None
+    heads: int = 1
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class FoldedBlock:
+    """One block: attention (or none) and MLP (expand, contract)."""
+
+    attention: FoldedAttention | None
+    expand: Affine
+    contract: Affine
+
+
+@dataclass(frozen=True)
+class FoldedModel:
+    """The whole folded policy. ``embed`` reads the codec's integers; ``discrete`` heads score choices."""
+
+    codec: InputCodec
+    embed: Affine
+    blocks: tuple[FoldedBlock, ...]
+    head: Affine
+    threshold: float
+    decay: float
+    ticks: int
+    context: int
+    discrete: bool = False
+
+    def residual_writers(self) -> dict[str, Affine]:
+        """The affine maps behind spikes that write the residual, by the names of their synapses."""
+        found: dict[str, Affine] = {}
+        for index, block in enumerate(self.blocks):
+            if block.attention is not None:
+                found[f"blocks.{index}.attention.project"] = block.attention.project
+            found[f"blocks.{index}.mlp.contract"] = block.contract
+        return found
+
+
+class FoldedEngine:
+    """Runs a folded model in float64 over whole windows, all tokens at once, as training does."""
+
+    def __init__(self, model: FoldedModel, observe: Observer | None = None) -> None:
+        self.model, self.observe = model, observe
+
+    def decide(self, graded: npt.NDArray[np.integer]) -> FloatArray:
+        """Map the codec's integers (tokens, lanes, features) to actions, or scores of choices, for every token.
+
+        The first token has no past and the last one is the present. At most K tokens.
+        """
+        model = self.model
+        embedding = model.embed(graded.astype(np.float64))
+        residual = np.broadcast_to(embedding, (model.ticks, *embedding.shape))
+        for index, block in enumerate(model.blocks):
+            if block.attention is not None:
+                residual = residual + self.attend(f"blocks.{index}.attention", block.attention, residual)
+            spikes = self.fire(f"blocks.{index}.mlp.input_lif", residual)
+            residual = residual + block.contract(self.fire(f"blocks.{index}.mlp.hidden_lif", block.expand(spikes)))
+        outputs = model.head(residual.mean(axis=0))
+        return outputs if model.discrete else np.tanh(outputs)
+
+    def attend(self, name: str, attention: FoldedAttention, residual: FloatArray) -> FloatArray:
+        """The attention branch's contribution to the residual, (ticks, tokens, lanes, channels)."""
+        spikes = self.fire(f"{name}.input_lif", residual)
+        query, key, value = np.split(self.fire(f"{name}.qkv_lif", attention.qkv(spikes)), 3, axis=-1)
+        neuron, tokens = f"{name}.attention_lif", residual.shape[1]
+        if attention.kind == "pssa":
+            assert attention.positional_bias is not None
+            weights = place_weights(attention.positional_bias, attention.window, tokens)
+            fired = self.fire(neuron, windowed(query, lags_of(key * value), weights))
+        elif attention.kind == "sdsa1":
+            fired = query * self.fire(neuron, attention.scale * counted(lags_of(key * value), tokens))
+        else:
+            lags, all_ticks = (lags_of(key), lags_of(value), tokens), attention.kind == "tssa"
+            fired = self.fire(neuron, attention.scale * scored(query, *lags, attention.heads, all_ticks))
+        return attention.project(fired)
+
+    def fire(self, name: str, currents: FloatArray) -> FloatArray:
+        """V = decay * v * (1 - s) + x; s = v > threshold; v starts at 0."""
+        membranes, spikes = np.empty_like(currents), np.empty_like(currents)
+        rest = np.zeros_like(currents[0])
+        for tick, current in enumerate(currents):
+            membranes[tick] = self.model.decay * rest + current
+            spikes[tick] = membranes[tick] > self.model.threshold
+            rest = membranes[tick] * (1.0 - spikes[tick])
+        if self.observe is not None:
+            self.observe(name, membranes, spikes)
+        return spikes
+
+
+def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
+    """PSSA's bias for :func:`~dsf.export.network.attention.windowed` over a window of ``tokens``, its end the present."""
+    if bias.ndim == 1:
+        return bias
+    return lag_rows(bias, window)[-tokens:, None]
+
+
+def lane_batches(tokens: npt.NDArray[np.integer], axis: int) -> list[npt.NDArray[np.integer]]:
+    """Tokens cut into batches of at most LANES_AT_ONCE lanes; ``axis`` is that of the lanes."""
+    return np.array_split(tokens, max(-(-tokens.shape[axis] // LANES_AT_ONCE), 1), axis)

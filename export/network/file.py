@@ -1,0 +1,138 @@
+"""The network file ``*.dsf.h5``: HDF5 behind a 512-byte user block that holds the SHA-256 of all that follows.
+
+Layout: ``/header`` is JSON text (format, task, ticks, context, provenance, verification); ``/nodes/<index>`` holds one
+node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. No pickle, no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_text, require_whole
+from dsf.export.network.sealed import Seal
+
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'."""
+SUFFIX = ".dsf.h5"
+SEAL = Seal(
+    magic=b"dsf network file\n",
+    noun="network file",
+    version=FORMAT_VERSION,
+    readable=READABLE_VERSIONS,
+    make="make one with dsf-export",
+    remake="export it again",
+    error=NetworkError,
+)
+
+_ARRAY_TYPES: dict[str, type[np.generic]] = {
+    "weights": np.int8,
+    "bias": np.int32,
+    "threshold": np.int32,
+    "bias_mantissa": np.int16,
+    "offset": np.float64,
+    "step": np.float64,
+    "shift": np.int8,
+    "scale": np.float64,
+}
+"""Storage type of every array field, whatever its node."""
+_SCALARS: dict[Any, Callable[[str, str, Any], int | str]] = {int: require_whole, str: require_text}
+"""Types of the fields that are attributes, and who checks them."""
+
+
+def write_network(network: Network, path: Path) -> None:
+    """Write a network file whole or not at all.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    header = {
+        "task": network.task,
+        "ticks": network.ticks,
+        "context": network.context,
+        "nodes": len(network.nodes),
+        "provenance": network.provenance,
+        "verification": network.verification,
+        "target_return": network.target_return,
+    }
+    SEAL.write(path, header, lambda file: _write_nodes(network, file))
+
+
+def read_network(path: Path) -> Network:
+    """Read and check a network file.
+
+    Raises:
+        NetworkError: the file is missing, truncated, altered, of another version, breaks a rule of its nodes, or could
+            overflow.
+    """
+    return SEAL.read(path, _read_body)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 that the user block states, in hexadecimal."""
+    return SEAL.digest(path)
+
+
+def _write_nodes(network: Network, file: h5py.File) -> None:
+    for index, node in enumerate(network.nodes):
+        _write_node(file.create_group(f"nodes/{index:04d}"), node)
+
+
+def _write_node(group: h5py.Group, node: Node) -> None:
+    group.attrs["kind"] = type(node).__name__
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, np.ndarray):
+            stored = value.astype(_ARRAY_TYPES[item.name])
+            group.create_dataset(item.name, data=stored, compression="gzip", shuffle=True)
+        elif isinstance(value, tuple):
+            group.attrs[item.name] = json.dumps(value)
+        else:
+            group.attrs[item.name] = value
+
+
+def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
+    count = require_whole("header", "nodes", header["nodes"])
+    network = Network(
+        task=header["task"],
+        ticks=header["ticks"],
+        context=header["context"],
+        nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(count)),
+        provenance=header["provenance"],
+        verification=header["verification"],
+        target_return=header["target_return"],
+    )
+    require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
+    return network
+
+
+def _read_node(group: h5py.Group) -> Node:
+    kind = NODE_KINDS.get(str(group.attrs["kind"]))
+    if kind is None:
+        raise NetworkError(f"{group.name}: unknown node kind '{group.attrs['kind']}': it needs a newer dsf")
+    types_by_name = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        declared = types_by_name[item.name]
+        if item.default is not dataclasses.MISSING and item.name not in group.attrs:
+            continue  # younger than the file's version
+        if declared in _SCALARS:
+            values[item.name] = _SCALARS[declared](group.name, item.name, group.attrs[item.name])
+        elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
+            names = json.loads(require_text(group.name, item.name, group.attrs[item.name]))
+            values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
+        else:
+            values[item.name] = SEAL.read_array(group, item.name, _ARRAY_TYPES[item.name])
+    node: Node = kind(**values)
+    return node

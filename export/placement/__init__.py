@@ -1,0 +1,1 @@
+"""Published chips, and a network's populations on their cores."""

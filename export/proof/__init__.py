@@ -1,0 +1,1 @@
+"""The verification ladder: what is proven of a network, and of the files written from it."""

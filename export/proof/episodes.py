@@ -1,0 +1,72 @@
+"""Token sequences to prove a network on: a dataset's, as its or a codec's integers, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from dsf.export.network.network import Network
+from dsf.export.network.reference import encode
+from dsf.export.proof.rungs import LANES, random_tokens, steps_for
+from dsf.shell.arrays import IntArray
+from dsf.shell.errors import UserError
+from dsf.shell.installed import require_installed
+
+LARGEST_COUNT = 200
+"""Episodes that are read, evenly spread over the dataset."""
+
+
+def dataset_episodes(
+    dataset_id: str, encode: Callable[[npt.NDArray[np.floating]], IntArray], features: int
+) -> list[IntArray]:
+    """Up to ``LARGEST_COUNT`` episodes of a dataset, (steps, features) integers each.
+
+    Args:
+        dataset_id: Minari id or D4RL name.
+        encode: turns token vectors (steps, features) into integers.
+        features: what a token must have.
+
+    Raises:
+        UserError: no such dataset, or its tokens have another size.
+    """
+    from dsf.train.data.dataset import load_dataset
+    from dsf.train.data.registry import resolve
+
+    data = load_dataset(resolve(dataset_id))
+    if data.tokens.shape[1] != features:
+        raise UserError(
+            f"dataset '{dataset_id}' has tokens of {data.tokens.shape[1]} features, the network reads {features}: "
+            f"name a dataset of its own task"
+        )
+    count = len(data.starts) - 1
+    chosen = np.unique(np.linspace(0, count - 1, min(count, LARGEST_COUNT)).astype(int))
+    return [encode(np.array(data.tokens[data.starts[i] : data.starts[i + 1]])) for i in chosen]
+
+
+def source_name(dataset_id: str | None) -> str:
+    """What :func:`proof_tokens` are called in a ladder."""
+    return dataset_id or "random tokens"
+
+
+def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed: int) -> IntArray:
+    """Encoder integers (steps, lanes, features), one unbroken sequence per lane.
+
+    Args:
+        network: that will read them.
+        dataset_id: whose tokens; None draws random ones over the encoder's whole range. Where every episode is shorter
+            than the sequence wanted, it is as long as the longest episode.
+        decisions: tokens in all, at least.
+        seed: of random tokens.
+
+    Raises:
+        UserError: no such dataset, or one of another task.
+    """
+    if dataset_id is None:
+        return random_tokens(network, decisions, seed)
+    require_installed("train", "torch", "minari")
+    from dsf.export.proof.verify import spread_windows
+
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.size)
+    return spread_windows(episodes, steps_for(network, decisions), LANES).swapaxes(0, 1)

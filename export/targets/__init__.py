@@ -1,0 +1,1 @@
+"""The formats a network is written in: ONNX, NIR, torch, netx."""

@@ -1,0 +1,260 @@
+"""Target ``torch``: the integer network as a plain module, bit-identical to the reference on every device with float64
+(the processor, CUDA; not Apple's MPS).
+
+Weights are buffers, not parameters: this is the deployed network, for analysis, fault injection and fast batches; to
+train on, start quantization-aware training from the checkpoint. All values are integers held in floats, which is exact:
+the overflow proof (:mod:`dsf.export.network.bounds`) keeps every partial sum below 2**23, and float32 holds integers to 2**24.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsf.export.network.attention import Lagged, counted, scored, windowed
+from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.network import Network
+from dsf.export.network.nodes import (
+    HISTORY_KINDS,
+    LIF,
+    NODE_KINDS,
+    And,
+    Count,
+    Encoder,
+    Gate,
+    HistoryNode,
+    NetworkError,
+    Outer,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    require_text,
+    require_whole,
+)
+from dsf.export.network.reference import NOT_FINITE
+from dsf.shell.files import replacing
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+
+SUFFIX = ".safetensors"
+HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
+
+Observer = Callable[[str, Tensor], None]
+"""Called with a node's name and its values, (ticks, tokens, batch, neurons); the readout's have no ticks."""
+
+
+class IntegerNetwork(nn.Module):
+    """The integer network in window mode: every decision of a window of at most K tokens at once."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        for index, node in enumerate(network.nodes):
+            for name, values in arrays_of(node).items():
+                dtype = torch.float64 if isinstance(node, (Encoder, Readout)) else torch.float32
+                self.register_buffer(f"{name}_{index}", torch.from_numpy(values.astype(np.float64)).to(dtype))
+        self.index = {node.name: index for index, node in enumerate(network.nodes)}
+
+    def forward(self, vectors: Tensor, exists: Tensor | None = None) -> Tensor:
+        """Actions in (-1, 1), or scores of choices, for every token.
+
+        Args:
+            vectors: (batch, tokens, features) in environment units; the last token is the present.
+            exists: (batch, tokens), false for absent tokens in front; None means all exist.
+
+        Returns:
+            (batch, tokens, actions) in float64.
+
+        Raises:
+            NetworkError: more than K tokens, or one that exists is not finite.
+        """
+        if not bool(torch.isfinite(vectors if exists is None else vectors[exists]).all()):
+            raise NetworkError(NOT_FINITE)
+        encoder, readout = self.network.encoder, self.network.readout
+        offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
+        graded = ((vectors.double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
+        scaled = self.decide(graded, exists) * self.of(readout, "scale")
+        return scaled if readout.head == "choice" else scaled.tanh()
+
+    def decide(self, graded: Tensor, exists: Tensor | None = None, observe: Observer | None = None) -> Tensor:
+        """Accumulators (batch, tokens, actions) from the encoder's integers (batch, tokens, features).
+
+        Raises:
+            NetworkError: more than K tokens.
+        """
+        tokens = graded.shape[1]
+        if tokens > self.network.context:
+            raise NetworkError(f"a window has {tokens} tokens, the network's context is {self.network.context}")
+        values: dict[str, Tensor] = {}
+        present = None if exists is None else exists.T[..., None].float()
+        for node in self.network.nodes:
+            if isinstance(node, Encoder):
+                shifted = graded.transpose(0, 1).double() * 2.0 ** self.of(node, "shift")
+                out = shifted.expand(self.network.ticks, *shifted.shape)
+            elif isinstance(node, HISTORY_KINDS):
+                remembered = values[node.remembered]
+                out = self.current(node, values, lags_of(remembered if present is None else remembered * present))
+            else:
+                out = self.evaluate(node, values)
+            values[node.name] = out
+            if observe is not None:
+                observe(node.name, out)
+        return values[self.network.readout.name].transpose(0, 1)
+
+    def of(self, node: Any, field: str) -> Tensor:
+        """One of a node's arrays."""
+        return self.get_buffer(f"{field}_{self.index[node.name]}")
+
+    def evaluate(self, node: Any, values: dict[str, Tensor]) -> Tensor:
+        """A node without history."""
+        if isinstance(node, Synapses):
+            source = values[node.source]
+            products = functional.linear(source, self.of(node, "weights").to(source.dtype))
+            return (products * 2.0**node.exponent).floor().float()
+        if isinstance(node, Residual):
+            return sum((values[source] for source in node.sources), start=self.of(node, "bias"))
+        if isinstance(node, LIF):
+            return self.fire(node, values[node.source])
+        if isinstance(node, Gate):
+            return part(values[node.source], node.first, node.size) * part(values[node.source], node.second, node.size)
+        if isinstance(node, And):
+            return part(values[node.query], node.first, node.size) * values[node.source]
+        half = (1 << node.shift) >> 1
+        graded = ((values[node.source].double().sum(dim=0) + half) * 2.0**-node.shift).floor()
+        return functional.linear(graded, self.of(node, "weights"), self.of(node, "bias"))
+
+    def fire(self, node: LIF, currents: Tensor) -> Tensor:
+        """Spikes (ticks, ..., neurons) of a LIF population."""
+        scale, kept = 1 << MEMBRANE_FRACTION_BITS, 1.0 - node.decay / (1 << DECAY_BITS)
+        bias = self.of(node, "bias_mantissa") * 2.0**node.bias_exponent
+        threshold = self.of(node, "threshold") * scale
+        membrane, spikes = torch.zeros_like(currents[0]), []
+        for current in currents:
+            # the leak's product takes 23 + 12 bits, more than float32 holds
+            membrane = (membrane.double() * kept).trunc().float() + current * scale + bias
+            fired = membrane > threshold
+            membrane = torch.where(fired, 0.0, membrane)
+            spikes.append(fired.float())
+        return torch.stack(spikes)
+
+    def current(self, node: HistoryNode, values: dict[str, Tensor], lagged: Lagged) -> Tensor:
+        """The current of a node with history."""
+        if isinstance(node, Count):
+            counts: Tensor = node.gain * counted(lagged, node.reach)
+            return counts
+        if isinstance(node, Outer):
+            query = part(values[node.source], node.query, node.size)
+            key, value = (
+                lambda lag, first=first: part(lagged(lag), first, node.size) for first in (node.key, node.value)
+            )
+            sums: Tensor = node.gain * scored(query, key, value, node.reach, node.heads, bool(node.all_ticks))
+            return sums
+        query, weights = part(values[node.query], node.first, node.size), self.of(node, "weights")
+        if isinstance(node, PlacedWindow):
+            weights = weights[-query.shape[1] :, None]
+        result: Tensor = windowed(query, lagged, weights)
+        return result
+
+
+def lags_of(spikes: Tensor) -> Lagged:
+    """The past within windows that are replayed whole, (ticks, tokens, batch, neurons)."""
+    tokens = spikes.shape[1]
+
+    def lagged(lag: int) -> Tensor:
+        return functional.pad(spikes[:, : max(tokens - lag, 0)], (0, 0, 0, 0, min(lag, tokens), 0))
+
+    return lagged
+
+
+def part(values: Tensor, first: int, size: int) -> Tensor:
+    """Neurons first .. first + size - 1 of a population."""
+    return values[..., first : first + size]
+
+
+def arrays_of(node: Any) -> dict[str, np.ndarray]:
+    """A node's array fields."""
+    fields = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}
+    return {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+
+
+def write_torch(network: Network, path: Path) -> None:
+    """Write a network for :func:`read_torch`: arrays as safetensors, everything else as JSON in its header.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    nodes = []
+    for node in network.nodes:
+        scalars = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}
+        kept = {name: value for name, value in scalars.items() if not isinstance(value, np.ndarray)}
+        nodes.append({"kind": type(node).__name__, **kept})
+    header = {item.name: getattr(network, item.name) for item in dataclasses.fields(network)} | {"nodes": nodes}
+    arrays = {f"{node.name}:{name}": array for node in network.nodes for name, array in arrays_of(node).items()}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps({"format": FORMAT, **header})
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, {HEADER_KEY: text, DIGEST_KEY: digest(text, contiguous)})
+
+
+def digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the header's text and every array with its name, type and shape."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()
+
+
+def read_torch(path: Path) -> IntegerNetwork:
+    """The module of a file that :func:`write_torch` wrote.
+
+    Raises:
+        NetworkError: the file is missing, damaged, of another version, or its network breaks a rule.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if metadata[DIGEST_KEY] != digest(metadata[HEADER_KEY], arrays):
+            raise NetworkError("SHA-256 does not match, the file was altered: export it again")
+        header = json.loads(metadata[HEADER_KEY])
+        if (found := header.pop("format")) != FORMAT:
+            raise NetworkError(f"its format is {found!r}, this dsf reads {FORMAT}: export it again")
+        nodes = [restored(values, arrays) for values in header.pop("nodes")]
+        network = Network(**{**header, "nodes": tuple(nodes)})
+        require_no_overflow(network)
+    except NetworkError as error:
+        raise NetworkError(f"{path}: {error}") from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise NetworkError(f"cannot read {path} as a torch target ({error}): export it again") from None
+    return IntegerNetwork(network)
+
+
+def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    """A node from its scalars and the file's arrays."""
+    kind = NODE_KINDS[values.pop("kind")]
+    own = {
+        name.removeprefix(f"{values['name']}:"): array
+        for name, array in arrays.items()
+        if name.rpartition(":")[0] == values["name"]
+    }
+    declared = typing.get_type_hints(kind)
+    scalars: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            scalars[name] = tuple(require_text(values["name"], name, entry) for entry in value)
+        else:
+            scalars[name] = (require_whole if declared[name] is int else require_text)(values["name"], name, value)
+    return kind(**scalars, **own)
