@@ -35,7 +35,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import Encoder, Synapses
 from dsf.export.network.reference import IntegerPolicy, decode
 from dsf.runtime.artifacts import checkpoint_path, network_path
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.tasks import Token, get_task
 
 LANES = 64

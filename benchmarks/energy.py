@@ -19,9 +19,9 @@ from rich.console import Console
 from dsf.export.network.file import read_network
 from dsf.hardware_models import load_preset, preset_names
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.closed_loop import LoopSettings, run_serially
-from dsf.runtime.engine import open_engine
-from dsf.runtime.hardware import SAMPLED_DECISIONS, HardwareFigures, price_run
+from dsf.runtime.loop.closed_loop import LoopSettings, run_serially
+from dsf.runtime.open_engine import open_engine
+from dsf.runtime.report.hardware import SAMPLED_DECISIONS, HardwareFigures, price_run
 from dsf.shell.files import write_json, write_text
 from dsf.tasks import get_task
 

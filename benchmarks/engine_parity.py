@@ -29,11 +29,10 @@ from rich.progress import track
 from dsf.export.conversion.calibrate import calibrate
 from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.network import Mode, Network
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
 from dsf.train.quantization.layers import QuantizationConfig
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 QUICK_NETWORKS = 100
 LANES = 2
 SHARE = 50
@@ -51,8 +50,7 @@ class Outcome:
 
 def draw(generator: np.random.Generator) -> dict[str, Any]:
     """Arguments of ``random_model``."""
-    from random_networks import EXPORTABLE_NORMS
-
+    from dsf.testing.random_networks import EXPORTABLE_NORMS
     from dsf.train.config.training import AttentionKind, BiasKind
 
     heads, context = int(generator.integers(1, 4)), int(generator.integers(1, 9))
@@ -108,14 +106,13 @@ def prove(seed: int) -> Outcome:
 
 def compare(seed: int) -> Outcome:
     """One network through all engines; those with two modes in stream mode for even seeds, in window mode for odd."""
-    from random_networks import random_model
-
     from dsf.export.conversion.fold import fold
     from dsf.export.conversion.quantize import quantize
     from dsf.export.network.reference import ReferenceEngine, WindowReference
     from dsf.export.proof.levels import FoldComparison, in_float64, run_folded, run_torch
     from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch
     from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
+    from dsf.testing.random_networks import random_model
 
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))

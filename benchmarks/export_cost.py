@@ -21,7 +21,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 SIZES = {"D=128, 3 blocks": (128, 3, 7), "D=256, 6 blocks": (256, 6, 4)}
 """Width, blocks and window; the receptive field is 19 for both."""
 CONTEXT, MLP_RATIO = 20, 4
@@ -33,7 +32,7 @@ PROGRAMS = Path(sys.executable).parent
 
 def export(folder: Path, name: str) -> dict[str, float]:
     """Export one random network; returns its seconds and the largest resident set of any child so far (MB)."""
-    from random_networks import write_checkpoint
+    from dsf.testing.random_networks import write_checkpoint
 
     width, blocks, window = SIZES[name]
     sizes = {"width": width, "blocks": blocks, "window": window, "context": CONTEXT, "mlp_ratio": MLP_RATIO}

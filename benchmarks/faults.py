@@ -24,10 +24,8 @@ from statistics import median
 from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 
-sys.path.append(str(ROOT / "tests"))
-
-from fault_catalogue import FAULTS, Fault
-from fault_injection import PRIVATE, SHARED_MEMORY, Missed, Outcome, break_run
+from dsf.testing.fault_catalogue import FAULTS, Fault
+from dsf.testing.fault_injection import PRIVATE, SHARED_MEMORY, Missed, Outcome, break_run
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 TRIES = 20

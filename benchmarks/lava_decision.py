@@ -21,7 +21,6 @@ import contextlib
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,12 +33,13 @@ from generated_section import ROOT, replace_section, when_and_what
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import STOCK_LAVA, Engine, LavaModel, LavaOptions, ReferenceBackend, open_engine
-from dsf.runtime.lava_blocks import split_network
-from dsf.runtime.lava_layout import CONTINUES
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.interface import STOCK_LAVA, Engine, LavaModel, LavaOptions
+from dsf.runtime.lava_backend.blocks import split_network
+from dsf.runtime.lava_backend.layout import CONTINUES
+from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
 
-sys.path.append(str(ROOT / "tests"))
 DOCUMENT = ROOT / "docs" / "performance.md"
 SHIPPED, WIDE = "D=128", "D=256"
 CONTENDERS = {
@@ -96,7 +96,7 @@ FULL, QUICK = Effort(GROUPS, 9, 0.5), Effort(QUICK_GROUPS, 3, 0.2)
 
 def wide_network(shipped: Network) -> Network:
     """Twice as wide as the shipped one, with random weights."""
-    from random_networks import random_network
+    from dsf.testing.random_networks import random_network
 
     sizes = {"width": 256, "blocks": 3, "window": 7, "context": shipped.context, "mlp_ratio": 4}
     return random_network(0, features=shipped.encoder.size, **sizes)
@@ -174,7 +174,7 @@ def round_of(engine: Engine, seconds: float) -> Callable[[], float]:
 
 def bare_blocks_ms(network: Network, rounds: int) -> float:
     """The arithmetic of the fused blocks in this process: what is left of a fused decision when Lava is gone."""
-    from dsf.runtime.lava_fused import FusedBlock
+    from dsf.runtime.lava_backend.fused import FusedBlock
 
     parts = split_network(network)
     blocks = [FusedBlock(nodes, network.ticks) for nodes in parts.blocks]

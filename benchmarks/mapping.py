@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,10 +41,9 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.schedule import Spikes
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import FastBackend
+from dsf.runtime.engines.adapters import FastBackend
 from dsf.tasks import Token, get_task, rollout
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 PRESETS = ("loihi2_derived", "loihi1_fitted")
 WIDE = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
 DECISIONS, QUICK_DECISIONS = 200, 50
@@ -144,7 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     networks = {"D = 128": read_network(network_path())}
     if not options.quick:
-        from random_networks import random_network
+        from dsf.testing.random_networks import random_network
 
         networks["D = 256, untrained"] = random_network(0, **WIDE)
     found: dict[str, list[dict[str, Any]]] = {}

@@ -13,7 +13,7 @@ from strl_protocol import run
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.reference import IntegerPolicy
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.tasks import get_task
 from dsf.train.checkpoint import Checkpoint
 from dsf.train.data.dataset import OfflineDataset, load_dataset

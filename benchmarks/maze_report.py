@@ -20,11 +20,11 @@ from strl_tables import spread
 import dsf.tasks.maze_env  # noqa: F401  # registers the environment
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
-from dsf.runtime.figures import draw_spikes
-from dsf.runtime.parity import Spikes
-from dsf.runtime.record import read_recording
-from dsf.runtime.spike_file import EPISODE_STARTS
-from dsf.runtime.tape import TapedEpisode
+from dsf.runtime.engines.parity import Spikes
+from dsf.runtime.engines.spike_file import EPISODE_STARTS
+from dsf.runtime.loop.record import read_recording
+from dsf.runtime.loop.tape import TapedEpisode
+from dsf.runtime.report.figures import draw_spikes
 from dsf.shell.files import replacing
 from dsf.tasks.maze_picture import Picture
 

@@ -101,7 +101,7 @@ def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     """Closed loop of an integer network: returns, and firing rate and energy over all these decisions."""
     from dsf.export.network.reference import IntegerPolicy
     from dsf.hardware_models import estimate_energy, load_preset, measure_activity
-    from dsf.runtime.fast_engine import FastEngine
+    from dsf.runtime.engines.fast_engine import FastEngine
 
     task, mode = get_task(network.task), "stream" if network.stream_is_exact else "window"
     engine = FastEngine(network, mode=mode)

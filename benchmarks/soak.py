@@ -31,8 +31,9 @@ from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
 from dsf.export.network.reference import decode, encode
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import BackendName, Engine, open_engine
-from dsf.runtime.parity import Parity, ParityCheck, Spikes
+from dsf.runtime.engines.interface import BackendName, Engine
+from dsf.runtime.engines.parity import Parity, ParityCheck, Spikes
+from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
 from dsf.tasks.lane import Lane, stack_tokens
 

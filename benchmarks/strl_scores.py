@@ -17,8 +17,8 @@ from dsf.export.network.file import read_network
 from dsf.export.network.reference import IntegerPolicy
 from dsf.hardware_models import Activity, measure_activity
 from dsf.hardware_models.dense import WINDOW, DecisionTransformer, decision_transformer
-from dsf.runtime.fast_engine import FastEngine
-from dsf.runtime.sweep_energy import layer_counts
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.runtime.sweeps.energy import layer_counts
 from dsf.tasks import Task, get_task, rollout
 from dsf.tasks.policy import Policy
 from dsf.train.checkpoint import load_checkpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dsf.runtime import robustness_command
-from dsf.runtime.replay import ReplayConfig, replay
-from dsf.runtime.robustness_command import RobustnessConfig
+from dsf.runtime.loop.replay import ReplayConfig, replay
+from dsf.runtime.robustness import command as robustness_command
+from dsf.runtime.robustness.command import RobustnessConfig
 from dsf.shell.command import run_command
 
 COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {

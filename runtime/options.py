@@ -11,8 +11,9 @@ import tyro
 
 from dsf.hardware_models.preset import SUFFIXES
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import BackendName, LavaModel, require_lava
-from dsf.runtime.real_time import OnMiss
+from dsf.runtime.engines.interface import BackendName, LavaModel
+from dsf.runtime.loop.real_time import OnMiss
+from dsf.runtime.open_engine import require_lava
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent
 from dsf.shell.installed import require_installed

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from random_networks import random_model
-from spike_tally import EXPECTED, TALLY
 
-from dsf.runtime.engine import require_lava
-from dsf.runtime.errors import BackendUnavailable
+from dsf.testing.leftovers import children, shared_memory_segments
+from dsf.testing.random_networks import random_model
+from dsf.testing.spike_tally import EXPECTED, TALLY
 from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.models.dsformer import DSFormer
 
@@ -24,32 +18,6 @@ STORE_STEPS = {"hopper-medium": 400, "cartpole-expert": 300}
 """Steps of the tiny datasets."""
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # else torch.compile forks a pool that outlives its test
-
-
-def shared_memory_segments() -> set[str]:
-    """Names of the POSIX shared-memory segments that Python's SharedMemory made, but for those of other programs."""
-    others: set[str] = set()
-    family = {os.getpid(), *children()}
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        if int(maps.parent.name) not in family:
-            with contextlib.suppress(OSError):
-                others |= set(re.findall(r"/dev/shm/(psm_\w+)", maps.read_text()))
-    return {segment.name for segment in Path("/dev/shm").glob("psm_*")} - others
-
-
-def children() -> list[int]:
-    """Processes that this one has started, without Python's own resource tracker."""
-    found = [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    return [child for child in found if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()]
-
-
-def lava_runs_here() -> bool:
-    """Whether this Python is Lava's, or the environment asks for Lava on a newer one."""
-    try:
-        require_lava()
-    except BackendUnavailable:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,29 +77,3 @@ def tiny_store(filled_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store with both datasets as this test's own; nobody writes to it."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(filled_store))
     return filled_store
-
-
-@contextlib.contextmanager
-def small_files(room: int) -> Iterator[None]:
-    """No file of this process and its children can grow beyond ``room`` bytes, which fails as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Run one of the console scripts of this environment."""
-    program = Path(sys.executable).parent / arguments[0]
-    return subprocess.run([str(program), *arguments[1:]], capture_output=True, text=True, timeout=timeout)
-
-
-def assert_refused(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
-    """Exit code 2, one line on stderr that holds every fragment, no traceback."""
-    assert result.returncode == 2, (result.stdout, result.stderr)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    for fragment in fragments:
-        assert fragment in lines[0], lines[0]

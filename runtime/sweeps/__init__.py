@@ -1,1 +1,1 @@
-"""Sweeps that ship with dsf: the paper's tables and the rivals, as YAML."""
+"""``dsf-bench sweep`` and ``dsf-bench table``: many trainings, cached by content, and their table."""

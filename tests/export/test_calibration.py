@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantization_settings import CONFIGS
-from random_networks import exportable, random_model
 from rich.console import Console
 from torch import nn
 
@@ -27,6 +25,8 @@ from dsf.export.network.nodes import LIF, NetworkError, Residual, Synapses, Wind
 from dsf.export.network.reference import decode, replay
 from dsf.export.proof.levels import run_folded, run_reference
 from dsf.shell.errors import UserError
+from dsf.testing.quantization_settings import CONFIGS
+from dsf.testing.random_networks import exportable, random_model
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.layers import (
     QuantizationConfig,

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Encoder, Outer, Residual, Synapses
@@ -28,6 +27,7 @@ from dsf.export.placement.chips import (
     violations,
 )
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import exportable, random_network
 from dsf.train.quantization.integers import DECAY_BITS
 
 FIXED = ("Encoder", "Synapses", "LIF", "Readout")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_model
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.folded import FoldedAttention, FoldedModel
@@ -19,6 +18,7 @@ from dsf.export.network.attention import lag_rows
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
+from dsf.testing.random_networks import exportable, random_model
 from dsf.train.quantization.integers import Affine
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spike_tally import TALLY
+from dsf.testing.spike_tally import TALLY
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "engine_parity.py"
 NETWORKS = 2_000

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import assert_refused, run_command
-from random_networks import random_network, write_checkpoint
-from training_runs import run_here
 
 from dsf.export.cli import main
 from dsf.export.network.file import read_network, write_network
@@ -19,6 +16,9 @@ from dsf.export.network.nodes import LIF
 from dsf.export.placement.chips import LOIHI_2
 from dsf.export.placement.placement import place
 from dsf.export.targets.torch_module import read_torch
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.random_networks import random_network, write_checkpoint
+from dsf.testing.training_runs import run_here
 
 OPEN_LOOP = ("--episodes", "0", "--dataset", "dsf/hopper/medium-v0")
 """No closed loop: seconds instead of minutes."""

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from random_networks import random_network, write_checkpoint
-from training_runs import run_here
 
 from dsf.export.cli import main, merged, require_passed
 from dsf.export.network.file import read_network, write_network
@@ -18,6 +15,9 @@ from dsf.export.network.nodes import LIF
 from dsf.export.options import NEEDS_RUN
 from dsf.export.proof.rungs import Rung
 from dsf.shell.errors import CommandFailed
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network, write_checkpoint
+from dsf.testing.training_runs import run_here
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.models.qat import quantization_aware
 

@@ -12,12 +12,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from random_networks import random_network
 
 from dsf.export.network.file import FORMAT_VERSION, SEAL, read_network, write_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NetworkError, Synapses
 from dsf.export.network.sealed import USER_BLOCK_BYTES
+from dsf.testing.random_networks import random_network
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -26,6 +25,7 @@ from dsf.export.proof.rungs import random_tokens as proof_tokens
 from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
+from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer

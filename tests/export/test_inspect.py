@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from random_networks import exportable, random_network
 from rich.console import Console
 
 from dsf.export.inspect import describe_nodes, inspect_network, print_network
@@ -24,6 +23,7 @@ from dsf.export.network.nodes import LIF, Readout, Synapses
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, verdict, violations
 from dsf.export.placement.placement import place
 from dsf.runtime.artifacts import network_path
+from dsf.testing.random_networks import exportable, random_network
 
 
 def printed(show: Any, *arguments: Any) -> str:

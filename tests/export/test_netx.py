@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -24,6 +23,7 @@ from dsf.export.network.nodes import LIF, Gate, NetworkError, Synapses
 from dsf.export.network.reference import ReferenceEngine, fire, integer_product, shift
 from dsf.export.targets.netx_file import RESET_OFFSET, DenseStage, dense_stages, netx_weights, write_net
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.quantization.layers import bias_parts
 
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -22,6 +21,7 @@ from dsf.export.network.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Nod
 from dsf.export.network.reference import ReferenceEngine, fire
 from dsf.export.targets.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exact, write_nir
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")

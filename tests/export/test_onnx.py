@@ -16,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from random_networks import exportable, random_model, random_network, random_tokens
-from spike_tally import TALLY
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.folded import FoldedEngine
@@ -31,6 +29,8 @@ from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine, open_se
 from dsf.export.targets.onnx_float import build_float, write_onnx_float
 from dsf.export.targets.onnx_graph import build, build_window, write_onnx
 from dsf.export.targets.onnx_rules import check
+from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
+from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
 
 Engine = ReferenceEngine | WindowReference | OnnxEngine | OnnxWindowEngine

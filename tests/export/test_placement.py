@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
@@ -32,6 +31,7 @@ from dsf.export.network.nodes import (
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
 from dsf.export.placement.placement import QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
+from dsf.testing.random_networks import exportable, random_network
 
 Reading = tuple[int, str, int, int]
 """Which of a population's inputs it is, source, neuron of the source, and stored bits of the weight."""

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import ACTIONS, exportable, random_model
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -18,6 +17,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
 from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import ACTIONS, exportable, random_model
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, quantization_aware
 from dsf.train.quantization.integers import (

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
@@ -26,6 +25,7 @@ from dsf.export.network.nodes import (
     Synapses,
 )
 from dsf.export.network.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
+from dsf.testing.random_networks import exportable, random_network, random_tokens
 from dsf.train.config.training import AttentionKind
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
-from quantization_settings import CONFIGS
 
 from dsf.shell.errors import UserError
+from dsf.testing.quantization_settings import CONFIGS
 from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.layers import (
     InputStatistics,

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.network.nodes import SPIKING_KINDS, NetworkError
 from dsf.export.network.reference import WindowReference, decode, replay
 from dsf.export.targets.torch_module import IntegerNetwork, read_torch, write_torch
+from dsf.testing.random_networks import exportable, random_network, random_tokens
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from random_networks import exportable, random_model, random_network, random_tokens
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -31,6 +30,7 @@ from dsf.export.targets.options import SUFFIXES, Target, TargetOptions, require_
 from dsf.export.targets.torch_module import write_torch
 from dsf.export.write import write_target
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 
 KINDS = ("loihi", "onnx stream", "onnx window", "onnx float", "nir", "torch")
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"

@@ -24,8 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
-from random_networks import random_network
-from sanafe_description import Chain, Core, Population, Projection
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
@@ -35,10 +33,12 @@ from dsf.hardware_models import Activity, NodeActivity, SpikeCounter, estimate_e
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.preset import NANOSECOND, PICOJOULE
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
 from dsf.shell.arrays import Int64Array
+from dsf.testing.random_networks import random_network
+from dsf.testing.sanafe_description import Chain, Core, Population, Projection
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1] / "testing"
 BLOCK, TOKENS = "blocks.1", 2
 QKV, HIDDEN = f"{BLOCK}.attention.qkv_lif", f"{BLOCK}.mlp.hidden_lif"
 FIRING = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from random_networks import random_network
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
@@ -26,6 +25,7 @@ from dsf.hardware_models.dense import (
     rivals,
 )
 from dsf.runtime.artifacts import network_path
+from dsf.testing.random_networks import random_network
 
 TINY = DecisionTransformer(observations=2, actions=1, width=4, blocks=2, context=2, mlp_hidden=12)
 """Matrices: embedding 4 x 4, per block 4 x 16 and 6 x 16, head 4."""

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from random_networks import random_network, random_tokens
 
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.preset import GRADES, load_presets, parse_preset
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import random_network, random_tokens
 
 WIDTH, HIDDEN, FEATURES, ACTIONS, TICKS, WINDOW = 12, 24, 6, 3, 4, 3
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from random_networks import random_network
 
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity, preset_names
+from dsf.testing.random_networks import random_network
 
 SIZES: dict[str, dict[str, Any]] = {
     "pssa": {"attention": "pssa", "ticks": 1, "window": 2, "context": 2},

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain_network import CHIP, TICKS, chain_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Residual
@@ -30,8 +28,10 @@ from dsf.hardware_models.latency import barrier
 from dsf.hardware_models.preset import parse_preset
 from dsf.hardware_models.schedule import Schedule, Spikes, count_ticks
 from dsf.hardware_models.work import stages
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
 from dsf.shell.errors import UserError
+from dsf.testing.chain_network import CHIP, TICKS, chain_network
+from dsf.testing.random_networks import exportable, random_network, random_tokens
 
 NS = 1e-9
 SPIKES = {"A": np.array([[1, 0, 1], [0, 1, 0]], np.uint8)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from chain_network import CHIP, chain_network
-from random_networks import random_network, random_tokens
 
 from dsf.hardware_models import (
     SpikeCounter,
@@ -16,7 +14,9 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.layers import MACS, NEURON, ROUTING, SPENT_ON, SYNAPSE, by_part, layer_rows, together
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.testing.chain_network import CHIP, chain_network
+from dsf.testing.random_networks import random_network, random_tokens
 
 
 def test_layers_by_hand() -> None:

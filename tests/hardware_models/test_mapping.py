@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chain_network import CHIP, TICKS, chain_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network, random_tokens
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
@@ -35,8 +33,10 @@ from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.mesh import Link, hops, route, with_mesh
 from dsf.hardware_models.work import HOST, Delay, longest_delay, stages
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.shell.errors import UserError
+from dsf.testing.chain_network import CHIP, TICKS, chain_network
+from dsf.testing.random_networks import exportable, random_network, random_tokens
 
 HOPS = ("hops_east_west", "hops_north_south")
 ROUTED = ("messages", "graded_messages", *HOPS)

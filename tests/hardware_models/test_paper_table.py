@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from random_networks import random_network, random_tokens
 
 from dsf.export.network.nodes import NetworkError
 from dsf.hardware_models import SpikeCounter
@@ -26,7 +25,8 @@ from dsf.hardware_models.paper_table import (
     spiking_parts,
     transformer_parts,
 )
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.testing.random_networks import random_network, random_tokens
 
 RATES = Rates(0.1, 0.2, 0.3, 0.4, 0.05, 0.06, 0.7, 0.8, "here")
 TINY = Sizes(steps=2, blocks=3, width=5, ticks=7, mlp_ratio=4, observations=2, actions=1)

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from random_networks import random_network
 
 from dsf.export.network.file import read_network, write_network
 from dsf.hardware_models import estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.paper_table import TSSA_RATES, paper_rows
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.bench_cli import BEGIN, END, EnergyTableConfig, energy_table, rates_of_tssa
-from dsf.runtime.energy_sheets import Sheet, rival_sheet, sheets
-from dsf.runtime.energy_table import EnergyTable, count_decisions, work_out
+from dsf.runtime.energy_table.figures import EnergyTable, count_decisions, work_out
+from dsf.runtime.energy_table.sheets import Sheet, rival_sheet, sheets
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import random_network
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "energy_table.md"
 

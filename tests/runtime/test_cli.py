@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import assert_refused, run_command
-from random_networks import random_network
-from spike_tally import TALLY
 
 from dsf.export.network.file import read_network, write_network
 from dsf.runtime.artifacts import checkpoint_path, network_path
-from dsf.runtime.engine import require_lava
-from dsf.runtime.errors import BackendUnavailable
+from dsf.runtime.engines.errors import BackendUnavailable
+from dsf.runtime.open_engine import require_lava
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.random_networks import random_network
+from dsf.testing.spike_tally import TALLY
 from dsf.train.checkpoint import load_checkpoint
 
 KEYS = {

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime import cli
-from dsf.runtime.closed_loop import ClosedLoopResult, run_closed_loop
-from dsf.runtime.engine import BackendName, ReferenceBackend, open_engine
-from dsf.runtime.env_task import env_task
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.interface import BackendName
+from dsf.runtime.loop.closed_loop import ClosedLoopResult, run_closed_loop
+from dsf.runtime.loop.env_task import env_task
+from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = 15
 """Of a Hopper token: observation 11, action 3, return-to-go 1."""
@@ -97,7 +99,7 @@ def test_a_mismatch_is_told_with_its_seed_and_decision() -> None:
                 spikes[name][0, 0] ^= 1
             return accumulators, spikes
 
-    task = env_task("gym_worlds:Point-v0", random_network(4, features=FEATURES))
+    task = env_task("dsf.testing.gym_worlds:Point-v0", random_network(4, features=FEATURES))
     result = run_closed_loop(task, Wrong(random_network(4, features=FEATURES)), range(3), 3.0, parity_decisions=100)
     first = result.episodes[0].decisions
     assert 4 <= first <= 8 and result.parity.mismatches == 1 and not result.parity.exact

@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import lava_runs_here
-from random_networks import random_network, random_tokens
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.nodes import SPIKING_KINDS, Encoder, Synapses
@@ -21,9 +18,12 @@ from dsf.export.placement.placement import place
 from dsf.hardware_models.mapping import Mapping, in_order
 from dsf.hardware_models.mesh import with_mesh
 from dsf.runtime.cli import main
-from dsf.runtime.core_traffic import core_edges
-from dsf.runtime.engine import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.report.core_traffic import core_edges
 from dsf.shell.errors import CommandFailed
+from dsf.testing.lava import lava_runs_here
+from dsf.testing.random_networks import random_network, random_tokens
+from dsf.testing.training_runs import run_here
 
 KINDS: tuple[dict[str, Any], ...] = (
     {},
@@ -85,9 +85,9 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
 def test_lavas_processes_are_connected_as_the_placed_network(
     sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dsf.runtime import lava_graph
-    from dsf.runtime.lava_engine import LavaEngine
-    from dsf.runtime.lava_graph import lava_edges, network_edges, process_cores
+    from dsf.runtime.lava_backend import graph as lava_graph
+    from dsf.runtime.lava_backend.engine import LavaEngine
+    from dsf.runtime.lava_backend.graph import lava_edges, network_edges, process_cores
 
     mapping = placed(**sizes)
     network, placement = mapping.network, mapping.placement

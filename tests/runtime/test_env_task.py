@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from gym_worlds import ACTION, OBSERVATION
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Network
 from dsf.runtime import cli
-from dsf.runtime.closed_loop import run_closed_loop
-from dsf.runtime.engine import open_engine
-from dsf.runtime.env_task import EnvTask, env_task
+from dsf.runtime.loop.closed_loop import run_closed_loop
+from dsf.runtime.loop.env_task import EnvTask, env_task
+from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused
+from dsf.testing.gym_worlds import ACTION, OBSERVATION
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = OBSERVATION + ACTION + 1
 QUICK = ("--backend", "fast", "--no-compare", "--parity-decisions", "10")
@@ -63,15 +63,15 @@ def test_another_version_of_the_networks_own_environment(path: Path, network: Ne
 
 def test_a_users_own_environment_with_another_range_of_actions(path: Path) -> None:
     """Throttle-v0 asserts that actions lie in its [0, 2]; the whole range is used."""
-    result = sim_run(str(path), *QUICK, "--env", "gym_worlds:Throttle-v0", "--episodes", "2")
+    result = sim_run(str(path), *QUICK, "--env", "dsf.testing.gym_worlds:Throttle-v0", "--episodes", "2")
     assert result.returncode == 0, result.stderr
-    assert "stretched to the bounds of gym_worlds:Throttle-v0: low 0, high 2" in result.stdout
+    assert "stretched to the bounds of dsf.testing.gym_worlds:Throttle-v0: low 0, high 2" in result.stdout
     assert "states no horizon: episodes are cut after 1000 steps, as in hopper" in result.stdout
 
 
 def test_scaling_maps_the_ends_to_the_ends(network: Network) -> None:
-    task = env_task("gym_worlds:Throttle-v0", network)
-    assert task.rescaled and not env_task("gym_worlds:Point-v0", network).rescaled
+    task = env_task("dsf.testing.gym_worlds:Throttle-v0", network)
+    assert task.rescaled and not env_task("dsf.testing.gym_worlds:Point-v0", network).rescaled
     env = task.make_env()
     executed: list[np.ndarray] = []
     original = env.unwrapped.step
@@ -86,9 +86,9 @@ def test_scaling_maps_the_ends_to_the_ends(network: Network) -> None:
 def test_a_network_of_choices(tmp_path: Path) -> None:
     path = tmp_path / "choices.dsf.h5"
     write_network(random_network(4, features=FEATURES, discrete=True), path)
-    result = sim_run(str(path), *QUICK, "--env", "gym_worlds:Choices-v0")
+    result = sim_run(str(path), *QUICK, "--env", "dsf.testing.gym_worlds:Choices-v0")
     assert result.returncode == 0, result.stderr
-    assert_refused(sim_run(str(path), *QUICK, "--env", "gym_worlds:Point-v0"), "Box", "one of 3 choices")
+    assert_refused(sim_run(str(path), *QUICK, "--env", "dsf.testing.gym_worlds:Point-v0"), "Box", "one of 3 choices")
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_network_of_choices(tmp_path: Path) -> None:
         ("Nope-v0", ("--env Nope-v0", "doesn't exist")),
         ("no_such_module:World-v0", ("No module named 'no_such_module'",)),
         ("Pendulum-v1", ("observations have 3 numbers", "(of task hopper) reads 11")),
-        ("gym_worlds:Unbounded-v0", ("actions without bounds",)),
-        ("gym_worlds:Image-v0", ("Box of shape (11, 1)", "FlattenObservation")),
-        ("gym_worlds:Parts-v0", ("are a Dict",)),
-        ("gym_worlds:Choices-v0", ("Discrete(3)", "3 numbers in [-1, 1]")),
-        ("gym_worlds:Broken-v0", ("cannot be made: RuntimeError: no robot is connected",)),
+        ("dsf.testing.gym_worlds:Unbounded-v0", ("actions without bounds",)),
+        ("dsf.testing.gym_worlds:Image-v0", ("Box of shape (11, 1)", "FlattenObservation")),
+        ("dsf.testing.gym_worlds:Parts-v0", ("are a Dict",)),
+        ("dsf.testing.gym_worlds:Choices-v0", ("Discrete(3)", "3 numbers in [-1, 1]")),
+        ("dsf.testing.gym_worlds:Broken-v0", ("cannot be made: RuntimeError: no robot is connected",)),
         ("LunarLander-v3", ("Box2D is not installed",)),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_task_and_an_environment_exclude_each_other(path: Path) -> None:
 
 
 def test_the_networks_way_of_asking_for_returns_stays(network: Network) -> None:
-    task, own = env_task("gym_worlds:Point-v0", network), get_task(network.task)
+    task, own = env_task("dsf.testing.gym_worlds:Point-v0", network), get_task(network.task)
     assert isinstance(task, EnvTask)
     assert (task.return_scale, task.target_returns) == (own.return_scale, own.target_returns)
     assert (task.control_period_s, task.max_steps) == (0.02, 50)

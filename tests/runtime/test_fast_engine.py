@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import exportable, random_network, random_tokens
-from spike_tally import TALLY
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.network.reference import ReferenceEngine, WindowReference, encode
-from dsf.runtime import fast_engine
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import FastBackend, ReferenceBackend
-from dsf.runtime.errors import BackendUnavailable
-from dsf.runtime.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
+from dsf.runtime.engines import fast_engine
+from dsf.runtime.engines.adapters import FastBackend, ReferenceBackend
+from dsf.runtime.engines.errors import BackendUnavailable
+from dsf.runtime.engines.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
 from dsf.shell.arrays import Int64Array
+from dsf.testing.random_networks import exportable, random_network, random_tokens
+from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
 
 EPISODE_ENDS = 0.15

@@ -19,21 +19,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import children, lava_runs_here
-from fault_catalogue import FAULTS, HOPPER_FEATURES, Fault
-from fault_injection import Missed, break_run
-from random_networks import random_network, random_tokens
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
-from dsf.runtime import cli, patience
-from dsf.runtime.engine import LavaModel, open_engine
-from dsf.runtime.errors import EngineDied
-from dsf.runtime.lava_children import called_every
-from dsf.runtime.patience import Patience
+from dsf.runtime import cli
+from dsf.runtime.engines.errors import EngineDied
+from dsf.runtime.engines.interface import LavaModel
+from dsf.runtime.lava_backend import patience
+from dsf.runtime.lava_backend.children import called_every
+from dsf.runtime.lava_backend.patience import Patience
+from dsf.runtime.open_engine import open_engine
 from dsf.shell.child_processes import start_quiet_resource_tracker
 from dsf.shell.files import write_json
 from dsf.shell.interrupts import interrupts_deferred
+from dsf.testing.fault_catalogue import FAULTS, HOPPER_FEATURES, Fault
+from dsf.testing.fault_injection import Missed, break_run
+from dsf.testing.lava import lava_runs_here
+from dsf.testing.leftovers import children
+from dsf.testing.random_networks import random_network, random_tokens
+from dsf.testing.training_runs import run_here
 
 pytestmark = pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 
@@ -80,7 +83,7 @@ def test_an_engine_takes_everything_with_it() -> None:
 @pytest.mark.parametrize("model", ["fused", "expanded"])
 def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second token raises inside a block's process (the patch reaches the children through fork)."""
-    from dsf.runtime import lava_arithmetic
+    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
 
     original = lava_arithmetic.CoincidenceHistory.current
 
@@ -102,7 +105,7 @@ def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypa
 def test_exception_while_a_model_is_built_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dsf.runtime import lava_arithmetic
+    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
 
     def broken(self: object, *arguments: object) -> None:
         raise MemoryError("injected")
@@ -116,8 +119,8 @@ def test_exception_while_a_model_is_built_is_reported(
 
 def test_memory_that_does_not_exist_is_an_error_at_the_start() -> None:
     """Not a SIGBUS at some later write."""
-    from dsf.runtime.lava_children import reserve
-    from dsf.runtime.lava_supervisor import _start_failure
+    from dsf.runtime.lava_backend.children import reserve
+    from dsf.runtime.lava_backend.supervisor import _start_failure
 
     filesystem = os.statvfs("/dev/shm")
     segment = SharedMemory(create=True, size=2 * filesystem.f_blocks * filesystem.f_frsize)  # sparse until reserved
@@ -258,7 +261,7 @@ def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkey
 
 
 PROGRAM = """
-from random_networks import random_network, random_tokens
+from dsf.testing.random_networks import random_network, random_tokens
 from dsf.runtime.engine import open_engine
 
 network = random_network(0, blocks=1)

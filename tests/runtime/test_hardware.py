@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import assert_refused
-from random_networks import random_network, random_tokens
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Mode
@@ -22,9 +19,12 @@ from dsf.export.placement.chips import CHIPS, LOIHI_1, Figure
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main
-from dsf.runtime.engine import ReferenceBackend
-from dsf.runtime.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network, random_tokens
+from dsf.testing.training_runs import run_here
 
 MINE = {
     "title": "mine",

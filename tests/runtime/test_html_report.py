@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
-from random_networks import random_network
 
 from dsf.export.network.file import write_network
-from dsf.runtime.figures import reward_curve
-from dsf.runtime.sketch import FRAME_S, sketch_episode
+from dsf.runtime.report.figures import reward_curve
+from dsf.runtime.report.sketch import FRAME_S, sketch_episode
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.random_networks import random_network
 
 HEADINGS = (
     *("The episode of reset seed 4", "Returns", "Spikes", "Firing rates", "Dynamic energy"),

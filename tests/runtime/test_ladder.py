@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from random_networks import KINDS, random_network, random_tokens
-from spike_tally import TALLY
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.fast_engine import FastEngine
-from dsf.runtime.parity import Parity, Spikes, reference_engine
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.runtime.engines.parity import Parity, Spikes, reference_engine
+from dsf.testing.random_networks import KINDS, random_network, random_tokens
+from dsf.testing.spike_tally import TALLY
 
 TRAINED = "trained"
 LANES, RESTARTED = 4, 1

@@ -7,11 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import children, lava_runs_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import KINDS, exportable, finely_scaled_network, random_network, random_tokens
-from spike_tally import TALLY
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
@@ -19,14 +16,20 @@ from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.network.reference import WindowReference, encode
 from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.closed_loop import run_closed_loop
-from dsf.runtime.engine import STOCK_LAVA, LavaModel, LavaOptions, ReferenceBackend, open_engine
-from dsf.runtime.lava_blocks import split_network
-from dsf.runtime.lava_graph import lava_edges, network_edges
-from dsf.runtime.lava_layout import CONTINUES
-from dsf.runtime.parity import Parity, ParityCheck
-from dsf.runtime.probes import choose_populations
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.interface import STOCK_LAVA, LavaModel, LavaOptions
+from dsf.runtime.engines.parity import Parity, ParityCheck
+from dsf.runtime.engines.probes import choose_populations
+from dsf.runtime.lava_backend.blocks import split_network
+from dsf.runtime.lava_backend.graph import lava_edges, network_edges
+from dsf.runtime.lava_backend.layout import CONTINUES
+from dsf.runtime.loop.closed_loop import run_closed_loop
+from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
+from dsf.testing.lava import lava_runs_here
+from dsf.testing.leftovers import children
+from dsf.testing.random_networks import KINDS, exportable, finely_scaled_network, random_network, random_tokens
+from dsf.testing.spike_tally import TALLY
 
 pytestmark = pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 
@@ -147,7 +150,7 @@ def test_attention_remembers_in_the_networks_of_the_sweep(kind: str) -> None:
 @given(exportable(), st.sampled_from(MODES))
 def test_fused_blocks_are_the_reference(arguments: dict[str, Any], mode: Mode) -> None:
     """The processes' arithmetic alone, over more networks than Lava could be started for."""
-    from dsf.runtime.lava_fused import FusedBlock
+    from dsf.runtime.lava_backend.fused import FusedBlock
 
     network = random_network(bits=6, **arguments)
     parts, reference = split_network(network), ParityCheck(network, mode).reference
@@ -183,7 +186,7 @@ def embedded(network: Network, token: np.ndarray) -> np.ndarray:
 )
 def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
     """T, one per Dense in the expanded model, and T per block whose scores need the whole token."""
-    from dsf.runtime.lava_engine import LavaEngine
+    from dsf.runtime.lava_backend.engine import LavaEngine
 
     network = random_network(0, blocks=3, ticks=4, context=5, **KINDS[kind])
     for model, period in zip(MODELS, (fused, expanded)):
@@ -192,7 +195,7 @@ def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
 
 
 def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_supervisor import LavaSupervisor
+    from dsf.runtime.lava_backend.supervisor import LavaSupervisor
 
     network, original, ran = random_network(0, blocks=1, context=3, attention="tssa"), LavaSupervisor.run, []
 
@@ -246,7 +249,7 @@ def test_trained_network_matches_in_window_mode(model: LavaModel, beyond: int) -
 @pytest.mark.parametrize("probes", [("blocks.0.attention.*_lif", "blocks.1.mlp.hidden_lif"), ("none",)])
 def test_only_probed_populations_are_reported_and_all_are_counted(model: LavaModel, probes: tuple[str, ...]) -> None:
     """The counts of all are what ``compare`` holds against the reference's."""
-    from dsf.runtime.lava_engine import LavaEngine
+    from dsf.runtime.lava_backend.engine import LavaEngine
 
     network, options = random_network(0, blocks=2, ticks=3), LavaOptions(probes=probes)
     chosen = choose_populations(network, probes)
@@ -313,7 +316,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 70))
 def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
-    from dsf.runtime.lava_report import pack_raster, raster_words, unpack_raster
+    from dsf.runtime.lava_backend.message import pack_raster, raster_words, unpack_raster
 
     spikes = np.random.default_rng(seed).random((ticks, neurons)) < 0.5
     words = pack_raster(spikes)
@@ -325,7 +328,7 @@ def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
 @given(st.integers(0, 2**31), st.integers(0, 4096))
 def test_fused_neurons_are_the_reference_neurons_even_at_the_rails(seed: int, decay: int) -> None:
     from dsf.export.network.reference import fire
-    from dsf.runtime.lava_arithmetic import Neurons
+    from dsf.runtime.lava_backend.arithmetic import Neurons
 
     generator = np.random.default_rng(seed)
     size = 30

@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import lava_runs_here, shared_memory_segments
-from random_networks import random_network, random_tokens
 
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Mode, Network
-from dsf.runtime.engine import LavaModel, LavaOptions, open_engine
-from dsf.runtime.errors import EngineDied
-from dsf.runtime.parity import ParityCheck
+from dsf.runtime.engines.errors import EngineDied
+from dsf.runtime.engines.interface import LavaModel, LavaOptions
+from dsf.runtime.engines.parity import ParityCheck
+from dsf.runtime.open_engine import open_engine
+from dsf.testing.lava import lava_runs_here
+from dsf.testing.leftovers import shared_memory_segments
+from dsf.testing.random_networks import random_network, random_tokens
 
 LIMIT_S = 10.0
 FAST = LavaOptions(fast_channels=True)
@@ -39,7 +41,7 @@ def channel() -> Iterator[Any]:
     from lava.magma.compiler.channels.pypychannel import PyPyChannel
     from lava.magma.runtime.message_infrastructure.multiprocessing import MultiProcessing
 
-    from dsf.runtime.lava_channels import direct_channels
+    from dsf.runtime.lava_backend.channels import direct_channels
 
     infrastructure = MultiProcessing()
     infrastructure.start()
@@ -64,7 +66,7 @@ def test_messages_arrive_once_and_in_order_through_a_full_channel(channel: Any) 
 
 
 def test_looking_at_a_message_leaves_it_there(channel: Any) -> None:
-    from dsf.runtime.lava_channels import wait_for_message
+    from dsf.runtime.lava_backend.channels import wait_for_message
 
     assert not channel.dst_port.wait(0.01) and not wait_for_message(channel.dst_port, 0.01)
     channel.src_port.send(np.array([1, 2]))
@@ -80,7 +82,7 @@ def test_a_message_of_another_shape_is_refused(channel: Any) -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_selector_finds_the_port_that_has_a_message(channel: Any, number: int) -> None:
-    from dsf.runtime.lava_channels import DirectRecvPort, DirectSelector
+    from dsf.runtime.lava_backend.channels import DirectRecvPort, DirectSelector
 
     class Silent(DirectRecvPort):
         def __init__(self) -> None: ...
@@ -100,7 +102,8 @@ def test_the_selector_finds_the_port_that_has_a_message(channel: Any, number: in
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_lava_is_as_before_once_an_engine_has_started(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime import lava_arithmetic, lava_channels
+    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend import channels as lava_channels
 
     def names() -> list[Any]:
         return [getattr(module, name) for module, name, _ in lava_channels._REPLACED]
@@ -140,7 +143,7 @@ def test_no_port_has_a_thread() -> None:
 
 
 def test_exception_inside_a_process_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime import lava_arithmetic
+    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
 
     def broken(self: object, tick: int) -> np.ndarray:
         raise ZeroDivisionError("injected")

@@ -9,11 +9,11 @@ import dataclasses
 import sys
 
 import pytest
-from conftest import lava_runs_here
 
-from dsf.runtime.engine import require_lava
-from dsf.runtime.errors import BackendUnavailable
-from dsf.runtime.lava_import import OPT_IN, _dataclass_with_hashable_encoder, make_lava_importable
+from dsf.runtime.engines.errors import BackendUnavailable
+from dsf.runtime.lava_backend.newer_python import OPT_IN, _dataclass_with_hashable_encoder, make_lava_importable
+from dsf.runtime.open_engine import require_lava
+from dsf.testing.lava import lava_runs_here
 
 NEWER = (3, 12)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from random_networks import random_network, random_tokens
 
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.reference import ReferenceEngine
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.testing.random_networks import random_network, random_tokens
 
 CONTEXT, BLOCKS = 100, 3
 LATE, SAMPLE = 5_000, 300

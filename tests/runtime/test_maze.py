@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_refused
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.runtime import cli
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 QUICK = ("--backend", "fast", "--no-compare", "--parity-decisions", "10")
 MAZE = "dsf.tasks.maze_env:dsf/Maze-v0"
@@ -47,4 +47,6 @@ def test_heads_that_do_not_fit_are_refused(choosing: Path, tmp_path: Path) -> No
     assert_refused(
         sim_run(str(pushing), *QUICK, "--env", MAZE), "its actions are Discrete(4)", "gives 3 numbers in [-1, 1]"
     )
-    assert_refused(sim_run(str(choosing), *QUICK, "--env", "gym_worlds:Eight-v0"), "Box", "gives one of 4 choices")
+    assert_refused(
+        sim_run(str(choosing), *QUICK, "--env", "dsf.testing.gym_worlds:Eight-v0"), "Box", "gives one of 4 choices"
+    )

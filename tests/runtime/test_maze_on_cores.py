@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from random_networks import random_network
 from rich.console import Console
-from training_runs import UNSCORED, run_here, trained
 
 from dsf.export.network.file import read_network, write_network
 from dsf.export.network.reference import IntegerPolicy
-from dsf.runtime.parity import reference_engine
-from dsf.runtime.tape import TapedEpisode
+from dsf.runtime.engines.parity import reference_engine
+from dsf.runtime.loop.tape import TapedEpisode
 from dsf.tasks import Episode
 from dsf.tasks.maze_env import MazeEnv
 from dsf.tasks.maze_picture import AGENT, PIXELS
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import UNSCORED, run_here, trained
 from dsf.train import data_cli
 from dsf.train.data.dataset import load_dataset
 from dsf.train.evaluation.token_accuracy import policy_accuracy

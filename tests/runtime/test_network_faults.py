@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from random_networks import random_model, random_network, random_tokens
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
@@ -22,12 +21,15 @@ from dsf.export.network.reference import ReferenceEngine, WindowReference
 from dsf.export.placement.chips import get_chip
 from dsf.export.placement.placement import Slice, place
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engine import LavaModel, ReferenceBackend, open_engine
-from dsf.runtime.fast_engine import FastEngine
-from dsf.runtime.network_faults import dead_cores, flipped_weight_bits, silenced_nodes, stuck_neurons
-from dsf.runtime.parity import Parity
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.runtime.engines.interface import LavaModel
+from dsf.runtime.engines.parity import Parity
+from dsf.runtime.open_engine import open_engine
+from dsf.runtime.robustness.network_faults import dead_cores, flipped_weight_bits, silenced_nodes, stuck_neurons
 from dsf.shell.arrays import Int64Array
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import random_model, random_network, random_tokens
 
 CHIP = get_chip("loihi2")
 ATTENTIONS = ("pssa", "tssa", "sssa", "sdsa1", "sdsa3", "none")

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from random_networks import random_network, random_tokens
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime.cli import main
-from dsf.runtime.engine import ReferenceBackend
-from dsf.runtime.probes import ALL_POPULATIONS, choose_populations
-from dsf.runtime.spike_file import SpikeRecorder
+from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.probes import ALL_POPULATIONS, choose_populations
+from dsf.runtime.engines.spike_file import SpikeRecorder
 from dsf.shell.errors import UserError
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network, random_tokens
+from dsf.testing.training_runs import run_here
 
 DECISIONS, RESET = 5, 3
 

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from gym_worlds import ACTION, OBSERVATION
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Network
 from dsf.runtime import cli
-from dsf.runtime.closed_loop import LoopSettings, run_serially
-from dsf.runtime.engine import FastBackend, open_engine
-from dsf.runtime.env_task import env_task
-from dsf.runtime.errors import EngineDied
-from dsf.runtime.real_time import Clock, OnMiss, Timing, run_in_real_time, timing_figures
-from dsf.runtime.tape import Tape, TapedLane
+from dsf.runtime.engines.adapters import FastBackend
+from dsf.runtime.engines.errors import EngineDied
+from dsf.runtime.loop.closed_loop import LoopSettings, run_serially
+from dsf.runtime.loop.env_task import env_task
+from dsf.runtime.loop.real_time import Clock, OnMiss, Timing, run_in_real_time, timing_figures
+from dsf.runtime.loop.tape import Tape, TapedLane
+from dsf.runtime.open_engine import open_engine
+from dsf.testing.command_line import assert_refused
+from dsf.testing.gym_worlds import ACTION, OBSERVATION
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = OBSERVATION + ACTION + 1
-WORLD = "gym_worlds:Point-v0"
+WORLD = "dsf.testing.gym_worlds:Point-v0"
 RELAXED_S = 0.5
 """A period that no decision misses, on however busy a machine."""
 
@@ -139,7 +140,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert set(figures["decision_latency_ms"]) == set(figures["jitter_ms"]) == {"p50", "p99", "max"}
     for words in ("control period", "20 ms, on a miss hold", "periods, deadline misses", "decision latency"):
         assert words in result.stdout
-    unknown = run_here(cli.main, "dsf-sim-run", *quick, "--env", "gym_worlds:Throttle-v0", "--real-time")
+    unknown = run_here(cli.main, "dsf-sim-run", *quick, "--env", "dsf.testing.gym_worlds:Throttle-v0", "--real-time")
     assert_refused(unknown, "Throttle-v0 does not state its control period", "--control-period")
 
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from gym_worlds import ACTION, OBSERVATION
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.export.network.sealed import USER_BLOCK_BYTES
 from dsf.runtime import cli
-from dsf.runtime.record import SEAL, read_recording, write_recording
+from dsf.runtime.loop.record import SEAL, read_recording, write_recording
+from dsf.testing.command_line import assert_refused
+from dsf.testing.gym_worlds import ACTION, OBSERVATION
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = OBSERVATION + ACTION + 1
-WORLD = "gym_worlds:Point-v0"
+WORLD = "dsf.testing.gym_worlds:Point-v0"
 TABLE = ("accumulators", "spikes", "executed actions", "observations", "rewards", "returns", "encoder's integers")
 
 

@@ -10,21 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
 from dsf.export.network.reference import IntegerPolicy
 from dsf.export.placement.chips import get_chip
-from dsf.runtime import cli, robustness
-from dsf.runtime.network_faults import stuck_neurons
-from dsf.runtime.parity import reference_engine
-from dsf.runtime.robustness import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
-from dsf.runtime.robustness_report import BEGIN, END, bar, placed, summarise
+from dsf.runtime import cli
+from dsf.runtime.engines.parity import reference_engine
+from dsf.runtime.robustness import levels as robustness
+from dsf.runtime.robustness.levels import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
+from dsf.runtime.robustness.network_faults import stuck_neurons
+from dsf.runtime.robustness.report import BEGIN, END, bar, placed, summarise
 from dsf.shell.errors import UserError
 from dsf.tasks import Disturbances, get_task, rollout
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = 15
 """Of a Hopper token: observation 11, action 3, return-to-go 1."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import assert_refused
-from random_networks import random_network, write_checkpoint
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.runtime.cli import main
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network, write_checkpoint
+from dsf.testing.training_runs import run_here
 
 
 @pytest.mark.parametrize("which", ["network", "checkpoint"])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import EXPORTABLE_NORMS, KINDS, random_network, random_tokens
 
 from dsf.export.network.network import Network
 from dsf.export.network.reference import ReferenceEngine, WindowReference
-from dsf.runtime.fast_engine import FastEngine
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.testing.random_networks import EXPORTABLE_NORMS, KINDS, random_network, random_tokens
 from dsf.train.config.training import AttentionKind
 
 LANES, RESTARTED = 2, 1

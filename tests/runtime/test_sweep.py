@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import assert_refused, run_command
-from fault_injection import default_signals
-from training_runs import CARTPOLE, HOPPER, run_here
 
 from dsf.runtime import bench_cli
-from dsf.runtime.sweep_energy import dense_energy
-from dsf.runtime.sweep_file import read_sweep
-from dsf.runtime.sweep_jobs import jobs_of, plan, resolve_all
+from dsf.runtime.sweeps.energy import dense_energy
+from dsf.runtime.sweeps.file import read_sweep
+from dsf.runtime.sweeps.jobs import jobs_of, plan, resolve_all
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.fault_injection import default_signals
+from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.evaluation.command import evaluate_run
 

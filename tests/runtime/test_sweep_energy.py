@@ -7,9 +7,9 @@ from typing import Literal
 
 import pytest
 import torch
-from rival_models import CONTEXT, FEATURES, SMALL, small_model
 
-from dsf.runtime.sweep_energy import layer_counts
+from dsf.runtime.sweeps.energy import layer_counts
+from dsf.testing.rival_models import CONTEXT, FEATURES, SMALL, small_model
 from dsf.train.models.activity import record_activity
 
 PAIRS = CONTEXT * (CONTEXT + 1) // 2

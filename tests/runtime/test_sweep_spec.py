@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import assert_refused
-from training_runs import run_here
 
-from dsf.runtime import bench_cli, sweep_identity
-from dsf.runtime.sweep_command import SweepConfig, check_config, settle
-from dsf.runtime.sweep_energy import dense_energy
-from dsf.runtime.sweep_file import read_sweep, shipped_sweeps, sweep_path
-from dsf.runtime.sweep_identity import code_version, meaning, resolve_cell
-from dsf.runtime.sweep_jobs import Job, failures_in, plan, write_failure
-from dsf.runtime.sweep_local import Outcome, gpu_places
-from dsf.runtime.sweep_store import append_once, read_lines
-from dsf.runtime.sweep_table import NOT_RUN, build_table, markdown
+from dsf.runtime import bench_cli
+from dsf.runtime.sweeps import identity as sweep_identity
+from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
+from dsf.runtime.sweeps.energy import dense_energy
+from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
+from dsf.runtime.sweeps.identity import code_version, meaning, resolve_cell
+from dsf.runtime.sweeps.jobs import Job, failures_in, plan, write_failure
+from dsf.runtime.sweeps.local import Outcome, gpu_places
+from dsf.runtime.sweeps.store import append_once, read_lines
+from dsf.runtime.sweeps.table import NOT_RUN, build_table, markdown
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused
+from dsf.testing.training_runs import run_here
 from dsf.train.config.training import ModelConfig, to_json
 
 GOOD = """

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import assert_refused
-from gym_worlds import ACTION, OBSERVATION, STARTED_VARIABLE, Failing
-from random_networks import random_network
-from training_runs import run_here
 
 from dsf.export.network.file import write_network
 from dsf.runtime import cli
-from dsf.runtime.closed_loop import checked_per_episode
+from dsf.runtime.loop.closed_loop import checked_per_episode
+from dsf.testing.command_line import assert_refused
+from dsf.testing.gym_worlds import ACTION, OBSERVATION, STARTED_VARIABLE, Failing
+from dsf.testing.random_networks import random_network
+from dsf.testing.training_runs import run_here
 
 FEATURES = OBSERVATION + ACTION + 1
 WALL_TIMES = ("seconds", "decisions_per_second", "ticks_per_second")
@@ -66,7 +66,7 @@ def test_results_are_those_of_the_serial_run(
 ) -> None:
     """Recording and report: returns, spikes, activity, energy, parity."""
     monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)  # for Ray's processes
-    world = ("--backend", backend, "--env", "gym_worlds:Point-v0")
+    world = ("--backend", backend, "--env", "dsf.testing.gym_worlds:Point-v0")
     serial = outputs(path, tmp_path, *world)
     assert serial[1]["parity"]["compared_spikes"] > 0 and len(serial[1]["episodes"]) == 7
     workers = 3 if backend == "fast" else 2
@@ -83,7 +83,17 @@ def test_workers_leave_the_way_of_starting_processes_alone(path: Path) -> None:
     script = "import multiprocessing; from dsf.runtime import cli\n" + (
         "try:\n    cli.main()\nexcept SystemExit:\n    print(multiprocessing.get_start_method(allow_none=True))"
     )
-    options = ("--backend", "fast", "--env", "gym_worlds:Point-v0", "--episodes", "2", "--workers", "2", "--no-compare")
+    options = (
+        "--backend",
+        "fast",
+        "--env",
+        "dsf.testing.gym_worlds:Point-v0",
+        "--episodes",
+        "2",
+        "--workers",
+        "2",
+        "--no-compare",
+    )
     environment = {**os.environ, "PYTHONPATH": PYTHON_PATH}
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), *options], capture_output=True, text=True, env=environment, timeout=60
@@ -93,7 +103,7 @@ def test_workers_leave_the_way_of_starting_processes_alone(path: Path) -> None:
 
 def test_a_failing_worker_ends_the_run_with_one_line(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    options = ("--backend", "fast", "--env", "gym_worlds:Failing-v0", "--no-compare", "--json", out)
+    options = ("--backend", "fast", "--env", "dsf.testing.gym_worlds:Failing-v0", "--no-compare", "--json", out)
     result = sim_run(path, *options, "--episodes", Failing.FAILS_FROM_SEED + 4, "--workers", 2)
     assert result.returncode == 1 and not out.exists()
     assert result.stderr == "dsf-sim-run: a worker failed: ZeroDivisionError: the world ended\n"
@@ -140,7 +150,15 @@ def endless(backend: str, path: Path, tmp_path: Path) -> Iterator[tuple[subproce
     signed.mkdir()
     environment = {**os.environ, STARTED_VARIABLE: str(signed), MARK: mark}
     environment["PYTHONPATH"] = PYTHON_PATH
-    options = ("--backend", backend, "--env", "gym_worlds:Endless-v0", "--no-compare", "--parity-decisions", "0")
+    options = (
+        "--backend",
+        backend,
+        "--env",
+        "dsf.testing.gym_worlds:Endless-v0",
+        "--no-compare",
+        "--parity-decisions",
+        "0",
+    )
     command = [sys.executable, "-c", "from dsf.runtime.cli import main; main()", str(path), *options]
     with (tmp_path / "errors").open("w") as errors:
         process = subprocess.Popen(

@@ -12,16 +12,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command, small_files
 
 from dsf.shell.hdf5_image import hdf5_image
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.full_disk import small_files
 
 ROOM = 2_000
 """Bytes that a file may have: less than any of these files."""
 WRITE = """
 import sys
 from pathlib import Path
-from random_networks import random_model
+from dsf.testing.random_networks import random_model
 from dsf.export.file import write_network
 from dsf.export.fold import fold
 from dsf.export.netx_file import dense_stages, write_net

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from random_networks import random_model
 from torch import Tensor, nn
 
+from dsf.testing.random_networks import random_model
 from dsf.train.models.activity import SATURATED_RATE, SILENT_RATE, Activity, record_activity
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.dsformer import DSFormer

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dsformer_definitions import (
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dsf.testing.dsformer_definitions import (
     Definition,
     Neuron,
     assert_close,
@@ -17,11 +21,7 @@ from dsformer_definitions import (
     stream_of,
     tensor_of,
 )
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from random_networks import randomise, randomise_layer_norms
-from torch import Tensor, nn
-
+from dsf.testing.random_networks import randomise, randomise_layer_norms
 from dsf.train.config.training import AttentionKind, ModelConfig, NeuronKind, NormKind
 from dsf.train.models.attention import PSSA, PackedTokens, make_attention
 from dsf.train.models.dsformer import Block

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from random_networks import write_checkpoint
 
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import write_checkpoint
 from dsf.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 Header = dict[str, Any]

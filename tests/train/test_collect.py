@@ -12,10 +12,10 @@ from pathlib import Path
 import minari
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
 from dsf.train.data.collect import RECIPES, Recipe, collect_episodes, get_recipe, write_dataset
 from dsf.train.data.controllers import cell_distances, episode_returns
 from dsf.train.data.dataset import load_dataset

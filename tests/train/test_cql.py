@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import assert_refused
-from training_runs import CARTPOLE, HOPPER, run_here
 
+from dsf.testing.command_line import assert_refused
+from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.cli import main
 from dsf.train.config.training import DataConfig
 from dsf.train.conservative_q_learning import transitions

@@ -22,7 +22,6 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command, small_files
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Dict, Discrete
 from hypothesis import given, settings
@@ -31,6 +30,8 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.full_disk import small_files
 from dsf.train.config.training import DataConfig
 from dsf.train.data.dataset import (
     CACHE_NAME,

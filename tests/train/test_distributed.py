@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from training_runs import HOPPER, TINY, UNSCORED, metrics, trained
 
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.run_directory import LOSS
 

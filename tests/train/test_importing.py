@@ -9,9 +9,9 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
+from dsf.testing.command_line import assert_refused, run_command
 from dsf.train.data.collect import write_dataset
 from dsf.train.data.dataset import load_dataset
 from dsf.train.data.importing import import_file

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused
-from rival_models import CONTEXT, small_model, windows
 from torch import nn
-from training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 
 from dsf.shell.errors import UserError
+from dsf.testing.command_line import assert_refused
+from dsf.testing.rival_models import CONTEXT, small_model, windows
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
 from dsf.train.config.rivals import PolicyKind

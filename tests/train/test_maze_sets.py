@@ -10,15 +10,15 @@ from typing import Any
 import minari
 import numpy as np
 import pytest
-from conftest import assert_refused, run_command
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box, Discrete
 from minari.data_collector import EpisodeBuffer
-from training_runs import TINY, run_here, train_here, trained
 
 from dsf.tasks import get_task
 from dsf.tasks.maze_env import MazeEnv
 from dsf.tasks.mazes import SPLITS, maze_stream, split_of
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.training_runs import TINY, run_here, train_here, trained
 from dsf.train import data_cli
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.data.dataset import CACHE_NAME, load_dataset

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from random_networks import ACTIONS, random_model
 
 from dsf.shell.errors import UserError
+from dsf.testing.random_networks import ACTIONS, random_model
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.norm import set_blend

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from dsformer_definitions import Neuron, assert_close, lif, stream_of, tensor_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from random_networks import random_model
 
 from dsf.export.network.nodes import LIF as IntegerLIF
 from dsf.export.network.reference import fire
+from dsf.testing.dsformer_definitions import Neuron, assert_close, lif, stream_of, tensor_of
+from dsf.testing.random_networks import random_model
 from dsf.train.config.training import NeuronKind
 from dsf.train.models.neurons import LIF, set_neuron_kind
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_refused, run_command
-from random_networks import random_model
-from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 
 from dsf.export.network.file import read_network
 from dsf.export.network.nodes import LIF, Synapses
 from dsf.shell.errors import UserError
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.random_networks import random_model
+from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config.training import ModelConfig, TrainConfig
 from dsf.train.data.batches import BatchSource

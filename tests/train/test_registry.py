@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import assert_refused, run_command
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
 from dsf.train.data.collect import RECIPES, collect_episodes, get_recipe, write_dataset
 from dsf.train.data.names import DATASET_ID
 from dsf.train.data.registry import LOCAL, REGISTRY, REMOTE, resolve, way_to_make

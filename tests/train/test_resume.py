@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_refused
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 
 from dsf.shell.files import partial_name
+from dsf.testing.command_line import assert_refused
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from dsf.train.run_directory import BEST_NAME, LOSS, METRICS_NAME
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import HOPPER, UNSCORED, metrics, trained
 
 from dsf.tasks import get_task
+from dsf.testing.training_runs import HOPPER, UNSCORED, metrics, trained
 from dsf.train.config.rivals import PolicyKind, RivalConfig
 from dsf.train.config.training import DataConfig, ModelConfig, TrainConfig
 from dsf.train.data.batches import BatchSource

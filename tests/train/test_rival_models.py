@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from random_networks import ACTIONS, random_codec
-from rival_models import CONTEXT, FEATURES, OBSERVATIONS, SMALL, small_model, windows
 from torch import Tensor
 
 from dsf.shell.errors import UserError
 from dsf.tasks import Token, get_task
 from dsf.tasks.registry import TASKS
+from dsf.testing.random_networks import ACTIONS, random_codec
+from dsf.testing.rival_models import CONTEXT, FEATURES, OBSERVATIONS, SMALL, small_model, windows
 from dsf.train.config.rivals import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.config.training import ModelConfig
 from dsf.train.evaluation.torch_policy import TorchPolicy

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import assert_refused
-from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
 
 from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
 from dsf.shell.errors import CommandFailed
+from dsf.testing.command_line import assert_refused
+from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.run_directory import LOSS
 from dsf.train.trainer import Trainer

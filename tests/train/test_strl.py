@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused
-from random_networks import ACTIONS, random_codec
-from training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, trained
 
 from dsf.export.cli import main as export_main
 from dsf.runtime.cli import main as sim_main
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import ACTIONS, random_codec
+from dsf.testing.training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, trained
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.config.rivals import RivalConfig, rival_from_json
 from dsf.train.config.strl import StrlAttention, StrlConfig

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from random_networks import random_codec
 from torch import Tensor
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.random_networks import random_codec
 from dsf.train.config.rivals import RivalConfig
 from dsf.train.config.strl import StrlConfig
 from dsf.train.config.training import ModelConfig

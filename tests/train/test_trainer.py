@@ -15,14 +15,14 @@ import minari
 import numpy as np
 import pytest
 import torch
-from conftest import assert_refused, run_command
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces import Box
 from minari.data_collector import EpisodeBuffer
-from training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_here, trained
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
+from dsf.testing.command_line import assert_refused, run_command
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_here, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config.training import TrainConfig
 from dsf.train.evaluation.closed_loop import evaluate

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, trained
 
+from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.run_directory import LOSS

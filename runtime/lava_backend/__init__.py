@@ -1,0 +1,1 @@
+"""The network in Lava's Loihi simulator. Process classes live in ``processes`` only."""

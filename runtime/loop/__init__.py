@@ -1,0 +1,1 @@
+"""The closed loop: episodes, real time, recordings, workers."""

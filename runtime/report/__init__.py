@@ -1,0 +1,1 @@
+"""What a run tells: terminal, HTML page, hardware figures."""

@@ -1,0 +1,1 @@
+"""``dsf-sim-run robustness``: return curves under disturbances and faults."""

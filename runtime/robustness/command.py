@@ -1,0 +1,160 @@
+"""``dsf-sim-run robustness``: return curves of a deployed network under disturbances and faults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
+from dsf.export.proof.tables import table_console
+from dsf.runtime.artifacts import network_path
+from dsf.runtime.loop.closed_loop import check_fits
+from dsf.runtime.robustness.levels import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
+from dsf.runtime.robustness.report import markdown, placed, plot, print_table, summarise
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json, write_text
+from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
+
+PLOT_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class RobustnessConfig:
+    """Run a network closed-loop under growing disturbances and faults, on the fast engine, and print return curves."""
+
+    network: Annotated[Path | None, tyro.conf.Positional] = None
+    """Network file of dsf-export; without one, the shipped Hopper network runs."""
+    kind: tuple[KindName, ...] = ALL_KINDS
+    """What to sweep. Between environment and policy: observation-noise (Gaussian, in fifths of the encoder's range),
+    observation-dropout, sensor-dropout (the last value is held), action-latency. In the network: stuck-at-0, stuck-at-1
+    (neurons), weight-bit-flips, dead-cores."""
+    levels: tuple[float, ...] = ()
+    """Levels of a single kind, in its unit; default: each kind's own."""
+    episodes: int = 20
+    """Closed-loop episodes per level and fault seed."""
+    seed: int = 0
+    """Reset seed of the first episode; the others follow."""
+    fault_seeds: int = 5
+    """Seeds 0 .. N-1 of disturbances and faults; every episode runs with each."""
+    target_return: float | None = None
+    """Return to ask for (reward units); default: the one the network was verified at."""
+    chip: str = DEFAULT_CHIP
+    """Chip whose cores die: loihi1 or loihi2."""
+    json: Path | None = None
+    """Write everything here."""
+    markdown: Path | None = None
+    """Write the table here, in place of what lies between the markers robustness:begin and robustness:end."""
+    plot: Path | None = None
+    """Write the curves here, as PNG."""
+
+
+def check_config(config: RobustnessConfig) -> None:
+    """Refuse settings that cannot work, before anything starts.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for name in ("episodes", "fault_seeds"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}: it must be at least 1")
+    if config.seed < 0:
+        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
+    if config.target_return is not None and not math.isfinite(config.target_return):
+        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
+    if not config.kind or len(set(config.kind)) < len(config.kind):
+        raise UserError("--kind names a kind twice, or none: name each once")
+    if config.levels and len(config.kind) > 1:
+        raise UserError(f"--levels needs a single --kind, whose unit they are in: here are {len(config.kind)}")
+    _check_outputs(config)
+
+
+def _check_outputs(config: RobustnessConfig) -> None:
+    """Of the files that are written."""
+    outputs = [path for path in (config.json, config.markdown, config.plot) if path is not None]
+    for path in outputs:
+        require_writable_parent(path, config.network or network_path())
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError("two of --json, --markdown and --plot write the same file: name one for each")
+    if config.plot is not None:
+        require_installed("report", "matplotlib")
+        if config.plot.suffix != PLOT_SUFFIX:
+            raise UserError(f"--plot is {config.plot}: it writes PNG, so let the name end in {PLOT_SUFFIX}")
+    _document(config)
+
+
+def _document(config: RobustnessConfig, part: str = "") -> str | None:
+    """The Markdown file with a new part, None where none is asked for.
+
+    Raises:
+        UserError: it has no markers.
+    """
+    if config.markdown is None:
+        return None
+    return placed(config.markdown.read_text() if config.markdown.exists() else "", config.markdown, part)
+
+
+def sweep_of(config: RobustnessConfig, path: Path) -> Sweep:
+    """What stays the same at every level.
+
+    Raises:
+        UserError: the file, its task or the chip.
+    """
+    network = read_network(path)
+    task = get_task(network.task)
+    check_fits(network, task)
+    target = network.target_return if config.target_return is None else config.target_return
+    return Sweep(
+        task=task,
+        network=network,
+        target_return=task.target_returns[0] if target is None else target,
+        seeds=range(config.seed, config.seed + config.episodes),
+        fault_seeds=range(config.fault_seeds),
+        chip=get_chip(config.chip),
+    )
+
+
+def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> list[Point]:
+    """All levels, the undisturbed one first; those that are impossible are refused before any episode runs."""
+    wanted = [(kind, level) for kind in config.kind for level in config.levels or KINDS[kind].levels]
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("injecting faults", total=len(wanted))
+        cells = [undisturbed(sweep)]
+        for kind, level in wanted:
+            cells.append(prepare(sweep, kind, level))
+            progress.advance(bar)
+        points: list[Point] = []
+        runs = sum(len(cell.conditions) for cell in cells)
+        steps = len(sweep.seeds) * sweep.task.max_steps
+        bar = progress.add_task(f"{sweep.task.env_id}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps)
+        done = 0
+        for cell in cells:
+            points.append(measure(sweep, cell, lambda running: progress.advance(bar, running)))
+            done += len(cell.conditions)
+            progress.update(bar, completed=done * steps)  # episodes that ended early
+    return points
+
+
+def run(config: RobustnessConfig) -> None:
+    """``dsf-sim-run robustness``."""
+    console = Console()
+    check_config(config)
+    path = config.network or network_path()
+    sweep = sweep_of(config, path)
+    points = sweep_levels(config, sweep, console)
+    summary = summarise(sweep, points, path.name, file_digest(path))
+    print_table(summary, table_console())
+    if config.json is not None:
+        write_json(config.json, summary)
+    document = _document(config, markdown(summary))
+    if config.markdown is not None and document is not None:
+        write_text(config.markdown, document)
+    if config.plot is not None:
+        plot(summary, config.plot)

@@ -1,0 +1,213 @@
+"""``dsf-bench sweep``: run the cells of a sweep that are not done, wherever there is room."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from dsf.runtime.sweeps.file import read_sweep, sweep_path
+from dsf.runtime.sweeps.jobs import (
+    LOG_NAME,
+    TRAINING_NAME,
+    Planned,
+    failure_path,
+    jobs_of,
+    plan,
+    read_record,
+    resolve_all,
+    result_path,
+    write_failure,
+)
+from dsf.runtime.sweeps.local import Outcome, run_locally, visible_gpus
+from dsf.runtime.sweeps.store import append_once, read_lines
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.installed import require_installed
+
+DEFAULT_OUT = Path("runs/sweeps")
+RESULTS_NAME = "results.jsonl"
+State = Literal["done", "failed", "interrupted", "not run", "no dataset"]
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Train and score every cell of a sweep that has no result yet. Ctrl-C loses nothing: call it again."""
+
+    spec: Annotated[str, tyro.conf.Positional]
+    """YAML file, or the name of a shipped sweep (docs/sweeps.md lists them)."""
+    launcher: Literal["local", "ray", "submitit"] = "local"
+    """Where cells run: processes of this machine, tasks of a Ray cluster, or jobs of Slurm."""
+    workers: int | None = None
+    """Cells at a time. Default: one on this machine, as many as there is room for on a cluster."""
+    cores_per_cell: int = 1
+    """CPU cores and torch threads of each cell."""
+    gpus_per_cell: float = 0.0
+    """GPUs of each cell; 0.25 lets four small trainings share one."""
+    out: Path = DEFAULT_OUT
+    """Directory of all trainings; shared by sweeps, because equal cells are."""
+    results: Path | None = None
+    """Results store (JSON lines). Default: results.jsonl in --out."""
+    retry_failed: bool = False
+    """Run cells again that have failed."""
+    dry_run: bool = False
+    """List the cells and what is known of them, and check them against dsf-train's options; run nothing."""
+    ray_address: str | None = None
+    """Of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this sweep."""
+    submitit_cluster: str | None = None
+    """Of --launcher submitit: one of its executors, such as local; default: slurm."""
+    slurm_partition: str | None = None
+    """Of --launcher submitit."""
+    slurm_minutes: int = 240
+    """Of --launcher submitit: time limit of a cell. One that runs out of it has failed, and goes on where it was
+    with --retry-failed."""
+
+
+def sweep(config: SweepConfig) -> None:
+    """``dsf-bench sweep``."""
+    require_installed("train", "minari", "safetensors")
+    console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
+    check_config(config)
+    path = sweep_path(config.spec)
+    spec = read_sweep(path)
+    try:
+        resolved = resolve_all(spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    cells, store = plan(resolved), config.results or config.out / RESULTS_NAME
+    states = states_of(cells, config.out, store, config.dry_run)
+    count = Counter(states.values())
+    console.print(f"{spec.name}: {len(states)} cells, " + ", ".join(f"{n} {state}" for state, n in count.items()))
+    if config.dry_run:
+        for cell in cells:
+            console.print(f"{states[cell]:12} {cell.resolved.cell.label}{_why(cell, states[cell], config.out)}")
+        return
+    unfinished = [cell for cell in cells if not cell.missing and states[cell] in ("not run", "interrupted")]
+    unfinished += [cell for cell in cells if config.retry_failed and states[cell] == "failed"]
+    if unfinished:
+        run_cells(unfinished, config, store, console)
+    conclude(cells, config, store, console)
+
+
+def check_config(config: SweepConfig) -> None:
+    """Refuse what cannot work, before anything starts.
+
+    Raises:
+        UserError: naming the option.
+    """
+    for flag, value in (("--workers", config.workers), ("--cores-per-cell", config.cores_per_cell)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} is {value}: it must be at least 1")
+    if config.gpus_per_cell < 0.0 or (config.gpus_per_cell > 1.0 and not config.gpus_per_cell.is_integer()):
+        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: it must be a share up to 1, or whole GPUs")
+    if config.launcher == "local" and config.gpus_per_cell > len(visible_gpus()):
+        here = len(visible_gpus())
+        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: this machine shows {here} GPUs; use 0 for the CPU")
+    if config.ray_address is not None and config.launcher != "ray":
+        raise UserError("--ray-address is of --launcher ray: add that, or drop it")
+    if config.launcher == "submitit" and config.workers is not None:
+        raise UserError("--workers: Slurm decides how many cells run at a time; drop it")
+    if config.launcher != "local":
+        require_installed("cluster", config.launcher)
+
+
+def states_of(cells: list[Planned], out: Path, store: Path, look_only: bool = False) -> dict[Planned, State]:
+    """What is known of every cell; unless one only looks, results that are not in the store yet are put there."""
+    known = {line["key"] for line in read_lines(store)}
+    states: dict[Planned, State] = {}
+    for cell in cells:
+        if cell.missing:
+            states[cell] = "no dataset"
+            continue
+        directory = out / cell.training_key
+        if cell.key not in known and (line := read_record(result_path(directory, cell.key))):
+            if not look_only:
+                append_once(store, line)
+            known.add(cell.key)
+        if cell.key in known:
+            states[cell] = "done"
+        elif failure_path(directory, cell.key).exists():
+            states[cell] = "failed"
+        else:
+            states[cell] = "interrupted" if (directory / TRAINING_NAME).exists() else "not run"
+    return states
+
+
+def _why(cell: Planned, state: State, out: Path) -> str:
+    """Behind a cell's label: why it has no result."""
+    if state == "no dataset":
+        return f": {cell.missing}"
+    failure = read_record(failure_path(out / cell.training_key, cell.key)) if state == "failed" else None
+    return "" if failure is None else f": {failure['reason']} (tried {failure['attempts']}x)"
+
+
+def run_cells(cells: list[Planned], config: SweepConfig, store: Path, console: Console) -> None:
+    """Run cells and store each result as it comes."""
+    jobs = jobs_of(cells, config.out, config.cores_per_cell)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("trainings", total=len(jobs))
+        with contextlib.closing(launch(jobs, config)) as outcomes:
+            for outcome in outcomes:
+                for line in settle(outcome, store):
+                    console.print(line)
+                progress.advance(bar)
+
+
+def launch(jobs: list[Any], config: SweepConfig) -> Generator[Outcome, None, None]:
+    """The launcher's outcomes."""
+    if config.launcher == "local":
+        yield from run_locally(jobs, config.workers or 1, config.cores_per_cell, config.gpus_per_cell)
+        return
+    from dsf.runtime.sweeps.cluster import run_on_ray, run_with_submitit
+
+    if config.launcher == "ray":
+        yield from run_on_ray(jobs, config.cores_per_cell, config.gpus_per_cell, config.workers, config.ray_address)
+        return
+    slurm: dict[str, Any] = {"timeout_min": config.slurm_minutes}
+    if config.slurm_partition is not None:
+        slurm["slurm_partition"] = config.slurm_partition
+    folder = config.out / "submitit"
+    asked = (config.cores_per_cell, config.gpus_per_cell)
+    yield from run_with_submitit(jobs, *asked, folder, config.submitit_cluster, slurm)
+
+
+def settle(outcome: Outcome, store: Path) -> Iterator[str]:
+    """Store what a job has finished; returns a line about each of its cells."""
+    job = outcome.job
+    for cell in job.cells:
+        label = cell.resolved.cell.label
+        if line := read_record(result_path(job.directory, cell.key)):
+            append_once(store, line)
+            yield f"done: {label}: {line['score']:.1f}"
+            continue
+        died = outcome.code is None or outcome.code < 0  # whatever an earlier try has left does not say why
+        if died or not failure_path(job.directory, cell.key).exists():
+            ended = f"its process ended with {outcome.code}; {job.directory / LOG_NAME} has its last words"
+            write_failure(job.directory, cell.facts(), outcome.reason or ended)
+        failure = read_record(failure_path(job.directory, cell.key))
+        assert failure is not None
+        yield f"failed: {label}: {failure['reason']}"
+
+
+def conclude(cells: list[Planned], config: SweepConfig, store: Path, console: Console) -> None:
+    """Say what there is now.
+
+    Raises:
+        CommandFailed: cells are without a result.
+    """
+    states = states_of(cells, config.out, store)
+    without = [cell for cell, state in states.items() if state != "done"]
+    console.print(f"{len(states) - len(without)} of {len(states)} cells done: {store}")
+    if not without:
+        return
+    for cell in without:
+        console.print(f"{states[cell]}: {cell.resolved.cell.label}{_why(cell, states[cell], config.out)}")
+    remedy = "; --retry-failed runs the failed ones again" if "failed" in states.values() else ""
+    raise CommandFailed(f"{len(without)} of {len(states)} cells have no result, listed above{remedy}")

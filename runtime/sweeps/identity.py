@@ -1,0 +1,247 @@
+"""What makes two cells the same: the dataset's bytes, every resolved setting, and the code that computes the result.
+
+A cell's *place* is a hash of its settings and its dataset's id: that finds its line for a table, anywhere. Its *key*
+adds the dataset's content hash and :func:`code_version`: that decides whether it has to run.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dsf.export
+import dsf.runtime
+import dsf.tasks
+import dsf.train
+from dsf.export.options import ExportConfig
+from dsf.runtime.sweeps.spec import LAYER_PRICED, RESERVED, Cell, Setting
+from dsf.shell.command import parse_arguments
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
+from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.conservative_q_learning import CQLConfig
+from dsf.train.data.recipes import RECIPES
+from dsf.train.data.registry import REGISTRY, resolve
+
+WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
+"""Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""
+CQL = "cql"
+"""Value of the setting policy that stands for another command, dsf-train cql."""
+CHECKPOINTS = 20
+"""Of a run, where the sweep does not say: an interruption costs at most this share of it."""
+KEY_DIGITS = 20
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A cell as dsf-train and dsf-export understand it.
+
+    Attributes:
+        cell: what was asked for.
+        config: its training, with a run directory that nobody uses.
+        arguments: of dsf-train, without --out, --threads and --resume.
+        export: arguments of dsf-export, without RUN and --out; None where the float policy is scored.
+        dataset_id: Minari id.
+    """
+
+    cell: Cell
+    config: TrainConfig | CQLConfig
+    arguments: tuple[str, ...]
+    export: tuple[str, ...] | None
+    dataset_id: str
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Every setting that its training depends on; one younger than sweeps only where it is used, so that earlier
+        results keep their places.
+        """
+        settings, usual = to_json(self.config), dataclasses.asdict(RivalConfig())
+        if "rival" in settings:  # field by field: rivals to come bring more of them
+            settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
+        added = {**ADDED_SETTINGS, "rival": {}}.items()
+        return {
+            name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in added
+        }
+
+    @property
+    def scored(self) -> list[Any]:
+        """What is made of the training, but for the evaluation's episodes; a precision only where one is asked for, so
+        that earlier results keep their places.
+        """
+        asked = [] if self.cell.precision == "fp32" else [self.cell.precision]
+        return [self.export, self.cell.energy, *asked]
+
+    @property
+    def place(self) -> str:
+        """Hash of dataset id and settings."""
+        return _digest([self.dataset_id, self.training, *self.scored])
+
+    def training_key(self, content_hash: str) -> str:
+        """Of what cells with the same training share."""
+        return _digest([content_hash, self.training, code_version("train"), self.software])
+
+    @property
+    def software(self) -> dict[str, str]:
+        """Versions of what computes beneath dsf."""
+        return software("d3rlpy") if isinstance(self.config, CQLConfig) else software()
+
+    def key(self, content_hash: str) -> str:
+        """Content hash of the cell's result."""
+        return _digest([self.training_key(content_hash), *self.scored, self.code])
+
+    @property
+    def code(self) -> str:
+        """Version of the code behind the result: that of the integers, too, where they are made for score or energy."""
+        return code_version("export" if self.export is not None or self.cell.energy == "spiking" else "train")
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+
+
+ENGINE_FILES = ("fast_engine.py",)
+"""Of dsf.runtime, beside its kernels: what computes an integer cell's score."""
+
+
+@functools.cache
+def code_version(room: str) -> str:
+    """Hash of the code behind a training ("train": the rooms tasks and train) or behind integers ("export": that room
+    and the fast engine, too).
+
+    Comments, docstrings and layout do not count: what the parser makes of the modules does, and the C kernels' text.
+    """
+    digest = hashlib.sha256()
+    for package in (dsf.tasks, dsf.train, *([dsf.export, dsf.runtime] if room == "export" else [])):
+        root = Path(str(package.__file__)).parent
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.[ch]")]):
+            if package is dsf.runtime and path.suffix == ".py" and path.name not in ENGINE_FILES:
+                continue
+            text = path.read_text()
+            digest.update(f"{path.relative_to(root)}\n{meaning(text) if path.suffix == '.py' else text}".encode())
+    return digest.hexdigest()[:KEY_DIGITS]
+
+
+def meaning(source: str) -> str:
+    """A module without what does nothing when it runs."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def software(*more: str) -> dict[str, str]:
+    """Versions of what computes beneath dsf, and of further packages."""
+    found = {}
+    for name in ("torch", "mujoco", "gymnasium", *more):
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def resolve_cell(cell: Cell) -> Resolved:
+    """Have the real parsers of dsf-train and dsf-export read a cell.
+
+    Raises:
+        UserError: naming the setting that they refuse.
+    """
+    settings = dict(cell.settings)
+    if settings.get("policy") == CQL:
+        return _resolve_cql(cell, settings)
+    _require_known(settings, option_names(TrainConfig))
+    target = first_target(cell.dataset)
+    if "eval-targets" not in settings and target is not None:
+        settings["eval-targets"] = target
+    evaluation = cell.evaluation
+    settings |= {"seed": cell.seed, "eval-episodes": evaluation.episodes, "eval-seed": evaluation.seed}
+    settings |= {"eval-every": evaluation.every}
+    arguments = (cell.dataset, *as_arguments(settings))
+    config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", arguments)
+    if "checkpoint-every" not in settings:
+        arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
+    if cell.precision == "int8" and config.policy == "dsformer":
+        raise UserError("precision int8 is for rivals: write export: {bits: 8} for a DSFormer's integers")
+    if cell.energy == "layers" and config.policy not in LAYER_PRICED:
+        known = ", ".join(LAYER_PRICED)
+        raise UserError(f"energy layers is for {known}, and this is {config.policy}: use its own rule")
+    export = None
+    if cell.export is not None:
+        export = as_arguments(dict(cell.export))
+        parse_arguments(ExportConfig, "dsf-export", "", ["RUN", *export])
+    return Resolved(cell, config, arguments, export, resolve(cell.dataset))
+
+
+def _resolve_cql(cell: Cell, settings: dict[str, Setting]) -> Resolved:
+    """A cell of dsf-train cql: what it shares with dsf-train holds for it, too, and the rest has no use for it.
+
+    Raises:
+        UserError: naming the setting that is refused.
+    """
+    if cell.export is not None or cell.precision != "fp32":
+        raise UserError("policy cql has neither integers nor spikes here: drop export and precision")
+    own = option_names(CQLConfig)
+    _require_known(settings, [*own, *option_names(TrainConfig)])
+    used = {name: value for name, value in settings.items() if name in own}
+    used |= {"seed": cell.seed, "eval-episodes": cell.evaluation.episodes, "eval-seed": cell.evaluation.seed}
+    words = (cell.dataset, *as_arguments(used))
+    config: CQLConfig = parse_arguments(CQLConfig, "dsf-train cql", "", words)
+    return Resolved(cell, config, (CQL, *words), None, resolve(cell.dataset))
+
+
+def as_arguments(settings: dict[str, Setting]) -> tuple[str, ...]:
+    """Options as words of a command line: true and false become --x and --no-x, a list several words."""
+    words: list[str] = []
+    for name, value in settings.items():
+        prefix, _, last = name.rpartition(".")
+        if isinstance(value, bool):
+            negated = f"{prefix}.no-{last}" if prefix else f"no-{last}"
+            words.append(f"--{name if value else negated}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return tuple(words)
+
+
+def first_target(dataset: str) -> float | None:
+    """The declared target return of a dataset with a known name; None: dsf-train asks for all of its task's."""
+    by_id = {entry.source: entry.task for entry in REGISTRY.values()}
+    by_id |= {recipe.dataset_id: recipe.task for recipe in RECIPES.values()}
+    task = by_id.get(resolve(dataset))
+    return None if task is None else get_task(task).target_returns[0]
+
+
+def _require_known(settings: dict[str, Setting], options: list[str]) -> None:
+    """Refuse names that are no options of dsf-train, or not a sweep's to set."""
+    known = [name for name in options if name not in RESERVED]
+    for name in settings:
+        if name in RESERVED:
+            raise UserError(f"setting {name} is not a cell's to choose: use {RESERVED[name]}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else "dsf-train --help lists its options"
+            raise UserError(f"setting {name} is no option of dsf-train: {hint}")
+
+
+def option_names(kind: Any, prefix: str = "") -> list[str]:
+    """Names of a config's options on the command line, such as model.key-value-offset."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        option = prefix + name.replace("_", "-")
+        names += option_names(hint, f"{option}.") if dataclasses.is_dataclass(hint) else [option]
+    return names

@@ -1,0 +1,209 @@
+"""From cells to work: which are done, and which trainings the others need. One job is one training and its cells.
+
+A job has a directory named after its training's content hash: ``training/`` is dsf-train's run directory, ``log.txt``
+what was printed, ``lock`` is held by whoever works on it, ``KEY.json`` is a finished cell and ``KEY.failed.json`` a
+failed one.
+Everything that a killed sweep needs to go on is in there; the results store is made from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dsf.runtime.sweeps.identity import Resolved, resolve_cell
+from dsf.runtime.sweeps.spec import Cell, SweepSpec
+from dsf.runtime.sweeps.store import Line
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import write_json
+
+JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job-{}.json", "lock", "log.txt", "training"
+WRITING_LOCK_NAME = "job.lock"
+DIGEST_LENGTH = 12
+DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, its content hash, and what is known of it.
+
+    Attributes:
+        resolved: the cell as dsf-train reads it.
+        content_hash: of the dataset; empty where it is not at hand.
+        missing: why the dataset is not at hand; empty where it is.
+    """
+
+    resolved: Resolved
+    content_hash: str
+    missing: str
+
+    @cached_property
+    def key(self) -> str:
+        """Content hash of the result."""
+        return self.resolved.key(self.content_hash)
+
+    @cached_property
+    def training_key(self) -> str:
+        """Content hash of the training."""
+        return self.resolved.training_key(self.content_hash)
+
+    def facts(self) -> Line:
+        """What a line of results says about the cell before it has run."""
+        cell = self.resolved.cell
+        return {
+            "key": self.key,
+            "place": self.resolved.place,
+            "code": self.resolved.code,
+            "software": self.resolved.software,
+            "dataset": cell.dataset,
+            "dataset_id": self.resolved.dataset_id,
+            "dataset_sha256": self.content_hash,
+            "model": cell.model,
+            "seed": cell.seed,
+            "axes": dict(cell.axes),
+            "settings": dict(cell.settings),
+            "export": None if cell.export is None else dict(cell.export),
+            "evaluation_precision": cell.precision if cell.export is None else None,
+            "energy_rule": cell.energy,
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training and the cells that share it.
+
+    Attributes:
+        directory: of its own.
+        cells: at least one.
+        threads: of torch and of everything beneath.
+    """
+
+    directory: Path
+    cells: tuple[Planned, ...]
+    threads: int
+
+    def write(self) -> Path:
+        """Put down what :mod:`dsf.runtime.sweeps.worker` reads; returns the file.
+
+        Sweeps that run side by side write here at the same moment. Each set of values has a file of its own, named by
+        its content, so that nobody's worker reads another sweep's cells; the lock keeps their temporary files apart.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        first = self.cells[0].resolved
+        cells = [{"facts": cell.facts(), "export": cell.resolved.export} for cell in self.cells]
+        values = {"arguments": first.arguments, "threads": self.threads, "cells": cells}
+        values |= {"evaluation": asdict(first.cell.evaluation), "datasets": os.environ.get(DATASETS_VARIABLE)}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        path = self.directory / JOB_NAME.format(digest[:DIGEST_LENGTH])
+        with written_alone(self.directory):
+            write_json(path, values)
+        return path
+
+
+@contextlib.contextmanager
+def written_alone(directory: Path) -> Iterator[None]:
+    """The only one that writes to a job's directory without holding the job: sweeps side by side take turns."""
+    with (directory / WRITING_LOCK_NAME).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether a process is working on a job."""
+    try:
+        with (directory / LOCK_NAME).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:  # nobody has begun
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def result_path(directory: Path, key: str) -> Path:
+    """Where a finished cell's line is."""
+    return directory / f"{key}.json"
+
+
+def failure_path(directory: Path, key: str) -> Path:
+    """Where a failed cell's reason is."""
+    return directory / f"{key}.failed.json"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A result or a failure; None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def write_failure(directory: Path, facts: Line, reason: str) -> None:
+    """Note why a cell failed, and how often."""
+    path, known = failure_path(directory, facts["key"]), {name: facts[name] for name in ("place", "code")}
+    with written_alone(directory):
+        earlier = read_record(path) or {"attempts": 0}
+        write_json(path, {"reason": reason, "attempts": earlier["attempts"] + 1, **known})
+
+
+def failures_in(out: Path, cells: Sequence[Resolved]) -> dict[str, str]:
+    """Reasons of those cells that failed under this version of the code, by their places."""
+    known = {(cell.place, cell.code) for cell in cells}
+    found = (read_record(path) for path in sorted(out.glob("*/*.failed.json")))
+    return {
+        record["place"]: record["reason"]
+        for record in found
+        if record is not None and (record["place"], record.get("code")) in known
+    }
+
+
+def resolve_all(spec: SweepSpec) -> list[Resolved]:
+    """Every cell through the parser of dsf-train.
+
+    Raises:
+        UserError: naming the first cell that it refuses, and why.
+    """
+    return [_resolved(cell) for cell in spec.cells()]
+
+
+def _resolved(cell: Cell) -> Resolved:
+    try:
+        return resolve_cell(cell)
+    except UserError as error:
+        raise UserError(f"cell {cell.label}: {error}") from None
+
+
+def plan(cells: list[Resolved]) -> list[Planned]:
+    """Add the datasets' content hashes; each dataset is read once."""
+    known: dict[str, tuple[str, str]] = {}
+    for cell in cells:
+        if cell.dataset_id not in known:
+            known[cell.dataset_id] = _content_hash(cell)
+    return [Planned(cell, *known[cell.dataset_id]) for cell in cells]
+
+
+def _content_hash(cell: Resolved) -> tuple[str, str]:
+    """Of a dataset, and why there is none."""
+    from dsf.train.data.dataset import load_dataset
+
+    try:
+        return load_dataset(cell.dataset_id).content_hash, ""
+    except (UserError, CommandFailed) as error:
+        return "", str(error)
+
+
+def jobs_of(cells: list[Planned], out: Path, threads: int) -> list[Job]:
+    """One per training, in the cells' order."""
+    groups: dict[str, list[Planned]] = {}
+    for cell in {cell.key: cell for cell in cells}.values():
+        groups.setdefault(cell.training_key, []).append(cell)
+    return [Job((out / key).resolve(), tuple(group), threads) for key, group in groups.items()]

@@ -1,0 +1,1 @@
+"""Sweeps that ship: the paper's tables and ours."""

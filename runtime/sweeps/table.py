@@ -1,0 +1,261 @@
+"""A sweep's table: results in the places of its cells, with the statistics of :mod:`dsf.tasks.aggregate_metrics`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsf.runtime.sweeps.energy import PRESETS
+from dsf.runtime.sweeps.identity import Resolved
+from dsf.runtime.sweeps.spec import DATASET, MODEL, SEED, Setting, SweepSpec
+from dsf.runtime.sweeps.store import Line
+from dsf.tasks import ConfidenceInterval
+from dsf.tasks.aggregate_metrics import FEWEST_FOR_TRIMMING, probability_of_improvement, stratified_bootstrap
+
+NOT_RUN, FAILED, NO_SUCH_CELL = "not run", "failed", "-"
+CACHED_NOTE = "one step's tokens, keys and values kept: beyond the context another function"
+PRICED = [(width, preset) for width in ("fp32", "int8") for preset in PRESETS]
+"""Columns of the table of energies."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row and a column of the table: the cells that differ in their seed only.
+
+    Attributes:
+        asked: training seeds.
+        lines: of those that have run, by seed.
+        reasons: of those that failed.
+    """
+
+    asked: tuple[int, ...]
+    lines: tuple[Line, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> list[float]:
+        """Mean normalised score of each training seed."""
+        return [float(line["score"]) for line in self.lines]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every seed has run."""
+        return bool(self.asked) and len(self.lines) == len(self.asked)
+
+    def text(self) -> str:
+        """Interquartile mean, interval, each seed's mean; or why there is none."""
+        if not self.asked:
+            return NO_SUCH_CELL
+        if not self.lines:
+            return FAILED if self.reasons else NOT_RUN
+        each = ", ".join(f"{score:.1f}" for score in self.scores)
+        missing = "" if self.complete else f"; {len(self.lines)} of {len(self.asked)} seeds"
+        if len(self.lines) == 1:
+            return f"{self.scores[0]:.1f} (one seed{'' if self.complete else missing})"
+        return f"{stratified_bootstrap([self.scores])} ({each}{missing})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, or one value of each row axis."""
+
+    name: str
+    model: Setting | None
+    others: tuple[Setting | None, ...]
+    """Values of the row axes but the model: rows are compared where these are equal."""
+    entries: tuple[Entry, ...]
+
+    @property
+    def overall(self) -> ConfidenceInterval | None:
+        """Over all columns, where every cell has run."""
+        if len(self.entries) < 2 or not all(entry.complete for entry in self.entries):
+            return None
+        return stratified_bootstrap([entry.scores for entry in self.entries])
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """A sweep with its results.
+
+    Attributes:
+        spec: what was asked for.
+        columns: values of the column axis.
+        rows: from the sweep's order.
+        warnings: what makes the rows hard to compare.
+    """
+
+    spec: SweepSpec
+    columns: tuple[Setting | None, ...]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], failures: dict[str, str]) -> SweepTable:
+    """Put the results in their places; where one has several, the last of this version of the code counts, else the
+    last.
+    """
+    by_place: dict[str, list[Line]] = {}
+    for line in lines:
+        by_place.setdefault(line["place"], []).append(line)
+    groups: dict[tuple[Any, ...], dict[Any, list[Resolved]]] = {}
+    columns: list[Setting | None] = []
+    for cell in cells:
+        row = tuple(cell.cell.value(axis) for axis in spec.row_axes)
+        column = cell.cell.value(spec.table.columns)
+        columns += [] if column in columns else [column]
+        groups.setdefault(row, {}).setdefault(column, []).append(cell)
+    varied = [index for index in range(len(spec.row_axes)) if len({row[index] for row in groups}) > 1]
+    rows = []
+    for values, found in sorted(groups.items(), key=lambda item: _order(spec, item[0])):
+        name = ", ".join(_named(spec.row_axes[index], values[index]) for index in varied) or str(values[0])
+        entries = tuple(_entry(found.get(column, []), by_place, failures) for column in columns)
+        places = dict(zip(spec.row_axes, values))
+        others = tuple(value for axis, value in places.items() if axis != MODEL)
+        rows.append(Row(name, places.get(MODEL), others, entries))
+    used = [line for row in rows for entry in row.entries for line in entry.lines]
+    return SweepTable(spec, tuple(columns), tuple(rows), tuple(_warnings(used)))
+
+
+def _order(spec: SweepSpec, values: tuple[Any, ...]) -> list[int]:
+    """Rows stand in the order of their axes' values in the sweep; those that only an include names come last."""
+    known: dict[str, list[Any]] = {DATASET: list(spec.datasets), MODEL: list(spec.models), **spec.axes}
+    choices = [known[axis] for axis in spec.row_axes]
+    return [chosen.index(value) if value in chosen else len(chosen) for chosen, value in zip(choices, values)]
+
+
+def _named(axis: str, value: Any) -> str:
+    return str(value) if axis in (DATASET, MODEL) else f"{axis} {value}"
+
+
+def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> Entry:
+    lines = []
+    for cell in cells:
+        if found := by_place.get(cell.place):
+            lines.append(([line for line in found if line["code"] == cell.code] or found)[-1])
+    reasons = [failures[cell.place] for cell in cells if cell.place in failures and cell.place not in by_place]
+    asked = tuple(cell.cell.seed for cell in cells)
+    return Entry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
+
+
+def _warnings(lines: list[Line]) -> list[str]:
+    found = []
+    for dataset in dict.fromkeys(line["dataset_id"] for line in lines):
+        if len({line["dataset_sha256"] for line in lines if line["dataset_id"] == dataset}) > 1:
+            found.append(f"results of different versions of {dataset} are mixed")
+    for integers in (False, True):
+        if len({line["code"] for line in lines if bool(line["export"]) == integers}) > 1:
+            found.append("results of different versions of the code are mixed")
+    if len({line.get("precision") for line in lines}) > 1:
+        found.append("trainings with bf16 and with fp32 products are mixed")
+    return list(dict.fromkeys(found))
+
+
+def markdown(table: SweepTable) -> str:
+    """The whole table with all that a reader needs to judge it."""
+    spec = table.spec
+    parts = [f"### {spec.title or spec.name}", *([" ".join(spec.notes.split())] if spec.notes else [])]
+    parts += [_protocol(table), _scores(table)]
+    if any(line.get("best") for row in table.rows for entry in row.entries for line in entry.lines):
+        parts.append(_best(table))
+    if any("microjoules" in line["energy"] for row in table.rows for entry in row.entries for line in entry.lines):
+        parts.append(_energies(table))
+    failed = [(row, entry) for row in table.rows for entry in row.entries if entry.reasons]
+    parts += [f"Failed: {row.name}: {reason}." for row, entry in failed for reason in dict.fromkeys(entry.reasons)]
+    parts += [f"Careful: {warning}." for warning in table.warnings]
+    return "\n\n".join(parts) + "\n"
+
+
+def _protocol(table: SweepTable) -> str:
+    """One paragraph: how every figure came about."""
+    spec, evaluation = table.spec, table.spec.evaluation
+    lines = [line for row in table.rows for entry in row.entries for line in entry.lines]
+    targets = {(line["dataset"], line["target_return"]) for line in lines}
+    asked = ", ".join(f"{target:g} on {name}" for name, target in sorted(targets)) or "of each task, its first"
+    steps = sorted({line["steps"] for line in lines})
+    length = f"{' and '.join(f'{count:,}' for count in steps)} training steps, " if steps else ""
+    few = "" if len(spec.seeds) >= FEWEST_FOR_TRIMMING else ", with fewer than four runs their mean"
+    last = evaluation.seed + evaluation.episodes - 1
+    return (
+        f"{length}last checkpoint, {evaluation.episodes} episodes per training seed on reset seeds {evaluation.seed} "
+        f"to {last}, target returns {asked}. Normalised scores: interquartile mean of the training seeds' means{few} "
+        "[95 % stratified bootstrap over training seeds] (each seed's mean)."
+    )
+
+
+def _rows(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _scores(table: SweepTable) -> str:
+    spec = table.spec
+    over_all = spec.table.columns == DATASET and len(table.columns) > 1
+    baseline = spec.table.baseline
+    head = ["", *(_named(spec.table.columns, column) for column in table.columns)]
+    head += ["all sets"] if over_all else []
+    head += [f"P(better than {baseline})"] if baseline is not None else []
+    rows = []
+    for row in table.rows:
+        texts = [row.name, *(entry.text() for entry in row.entries)]
+        if over_all:
+            texts.append(NOT_RUN if row.overall is None else str(row.overall))
+        if baseline is not None:
+            texts.append(_improvement(row, table))
+        rows.append(texts)
+    return _rows(head, rows)
+
+
+def _improvement(row: Row, table: SweepTable) -> str:
+    """Over the columns that both have run with all seeds."""
+    rivals = [other for other in table.rows if other.model == table.spec.table.baseline and other.others == row.others]
+    if not rivals or rivals[0] is row:
+        return NO_SUCH_CELL
+    both = zip(row.entries, rivals[0].entries)
+    pairs = [(ours, theirs) for ours, theirs in both if ours.complete and theirs.complete]
+    if not pairs:
+        return NOT_RUN
+    found = probability_of_improvement([ours.scores for ours, _ in pairs], [theirs.scores for _, theirs in pairs])
+    part = "" if len(pairs) == len(table.columns) else f" ({len(pairs)} of {len(table.columns)} columns)"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]{part}"
+
+
+def _best(table: SweepTable) -> str:
+    """The other rule, apart: it is biased upwards."""
+    note = (
+        "Best checkpoint by the very episodes that score it, so too high by construction; mean of the training seeds."
+    )
+    rows = []
+    for row in table.rows:
+        found = [[line["best"]["score"] for line in entry.lines if line.get("best")] for entry in row.entries]
+        absent = NO_SUCH_CELL if any(entry.lines for entry in row.entries) else NOT_RUN
+        rows.append([row.name, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
+    return f"{note}\n\n{_rows(['', *(_named(table.spec.table.columns, column) for column in table.columns)], rows)}"
+
+
+def _energies(table: SweepTable) -> str:
+    head = ["microjoules per decision", *(f"{width}, {preset}" for width, preset in PRICED), "how"]
+    rows = []
+    for row in table.rows:
+        lines = [line for entry in row.entries for line in entry.lines]
+        priced = [line["energy"] for line in lines if "microjoules" in line["energy"]]
+        texts = [_mean_price(priced, width, preset) for width, preset in PRICED]
+        reason = lines[0]["energy"].get("not_priced", "") if lines and not priced else ""
+        how = priced[0]["how"] if priced else f"not priced: {reason}" if lines else NOT_RUN
+        rows.append([row.name, *texts, how])
+        if priced and "cached_microjoules" in priced[0]:
+            cached = [{"microjoules": energy["cached_microjoules"]} for energy in priced]
+            rows.append([row.name, *(_mean_price(cached, width, preset) for width, preset in PRICED), CACHED_NOTE])
+    note = (
+        "Counted operations times published prices (docs/energy.md), mean over the row. Compare rows of one schedule: "
+        "stream mode computes one token per decision, the whole window all of the context's. int8_45nm has no price "
+        "for a spiking addition at fp32; paper_45nm prices every operation at fp32 whatever the width."
+    )
+    return f"{_rows(head, rows)}\n\n{note}"
+
+
+def _mean_price(priced: list[dict[str, Any]], width: str, preset: str) -> str:
+    found = [energy["microjoules"].get(width, {}).get(preset) for energy in priced]
+    known = [value for value in found if value is not None]
+    return f"{statistics.mean(known):.3g}" if known else NO_SUCH_CELL

@@ -1,0 +1,76 @@
+"""``dsf-bench table``: a sweep's table and plot, from its results alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from dsf.runtime.sweeps.command import DEFAULT_OUT, RESULTS_NAME
+from dsf.runtime.sweeps.file import read_sweep, sweep_path
+from dsf.runtime.sweeps.jobs import failures_in, resolve_all
+from dsf.runtime.sweeps.plot import write_plot
+from dsf.runtime.sweeps.store import read_lines
+from dsf.runtime.sweeps.table import build_table, markdown
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_text
+from dsf.shell.installed import require_installed
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Render a sweep's results as Markdown and a plot. Needs neither datasets nor torch; cells without a result are
+    shown as not run.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the sweep: a shipped one, or that in --spec."""
+    spec: Path | None = None
+    """YAML file of the sweep, where it is not a shipped one."""
+    out: Path = DEFAULT_OUT
+    """Directory of the trainings: where failed cells have left their reasons, and the results are by default."""
+    results: Path | None = None
+    """Results store. Default: results.jsonl in --out."""
+    markdown: Path | None = None
+    """Also write the table here; between the lines <!-- sweep:NAME:begin --> and <!-- sweep:NAME:end --> where the
+    file has them."""
+    plot: Path | None = None
+    """Also write a PNG here; needs the report extra."""
+
+
+def table(config: TableConfig) -> None:
+    """``dsf-bench table``."""
+    path = config.spec or sweep_path(config.name)
+    spec = read_sweep(path)
+    if config.spec is not None and spec.name != config.name:
+        raise UserError(f"{path} is the sweep {spec.name}, not {config.name}: use that name")
+    for output in (config.markdown, config.plot):
+        if output is not None:
+            require_writable_parent(output, path)
+    if config.plot is not None:
+        require_installed("report", "matplotlib")
+    try:
+        cells = resolve_all(spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    store = config.results or config.out / RESULTS_NAME
+    if config.results is not None and not store.exists():
+        raise UserError(f"there are no results at {store}: dsf-bench sweep {config.name} --results {store} makes them")
+    found = build_table(spec, cells, read_lines(store), failures_in(config.out, cells))
+    text = markdown(found)
+    print(text, end="")
+    if config.markdown is not None:
+        write_text(config.markdown, placed(text, spec.name, config.markdown))
+    if config.plot is not None:
+        write_plot(found, config.plot)
+
+
+def placed(text: str, name: str, document: Path) -> str:
+    """The text, or the document with the text between its two lines."""
+    begin, end = (f"<!-- sweep:{name}:{mark} -->" for mark in ("begin", "end"))
+    before = document.read_text() if document.is_file() else ""
+    head, found, rest = before.partition(begin)
+    _, closed, tail = rest.partition(end)
+    return f"{head}{begin}\n{text}{end}{tail}" if found and closed else text

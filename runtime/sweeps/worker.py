@@ -1,0 +1,169 @@
+"""One job of a sweep in a process of its own: ``python -m dsf.runtime.sweeps.worker JOB.json [--wait]``.
+
+Trains (or continues) with the very code of ``dsf-train``, exports and drives the integers with that of ``dsf-export``
+and ``dsf-sim-run``, and writes one file per cell. The job's lock is held all along, so however many sweeps run, nobody
+works on a cell twice; the kernel lets go of it when this process dies, however that happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsf.runtime.sweeps.identity import CQL
+from dsf.runtime.sweeps.jobs import (
+    DATASETS_VARIABLE,
+    LOCK_NAME,
+    TRAINING_NAME,
+    failure_path,
+    result_path,
+    write_failure,
+)
+from dsf.shell.child_processes import die_with_parent
+from dsf.shell.command import parse_arguments
+from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, CommandFailed, UserError
+from dsf.shell.files import write_json
+
+EXIT_BUSY = 75
+"""Somebody else works on the job (sysexits.h: try again later)."""
+WAIT = "--wait"
+"""Wait for the job's lock instead."""
+OWNER_NAME = "owner.json"
+"""Who works on the job."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def work(job: Path, wait: bool) -> int:
+    """Do what is left of a job; returns the exit code."""
+    values, directory = json.loads(job.read_text()), job.parent
+    with (directory / LOCK_NAME).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return EXIT_BUSY
+        write_json(directory / OWNER_NAME, {"pid": os.getpid(), "parent": os.getppid(), "host": os.uname().nodename})
+        left = [cell for cell in values["cells"] if not result_path(directory, cell["facts"]["key"]).exists()]
+        try:
+            training = trained(values, directory) if left else None
+        except Exception as error:
+            for cell in left:
+                write_failure(directory, cell["facts"], reason_of(error))
+            return EXIT_FAILED
+        assert training is not None or not left
+        done = [finish(cell, training, values, directory) for cell in left]
+    return 0 if all(done) else EXIT_FAILED
+
+
+def reason_of(error: BaseException) -> str:
+    """One line; what is no mistake of the user's goes to the log in full."""
+    if not isinstance(error, (UserError, CommandFailed)):
+        traceback.print_exception(type(error), error, error.__traceback__)
+        return f"internal error, {type(error).__name__}: {' '.join(str(error).split())}"
+    return str(error)
+
+
+def finish(cell: dict[str, Any], training: Any, values: dict[str, Any], directory: Path) -> bool:
+    """Score one cell of a finished training, and write its line or why there is none."""
+    from dsf.runtime.sweeps.scores import line_of
+
+    key = cell["facts"]["key"]
+    try:
+        write_json(result_path(directory, key), line_of(cell, training, values["evaluation"], directory))
+    except Exception as error:
+        write_failure(directory, cell["facts"], reason_of(error))
+        return False
+    failure_path(directory, key).unlink(missing_ok=True)
+    return True
+
+
+def trained(values: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Train to the end, from a checkpoint where an earlier try has left one; returns the checkpoint's header and, under
+    ``seconds``, how long this try took.
+    """
+    if values["arguments"][0] == CQL:
+        return trained_by_cql(values, directory / TRAINING_NAME)
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+    from dsf.train.cli import run
+    from dsf.train.config.training import CONFIG_NAME, TrainConfig
+
+    out, threads = directory / TRAINING_NAME, int(values["threads"])
+    checkpoint, begun = out / CHECKPOINT_NAME, time.monotonic()
+    resume: list[str] = []
+    if checkpoint.exists():
+        resume = ["--resume"]
+        threads = int(json.loads((out / CONFIG_NAME).read_text())["threads"])  # sums depend on it in their last bits
+    words = [*values["arguments"], "--out", str(out), "--threads", str(threads), *resume]
+    if not (resume and is_scored(read_header(checkpoint), values["evaluation"])):
+        run(parse_arguments(TrainConfig, "dsf-train", "", words))
+    return {**read_header(checkpoint), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def trained_by_cql(values: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The same with ``dsf-train cql``, which cannot go on from an earlier try: what that has left is dropped."""
+    from dsf.train.conservative_q_learning import CQLConfig, header_of, run
+
+    begun = time.monotonic()
+    if (header := header_of(out)) is None:
+        if out.exists():
+            shutil.rmtree(out)
+        words = [*values["arguments"][1:], "--out", str(out), "--threads", str(values["threads"])]
+        run(parse_arguments(CQLConfig, "dsf-train cql", "", words))
+        header = header_of(out)
+    return {**(header or {}), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def read_header(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's header."""
+    from safetensors import safe_open
+
+    from dsf.train.checkpoint import HEADER_KEY
+
+    with safe_open(checkpoint, framework="numpy") as file:
+        header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
+    return header
+
+
+def is_scored(header: dict[str, Any], evaluation: dict[str, int]) -> bool:
+    """Whether a training has ended, evaluation and all."""
+    config = header["train"]
+    steps = config.get("qat_steps") or config["steps"]
+    asked = list(range(evaluation["seed"], evaluation["seed"] + evaluation["episodes"]))
+    return bool(header["step"] == steps and any(score["seeds"] == asked for score in header["scores"]))
+
+
+@contextlib.contextmanager
+def _one_line_on_signals() -> Iterator[None]:
+    """End quietly where the sweep is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(EXIT_SIGNAL + 2)
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """What a worker's process starts with: libraries read the number of threads when they are loaded."""
+    return {**os.environ, **{name: str(threads) for name in THREAD_VARIABLES}}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """A worker's life."""
+    die_with_parent()
+    job = Path(arguments[0])
+    datasets = json.loads(job.read_text())["datasets"]
+    if datasets is not None:
+        os.environ.setdefault(DATASETS_VARIABLE, datasets)
+    with _one_line_on_signals():
+        return work(job, WAIT in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,108 @@
+"""Environments as users have them: registered when this module is imported, as in ``--env dsf.testing.gym_worlds:Point-v0``."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+STARTED_VARIABLE = "GYM_WORLDS_STARTED"
+"""Names a directory in which every process that resets an Endless-v0 leaves a file called by its process id."""
+OBSERVATION, ACTION = 11, 3
+"""Of Hopper, so that networks of that task fit."""
+
+
+class Point(gymnasium.Env):
+    """A point that actions push around; it falls after some steps, sooner or later by its seed."""
+
+    dt = 0.02
+    observation_space = Box(-np.inf, np.inf, (OBSERVATION,), np.float64)
+    action_space = Box(-1.0, 1.0, (ACTION,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place = self.np_random.normal(size=OBSERVATION)
+        self.left = int(self.np_random.integers(4, 9))
+        return self.place.copy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.place[:ACTION] += 0.3 * np.asarray(action, np.float64) + 0.01
+        self.left -= 1
+        return self.place.copy(), float(self.place.sum()), self.left == 0, False, {}
+
+
+class Throttle(Point):
+    """Actions between 0 and 2, and no control period."""
+
+    dt = None
+    action_space = Box(0.0, 2.0, (ACTION,), np.float32)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.low.min() <= np.min(action) and np.max(action) <= self.action_space.high.max()
+        return super().step(action)
+
+
+class Unbounded(Point):
+    action_space = Box(-np.inf, np.inf, (ACTION,), np.float32)
+
+
+class Image(Point):
+    observation_space = Box(0.0, 1.0, (OBSERVATION, 1), np.float64)
+
+
+class Parts(Point):
+    observation_space = Dict({"observation": Point.observation_space})
+
+
+class Choices(Point):
+    action_space = Discrete(ACTION)
+
+
+class Eight(Point):
+    """As many observations as the maze, and continuous actions."""
+
+    observation_space = Box(-np.inf, np.inf, (8,), np.float64)
+
+
+class Broken(Point):
+    """Nobody can make one."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no robot\nis connected")
+
+
+class Failing(Point):
+    """Breaks in the third step of some seeds."""
+
+    FAILS_FROM_SEED = 3
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        self.seed = seed
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if self.seed is not None and self.seed >= self.FAILS_FROM_SEED:
+            raise ZeroDivisionError("the world\nended")
+        return super().step(action)
+
+
+class Endless(Point):
+    """Tells who runs it, and never ends."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        (Path(os.environ[STARTED_VARIABLE]) / str(os.getpid())).touch()
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        time.sleep(0.001)
+        return np.zeros(OBSERVATION), 0.0, False, False, {}
+
+
+for world in (Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
+    gymnasium.register(f"{world.__name__}-v0", world, max_episode_steps=None if world is Throttle else 50)
+gymnasium.register("Endless-v0", Endless, max_episode_steps=10**9)
