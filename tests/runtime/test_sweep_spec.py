@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweeps.identity import code_version, meaning, resolve_cell
-from dsf.runtime.sweeps.jobs import Job, failures_in, plan, write_failure
+from dsf.runtime.sweeps.jobs import Job, JobOrder, failures_in, plan, write_failure
 from dsf.runtime.sweeps.local import Outcome, gpu_places
 from dsf.runtime.sweeps.store import append_once, read_lines
 from dsf.runtime.sweeps.table import NOT_RUN, build_table, markdown
@@ -129,6 +130,18 @@ def test_a_failure_says_why_it_failed_last(tmp_path: Path) -> None:
     assert list(failures_in(tmp_path, [planned.resolved]).values()) == [said.partition("seed 0: ")[2]]
     write_failure(job.directory, {**planned.facts(), "code": "another"}, "a mistake since mended")
     assert failures_in(tmp_path, [planned.resolved]) == {}
+
+
+def test_a_worker_reads_the_order_that_a_sweep_wrote_and_no_other_version(tmp_path: Path) -> None:
+    (planned,) = plan([resolve_cell(read_sweep(sweep_path("hopper_rivals")).cells()[0])])
+    job = Job(tmp_path / "job", (planned,), threads=3)
+    path = job.write()
+    assert JobOrder.read(path) == job.order() and job.order().threads == 3
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    worker = [sys.executable, "-m", "dsf.runtime.sweeps.worker", str(path)]
+    found = subprocess.run(worker, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "is a job of version 2, and this dsf reads version 1" in found.stderr
 
 
 def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
