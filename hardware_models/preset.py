@@ -52,7 +52,8 @@ class Preset:
         name: of the shipped preset, or the stem of a user's file.
         title: for people.
         notes: what the figures are good for, and what they leave out.
-        chip: name in :data:`dsf.export.placement.chips.CHIPS` on which networks are placed; None where there are no cores.
+        chip: name in :data:`dsf.export.placement.chips.CHIPS` on which networks are placed; None where there are no
+            cores.
         energy_pj: picojoules per occurrence of a quantity.
         time_ns: nanoseconds per occurrence of a quantity on one core, or per hop of one link.
         barrier_ns: nanoseconds to end a tick, by the number of tiles in use; between two of them it is interpolated.

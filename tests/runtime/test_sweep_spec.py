@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dsf.runtime import bench_cli
-from dsf.runtime.sweeps import identity as sweep_identity
+from dsf.runtime.sweeps import identity
 from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
@@ -111,7 +111,7 @@ def test_integers_depend_on_the_code_that_makes_them(monkeypatch: pytest.MonkeyP
     models = {name: resolve_cell(cells[name]) for name in ("bc", "pssa", "pssa-int8")}
     keys = []
     for version in ("old", "new"):
-        monkeypatch.setattr(sweep_identity, "code_version", {"train": "t", "export": version}.get)
+        monkeypatch.setattr(identity, "code_version", {"train": "t", "export": version}.get)
         keys.append({name: (found.key("data"), found.training_key("data")) for name, found in models.items()})
     for name in models:
         (old, training), (new, same) = keys[0][name], keys[1][name]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dsf.export.cli import main as export_main
-from dsf.runtime.cli import main as sim_main
+import dsf.export.cli
+import dsf.runtime.cli
 from dsf.shell.errors import CommandFailed
 from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
@@ -41,9 +41,9 @@ def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_s
     model = checkpoint.build_model()
     assert not model.training and model.rival is not None and model.kind == kind
     out = tmp_path / "network.dsf.h5"
-    refused = run_here(export_main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
+    refused = run_here(dsf.export.cli.main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
     assert_refused(refused, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
-    driven = run_here(sim_main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
+    driven = run_here(dsf.runtime.cli.main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
     assert_refused(driven, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
     assert not out.exists()
 

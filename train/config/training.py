@@ -13,7 +13,8 @@ import tyro
 from dsf.shell.errors import UserError
 from dsf.train.config.rivals import PolicyKind, RivalConfig
 from dsf.train.quantization.integers import WEIGHT_BITS
-from dsf.train.quantization.layers import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
+from dsf.train.quantization.rounding import MIN_BITS
+from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
