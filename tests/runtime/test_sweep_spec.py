@@ -89,10 +89,10 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         (
             "export: {bits: 4}",
             "precision: int8",
-            ("b model.ticks=2", "precision int8 is for rivals", "export: {bits: 8}"),
+            ("b model.ticks=2", "precision int8 requires a rival", "export: {bits: 8}"),
         ),
-        ("export: {bits: 4}", "energy: layers", ("energy layers is for fcnet", "this is dsformer")),
-        ("export: {bits: 4}", "export: {out: x}", ("models.b.export.out", "the sweep's to set")),
+        ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
+        ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
         ("model: a, model.ticks: 8", "model: [a]", ("include[0].model is ['a']", "give one value")),
         ("{model: b, model.ticks: 4}", "{model: psa}", ("exclude[0].model is 'psa'", "use one of a, b")),

@@ -100,14 +100,14 @@ def test_runs_older_than_rivals_are_read_and_resumed(tiny_store: Path, tmp_path:
     ("arguments", "fragments"),
     [
         (("--policy", "gpt"), ("--policy",)),
-        (("--policy", "bc", "--rival.heads", "2"), ("rival.heads has no use for --policy bc",)),
-        (("--policy", "bc", "--rival.mlp-hidden", "2"), ("rival.mlp_hidden has no use",)),
-        (("--rival.heads", "2"), ("rival.heads has no use for --policy dsformer",)),
+        (("--policy", "bc", "--rival.heads", "2"), ("--policy bc does not use rival.heads",)),
+        (("--policy", "bc", "--rival.mlp-hidden", "2"), ("does not use rival.mlp_hidden",)),
+        (("--rival.heads", "2"), ("--policy dsformer does not use rival.heads",)),
         (("--policy", "dt", "--rival.heads", "7"), ("rival.heads is 7: it divides no width",)),
         (("--policy", "dt", "--rival.dropout", "1"), ("rival.dropout is 1",)),
-        (("--policy", "dt", "--rate-penalty", "1"), ("--rate-penalty is for DSFormer",)),
-        (("--policy", "dt", "--qat-steps", "1", "--init", "x"), ("--qat-steps is for DSFormer",)),
-        (("--policy", "dt", "--precision", "bf16"), ("--precision bf16",)),
+        (("--policy", "dt", "--rate-penalty", "1"), ("--rate-penalty requires --policy dsformer, not dt",)),
+        (("--policy", "dt", "--qat-steps", "1", "--init", "x"), ("--qat-steps requires --policy dsformer, not dt",)),
+        (("--policy", "dt", "--precision", "bf16"), ("--precision bf16 requires --policy dsformer",)),
     ],
 )
 def test_wrong_rivals_are_refused(

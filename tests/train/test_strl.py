@@ -161,8 +161,8 @@ def test_rivals_older_than_strl_are_read_and_resumed(tiny_store: Path, tmp_path:
         (("strl", "--rival.strl.ticks", "0"), ("rival.strl.ticks is 0",)),
         (("strl", "--rival.strl.tau", "1"), ("rival.strl.tau is 1",)),
         (("strl", "--rival.strl.threshold", "nan"), ("rival.strl.threshold is nan",)),
-        (("strl", "--rival.activation", "gelu"), ("rival.activation has no use for --policy strl",)),
-        (("dt", "--rival.strl.ticks", "2"), ("rival.strl has no use for --policy dt",)),
+        (("strl", "--rival.activation", "gelu"), ("--policy strl does not use rival.activation",)),
+        (("dt", "--rival.strl.ticks", "2"), ("--policy dt does not use rival.strl",)),
         (("strl", "--rival.heads", "7"), ("rival.heads is 7",)),
     ],
 )
