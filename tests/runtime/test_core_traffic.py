@@ -71,11 +71,11 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
             else:
                 graded[edge] += network.ticks * decisions
     found = core_edges(mapping, backend.counter)
-    assert {(edge["source"], edge["target"]) for edge in found} == {*spikes, *graded}
+    assert {(edge.source, edge.target) for edge in found} == {*spikes, *graded}
     for edge in found:
-        ends = edge["source"], edge["target"]
-        assert edge["spikes_per_decision"] == spikes[ends] / decisions
-        assert edge["graded_per_decision"] == graded[ends] / decisions
+        ends = edge.source, edge.target
+        assert edge.spikes == spikes[ends] / decisions
+        assert edge.graded == graded[ends] / decisions
     activity = mapping.activity(backend.counter)
     assert activity.total("messages") == spikes.total() > 0
 
