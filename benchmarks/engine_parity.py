@@ -31,7 +31,7 @@ from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.network import Mode, Network
 from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
-from dsf.train.quantization.layers import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 QUICK_NETWORKS = 100
 LANES = 2

@@ -97,7 +97,8 @@ class Population:
     """A spiking population of a block.
 
     Attributes:
-        role: which of the block's populations it is; :class:`~dsf.runtime.lava_backend.processes.parts.Raster` has a port each.
+        role: which of the block's populations it is; :class:`~dsf.runtime.lava_backend.processes.parts.Raster` has a
+            port each.
         depth: pipeline depth behind the expanded block's input (ticks).
     """
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from dsf.export.network.network import Network
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
-from dsf.hardware_models import Mapping, SpikeCounter, map_in_order
+from dsf.hardware_models import NetworkMapping, SpikeCounter, map_in_order
 from dsf.hardware_models.work import HOST, Record
 
 
-def placed_mapping(network: Network) -> Mapping:
+def placed_mapping(network: Network) -> NetworkMapping:
     """The placement of a network's file: its chip, cores in order.
 
     Raises:
@@ -59,11 +59,11 @@ class CoreTraffic:
         return {"chip": self.chip, "edges": edges, "processes": self.processes}
 
 
-def core_edges(mapping: Mapping, counter: SpikeCounter) -> list[CoreEdge]:
+def core_edges(mapping: NetworkMapping, counter: SpikeCounter) -> list[CoreEdge]:
     """Per decision, the messages (spikes and values) from one core to another or to itself, the busiest edge first.
 
     What the host sends and gets is no edge. Sums over edges are the messages and graded messages of
-    :meth:`dsf.hardware_models.Mapping.activity`.
+    :meth:`dsf.hardware_models.NetworkMapping.activity`.
     """
     record, totals = Record.of_run(counter), {True: Counter[tuple[int, int]](), False: Counter[tuple[int, int]]()}
     for fanout in mapping.fanouts:

@@ -17,8 +17,8 @@ from dsf.hardware_models import (
     EnergyEstimate,
     Fit,
     Latency,
-    Mapping,
     MappingFigures,
+    NetworkMapping,
     Preset,
     SpikeCounter,
     estimate_energy,
@@ -56,7 +56,7 @@ class OnChip:
     fit: Fit
     naive: MappingFigures
     searched: MappingFigures
-    mapping: Mapping
+    mapping: NetworkMapping
     latency: Latency | None
 
 

@@ -62,7 +62,8 @@ def test_robot_side_runs_without_torch() -> None:
 import sys
 for name in ("torch", "snntorch", "minari", "safetensors", "onnx"):
     sys.modules[name] = None
-import dsf.export.network.network, dsf.export.network.file, dsf.export.network.bounds, dsf.hardware_models, dsf.runtime.cli
+import dsf.export.network.network, dsf.export.network.file, dsf.export.network.bounds
+import dsf.hardware_models, dsf.runtime.cli
 from dsf.runtime.cli import SimRunConfig, run
 run(SimRunConfig(backend="reference", parity_decisions=0, compare=False))
 """

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dsf.runtime import bench_cli
-from dsf.runtime.sweeps import identity as sweep_identity
+from dsf.runtime.sweeps import identity
 from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
@@ -90,10 +90,10 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         (
             "export: {bits: 4}",
             "precision: int8",
-            ("b model.ticks=2", "precision int8 is for rivals", "export: {bits: 8}"),
+            ("b model.ticks=2", "precision int8 requires a rival", "export: {bits: 8}"),
         ),
-        ("export: {bits: 4}", "energy: layers", ("energy layers is for fcnet", "this is dsformer")),
-        ("export: {bits: 4}", "export: {out: x}", ("models.b.export.out", "the sweep's to set")),
+        ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
+        ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
         ("model: a, model.ticks: 8", "model: [a]", ("include[0].model is ['a']", "give one value")),
         ("{model: b, model.ticks: 4}", "{model: psa}", ("exclude[0].model is 'psa'", "use one of a, b")),
@@ -112,7 +112,7 @@ def test_integers_depend_on_the_code_that_makes_them(monkeypatch: pytest.MonkeyP
     models = {name: resolve_cell(cells[name]) for name in ("bc", "pssa", "pssa-int8")}
     keys = []
     for version in ("old", "new"):
-        monkeypatch.setattr(sweep_identity, "code_version", {"train": "t", "export": version}.get)
+        monkeypatch.setattr(identity, "code_version", {"train": "t", "export": version}.get)
         keys.append({name: (found.key("data"), found.training_key("data")) for name, found in models.items()})
     for name in models:
         (old, training), (new, same) = keys[0][name], keys[1][name]

@@ -47,10 +47,12 @@ main()
 """
 ANNOUNCE = {
     "importing": "from dsf.runtime import __main__ as entry; announce(entry, '_handle', 'importing', after=True)",
-    "starting": "from dsf.runtime.lava_backend.supervisor import LavaSupervisor as S; announce(S, '__enter__', 'starting')",
-    "serving": "from multiprocessing.managers import SharedMemoryManager as M; announce(M, 'start', 'serving')",
+    "starting": "from dsf.runtime.lava_backend import supervisor; "
+    "announce(supervisor.LavaSupervisor, '__enter__', 'starting')",
+    "serving": "from multiprocessing import managers; announce(managers.SharedMemoryManager, 'start', 'serving')",
     "running": "from dsf.tasks.lane import Lane; announce(Lane, 'start', 'running')",
-    "stopping": "from dsf.runtime.lava_backend.supervisor import LavaSupervisor as S; announce(S, 'kill', 'stopping')",
+    "stopping": "from dsf.runtime.lava_backend import supervisor; "
+    "announce(supervisor.LavaSupervisor, 'kill', 'stopping')",
     "injected": "",
 }
 """What makes the run announce that a moment has come; "injected" is announced by a patch that is the fault itself."""
