@@ -83,7 +83,7 @@ def test_an_engine_takes_everything_with_it() -> None:
 @pytest.mark.parametrize("model", ["fused", "expanded"])
 def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second token raises inside a block's process (the patch reaches the children through fork)."""
-    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
 
     original = lava_arithmetic.CoincidenceHistory.current
 
@@ -105,7 +105,7 @@ def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypa
 def test_exception_while_a_model_is_built_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
 
     def broken(self: object, *arguments: object) -> None:
         raise MemoryError("injected")

@@ -102,7 +102,7 @@ def test_the_selector_finds_the_port_that_has_a_message(channel: Any, number: in
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_lava_is_as_before_once_an_engine_has_started(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
     from dsf.runtime.lava_backend import channels as lava_channels
 
     def names() -> list[Any]:
@@ -143,7 +143,7 @@ def test_no_port_has_a_thread() -> None:
 
 
 def test_exception_inside_a_process_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
 
     def broken(self: object, tick: int) -> np.ndarray:
         raise ZeroDivisionError("injected")
