@@ -262,7 +262,7 @@ def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkey
 
 PROGRAM = """
 from dsf.testing.random_networks import random_network, random_tokens
-from dsf.runtime.engine import open_engine
+from dsf.runtime.open_engine import open_engine
 
 network = random_network(0, blocks=1)
 with open_engine(network, "lava") as engine:
