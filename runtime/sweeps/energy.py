@@ -59,8 +59,8 @@ def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> di
 
 
 def layers_energy(run: Path) -> dict[str, Any]:
-    """Of a rival in :data:`~dsf.runtime.sweeps.spec.LAYER_PRICED`, by what its layers do in a whole window, which is how
-    it decides here; the head once.
+    """Of a rival in :data:`~dsf.runtime.sweeps.spec.LAYER_PRICED`, by what its layers do in a whole window, which is
+    how it decides here; the head once.
 
     A Linear behind spikes counts the synaptic events that training has logged with its last evaluation (one byte of
     weight each, as everywhere), any other Linear its multiply-accumulates, with its weights fetched once. A spiking
