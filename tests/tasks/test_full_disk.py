@@ -23,11 +23,11 @@ WRITE = """
 import sys
 from pathlib import Path
 from dsf.testing.random_networks import random_model
-from dsf.export.file import write_network
-from dsf.export.fold import fold
-from dsf.export.netx_file import dense_stages, write_net
-from dsf.export.nir_graph import write_nir
-from dsf.export.quantize import quantize
+from dsf.export.network.file import write_network
+from dsf.export.conversion.fold import fold
+from dsf.export.targets.netx_file import dense_stages, write_net
+from dsf.export.targets.nir_graph import write_nir
+from dsf.export.conversion.quantize import quantize
 
 network, path = quantize(fold(random_model(0)), "hopper", 8, whole_biases=True), Path(sys.argv[2])
 try:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network.nodes import LIF, Count, Gate, Outer, PlacedWindow, Synapses, Window
-from dsf.runtime.lava_backend.blocks import AttentionNodes
-from dsf.runtime.lava_backend.layout import CONTINUES
+from dsf.runtime.lava_backend.stages.blocks import AttentionNodes
+from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.shell.arrays import BoolArray, FloatArray
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
@@ -100,7 +100,7 @@ class History(Protocol):
     """What a node with history remembers of earlier tokens, and the currents it makes of it."""
 
     def start_token(self, start: int) -> None:
-        """A new token arrives; ``start`` is its start flag (:data:`~dsf.runtime.lava_backend.layout.CONTINUES`)."""
+        """A new token arrives; for its start flag see :data:`~dsf.runtime.lava_backend.stages.layout.CONTINUES`."""
         ...
 
     def remember(self, tick: int, spikes: BoolArray) -> BoolArray:

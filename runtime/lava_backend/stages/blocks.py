@@ -22,7 +22,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.runtime.lava_backend.layout import DENSE_TICKS
+from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS
 
 _MIXING_KINDS = ((Gate, Window, LIF), (Gate, PlacedWindow, LIF), (Gate, Count, LIF, And), (Outer, LIF))
 _ATTENTION_KINDS = tuple((LIF, Synapses, LIF, *mixing, Synapses, Residual) for mixing in _MIXING_KINDS)

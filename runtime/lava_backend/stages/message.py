@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dsf.export.network.nodes import LIF, NetworkError
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.parity import Spikes
-from dsf.runtime.lava_backend.blocks import BlockNodes
+from dsf.runtime.lava_backend.stages.blocks import BlockNodes
 
 WORD_BITS, WORD_BYTES = 32, 4
 MOST_TICKS = 255

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network.nodes import Readout
-from dsf.runtime.lava_backend.arithmetic import DelayLine, Neurons, Weights, history_of
-from dsf.runtime.lava_backend.blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
+from dsf.runtime.lava_backend.stages.arithmetic import DelayLine, Neurons, Weights, history_of
+from dsf.runtime.lava_backend.stages.blocks import AttentionNodes, BlockNodes, EmbeddingNodes, MlpNodes
 from dsf.shell.arrays import BoolArray, FloatArray, IntArray
 
 ByteArray = npt.NDArray[np.uint8]

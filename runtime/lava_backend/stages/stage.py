@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsf.export.network.nodes import Readout
-from dsf.runtime.lava_backend.blocks import BlockNodes, EmbeddingNodes, NetworkParts
-from dsf.runtime.lava_backend.layout import DENSE_TICKS, Clock
-from dsf.runtime.lava_backend.message import BlockReport, lay_out_reports
+from dsf.runtime.lava_backend.stages.blocks import BlockNodes, EmbeddingNodes, NetworkParts
+from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS, Clock
+from dsf.runtime.lava_backend.stages.message import BlockReport, lay_out_reports
 
 
 @dataclass(frozen=True)
