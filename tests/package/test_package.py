@@ -52,7 +52,11 @@ def test_every_package_is_installed() -> None:
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
-    names = {path.stem for room in (*ARROWS, "tests", "benchmarks") for path in (ROOT / room).rglob("*.py")}
+    names = {
+        path.stem
+        for room in (*ARROWS, "tests", "benchmarks", "experiments", "endurance")
+        for path in (ROOT / room).rglob("*.py")
+    }
     assert not names & {"utils", "helpers", "common"}
 
 
@@ -62,7 +66,8 @@ def test_robot_side_runs_without_torch() -> None:
 import sys
 for name in ("torch", "snntorch", "minari", "safetensors", "onnx"):
     sys.modules[name] = None
-import dsf.export.network.network, dsf.export.network.file, dsf.export.network.bounds, dsf.hardware_models, dsf.runtime.cli
+import dsf.export.network.network, dsf.export.network.file, dsf.export.network.bounds
+import dsf.hardware_models, dsf.runtime.cli
 from dsf.runtime.cli import SimRunConfig, run
 run(SimRunConfig(backend="reference", parity_decisions=0, compare=False))
 """

@@ -176,10 +176,11 @@ def assert_dies(network: Network, message: str, kill: int | None = None) -> None
 
 LOOP = """
 import numpy as np
-from dsf.export.file import read_network
+from dsf.export.network.file import read_network
 from dsf.runtime.cli import SimRunConfig
-from dsf.runtime.engine import LavaOptions, open_engine
-from dsf.tasks import run_command
+from dsf.runtime.engines.interface import LavaOptions
+from dsf.runtime.open_engine import open_engine
+from dsf.shell.command import run_command
 
 def run(config):
     network = read_network(config.network)
