@@ -48,7 +48,7 @@ THREADS_END_S = 5.0
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_a_fault_ends_the_run_with_one_line_and_leaves_nothing(fault: Fault, tmp_path: Path) -> None:
-    """The same faults as benchmarks/faults.py, which tries all of them and many times: docs/reliability.md."""
+    """The same faults as endurance/faults.py, which tries all of them and many times: docs/reliability.md."""
     for _ in range(ATTEMPTS):
         try:
             outcome = break_run(fault.trial(tmp_path, Random()), tmp_path / "stderr")
@@ -273,6 +273,6 @@ with open_engine(network, "lava") as engine:
 def test_a_program_leaves_no_temporary_files() -> None:
     """Lava's memory server is killed, and its socket lies in a directory that only it would remove."""
     with tempfile.TemporaryDirectory() as place:  # not pytest's: a socket's path has room for about 100 characters
-        environment = {**os.environ, "TMPDIR": place, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = {**os.environ, "TMPDIR": place}
         subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
         assert list(Path(place).iterdir()) == []

@@ -19,8 +19,8 @@ from dsf.runtime.sweeps import identity
 from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
-from dsf.runtime.sweeps.jobs import Job, JobOrder, failures_in, plan, write_failure
 from dsf.runtime.sweeps.identity import INTEGERS, TRAINING, code_version, folder_code, resolve_cell
+from dsf.runtime.sweeps.jobs import Job, JobOrder, failures_in, plan, write_failure
 from dsf.runtime.sweeps.local import Outcome, gpu_places
 from dsf.runtime.sweeps.meaning import meaning
 from dsf.runtime.sweeps.store import append_once, read_lines

@@ -1,6 +1,6 @@
 """Random networks of every kind, proven through all engines: fold, integers, torch target, ONNX Runtime, fast engine.
 
-    python benchmarks/engine_parity.py --networks 50000 --workers 2
+    python endurance/engine_parity.py --networks 50000 --workers 2
 
 Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
 windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
