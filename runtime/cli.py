@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import NoReturn
 
 from rich.console import Console
@@ -29,7 +28,7 @@ from dsf.runtime.simulate import (
     run_loop,
     warnings_about,
 )
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, run_commands
 from dsf.shell.errors import CommandFailed
 from dsf.shell.files import write_json
 
@@ -80,10 +79,8 @@ def run(config: SimRunConfig) -> None:
 
 def main() -> NoReturn:
     """Console script."""
-    from dsf.runtime import commands
+    from dsf.runtime.commands import COMMANDS
 
-    if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
-        commands.main(sys.argv.pop(1))
-    others = ", ".join(f"dsf-sim-run {name}" for name in commands.COMMANDS)
+    others = ", ".join(f"dsf-sim-run {name}" for name in COMMANDS)
     description = f"Run an exported network closed-loop on simulated cores. Other commands: {others}."
-    run_command(run, SimRunConfig, "dsf-sim-run", description)
+    run_commands("dsf-sim-run", Command(run, SimRunConfig, description), COMMANDS)
