@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -18,8 +16,8 @@ from dsf.runtime.energy_table.figures import as_values, count_decisions, work_ou
 from dsf.runtime.energy_table.sheets import sheets
 from dsf.runtime.sweeps.command import SweepConfig, sweep
 from dsf.runtime.sweeps.table_command import TableConfig, table
-from dsf.shell.command import run_command
-from dsf.shell.errors import EXIT_USAGE, UserError
+from dsf.shell.command import Command, Commands, run_commands
+from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json, write_text
 
 BEGIN, END = "<!-- energy-table:begin -->", "<!-- energy-table:end -->"
@@ -122,23 +120,15 @@ def split_document(path: Path) -> tuple[str, str]:
     return before, after
 
 
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "energy-table": (energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."),
-    "sweep": (sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
-    "table": (table, TableConfig, "The table and the plot of a sweep, from its results."),
+COMMANDS: Commands = {
+    "energy-table": Command(
+        energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."
+    ),
+    "sweep": Command(sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
+    "table": Command(table, TableConfig, "The table and the plot of a sweep, from its results."),
 }
 
 
 def main() -> NoReturn:
     """Console script."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in COMMANDS:
-        action, config, description = COMMANDS[name]
-        del sys.argv[1]
-        run_command(action, config, f"dsf-bench {name}", description)
-    if name in ("-h", "--help"):
-        print("\n".join(f"dsf-bench {known}: {description}" for known, (_, _, description) in COMMANDS.items()))
-        sys.exit()
-    known = ", ".join(COMMANDS)
-    print(f"dsf-bench: name one of {known}; dsf-bench COMMAND --help lists its options", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+    run_commands("dsf-bench", None, COMMANDS)
