@@ -23,8 +23,8 @@ from dsf.tasks import Task, get_task, rollout
 from dsf.tasks.policy import Policy
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.data.dataset import OfflineDataset, Windows, load_dataset
-from dsf.train.evaluation.closed_loop import goals_reached
 from dsf.train.evaluation.lookup_table import LookupScore, Part, best_tables
+from dsf.train.evaluation.score import goals_reached
 from dsf.train.evaluation.token_accuracy import (
     TokenAccuracy,
     opening_windows,
@@ -213,9 +213,10 @@ def closed_loop(task: Task, policy: Policy, expert: str, seeds: Sequence[int]) -
     wall_follower, shortest = task.target_returns
     episodes = rollout(task, policy, list(seeds), shortest if expert == "shortest" else wall_follower)
     found = goals_reached(episodes)
+    assert found is not None  # a maze has a goal
     return {
-        "success": found["success_rate"],
-        "moves_over_shortest": found["steps_over_shortest"],
+        "success": found.success_rate,
+        "moves_over_shortest": found.steps_over_shortest,
         "episodes": len(episodes),
     }
 

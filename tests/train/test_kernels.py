@@ -239,7 +239,7 @@ def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPat
 
 IN_A_PROCESS = """
 import sys, torch
-from dsf.train.cli import describe_computation
+from dsf.train.terminal import describe_computation
 from dsf.train.config.training import TrainConfig
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
 from dsf.train.models.neurons import LIF
