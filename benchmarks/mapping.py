@@ -41,7 +41,7 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.schedule import Spikes
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import FastBackend
+from dsf.runtime.engines.adapters import FastLoopEngine
 from dsf.tasks import Token, get_task, rollout
 
 PRESETS = ("loihi2_derived", "loihi1_fitted")
@@ -67,7 +67,7 @@ class Recorder:
     lanes = 1
 
     def __init__(self, network: Network, decisions: int) -> None:
-        self.engine, self.decisions, self.spikes = FastBackend(network), decisions, list[Spikes]()
+        self.engine, self.decisions, self.spikes = FastLoopEngine(network), decisions, list[Spikes]()
 
     def reset(self, lane: int) -> None:
         """A new episode starts."""

@@ -21,7 +21,7 @@ from dsf.export.options import ExportConfig, check_config, is_network_file, outp
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, verdict, violations
 from dsf.export.placement.placement import place
 from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
-from dsf.export.proof.rungs import Rung, prove_network, versions
+from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.proof.tables import print_ladder, table_console
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
@@ -134,8 +134,8 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
 def climb(
     model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, console: Console
 ) -> tuple[list[Rung], IntArray]:
-    """A trained run's whole ladder, and tokens for the report on layers (:func:`dsf.export.proof.verify.verify`)."""
-    from dsf.export.proof.verify import ClosedLoop, verify
+    """A trained run's whole ladder, and tokens for the report on layers (:func:`dsf.export.proof.verify.prove_run`)."""
+    from dsf.export.proof.verify import ClosedLoop, prove_run
 
     task, target, codec = get_task(network.task), network.target_return, folded.codec
     assert target is not None
@@ -145,7 +145,7 @@ def climb(
         bar = progress.add_task("verifying", total=2 * config.episodes * task.max_steps or None)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
         loop = ClosedLoop(task, seeds, target, config.max_score_drop, steps) if config.episodes else None
-        return verify(model, folded, network, loop, episodes)
+        return prove_run(model, folded, network, loop, episodes)
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
@@ -178,7 +178,7 @@ def stamped(rungs: list[Rung], tokens: str, seed: int) -> list[dict[str, Any]]:
             **dataclasses.asdict(rung),
             "tokens": OTHER_SOURCES.get(rung.name, tokens),
             "seed": seed,
-            "versions": versions(),
+            "versions": proof_versions(),
         }
         for rung in rungs
     ]

@@ -22,7 +22,7 @@ from dsf.export.network.reference import decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine, LavaModel
 from dsf.runtime.loop.env_task import env_task
-from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, versions
+from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, recorded_versions
 from dsf.runtime.loop.tape import TapedEpisode, spike_digest
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
@@ -178,7 +178,7 @@ def replay(config: ReplayConfig) -> None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
     network, facts = recorded_network(config, recording), recording.facts
-    for name, version in versions().items():
+    for name, version in recorded_versions().items():
         if facts.versions.get(name) != version:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
     steps = sum(len(taped.graded) + len(taped.rewards) for taped in recording.episodes)

@@ -11,9 +11,9 @@ from dsf.hardware_models.dense import (
     BYTES,
     CACHED,
     WINDOW,
-    DecisionTransformer,
     Perceptron,
     Precision,
+    TransformerSizes,
     decision_transformer,
     perceptron,
 )
@@ -159,7 +159,7 @@ def transformer_energy(model: dict[str, Any], rival: dict[str, Any], task: Task)
     """
     widths = {name: rival[name] for name in ("width", "mlp_hidden")}
     depths = {name: model[name] for name in ("blocks", "context")}
-    sizes = DecisionTransformer(task.observation_size, task.action_size, **widths, **depths)
+    sizes = TransformerSizes(task.observation_size, task.action_size, **widths, **depths)
     figures, cached = (
         {width: _prices(decision_transformer(sizes, width, schedule).activity) for width in BYTES}
         for schedule in (WINDOW, CACHED)
