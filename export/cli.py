@@ -22,12 +22,13 @@ from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, verdict, violatio
 from dsf.export.placement.placement import place
 from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
-from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.proof.tables import print_ladder
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
 from dsf.shell.allocator import keep_freed_memory
 from dsf.shell.arrays import IntArray
 from dsf.shell.command import run_command
+from dsf.shell.console import table_console
 from dsf.shell.errors import CommandFailed
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task

@@ -19,9 +19,10 @@ from dsf.export.options import is_network_file
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
 from dsf.export.proof.episodes import proof_tokens, source_name
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
-from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.proof.tables import print_ladder
 from dsf.export.targets.options import EXTRAS, SUFFIXES, Target
 from dsf.shell.command import run_command
+from dsf.shell.console import table_console
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed

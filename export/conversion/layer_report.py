@@ -293,7 +293,7 @@ _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "
 
 
 def print_layers(figures: list[LayerFigures], console: Console) -> None:
-    """The report as a table, which needs a console as wide as :func:`dsf.export.proof.tables.table_console`'s."""
+    """The report as a table, which needs a console as wide as :func:`dsf.shell.console.table_console`'s."""
     table = Table(title="layers", title_justify="left")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "layer" else "right")

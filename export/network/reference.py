@@ -30,14 +30,15 @@ from dsf.export.network.nodes import (
 )
 from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Token
-from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
 Observer = Callable[[str, Int64Array], None]
 """Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""
 
-MEMBRANE_LIMIT = (1 << 23) - 1
 FLOAT32_INTEGERS = 1 << 24
 """Integers up to this magnitude are exact in float32."""
+TANH_TOLERANCE = 1e-12
+"""Largest difference, absolute or relative, that another library's float64 tanh may make to an action."""
 PRESENT = -1
 """The place of the present token in a window."""
 

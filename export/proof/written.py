@@ -15,15 +15,13 @@ from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.difference import HEADER, compare_networks
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
-from dsf.export.network.reference import decode, encode, replay_window
+from dsf.export.network.reference import TANH_TOLERANCE, decode, encode, replay_window
 from dsf.export.proof.rungs import Rung, compare_torch
 from dsf.export.targets.options import Target
 from dsf.shell.arrays import FloatArray, IntArray
 
 BEYOND = 0.02
 """Share of the features that are moved far out of the encoder's range."""
-ACTION_TOLERANCE = 1e-12
-"""Largest difference, absolute or relative, that another library's float64 tanh may make to an action."""
 PROVENANCE = ("provenance", "verification")
 """Header fields that say nothing about what the network computes."""
 
@@ -93,7 +91,7 @@ def _compare_torch(path: Path, network: Network, _folded: FoldedModel | None, to
     wanted = decode(network.readout, replay_window(network, encode(network.encoder, vectors)))
     with torch.inference_mode():
         found = module(torch.from_numpy(vectors.swapaxes(0, 1))).numpy().swapaxes(0, 1)
-    wrong = int((~np.isclose(found, wanted, ACTION_TOLERANCE, ACTION_TOLERANCE)).any(axis=-1).sum())
+    wrong = int((~np.isclose(found, wanted, TANH_TOLERANCE, TANH_TOLERANCE)).any(axis=-1).sum())
     decisions = wanted.shape[0] * wanted.shape[1]
     summary = f"{spikes.summary}; {wrong} of {decisions} decisions from float tokens differ"
     details = {**spikes.details, "wrong_actions": wrong}

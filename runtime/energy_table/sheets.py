@@ -11,7 +11,7 @@ from rich.table import Table
 from dsf.hardware_models import EnergyEstimate, estimate_energy, load_preset
 from dsf.hardware_models.paper_table import PARTS, Operations, PaperRow, Sizes
 from dsf.runtime.energy_table.figures import EnergyTable, Versus
-from dsf.runtime.report.terminal import MICROJOULE
+from dsf.shell.units import MICROJOULE
 
 MILLION = 1e6
 BORROWED = "int8_45nm"

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsf.shell.arrays import FloatArray
+from dsf.shell.units import MILLISECOND
 from dsf.tasks import Episode, Lane
 
 OnMiss = Literal["hold", "stop"]
@@ -21,7 +22,6 @@ Decide = Callable[[FloatArray], FloatArray]
 SWITCH_INTERVAL_S = 2e-4
 """So long may a Python thread that decides keep the clock's from waking up; by default it is 5 ms, most of a period."""
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-MILLISECOND = 1e-3
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Network
-from dsf.export.network.reference import decode, encode
+from dsf.export.network.reference import TANH_TOLERANCE, decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine, LavaModel
 from dsf.runtime.loop.env_task import env_task
@@ -28,9 +28,6 @@ from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.tasks import Lane, Task, get_task
-
-ACTION_TOLERANCE = 1e-12
-"""Actions are tanh of integers, on the host: its last bit is the numpy build's."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def replay_actions(network: Network, recording: Recording) -> list[Comparison]:
     for taped in recording.episodes if recording.facts.control_period_s is None else ():
         decoded = decode(network.readout, taped.accumulators)
         for index, (truth, again) in enumerate(zip(taped.actions, decoded)):
-            equal = np.allclose(truth, again, rtol=0.0, atol=ACTION_TOLERANCE)
+            equal = np.allclose(truth, again, rtol=0.0, atol=TANH_TOLERANCE)
             actions.note(equal, taped.episode.seed, f"step {index}")
     return [actions]
 

@@ -13,7 +13,6 @@ from rich.progress import Progress
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
-from dsf.export.proof.tables import table_console
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.loop.closed_loop import check_fits
 from dsf.runtime.robustness.levels import (
@@ -27,6 +26,7 @@ from dsf.runtime.robustness.levels import (
     undisturbed,
 )
 from dsf.runtime.robustness.report import markdown, placed, plot, print_table, summarise
+from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json, write_text
 from dsf.shell.installed import require_installed

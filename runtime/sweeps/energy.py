@@ -19,6 +19,7 @@ from dsf.hardware_models.dense import (
 )
 from dsf.hardware_models.energy import estimate_energy
 from dsf.hardware_models.preset import load_preset
+from dsf.shell.units import MICROJOULE
 from dsf.tasks import Task
 
 PRESETS = ("paper_45nm", "int8_45nm")
@@ -30,7 +31,6 @@ DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2)}
 """Of a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value), and per tick
 ANDs or additions where an operand is spikes (scores, then values)."""
-MICROJOULE = 1e-6
 DIGITS = 6
 
 

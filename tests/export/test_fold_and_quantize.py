@@ -18,7 +18,7 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.bounds import Interval, compute_bounds, require_no_overflow
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
-from dsf.export.network.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay_window
+from dsf.export.network.reference import ReferenceEngine, decode, replay_window
 from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network, random_proof_tokens
 from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, prove_run, spread_windows
@@ -28,7 +28,7 @@ from dsf.testing.random_networks import exportable, random_model, random_network
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
-from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.integers import MEMBRANE_LIMIT, Affine
 from dsf.train.quantization.layers import LARGEST_RATIO_ERROR, bias_parts, count_integers
 from dsf.train.quantization.scales import Scales, largest_threshold_for_bias
 

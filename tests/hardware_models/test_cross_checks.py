@@ -31,10 +31,10 @@ from dsf.export.network.nodes import LIF, Synapses
 from dsf.export.network.reference import ReferenceEngine, active_updates, fire
 from dsf.hardware_models import Activity, NodeActivity, SpikeCounter, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.activity import QUANTITIES
-from dsf.hardware_models.preset import NANOSECOND, PICOJOULE
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.arrays import Int64Array
+from dsf.shell.units import NANOSECOND, PICOJOULE
 from dsf.testing.random_networks import random_network
 from dsf.testing.sanafe_description import Chain, Core, Population, Projection
 
