@@ -16,7 +16,7 @@ from strl_cells import Budget
 from dsf.export.network.file import read_network
 from dsf.export.network.reference import IntegerPolicy
 from dsf.hardware_models import Activity, measure_activity
-from dsf.hardware_models.dense import WINDOW, DecisionTransformer, decision_transformer
+from dsf.hardware_models.dense import WINDOW, TransformerSizes, decision_transformer
 from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.runtime.sweeps.energy import layer_counts
 from dsf.tasks import Task, get_task, rollout
@@ -153,7 +153,7 @@ def window_activity(model: DecisionModel, task: Task, events_per_token: float) -
     if model.kind == "strl":
         return layer_counts(model, events_per_token, "fp32")
     config, (width, hidden) = model.config, model.rival.sizes
-    sizes = DecisionTransformer(task.observation_size, task.action_size, width, config.blocks, config.context, hidden)
+    sizes = TransformerSizes(task.observation_size, task.action_size, width, config.blocks, config.context, hidden)
     return decision_transformer(sizes, "fp32", WINDOW).activity
 
 

@@ -12,15 +12,16 @@ import tyro
 from rich.console import Console
 
 from dsf.export.inspect import inspect_network, print_network
-from dsf.export.network.difference import compare, print_differences
+from dsf.export.network.difference import compare_networks, print_differences
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.options import is_network_file
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
 from dsf.export.proof.episodes import proof_tokens, source_name
-from dsf.export.proof.rungs import Rung, prove_network, versions
-from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.proof.rungs import Rung, proof_versions, prove_network
+from dsf.export.proof.tables import print_ladder
 from dsf.export.targets.options import EXTRAS, SUFFIXES, Target
 from dsf.shell.command import Command, Commands
+from dsf.shell.console import table_console
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
@@ -85,7 +86,7 @@ def verify(config: VerifyConfig) -> None:
     """``dsf-export verify``."""
     if config.json is not None:
         require_writable_parent(config.json, *inputs_of(config))
-    rungs = prove(config)
+    rungs = prove_file(config)
     print_ladder([dataclasses.asdict(rung) for rung in rungs], Console())
     if config.json is not None:
         proof = {
@@ -94,7 +95,7 @@ def verify(config: VerifyConfig) -> None:
             "rungs": [dataclasses.asdict(rung) for rung in rungs],
             "tokens": source_name(config.dataset),
             "seed": config.seed,
-            "versions": versions(),
+            "versions": proof_versions(),
         }
         write_json(config.json, proof)
     failed = [rung.name for rung in rungs if rung.passed is False]
@@ -109,7 +110,7 @@ def inputs_of(config: VerifyConfig) -> list[Path]:
     return [config.file] if config.network is None else [config.file, config.network]
 
 
-def prove(config: VerifyConfig) -> list[Rung]:
+def prove_file(config: VerifyConfig) -> list[Rung]:
     """The rungs of a network file, or of another target's file against the network file behind it.
 
     Raises:
@@ -167,7 +168,7 @@ def diff(config: DiffConfig) -> int:
     """``dsf-export diff``."""
     if config.json is not None:
         require_writable_parent(config.json, config.first, config.second)
-    differences = compare(read_network(config.first), read_network(config.second))
+    differences = compare_networks(read_network(config.first), read_network(config.second))
     print_differences(differences, Console())
     if config.json is not None:
         write_json(config.json, [dataclasses.asdict(difference) for difference in differences])

@@ -18,7 +18,7 @@ from dsf.export.options import ExportConfig, is_network_file, quantization_of, r
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, violations
 from dsf.export.placement.placement import place
 from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
-from dsf.export.proof.rungs import Rung, prove_network, versions
+from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
 from dsf.shell.arrays import IntArray
@@ -159,9 +159,9 @@ def climb(
 ) -> tuple[list[Rung], IntArray]:
     """The whole ladder of a trained run, and tokens for the report on layers.
 
-    See :func:`dsf.export.proof.verify.verify`.
+    See :func:`dsf.export.proof.verify.prove_run`.
     """
-    from dsf.export.proof.verify import ClosedLoop, verify
+    from dsf.export.proof.verify import ClosedLoop, prove_run
 
     task, target, codec = get_task(network.task), network.target_return, folded.codec
     assert target is not None
@@ -169,7 +169,7 @@ def climb(
     seeds = range(config.seed, config.seed + config.episodes)
     with observer.verifying(2 * config.episodes * task.max_steps or None) as advance:
         loop = ClosedLoop(task, seeds, target, config.max_score_drop, advance) if config.episodes else None
-        return verify(model, folded, network, loop, episodes)
+        return prove_run(model, folded, network, loop, episodes)
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
@@ -191,7 +191,7 @@ def stamped(rungs: Sequence[Rung], tokens: str, seed: int) -> list[dict[str, Any
             **dataclasses.asdict(rung),
             "tokens": OTHER_SOURCES.get(rung.name, tokens),
             "seed": seed,
-            "versions": versions(),
+            "versions": proof_versions(),
         }
         for rung in rungs
     ]

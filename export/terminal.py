@@ -14,7 +14,8 @@ from dsf.export.exported import ExportedNetwork, ExportObserver, PlacementSummar
 from dsf.export.network.nodes import LIF
 from dsf.export.placement.chips import verdict
 from dsf.export.proof.rungs import Rung
-from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.proof.tables import print_ladder
+from dsf.shell.console import table_console
 
 if TYPE_CHECKING:
     from dsf.export.conversion.layer_report import LayerFigures

@@ -9,7 +9,6 @@ from typing import Any, Literal, NoReturn
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import Outer, PlacedWindow, Window
-from dsf.export.proof.tables import table_console
 from dsf.hardware_models.paper_table import TSSA_RATES, Rates, measured_rates
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_table.figures import as_values, count_decisions, work_out
@@ -17,6 +16,7 @@ from dsf.runtime.energy_table.sheets import sheets
 from dsf.runtime.sweeps.command import SweepConfig, sweep
 from dsf.runtime.sweeps.table_command import TableConfig, table
 from dsf.shell.command import Command, Commands, run_commands
+from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json, write_text
 

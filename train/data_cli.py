@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dsf.shell.command import Command, Commands, one_of, run_commands
+from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
@@ -32,8 +33,6 @@ from dsf.train.data.registry import REGISTRY, resolve
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
-TABLE_WIDTH = 140
-"""Characters that the list needs so that no id is cut short, in a pipe too."""
 
 Config = TypeVar("Config")
 
@@ -210,7 +209,7 @@ def show_list(config: ListSets, console: Console) -> None:
     for entry in REGISTRY.values():
         present = "yes" if entry.source in here else entry.alternative if entry.alternative in here else "no"
         table.add_row(entry.d4rl_name, entry.task, entry.source, present, str(notes.index(entry.note) + 1))
-    Console(width=max(console.width, TABLE_WIDTH)).print(table)
+    table_console().print(table)  # no id is cut short, in a pipe too
     for number, note in enumerate(notes, start=1):
         console.print(f"{number}: {note}", soft_wrap=True)
     console.print(f"in {store}:" if rows else f"no dataset in {store}", soft_wrap=True)

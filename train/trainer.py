@@ -25,7 +25,7 @@ from dsf.train.data.dataset import OfflineDataset, require_context
 from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
 from dsf.train.evaluation.closed_loop import evaluate
 from dsf.train.initial import initial_model
-from dsf.train.models.activity import Activity, record_activity
+from dsf.train.models.activity import FiringStatistics, record_activity
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.neurons import set_neuron_kind
 from dsf.train.models.norm import set_blend
@@ -263,7 +263,7 @@ class Trainer:
             self.best = {**top, "checkpoint": "best"}
             self.save(BEST_NAME)
 
-    def measure_activity(self) -> Activity:
+    def measure_activity(self) -> FiringStatistics:
         """Firing rates and synaptic events on windows of the training data, in evaluation mode."""
         source = BatchSource(self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed)
         batch = source.draw(0)

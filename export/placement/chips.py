@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network.bounds import prove
+from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
 from dsf.shell.errors import UserError
@@ -179,7 +179,7 @@ def get_chip(name: str) -> Chip:
 
 def violations(network: Network, chip: Chip) -> list[Violation]:
     """Every width or kind that a chip does not have, for all nodes at once. Empty: no known limit is broken."""
-    reached = {(bound.node, bound.quantity): bound.largest for bound in prove(network)}
+    reached = {(bound.node, bound.quantity): bound.largest for bound in compute_bounds(network)}
     found: list[Violation] = []
     for node in network.nodes:
         if isinstance(node, PROGRAMMABLE_KINDS) and chip.programmable.value == 0:

@@ -75,7 +75,7 @@ def score_run(
     """
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.evaluation.closed_loop import evaluate
-    from dsf.train.models.rivals.int8 import quantized
+    from dsf.train.models.rivals.int8 import int8_copy
     from dsf.train.run_directory import BEST_NAME
 
     if precision not in get_args(EvaluationPrecision):
@@ -84,7 +84,7 @@ def score_run(
     model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
     engine = "torch"
     if precision == "int8":
-        model, engine = quantized(model), "torch int8"
+        model, engine = int8_copy(model), "torch int8"
     which = "best" if checkpoint.path.name == BEST_NAME else "last"
     seeds = range(seed, seed + episodes)
     asked = tuple(targets) or task.target_returns
