@@ -80,7 +80,7 @@ lock: $(READY) ## Resolve the dependencies again (uv.lock stays local, its host-
 	$$uv export --quiet $(EXTRAS) --no-emit-project --no-header --format requirements-txt -o requirements.lock >/dev/null
 
 artifact: $(READY) ## Rebuild the shipped Hopper network (about half an hour on two cores)
-	@benchmarks/build_artifact.sh
+	@experiments/build_artifact.sh
 
 clean: ## Remove everything that make made
 	@rm -rf .venv build

@@ -57,10 +57,10 @@ def prove_fast_engine(path: Path) -> int:
 
     from dsf.export.network.file import read_network
     from dsf.export.network.reference import ReferenceEngine
-    from dsf.export.proof.rungs import compare_engines, random_tokens
+    from dsf.export.proof.rungs import compare_engines, random_proof_tokens
 
     network = read_network(path)
-    tokens = random_tokens(network, DECISIONS, seed=0)
+    tokens = random_proof_tokens(network, DECISIONS, seed=0)
     lanes = tokens.shape[1]
     engines = ReferenceEngine(network, lanes), Recorded(network, "stream", lanes)
     rung = compare_engines("L3", network, *engines, tokens)

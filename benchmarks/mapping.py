@@ -29,7 +29,7 @@ from dsf.export.network.reference import decode, encode
 from dsf.export.placement.chips import get_chip
 from dsf.export.proof.tables import table_console
 from dsf.hardware_models import (
-    Mapping,
+    NetworkMapping,
     Preset,
     SpikeCounter,
     estimate_latency,
@@ -98,7 +98,7 @@ def measure(network: Network, preset: Preset, decisions: int) -> list[dict[str, 
     """One row per mapping."""
     counter, spikes = record(network, decisions)
     chip = get_chip(str(preset.chip))
-    ways: dict[str, Callable[[], Mapping]] = {
+    ways: dict[str, Callable[[], NetworkMapping]] = {
         "in order": lambda: map_in_order(network, chip),
         "moved": lambda: search_places(map_in_order(network, chip), counter),
         "searched": lambda: search_mapping(network, chip, counter, preset),

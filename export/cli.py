@@ -134,7 +134,7 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
 def climb(
     model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, console: Console
 ) -> tuple[list[Rung], IntArray]:
-    """The whole ladder of a trained run, and tokens for the report on layers; see :func:`dsf.export.proof.verify.verify`."""
+    """A trained run's whole ladder, and tokens for the report on layers (:func:`dsf.export.proof.verify.verify`)."""
     from dsf.export.proof.verify import ClosedLoop, verify
 
     task, target, codec = get_task(network.task), network.target_return, folded.codec

@@ -132,7 +132,7 @@ def check_config(config: ExportConfig) -> TargetOptions:
     )
     require_target(config.target, options)
     if options.float_onnx and config.onnx_mode == "stream":
-        raise UserError("--onnx-mode stream has no --precision float: the float network decides on windows; drop one")
+        raise UserError("--precision float requires windows, which --onnx-mode stream does not use: drop one")
     if config.target == "nir" and not config.partial:
         raise UserError(
             "--target nir cannot say encoder, readout, and the reset per token: add --partial to leave them out"
@@ -175,7 +175,7 @@ def _require_partners(config: ExportConfig) -> None:
     ):
         if getattr(config, name) != DEFAULTS[name] and not present:
             flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} needs {partner}: add it, or drop {flag}")
+            raise UserError(f"{flag} requires {partner}: add it, or drop {flag}")
 
 
 def output_path(config: ExportConfig) -> Path:
@@ -188,7 +188,7 @@ def output_path(config: ExportConfig) -> Path:
     for target, suffix in SUFFIXES.items():
         if target != config.target and out.name.endswith(suffix):
             raise UserError(
-                f"cannot write {out}: {suffix} is for --target {target}, not {config.target}; "
+                f"cannot write {out}: {suffix} requires --target {target}, not {config.target}; "
                 f"name a file *{SUFFIXES[config.target]}"
             )
     require_writable_parent(out, _input_file(config.run))

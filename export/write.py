@@ -9,7 +9,7 @@ from pathlib import Path
 from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
-from dsf.export.proof.rungs import random_tokens
+from dsf.export.proof.rungs import random_proof_tokens
 from dsf.export.proof.written import compare_written
 from dsf.export.targets.netx_directory import Stages, writing_stages
 from dsf.export.targets.options import Target, TargetOptions
@@ -39,7 +39,7 @@ def write_target(
         UserError: the float network was asked for without a checkpoint.
         CommandFailed: the file does not compute what was proven; nothing is left of it.
     """
-    tokens = random_tokens(network, WRITTEN_DECISIONS, seed=0)
+    tokens = random_proof_tokens(network, WRITTEN_DECISIONS, seed=0)
     with contextlib.ExitStack() as files:  # of which the last gets its name first: where that fails, none does
         stages = "" if options.netx is None else _said_of(files.enter_context(writing_stages(network, options.netx)))
         temporary = files.enter_context(replacing(path))

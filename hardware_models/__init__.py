@@ -4,7 +4,7 @@ from dsf.hardware_models.activity import Activity, NodeActivity, SpikeCounter, m
 from dsf.hardware_models.energy import Band, EnergyEstimate, LayerEnergy, estimate_energy
 from dsf.hardware_models.fit import Fit, fit
 from dsf.hardware_models.latency import Floorline, Latency, estimate_latency
-from dsf.hardware_models.mapping import Mapping, map_in_order
+from dsf.hardware_models.mapping import NetworkMapping, map_in_order
 from dsf.hardware_models.placement_search import MappingFigures, measure_mapping, search_mapping, search_places
 from dsf.hardware_models.preset import Preset, Price, load_preset, preset_names
 
@@ -16,8 +16,8 @@ __all__ = [
     "Floorline",
     "Latency",
     "LayerEnergy",
-    "Mapping",
     "MappingFigures",
+    "NetworkMapping",
     "NodeActivity",
     "Preset",
     "Price",

@@ -140,7 +140,8 @@ class SpikeCounter:
         decisions, tokens: made and computed so far, see :class:`Activity`.
         fired: (neurons,) spikes of every spiking population.
         active: (neurons,) updates of every LIF population that had anything to do, see
-            :func:`dsf.export.network.reference.active_updates`; an engine that cannot see membranes counts every update.
+            :func:`dsf.export.network.reference.active_updates`; an engine that cannot see membranes counts every
+            update.
     """
 
     def __init__(self, network: Network) -> None:
@@ -188,7 +189,7 @@ def spiking(network: Network) -> Iterator[LIF | Gate | And]:
 def measure_activity(counter: SpikeCounter) -> Activity:
     """Turn spike counts into every quantity that a preset prices, with one core per population and no mesh.
 
-    :meth:`dsf.hardware_models.mapping.Mapping.activity` counts messages and hops of a placement instead.
+    :meth:`dsf.hardware_models.mapping.NetworkMapping.activity` counts messages and hops of a placement instead.
     """
     network = counter.network
     nodes = tuple(_node_activity(node, counter) for node in network.nodes)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dsf.export.network.network import Network
 from dsf.export.placement.chips import Chip, Figure
-from dsf.export.placement.placement import QUANTITIES, place
+from dsf.export.placement.placement import LIMITED_QUANTITIES, place
 from dsf.hardware_models.work import Delay, longest_delay
 
 ADVICE = {
@@ -92,7 +92,7 @@ def fit(network: Network, chip: Chip, chips: int = 1, share_cores: bool = False)
     def cores(relaxed: Chip, shared: bool = share_cores) -> int:
         return len(place(network, relaxed, shared).cores)
 
-    lifted: list[tuple[str, Any]] = [(name, {f"{name}_per_core": LIFTED}) for name in QUANTITIES]
+    lifted: list[tuple[str, Any]] = [(name, {f"{name}_per_core": LIFTED}) for name in LIMITED_QUANTITIES]
     placement = place(network, chip, share_cores)
     needed = len(placement.cores)
     without = {name: cores(dataclasses.replace(chip, **limit)) for name, limit in lifted}

@@ -17,7 +17,7 @@ import numpy as np
 
 from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.energy import Band
-from dsf.hardware_models.mapping import Mapping
+from dsf.hardware_models.mapping import NetworkMapping
 from dsf.hardware_models.preset import NANOSECOND, Preset, worst_grade
 from dsf.hardware_models.schedule import Spikes, TickCounts, count_ticks, tokens_of
 from dsf.hardware_models.work import Schedule
@@ -149,7 +149,7 @@ def barrier(preset: Preset, tiles: int) -> Band:
 
 
 def estimate_latency(
-    mapping: Mapping, preset: Preset, decisions: Sequence[Spikes], schedule: Schedule = "pipelined"
+    mapping: NetworkMapping, preset: Preset, decisions: Sequence[Spikes], schedule: Schedule = "pipelined"
 ) -> Latency:
     """Time every tick of some recorded decisions.
 
@@ -183,7 +183,7 @@ def _batches(decisions: Sequence[Spikes]) -> Iterator[list[Spikes]]:
 class _Clock:
     """Prices counts and adds them up."""
 
-    def __init__(self, mapping: Mapping, preset: Preset) -> None:
+    def __init__(self, mapping: NetworkMapping, preset: Preset) -> None:
         self.mapping, self.preset = mapping, preset
         self.barrier = barrier(preset, mapping.tiles_in_use)
         self.seconds: list[FloatArray] = []  # (levels, decisions)

@@ -9,7 +9,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Encoder, Node, Readout, Synapses
 from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.energy import EnergyEstimate, LayerEnergy
-from dsf.hardware_models.mapping import Mapping
+from dsf.hardware_models.mapping import NetworkMapping
 
 SYNAPSE, NEURON, ROUTING, ATTENTION, MACS = "synapse", "neuron", "routing", "attention", "MACs"
 SPENT_ON = {
@@ -77,7 +77,7 @@ class LayerRow:
 
 
 def layer_rows(
-    network: Network, activity: Activity, energy: EnergyEstimate, mapping: Mapping | None = None
+    network: Network, activity: Activity, energy: EnergyEstimate, mapping: NetworkMapping | None = None
 ) -> list[LayerRow]:
     """A row per node. Events, updates, messages and joules add up to the run's."""
     joules = {layer.node: layer for layer in energy.layers}
@@ -85,7 +85,7 @@ def layer_rows(
 
 
 def _row(
-    node: Node, counts: NodeActivity, activity: Activity, energy: LayerEnergy | None, mapping: Mapping | None
+    node: Node, counts: NodeActivity, activity: Activity, energy: LayerEnergy | None, mapping: NetworkMapping | None
 ) -> LayerRow:
     decisions = max(activity.decisions, 1)
     neurons = 0 if isinstance(node, (Encoder, Synapses, Readout)) else node.size

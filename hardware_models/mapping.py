@@ -21,7 +21,7 @@ from dsf.hardware_models.work import HOST, Record, Schedule, Work, host_work, id
 
 
 @dataclass(frozen=True)
-class Mapping:
+class NetworkMapping:
     """A placement, and a place on the mesh for each of its cores. Make one with :func:`map_in_order`.
 
     Messages go first along x, then along y. What crosses to another chip is a message without hops, because no figure
@@ -179,7 +179,7 @@ class Mapping:
         return {"placement": self.placement.to_json(), "tiles": tiles, "assumptions": self.assumptions}
 
 
-def map_in_order(network: Network, chip: Chip, share_cores: bool = False) -> Mapping:
+def map_in_order(network: Network, chip: Chip, share_cores: bool = False) -> NetworkMapping:
     """The naive mapping: :func:`dsf.export.placement.placement.place`, and its cores in order along the mesh.
 
     Raises:
@@ -189,7 +189,7 @@ def map_in_order(network: Network, chip: Chip, share_cores: bool = False) -> Map
     return in_order(network, chip, place(network, chip, share_cores))
 
 
-def in_order(network: Network, chip: Chip, placement: Placement) -> Mapping:
+def in_order(network: Network, chip: Chip, placement: Placement) -> NetworkMapping:
     """A placement's cores in order along the mesh of each chip."""
     per_chip = chip.cores.value or len(placement.cores)
-    return Mapping(network, chip, placement, tuple(core.index % per_chip for core in placement.cores))
+    return NetworkMapping(network, chip, placement, tuple(core.index % per_chip for core in placement.cores))

@@ -15,7 +15,7 @@ from dsf.export.placement.chips import Chip
 from dsf.export.placement.placement import Budget, Placement, Slice, place, tile_position
 from dsf.hardware_models.activity import Counts, SpikeCounter
 from dsf.hardware_models.latency import HOPS, barrier
-from dsf.hardware_models.mapping import Mapping, in_order, map_in_order
+from dsf.hardware_models.mapping import NetworkMapping, in_order, map_in_order
 from dsf.hardware_models.preset import NANOSECOND, Preset
 from dsf.hardware_models.work import HOST, Record, work_of
 from dsf.shell.arrays import FloatArray
@@ -54,7 +54,7 @@ class MappingFigures:
     link: float
 
 
-def measure_mapping(mapping: Mapping, counter: SpikeCounter, preset: Preset | None = None) -> MappingFigures:
+def measure_mapping(mapping: NetworkMapping, counter: SpikeCounter, preset: Preset | None = None) -> MappingFigures:
     """The figures of a mapping for a counted run."""
     counts, decisions = mapping.core_activity(counter), max(counter.decisions, 1)
     loads = core_loads(mapping, counter, preset)
@@ -75,7 +75,7 @@ def measure_mapping(mapping: Mapping, counter: SpikeCounter, preset: Preset | No
     )
 
 
-def core_loads(mapping: Mapping, counter: SpikeCounter, preset: Preset | None = None) -> FloatArray:
+def core_loads(mapping: NetworkMapping, counter: SpikeCounter, preset: Preset | None = None) -> FloatArray:
     """(cores,) mean load per tick, see :class:`MappingFigures`."""
     counts, prices = mapping.core_activity(counter), load_prices(preset)
     total = sum(price * counts[name][:HOST] for name, price in prices.items() if name in counts)
@@ -95,7 +95,7 @@ def search_mapping(
     preset: Preset | None = None,
     share_cores: bool = False,
     seed: int = 0,
-) -> Mapping:
+) -> NetworkMapping:
     """Lower first the tick (the load of the busiest core and the barrier of its tiles), then the hops.
 
     The work of a core is limited by the lowest budget with which the network still fits the chips that the naive
@@ -117,12 +117,12 @@ def search_mapping(
     return search_places(_spread(naive, counter, preset), counter, seed)
 
 
-def _spread(naive: Mapping, counter: SpikeCounter, preset: Preset | None) -> Mapping:
+def _spread(naive: NetworkMapping, counter: SpikeCounter, preset: Preset | None) -> NetworkMapping:
     """Bisection for the lowest budget; of all mappings that were tried, the one with the shortest tick."""
     available = (naive.chip.cores.value or 0) * naive.placement.chips
     budget = _budget(naive.network, counter, load_prices(preset))
 
-    def tick(mapping: Mapping) -> tuple[float, int]:
+    def tick(mapping: NetworkMapping) -> tuple[float, int]:
         ends = 0.0 if preset is None else barrier(preset, mapping.tiles_in_use).nominal / NANOSECOND
         return float(core_loads(mapping, counter, preset).max()) + ends, len(mapping.seats)
 
@@ -139,7 +139,7 @@ def _spread(naive: Mapping, counter: SpikeCounter, preset: Preset | None) -> Map
     return min(tried, key=tick)
 
 
-def _placed(naive: Mapping, budget: Budget) -> Placement | None:
+def _placed(naive: NetworkMapping, budget: Budget) -> Placement | None:
     try:
         return place(naive.network, naive.chip, naive.placement.shared_cores, budget)
     except NetworkError:  # a neuron that is above this budget on its own, or that cannot reach so many cores
@@ -171,7 +171,7 @@ def _slots(counter: SpikeCounter) -> int:
     return max(counter.tokens * counter.network.ticks, 1)
 
 
-def search_places(mapping: Mapping, counter: SpikeCounter, seed: int = 0) -> Mapping:
+def search_places(mapping: NetworkMapping, counter: SpikeCounter, seed: int = 0) -> NetworkMapping:
     """The same cores with fewer hops: swaps within each chip until none helps, and again from disturbed places.
 
     No swap takes a further tile into use, so the barrier stays what it is.
@@ -190,7 +190,7 @@ def search_places(mapping: Mapping, counter: SpikeCounter, seed: int = 0) -> Map
     return dataclasses.replace(mapping, seats=tuple(seats.tolist()))
 
 
-def _traffic(mapping: Mapping, counter: SpikeCounter) -> FloatArray:
+def _traffic(mapping: NetworkMapping, counter: SpikeCounter) -> FloatArray:
     """(cores, cores) messages in both directions."""
     record, cores = Record.of_run(counter), len(mapping.seats)
     found = np.zeros((cores, cores))

@@ -52,7 +52,8 @@ class Preset:
         name: of the shipped preset, or the stem of a user's file.
         title: for people.
         notes: what the figures are good for, and what they leave out.
-        chip: name in :data:`dsf.export.placement.chips.CHIPS` on which networks are placed; None where there are no cores.
+        chip: name in :data:`dsf.export.placement.chips.CHIPS` on which networks are placed; None where there are no
+            cores.
         energy_pj: picojoules per occurrence of a quantity.
         time_ns: nanoseconds per occurrence of a quantity on one core, or per hop of one link.
         barrier_ns: nanoseconds to end a tick, by the number of tiles in use; between two of them it is interpolated.
@@ -181,8 +182,8 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     energy = parser.prices("energy_pj", fields.get("energy_pj"), tuple(QUANTITIES))
     parser.require(bool(energy), f"energy_pj prices nothing: give at least one of {', '.join(QUANTITIES)}")
     times = fields.get("time_ns")
-    parser.require(not times or chip is not None, "time_ns is there without chip, so nothing is timed: add chip")
-    parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns is there without time_ns: add time_ns")
+    parser.require(not times or chip is not None, "time_ns requires chip, without which nothing is timed: add chip")
+    parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns requires time_ns: add time_ns")
     static = fields.get("static_w")
     included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
     for quantity in included:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Residual
 from dsf.hardware_models.activity import Counts
-from dsf.hardware_models.mapping import Mapping as NetworkMapping
+from dsf.hardware_models.mapping import NetworkMapping
 from dsf.hardware_models.work import HOST, Record, Schedule, stages
 
 Spikes = Mapping[str, npt.NDArray[np.integer]]

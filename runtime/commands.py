@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dsf.runtime.loop.replay import ReplayConfig, replay
-from dsf.runtime.robustness import command as robustness_command
-from dsf.runtime.robustness.command import RobustnessConfig
+from dsf.runtime.robustness import command
 from dsf.shell.command import run_command
 
 COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
     "replay": (replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
-    "robustness": (robustness_command.run, RobustnessConfig, "Return curves under disturbances and faults."),
+    "robustness": (command.run, command.RobustnessConfig, "Return curves under disturbances and faults."),
 }
 
 

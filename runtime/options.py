@@ -89,68 +89,70 @@ class SimRunConfig:
     ray_address: str | None = None
     """Of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this run."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
 
-def check_config(config: SimRunConfig) -> None:
-    """Refuse settings that cannot work, before anything starts.
+        Raises:
+            UserError: naming the option.
+        """
+        if self.episodes < 1:
+            raise UserError(f"--episodes is {self.episodes}: it must be at least 1")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"--seed is {self.seed}: it must be 0 or more, and at most {LARGEST_SEED}")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise UserError(f"--target-return is {self.target_return}: it must be a finite number")
+        if self.checkpoint is not None and not self.compare:
+            raise UserError("--checkpoint is not read with --no-compare: drop one of them")
+        if self.parity_decisions < 0:
+            raise UserError(f"--parity-decisions is {self.parity_decisions}: it must be 0 or more")
+        if self.env is not None and self.task is not None:
+            raise UserError("--env is run instead of a task: drop --env or --task")
+        self._check_real_time()
+        self._check_launcher()
+        self._check_probes()
+
+    def _check_real_time(self) -> None:
+        period = self.control_period
+        if not self.real_time and period is not None:
+            raise UserError("--control-period requires --real-time: add that, or drop it")
+        if not self.real_time and self.on_deadline_miss != "hold":
+            raise UserError("--on-deadline-miss requires --real-time: add that, or drop it")
+        if period is not None and not (math.isfinite(period) and period > 0):
+            raise UserError(f"--control-period is {period}: it must be a number of seconds above 0")
+        if self.real_time and (self.workers > 1 or self.launcher != "local"):
+            raise UserError("--real-time runs one episode at a time on this machine: drop --workers and --launcher")
+
+    def _check_launcher(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers is {self.workers}: it must be at least 1")
+        if self.launcher != "ray" and self.ray_address is not None:
+            raise UserError("--ray-address requires --launcher ray: add that, or drop it")
+
+    def _check_probes(self) -> None:
+        if self.lava_fast_channels and self.backend != "lava":
+            raise UserError(f"--lava-fast-channels: backend '{self.backend}' has no channels; drop it")
+        if self.probe and (self.record is not None or self.html is not None):
+            raise UserError("--record and --html keep digests of all populations: drop --probe")
+        if self.probe_file is not None and (self.workers > 1 or self.launcher != "local"):
+            raise UserError("--probe-file records in one process on this machine: drop --workers and --launcher")
+
+
+def require_possible(config: SimRunConfig) -> None:
+    """Refuse what this machine cannot do, before anything starts.
 
     Raises:
-        UserError: naming the option.
+        UserError: a file cannot be written, or a package is missing.
+        BackendUnavailable: Lava cannot run here.
     """
-    if config.episodes < 1:
-        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
-    if not 0 <= config.seed <= LARGEST_SEED:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more, and at most {LARGEST_SEED}")
-    if config.target_return is not None and not math.isfinite(config.target_return):
-        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
-    if config.checkpoint is not None and not config.compare:
-        raise UserError("--checkpoint is not read with --no-compare: drop one of them")
-    if config.parity_decisions < 0:
-        raise UserError(f"--parity-decisions is {config.parity_decisions}: it must be 0 or more")
-    if config.env is not None and config.task is not None:
-        raise UserError("--env is run instead of a task: drop --env or --task")
-    _check_real_time(config)
-    _check_launcher(config)
-    _check_probes(config)
-    _check_outputs(config)
+    if config.launcher == "ray":
+        require_installed("cluster", "ray")
+    _require_outputs(config)
     if config.backend == "lava":
         require_lava()
 
 
-def _check_real_time(config: SimRunConfig) -> None:
-    """Of the options about the clock."""
-    period = config.control_period
-    if not config.real_time and period is not None:
-        raise UserError("--control-period is of --real-time: add that, or drop it")
-    if not config.real_time and config.on_deadline_miss != "hold":
-        raise UserError("--on-deadline-miss is of --real-time: add that, or drop it")
-    if period is not None and not (math.isfinite(period) and period > 0):
-        raise UserError(f"--control-period is {period}: it must be a number of seconds above 0")
-    if config.real_time and (config.workers > 1 or config.launcher != "local"):
-        raise UserError("--real-time runs one episode at a time on this machine: drop --workers and --launcher")
-
-
-def _check_launcher(config: SimRunConfig) -> None:
-    """Of the options about workers."""
-    if config.workers < 1:
-        raise UserError(f"--workers is {config.workers}: it must be at least 1")
-    if config.launcher == "ray":
-        require_installed("cluster", "ray")
-    elif config.ray_address is not None:
-        raise UserError("--ray-address is of --launcher ray: add that, or drop it")
-
-
-def _check_probes(config: SimRunConfig) -> None:
-    """Of Lava's channels and what is recorded."""
-    if config.lava_fast_channels and config.backend != "lava":
-        raise UserError(f"--lava-fast-channels: backend '{config.backend}' has no channels; drop it")
-    if config.probe and (config.record is not None or config.html is not None):
-        raise UserError("--record and --html keep digests of all populations: drop --probe")
-    if config.probe_file is not None and (config.workers > 1 or config.launcher != "local"):
-        raise UserError("--probe-file records in one process on this machine: drop --workers and --launcher")
-
-
-def _check_outputs(config: SimRunConfig) -> None:
-    """Of the files that are written."""
+def _require_outputs(config: SimRunConfig) -> None:
+    """Refuse files that cannot be written, would replace an input, or are named twice."""
     inputs = [path for path in (config.network or network_path(), config.checkpoint) if path is not None]
     inputs += [Path(name) for name in config.hardware if name.endswith(SUFFIXES)]
     written: dict[Path, str] = {}

@@ -97,7 +97,7 @@ class Task:
         missing = [key for key in self.observation_keys if key not in observation]
         if missing:
             raise UserError(
-                f"an observation of {self.env_id} lacks {', '.join(missing)}: it is not of task {self.name}"
+                f"an observation of {self.env_id} lacks {', '.join(missing)}: task {self.name} requires them"
             )
         return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
 

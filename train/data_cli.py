@@ -126,9 +126,9 @@ def check_numbers(config: Collect) -> None:
     others = ("mazes", "observation", "expert", "split") if config.name != MAZE else ("steps",)
     for name in others:
         if getattr(config, name) is not None:
-            raise UserError(f"--{name} has no use for {config.name}: leave it out")
+            raise UserError(f"dataset {config.name} does not use --{name}: drop it")
     if config.name == MAZE and config.workers > 1:
-        raise UserError("--workers has no use for maze, which one process makes: leave it out")
+        raise UserError("dataset maze does not use --workers, because one process makes it: drop it")
 
 
 def collect_maze_set(config: Collect, console: Console) -> None:

@@ -1,6 +1,7 @@
 """What a folded network does on given tokens: how often the inputs of every layer fire.
 
-Quantization may weight errors with it (``dsf.train.quantization.rounding``); the report on layers compares integers with it.
+Quantization may weight errors with it (``dsf.train.quantization.rounding``); the report on layers compares integers
+with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dsf.export.conversion.folded import FoldedEngine, FoldedModel, lane_batches
 from dsf.export.network.nodes import NetworkError
 from dsf.shell.arrays import FloatArray
 from dsf.train.quantization.integers import Affine
-from dsf.train.quantization.layers import InputStatistics
+from dsf.train.quantization.rounding import InputStatistics
 
 OVER = (0, 1, 2)
 """Axes of ticks, tokens and lanes."""

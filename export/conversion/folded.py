@@ -128,7 +128,7 @@ class FoldedEngine:
 
 
 def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
-    """PSSA's bias for :func:`~dsf.export.network.attention.windowed` over a window of ``tokens``, its end the present."""
+    """PSSA's bias for :func:`~dsf.export.network.attention.windowed` over ``tokens`` that end at the present."""
     if bias.ndim == 1:
         return bias
     return lag_rows(bias, window)[-tokens:, None]

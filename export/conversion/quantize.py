@@ -1,4 +1,4 @@
-"""From a folded float model to an integer network: the numerics of :mod:`dsf.train.quantization.layers`, wrapped into nodes.
+"""From a folded float model to an integer network: :mod:`dsf.train.quantization.layers`' numerics, wrapped into nodes.
 
 This is the only lossy step. The residual's unit is the finest power-of-two share of the threshold for which overflow is
 provably impossible; a model from quantization-aware training keeps the unit it was trained with.
@@ -36,13 +36,8 @@ from dsf.export.network.nodes import (
 from dsf.shell.errors import UserError
 from dsf.train.quantization.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization.layers import (
-    COARSEST_THRESHOLD_UNITS,
     FINE_EMBEDDING,
-    FINEST_THRESHOLD_UNITS,
-    QuantizationConfig,
-    Scales,
     count_integers,
-    decay_units,
     embed_integers,
     head_integers,
     lif_integers,
@@ -50,7 +45,14 @@ from dsf.train.quantization.layers import (
     window_integers,
 )
 from dsf.train.quantization.residual_scales import Writer, channel_thresholds
-from dsf.train.quantization.scales import feature_shifts
+from dsf.train.quantization.rounding import QuantizationConfig
+from dsf.train.quantization.scales import (
+    COARSEST_THRESHOLD_UNITS,
+    FINEST_THRESHOLD_UNITS,
+    Scales,
+    decay_units,
+    feature_shifts,
+)
 
 
 def quantize(
@@ -74,7 +76,8 @@ def quantize(
         threshold_units: the threshold in residual units where training has fixed it; None searches.
         whole_biases: round LIF biases to whole synaptic units, the only ones netx knows.
         config: how weights become integers; None takes the defaults.
-        calibration: of this model (:func:`dsf.export.conversion.calibrate.calibrate`), for the rules of ``config`` that use it.
+        calibration: of this model (:func:`dsf.export.conversion.calibrate.calibrate`), for the rules of ``config`` that
+            use it.
 
     Raises:
         UserError: bits out of range, a decay that 12 bits cannot say, a weight no integer scale can hold, an attention

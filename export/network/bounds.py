@@ -86,7 +86,7 @@ class Interval:
         )
 
     def shifted(self, exponent: int) -> Interval:
-        """Range after the shift of :class:`~dsf.export.network.nodes.Synapses` (monotonic, so the ends map to the ends)."""
+        """Range after the shift of :class:`~dsf.export.network.nodes.Synapses` (monotonic, so ends map to ends)."""
         if exponent >= 0:
             return Interval(self.low << exponent, self.high << exponent)
         return Interval(self.low >> -exponent, self.high >> -exponent)

@@ -29,7 +29,7 @@ HEADS = ("tanh", "choice")
 NEVER_FIRES = (1 << THRESHOLD_BITS) - 1
 """A threshold just below the largest membrane."""
 ALWAYS_FIRES = -NEVER_FIRES
-"""The one threshold that is not positive: that of a neuron which is stuck at 1 (:mod:`dsf.runtime.robustness.network_faults`)."""
+"""The one threshold that is not positive: a neuron is stuck at 1 (:mod:`dsf.runtime.robustness.network_faults`)."""
 MAX_GAIN = (1 << (WEIGHT_BITS - 1)) - 1
 """Largest gain of a count: it takes the place of a weight."""
 

@@ -1,8 +1,8 @@
 """Published limits of Loihi 1 and Loihi 2, and every way in which a network breaks them.
 
 Each figure carries its source and a grade. A limit that nobody has published is None: it is reported as not checked,
-never guessed. Capacities (what a core holds) are for :mod:`dsf.export.placement.placement`, which splits populations until they
-fit; widths and kinds are checked here, because no splitting mends them.
+never guessed. Capacities (what a core holds) are for :mod:`dsf.export.placement.placement`, which splits populations
+until they fit; widths and kinds are checked here, because no splitting mends them.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ host, or a processor embedded in the chip, quantizes the input and multiplies th
 Synapse memory: Synapses are dense integer weights, zeros included, in the width that the largest weight needs (7 bits
 are stored as 8). Whatever reads a population directly (a LIF the residual, a Gate its two operands) does so through
 weights of 1, one per neuron and operand; a neuron of Outer has one per channel of its head's query and key, and one for
-its value. Where the chip's format is published, each input axon also pays :meth:`dsf.export.placement.chips.Chip.row_bits`.
+its value. Where the chip's format is published, each input axon also pays
+:meth:`dsf.export.placement.chips.Chip.row_bits`.
 
 Axons: an input axon is one source neuron that one population on the core reads; an output axon is one neuron's link to
 one population on one core (or to the host). Neither is shared between populations, so both are upper bounds.
-Histories, neuron states and programs take memory that no public figure limits: see :func:`dsf.export.placement.chips.unchecked`.
+Histories, neuron states and programs take memory that no public figure limits: see
+:func:`dsf.export.placement.chips.unchecked`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from dsf.export.placement.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.placement.connections import Connection, connections
 from dsf.shell.arrays import FloatArray
 
-QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
+LIMITED_QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
 """What fills a core; the chip's limit on it is called ``<quantity>_per_core``."""
 
 
@@ -117,13 +119,13 @@ class Placement:
         return [{"core": core.index, **dataclasses.asdict(part)} for core in self.cores for part in core.slices]
 
     def total(self, quantity: str) -> int:
-        """Sum over cores of one of :data:`QUANTITIES`."""
+        """Sum over cores of one of :data:`LIMITED_QUANTITIES`."""
         return sum(getattr(core, quantity) for core in self.cores)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, totals first."""
         limit, share = self.busiest.fullest
-        totals = {quantity: self.total(quantity) for quantity in QUANTITIES if quantity != "thresholds"}
+        totals = {quantity: self.total(quantity) for quantity in LIMITED_QUANTITIES if quantity != "thresholds"}
         return {
             "chip": self.chip,
             "shared_cores": self.shared_cores,
@@ -209,7 +211,9 @@ class _Filler:
 
     def __init__(self, network: Network, chip: Chip, budget: Budget | None) -> None:
         self.network, self.chip, self.budget = network, chip, budget
-        self.limits: dict[str, float | None] = {name: getattr(chip, f"{name}_per_core").value for name in QUANTITIES}
+        self.limits: dict[str, float | None] = {
+            name: getattr(chip, f"{name}_per_core").value for name in LIMITED_QUANTITIES
+        }
         self.limits["work"] = None if budget is None else budget.limit
         self.loads: list[_Load] = []
         self.slices: list[list[Slice]] = []
@@ -295,9 +299,9 @@ class _Filler:
 
     def _core(self, index: int, chip: int, load: _Load, slices: tuple[Slice, ...]) -> Core:
         programmable = sum(part.count for part in slices if isinstance(self.network[part.node], PROGRAMMABLE_KINDS))
-        limits = {name: self.limits[name] for name in QUANTITIES}
+        limits = {name: self.limits[name] for name in LIMITED_QUANTITIES}
         fractions = {name: getattr(load, name) / limit if limit else None for name, limit in limits.items()}
-        counts = {name: getattr(load, name) for name in QUANTITIES}
+        counts = {name: getattr(load, name) for name in LIMITED_QUANTITIES}
         return Core(
             index=index, chip=chip, slices=slices, programmable_neurons=programmable, fractions=fractions, **counts
         )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.export.network.reference import encode
-from dsf.export.proof.rungs import LANES, random_tokens, steps_for
+from dsf.export.proof.rungs import LANES, random_proof_tokens, steps_for
 from dsf.shell.arrays import IntArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
@@ -64,7 +64,7 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
         UserError: no such dataset, or one of another task.
     """
     if dataset_id is None:
-        return random_tokens(network, decisions, seed)
+        return random_proof_tokens(network, decisions, seed)
     require_installed("train", "torch", "minari")
     from dsf.export.proof.verify import spread_windows
 

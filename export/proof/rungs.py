@@ -109,7 +109,7 @@ def _untried(name: str, extra: str) -> Rung:
     return Rung(name, None, f"not tried: pip install 'dsf[{extra}]' brings what it needs", {})
 
 
-def random_tokens(network: Network, decisions: int, seed: int) -> IntArray:
+def random_proof_tokens(network: Network, decisions: int, seed: int) -> IntArray:
     """Uniform encoder integers (steps, LANES, features), at least ``decisions`` tokens and two contexts per lane."""
     limit, steps = network.encoder.limit, steps_for(network, decisions)
     return np.random.default_rng(seed).integers(-limit, limit + 1, (steps, LANES, network.encoder.size))

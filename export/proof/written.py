@@ -1,6 +1,7 @@
 """Files that were just written, read back and compared with what was proven: the file itself is checked, not its plan.
 
-:mod:`dsf.export.proof.rungs` proves the network; here the bytes on the disk run, through the reader that a user would take.
+:mod:`dsf.export.proof.rungs` proves the network; here the bytes on the disk run, through the reader that a user would
+take.
 """
 
 from __future__ import annotations

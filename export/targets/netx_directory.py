@@ -49,7 +49,7 @@ def planned_stages(network: Network, directory: Path) -> Stages:
             writable.append(stage)
     if not writable:
         why = reasons[0] if reasons else "it has no synapses between spikes"
-        raise NetworkError(f"--netx has nothing to write of {len(reasons)} dense stages, for instance: {why}")
+        raise NetworkError(f"--netx can write none of the {len(reasons)} dense stages, for instance: {why}")
     stale = {path.name for path in directory.glob(f"*{SUFFIX}")} - {f"{stage.name}{SUFFIX}" for stage in writable}
     if stale:
         raise NetworkError(

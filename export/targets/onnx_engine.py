@@ -72,7 +72,10 @@ def _require_finite(vector: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]
 
 
 class OnnxEngine:
-    """Stream mode, as :class:`~dsf.export.network.reference.ReferenceEngine`. Observers see spikes and accumulators only."""
+    """Stream mode, as :class:`~dsf.export.network.reference.ReferenceEngine`.
+
+    Observers see spikes and accumulators only.
+    """
 
     def __init__(self, network: Network, lanes: int = 1) -> None:
         self.network, self.lanes = network, lanes
@@ -103,7 +106,10 @@ class OnnxEngine:
 
 
 class OnnxWindowEngine:
-    """Window mode, as :class:`~dsf.export.network.reference.WindowReference`. Observers see the present token's spikes."""
+    """Window mode, as :class:`~dsf.export.network.reference.WindowReference`.
+
+    Observers see the present token's spikes.
+    """
 
     def __init__(self, network: Network, lanes: int = 1) -> None:
         self.network, self.lanes = network, lanes

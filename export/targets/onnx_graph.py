@@ -2,7 +2,8 @@
 
 Stream mode reads ``token`` (lanes, features) and the ``state.*`` of the call before (zeros at an episode's start), and
 gives ``accumulators``, ``actions`` and the ``next.*``. Window mode reads ``tokens`` (K, lanes, features) and ``exists``
-(K, lanes), the present token last, and keeps nothing. All values between are integers (:mod:`dsf.export.targets.onnx_nodes`).
+(K, lanes), the present token last, and keeps nothing. All values between are integers
+(:mod:`dsf.export.targets.onnx_nodes`).
 
 Integers cannot say that a token was not finite: a call that sees NaN or infinity gives NaN ``actions`` in that lane,
 and accumulators and ``next.*`` that mean nothing; start the episode anew.

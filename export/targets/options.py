@@ -56,7 +56,7 @@ def require_target(target: Target, options: TargetOptions) -> None:
         ("--netx", options.netx is not None, "loihi"),
     ):
         if given and target != own:
-            raise UserError(f"{flag} belongs to --target {own}, not to {target}: drop it")
+            raise UserError(f"{flag} requires --target {own}, not {target}: drop it")
     if EXTRAS[target]:
         require_installed(*EXTRAS[target])
     if options.netx is not None:

@@ -3,7 +3,8 @@
 
 Weights are buffers, not parameters: this is the deployed network, for analysis, fault injection and fast batches; to
 train on, start quantization-aware training from the checkpoint. All values are integers held in floats, which is exact:
-the overflow proof (:mod:`dsf.export.network.bounds`) keeps every partial sum below 2**23, and float32 holds integers to 2**24.
+the overflow proof (:mod:`dsf.export.network.bounds`) keeps every partial sum below 2**23, and float32 holds integers to
+2**24.
 """
 
 from __future__ import annotations

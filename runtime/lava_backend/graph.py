@@ -89,7 +89,7 @@ def _readers(process: Any, computes: Computes) -> list[Node]:
 
 
 def _nodes_by_process(stage: Stage) -> dict[str, tuple[Node, ...]]:
-    """What the processes of :class:`~dsf.runtime.lava_backend.processes.block.ExpandedBlock` compute, by their names there."""
+    """What :class:`~dsf.runtime.lava_backend.processes.block.ExpandedBlock`'s processes compute, by their names."""
     attention, mlp = stage.block.attention, stage.block.mlp
     found: dict[str, tuple[Node, ...]] = {}
     if stage.embedding is not None:

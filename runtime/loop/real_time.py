@@ -132,20 +132,51 @@ def _responsive_threads() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def timing_figures(clock: Clock, timings: Sequence[Timing]) -> dict[str, Any]:
-    """A run against the clock as JSON values."""
-    return {
-        "control_period_s": clock.period_s,
-        "on_deadline_miss": clock.on_miss,
-        "periods": sum(len(timing.lateness_s) for timing in timings),
-        "deadline_misses": sum(timing.misses for timing in timings),
-        "safe_stops": sum(timing.stopped for timing in timings),
-        "decision_latency_ms": _quantiles([timing.latencies_s for timing in timings]),
-        "jitter_ms": _quantiles([timing.lateness_s for timing in timings]),
-    }
+@dataclass(frozen=True)
+class RealTimeFigures:
+    """A run against the clock.
+
+    Attributes:
+        clock: that it ran against.
+        periods: steps of the environment.
+        deadline_misses: periods whose decision was late.
+        safe_stops: episodes that a miss ended.
+        decision_latency_ms, jitter_ms: by :data:`QUANTILES`, see :class:`Timing`.
+    """
+
+    clock: Clock
+    periods: int
+    deadline_misses: int
+    safe_stops: int
+    decision_latency_ms: dict[str, float]
+    jitter_ms: dict[str, float]
+
+    @classmethod
+    def of(cls, clock: Clock, timings: Sequence[Timing]) -> RealTimeFigures:
+        """All episodes together."""
+        return cls(
+            clock,
+            sum(len(timing.lateness_s) for timing in timings),
+            sum(timing.misses for timing in timings),
+            sum(timing.stopped for timing in timings),
+            _quantiles([timing.latencies_s for timing in timings]),
+            _quantiles([timing.lateness_s for timing in timings]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "control_period_s": self.clock.period_s,
+            "on_deadline_miss": self.clock.on_miss,
+            "periods": self.periods,
+            "deadline_misses": self.deadline_misses,
+            "safe_stops": self.safe_stops,
+            "decision_latency_ms": self.decision_latency_ms,
+            "jitter_ms": self.jitter_ms,
+        }
 
 
 def _quantiles(samples: Sequence[FloatArray]) -> dict[str, float]:
-    """Of all samples together, seconds to milliseconds."""
+    """By :data:`QUANTILES`, of all samples together, seconds to milliseconds."""
     milliseconds = np.concatenate(samples) / MILLISECOND
     return {name: float(np.quantile(milliseconds, share)) for name, share in QUANTILES.items()}

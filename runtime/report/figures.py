@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from dsf.export.network.network import Network
-from dsf.hardware_models import Activity, EnergyEstimate, Mapping
+from dsf.hardware_models import Activity, EnergyEstimate, NetworkMapping
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.latency import Floorline
 from dsf.runtime.engines.parity import Spikes
@@ -139,7 +139,7 @@ def returns_by_level(levels: dict[str, list[float]]) -> str:
     return svg(figure)
 
 
-def core_mesh(mapping: Mapping, loads: npt.NDArray[np.float64], unit: str) -> str:
+def core_mesh(mapping: NetworkMapping, loads: npt.NDArray[np.float64], unit: str) -> str:
     """Every chip's tiles with the loads of their cores side by side; grey places are free."""
     chips, per_tile = mapping.placement.chips, mapping.chip.cores_per_tile.value or 1
     columns, rows = mapping.chip.tiles_x.value or 1, mapping.chip.tiles_y.value or 1

@@ -17,8 +17,8 @@ from dsf.hardware_models import (
     EnergyEstimate,
     Fit,
     Latency,
-    Mapping,
     MappingFigures,
+    NetworkMapping,
     Preset,
     SpikeCounter,
     estimate_energy,
@@ -29,6 +29,7 @@ from dsf.hardware_models import (
     measure_mapping,
     search_mapping,
 )
+from dsf.hardware_models.energy import Band
 from dsf.hardware_models.latency import LEVELS
 from dsf.hardware_models.layers import LayerRow, layer_rows
 from dsf.runtime.engines.parity import Spikes, reference_engine
@@ -55,7 +56,7 @@ class OnChip:
     fit: Fit
     naive: MappingFigures
     searched: MappingFigures
-    mapping: Mapping
+    mapping: NetworkMapping
     latency: Latency | None
 
 
@@ -76,9 +77,22 @@ class HardwareFigures:
     on_chip: OnChip | None
     layers: list[LayerRow]
 
+    @property
+    def latency(self) -> Latency | None:
+        """Of the mapping that counts; None where there is no chip, or no times of it."""
+        return None if self.on_chip is None else self.on_chip.latency
+
+    def static_energy(self, task: Task) -> Band | None:
+        """Joules of all chips in use (without a mapping, of one) that do nothing for a control period."""
+        watts, period = self.preset.static_w, task.control_period_s
+        if watts is None or not math.isfinite(period):
+            return None
+        seconds = period * (1 if self.on_chip is None else self.on_chip.mapping.placement.chips)
+        return Band(*(getattr(watts, level) * seconds for level in LEVELS))
+
     def to_json(self, task: Task) -> dict[str, Any]:
         """JSON values."""
-        energy, chip = self.energy, self.on_chip
+        energy, chip, static = self.energy, self.on_chip, self.static_energy(task)
         found: dict[str, Any] = {
             "joules_per_decision": energy.nominal,
             "low": energy.low,
@@ -89,7 +103,7 @@ class HardwareFigures:
             "layer_table": [_layer_json(row) for row in self.layers],
             "unpriced_per_decision": energy.unpriced,
             "included": energy.included,
-            "static_joules_per_control_period": self._static_json(task),
+            "static_joules_per_control_period": None if static is None else dataclasses.asdict(static),
         }
         if chip is not None:
             found["cores"] = {
@@ -99,17 +113,9 @@ class HardwareFigures:
                 "searched": dataclasses.asdict(chip.searched),
                 "assumptions": chip.mapping.assumptions,
             }
-        if chip is not None and chip.latency is not None:
-            found["latency"] = _latency_json(chip.latency, energy, task)
+        if self.latency is not None:
+            found["latency"] = _latency_json(self.latency, energy, task)
         return found
-
-    def _static_json(self, task: Task) -> dict[str, float] | None:
-        """Joules of all chips in use (without a mapping, of one) that do nothing for a control period."""
-        watts, period = self.preset.static_w, task.control_period_s
-        if watts is None or not math.isfinite(period):
-            return None
-        seconds = period * (1 if self.on_chip is None else self.on_chip.mapping.placement.chips)
-        return {level: getattr(watts, level) * seconds for level in LEVELS}
 
 
 def _layer_json(row: LayerRow) -> dict[str, Any]:

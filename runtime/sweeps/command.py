@@ -110,9 +110,11 @@ def check_config(config: SweepConfig) -> None:
         here = len(visible_gpus())
         raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: this machine shows {here} GPUs; use 0 for the CPU")
     if config.ray_address is not None and config.launcher != "ray":
-        raise UserError("--ray-address is of --launcher ray: add that, or drop it")
+        raise UserError("--ray-address requires --launcher ray: add that, or drop it")
     if config.launcher == "submitit" and config.workers is not None:
-        raise UserError("--workers: Slurm decides how many cells run at a time; drop it")
+        raise UserError(
+            "--launcher submitit does not use --workers (Slurm decides how many cells run at a time): drop it"
+        )
     if config.launcher != "local":
         require_installed("cluster", config.launcher)
 

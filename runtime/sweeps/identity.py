@@ -233,10 +233,10 @@ def resolve_cell(cell: Cell) -> Resolved:
     if "checkpoint-every" not in settings:
         arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
     if cell.precision == "int8" and config.policy == "dsformer":
-        raise UserError("precision int8 is for rivals: write export: {bits: 8} for a DSFormer's integers")
+        raise UserError("precision int8 requires a rival: write export: {bits: 8} for a DSFormer's integers")
     if cell.energy == "layers" and config.policy not in LAYER_PRICED:
-        known = ", ".join(LAYER_PRICED)
-        raise UserError(f"energy layers is for {known}, and this is {config.policy}: use its own rule")
+        known = " or ".join(LAYER_PRICED)
+        raise UserError(f"energy layers requires policy {known}, not {config.policy}: use its own rule")
     export = None
     if cell.export is not None:
         export = as_arguments(dict(cell.export))
@@ -245,7 +245,7 @@ def resolve_cell(cell: Cell) -> Resolved:
 
 
 def _resolve_cql(cell: Cell, settings: dict[str, Setting]) -> Resolved:
-    """A cell of dsf-train cql: what it shares with dsf-train holds for it, too, and the rest has no use for it.
+    """A cell of dsf-train cql: what it shares with dsf-train holds for it, too, and it does not use the rest.
 
     Raises:
         UserError: naming the setting that is refused.
@@ -283,11 +283,11 @@ def first_target(dataset: str) -> float | None:
 
 
 def _require_known(settings: dict[str, Setting], options: list[str]) -> None:
-    """Refuse names that are no options of dsf-train, or not a sweep's to set."""
+    """Refuse names that are no options of dsf-train, or that a cell cannot set."""
     known = [name for name in options if name not in RESERVED]
     for name in settings:
         if name in RESERVED:
-            raise UserError(f"setting {name} is not a cell's to choose: use {RESERVED[name]}")
+            raise UserError(f"a cell cannot set {name}: use {RESERVED[name]}")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "dsf-train --help lists its options"

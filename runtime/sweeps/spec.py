@@ -34,7 +34,7 @@ RESERVED = {
 }
 """Options of dsf-train that are no settings, and what sets them."""
 RESERVED_EXPORT = ("out", "target", "episodes", "target-return", "dataset")
-"""Options of dsf-export that are no method's to choose."""
+"""Options of dsf-export that the sweep sets, so that no method can."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Evaluation:
     """Reset seed of the first of them, the same for every cell."""
     every: int = 0
     """Steps between two evaluations for the best checkpoint, reported beside the last; 0 leaves it out."""
+
+    @property
+    def seeds(self) -> range:
+        """Reset seeds of the episodes."""
+        return range(self.seed, self.seed + self.episodes)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def check_spec(spec: SweepSpec) -> None:
     for name, method in spec.models.items():
         for option in RESERVED_EXPORT:
             if option in (method.export or {}):
-                raise UserError(f"models.{name}.export.{option} is the sweep's to set: drop it")
+                raise UserError(f"models.{name}.export cannot set {option}, the sweep does: drop it")
         if method.export is not None and method.precision != "fp32":
             raise UserError(f"models.{name} has both export and precision {method.precision}: drop one of them")
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
@@ -197,7 +202,7 @@ def check_spec(spec: SweepSpec) -> None:
         raise UserError(f"evaluation.episodes is {spec.evaluation.episodes}: it must be at least 1")
     for axis, values in spec.axes.items():
         if axis in (DATASET, MODEL, SEED) or axis in RESERVED:
-            raise UserError(f"axes.{axis} is not an axis of this kind: use {RESERVED.get(axis, axis + 's')}")
+            raise UserError(f"axes cannot set {axis}: use {RESERVED.get(axis, axis + 's')}")
         if not values:
             raise UserError(f"axes.{axis} is empty: give its values, or drop it")
     known = (DATASET, MODEL, SEED, *spec.axes)

@@ -29,14 +29,13 @@ from dsf.testing.quantization_settings import CONFIGS
 from dsf.testing.random_networks import exportable, random_model
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.layers import (
-    QuantizationConfig,
-    Scales,
-    decay_units,
     embed_integers,
     head_integers,
     lif_integers,
     residual_integers,
 )
+from dsf.train.quantization.rounding import QuantizationConfig
+from dsf.train.quantization.scales import Scales, decay_units
 
 
 def draw_tokens(model: DSFormer, lanes: int, seed: int, count: int | None = None) -> np.ndarray:

@@ -125,21 +125,21 @@ def test_integers_that_lose_score_do_not_stop_a_float_graph() -> None:
     ("arguments", "words"),
     [
         (("--episodes", "0"), "name a --dataset"),
-        (("--bias-correction",), "--bias-correction needs --calibration DATASET"),
+        (("--bias-correction",), "--bias-correction requires --calibration DATASET"),
         (
             ("--calibration", DATASET),
-            "--calibration needs --clipping mse, --bias-correction or --residual-scales channel",
+            "--calibration requires --clipping mse, --bias-correction or --residual-scales channel",
         ),
-        (("--percentile", "50"), "--percentile needs --clipping percentile"),
-        (("--percentile", "50", "--clipping", "mse"), "--percentile needs --clipping percentile"),
-        (("--rounding-seed", "1"), "--rounding-seed needs --rounding stochastic"),
-        (("--max-score-drop", "1", *OPEN_LOOP), "--max-score-drop needs --episodes"),
-        ((*FLOATS, "--max-score-drop", "1"), "--max-score-drop needs --precision integer"),
-        ((*FLOATS, "--chip", "loihi2"), "--chip needs --precision integer"),
+        (("--percentile", "50"), "--percentile requires --clipping percentile"),
+        (("--percentile", "50", "--clipping", "mse"), "--percentile requires --clipping percentile"),
+        (("--rounding-seed", "1"), "--rounding-seed requires --rounding stochastic"),
+        (("--max-score-drop", "1", *OPEN_LOOP), "--max-score-drop requires --episodes"),
+        ((*FLOATS, "--max-score-drop", "1"), "--max-score-drop requires --precision integer"),
+        ((*FLOATS, "--chip", "loihi2"), "--chip requires --precision integer"),
         (("--per-channel", "--no-per-channel"), "contradict"),
-        (("--netx", "nx"), "--netx needs --whole-biases"),
+        (("--netx", "nx"), "--netx requires --whole-biases"),
         (("--target", "nir"), "--partial"),
-        (("--partial",), "--partial belongs to --target nir"),
+        (("--partial",), "--partial requires --target nir"),
         ((*FLOATS, "--onnx-mode", "stream"), "--precision float"),
         (("--chip", "tpu"), "unknown chip 'tpu'"),
         (("--seed", "-1"), "--seed is -1"),
@@ -155,7 +155,7 @@ def test_options_are_refused_before_any_work(arguments: tuple[str, ...], words: 
 @pytest.mark.parametrize("arguments", [("--target", "nir"), ("--netx", "nx", "--target", "onnx")])
 def test_targets_refuse_early_for_network_files_too(arguments: tuple[str, ...], file: Path, tmp_path: Path) -> None:
     result = export(str(file), "-o", str(tmp_path / "out"), *arguments)
-    assert_refused(result, "--partial" if "nir" in arguments else "--netx belongs to --target loihi")
+    assert_refused(result, "--partial" if "nir" in arguments else "--netx requires --target loihi")
     assert result.stdout == ""
 
 
@@ -253,7 +253,7 @@ def test_a_pipe_is_not_replaced(file: Path, tmp_path: Path) -> None:
 def test_a_name_does_not_promise_another_target(target: str, name: str, file: Path, tmp_path: Path) -> None:
     suffix, arguments = name[1:], ("--partial",) if target == "nir" else ()
     result = export(str(file), "--target", target, "-o", str(tmp_path / name), *arguments)
-    assert_refused(result, f"{suffix} is for --target", f"not {target}")
+    assert_refused(result, f"{suffix} requires --target", f"not {target}")
     assert not (tmp_path / name).exists()
 
 

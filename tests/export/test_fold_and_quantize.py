@@ -20,8 +20,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
 from dsf.export.network.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
 from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
-from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network
-from dsf.export.proof.rungs import random_tokens as proof_tokens
+from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network, random_proof_tokens
 from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
@@ -30,13 +29,8 @@ from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacl
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.integers import Affine
-from dsf.train.quantization.layers import (
-    LARGEST_RATIO_ERROR,
-    Scales,
-    bias_parts,
-    count_integers,
-    largest_threshold_for_bias,
-)
+from dsf.train.quantization.layers import LARGEST_RATIO_ERROR, bias_parts, count_integers
+from dsf.train.quantization.scales import Scales, largest_threshold_for_bias
 
 
 @settings(max_examples=100, deadline=None)
@@ -258,7 +252,7 @@ def test_stream_and_window_are_told_apart_by_tokens_that_windows_lose(context: i
     assert short.passed is None and "too short" in short.summary
     assert long.passed is passed and "too short" not in long.summary
     assert (long.details["different"] > 0) == (passed is None)
-    assert len(proof_tokens(network, 1, 0)) == 2 * context
+    assert len(random_proof_tokens(network, 1, 0)) == 2 * context
 
 
 def test_a_proof_that_is_told_to_stop_says_so() -> None:

@@ -29,7 +29,7 @@ from dsf.export.network.nodes import (
     Window,
 )
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
-from dsf.export.placement.placement import QUANTITIES, Placement, place, tile_position
+from dsf.export.placement.placement import LIMITED_QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
 from dsf.testing.random_networks import exportable, random_network
 
@@ -151,7 +151,7 @@ def test_placement_is_exact(sizes: dict[str, Any], chip: Chip, share_cores: bool
         neurons[part["node"]] += part["count"]
     assert neurons == {name: network[name].size for name in neurons}
     for core, counts in zip(placement.cores, count_by_hand(network, chip, placement)):
-        for name in QUANTITIES:
+        for name in LIMITED_QUANTITIES:
             limit = getattr(chip, f"{name}_per_core").value
             used = counts.get(name, sum(part.count for part in core.slices))
             assert getattr(core, name) == used, name

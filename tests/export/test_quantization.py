@@ -30,9 +30,6 @@ from dsf.train.quantization.integers import (
     WindowIntegers,
 )
 from dsf.train.quantization.layers import (
-    COARSEST_THRESHOLD_UNITS,
-    Scales,
-    decay_units,
     embed_integers,
     head_integers,
     lif_integers,
@@ -40,6 +37,7 @@ from dsf.train.quantization.layers import (
     window_integers,
 )
 from dsf.train.quantization.rounding import QuantizationConfig
+from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, Scales, decay_units
 
 BITS = st.integers(2, 8)
 SIZES = {"width": st.integers(1, 12), "blocks": st.integers(1, 2), "window": st.integers(1, 5)}

@@ -15,14 +15,13 @@ from dsf.shell.errors import UserError
 from dsf.testing.quantization_settings import CONFIGS
 from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.layers import (
-    InputStatistics,
-    QuantizationConfig,
-    Scales,
     embed_integers,
     head_integers,
     lif_integers,
     residual_integers,
 )
+from dsf.train.quantization.rounding import InputStatistics, QuantizationConfig
+from dsf.train.quantization.scales import Scales
 
 SHAPES = st.tuples(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 20))
 NAME = "layer"

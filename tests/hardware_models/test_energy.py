@@ -193,8 +193,8 @@ def test_a_total_is_as_good_as_its_worst_price() -> None:
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "high": 10**400}}}, "macs holds 1000.*: write one"),
         ({**GOOD, "energy_pj": {"macs": {**PRICE, "low": "1e-3"}}}, "'1e-3', which is no finite number: .*1.0e-3"),
         ({**TIMED, "barrier_ns": {True: PRICE}}, "'True' is no number of tiles"),
-        ({**GOOD, "time_ns": {"macs": PRICE}}, "time_ns is there without chip"),
-        ({**GOOD, "barrier_ns": {1: PRICE}}, "barrier_ns is there without time_ns"),
+        ({**GOOD, "time_ns": {"macs": PRICE}}, "time_ns requires chip"),
+        ({**GOOD, "barrier_ns": {1: PRICE}}, "barrier_ns requires time_ns"),
         ({**GOOD, "a\nb": 3}, "unknown field 'a b'"),
     ],
 )

@@ -16,9 +16,9 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import SPIKING_KINDS, NetworkError
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure
 from dsf.export.placement.connections import connections
-from dsf.export.placement.placement import QUANTITIES as LIMITS
+from dsf.export.placement.placement import LIMITED_QUANTITIES
 from dsf.hardware_models import (
-    Mapping,
+    NetworkMapping,
     SpikeCounter,
     estimate_energy,
     fit,
@@ -139,7 +139,7 @@ def test_other_chips_are_counted_and_have_no_hops() -> None:
     assert measure_mapping(mapping, counter).off_chip == 42 / 5
 
 
-def by_brute_force(mapping: Mapping, counter: SpikeCounter) -> dict[tuple[str, int], dict[str, int]]:
+def by_brute_force(mapping: NetworkMapping, counter: SpikeCounter) -> dict[tuple[str, int], dict[str, int]]:
     """Messages and hops of every population's neurons on every core, neuron by neuron."""
     network, cores = mapping.network, mapping.placement.cores
     homes, readers = {}, defaultdict[tuple[str, int], set[int]](set)
@@ -309,4 +309,4 @@ def test_fit_says_what_would_help() -> None:
     assert lines[-1] == f"populations that share cores: {found.shared} cores would do"
     assert [*found.without] == sorted(found.without, key=lambda name: found.without[name]) and set(
         found.without
-    ) <= set(LIMITS)
+    ) <= set(LIMITED_QUANTITIES)

@@ -29,7 +29,7 @@ def test_every_package_is_installed() -> None:
 
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
-    folders = (*FOLDERS.values(), "tests", "benchmarks")
+    folders = (*FOLDERS.values(), "tests", "benchmarks", "experiments", "endurance")
     names = {path.stem for folder in folders for path in (ROOT / folder).rglob("*.py")}
     assert not names & {"utils", "helpers", "common"}
 

@@ -15,7 +15,7 @@ from dsf.export.network.nodes import SPIKING_KINDS, Encoder, Synapses
 from dsf.export.placement.chips import Figure, get_chip
 from dsf.export.placement.connections import connections
 from dsf.export.placement.placement import place
-from dsf.hardware_models.mapping import Mapping, in_order
+from dsf.hardware_models.mapping import NetworkMapping, in_order
 from dsf.hardware_models.mesh import with_mesh
 from dsf.runtime.cli import main
 from dsf.runtime.engines.adapters import ReferenceBackend
@@ -34,7 +34,7 @@ NEURONS_PER_CORE = 5
 """So that every population of the networks below is split."""
 
 
-def placed(**sizes: Any) -> Mapping:
+def placed(**sizes: Any) -> NetworkMapping:
     """A small network, split over many cores."""
     network = random_network(0, width=12, blocks=2, ticks=2, heads=2, **sizes)
     few = Figure(NEURONS_PER_CORE, "inferred", "a test's own")
@@ -71,11 +71,11 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
             else:
                 graded[edge] += network.ticks * decisions
     found = core_edges(mapping, backend.counter)
-    assert {(edge["source"], edge["target"]) for edge in found} == {*spikes, *graded}
+    assert {(edge.source, edge.target) for edge in found} == {*spikes, *graded}
     for edge in found:
-        ends = edge["source"], edge["target"]
-        assert edge["spikes_per_decision"] == spikes[ends] / decisions
-        assert edge["graded_per_decision"] == graded[ends] / decisions
+        ends = edge.source, edge.target
+        assert edge.spikes == spikes[ends] / decisions
+        assert edge.graded == graded[ends] / decisions
     activity = mapping.activity(backend.counter)
     assert activity.total("messages") == spikes.total() > 0
 
@@ -85,7 +85,7 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
 def test_lavas_processes_are_connected_as_the_placed_network(
     sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dsf.runtime.lava_backend import graph as lava_graph
+    from dsf.runtime.lava_backend import graph
     from dsf.runtime.lava_backend.engine import LavaEngine
     from dsf.runtime.lava_backend.graph import lava_edges, network_edges, process_cores
 
@@ -100,7 +100,7 @@ def test_lavas_processes_are_connected_as_the_placed_network(
     hidden = network["blocks.1.mlp.hidden_lif"]
     assert found["block.1.hidden_lif"] == found["block.1.expand"] == tuple(sorted(placement.cores_of(hidden.name)))
     assert isinstance(network["blocks.1.mlp.expand"], Synapses)
-    monkeypatch.setattr(lava_graph, "network_edges", lambda _: {("encoder", "readout")})
+    monkeypatch.setattr(graph, "network_edges", lambda _: {("encoder", "readout")})
     with pytest.raises(CommandFailed, match=r"not connected as the placed network is: .*\('encoder', 'readout'\)"):
         process_cores(engine, placement)
     fused = process_cores(LavaEngine(network, "fused"), placement)

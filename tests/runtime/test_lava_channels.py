@@ -102,19 +102,19 @@ def test_the_selector_finds_the_port_that_has_a_message(channel: Any, number: in
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_lava_is_as_before_once_an_engine_has_started(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
-    from dsf.runtime.lava_backend import channels as lava_channels
+    from dsf.runtime.lava_backend import channels
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     def names() -> list[Any]:
-        return [getattr(module, name) for module, name, _ in lava_channels._REPLACED]
+        return [getattr(module, name) for module, name, _ in channels._REPLACED]
 
     def broken(self: object, *arguments: object) -> None:
         raise MemoryError("injected")
 
     before = names()
-    assert not any(found is direct for found, (*_, direct) in zip(before, lava_channels._REPLACED))
+    assert not any(found is direct for found, (*_, direct) in zip(before, channels._REPLACED))
     if fails:
-        monkeypatch.setattr(lava_arithmetic.CoincidenceHistory, "__init__", broken)
+        monkeypatch.setattr(arithmetic.CoincidenceHistory, "__init__", broken)
         with pytest.raises(Exception, match="injected"), open_engine(random_network(0), "lava", lava_options=FAST):
             pass
     else:
@@ -143,12 +143,12 @@ def test_no_port_has_a_thread() -> None:
 
 
 def test_exception_inside_a_process_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend.stages import arithmetic as lava_arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     def broken(self: object, tick: int) -> np.ndarray:
         raise ZeroDivisionError("injected")
 
-    monkeypatch.setattr(lava_arithmetic.CoincidenceHistory, "current", broken)
+    monkeypatch.setattr(arithmetic.CoincidenceHistory, "current", broken)
     message = "a Lava process model failed: ZeroDivisionError: injected"
     assert_dies(random_network(0), message)
 

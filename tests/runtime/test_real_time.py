@@ -16,7 +16,7 @@ from dsf.runtime.engines.adapters import FastBackend
 from dsf.runtime.engines.errors import EngineDied
 from dsf.runtime.loop.closed_loop import LoopSettings, run_serially
 from dsf.runtime.loop.env_task import env_task
-from dsf.runtime.loop.real_time import Clock, OnMiss, Timing, run_in_real_time, timing_figures
+from dsf.runtime.loop.real_time import Clock, OnMiss, RealTimeFigures, Timing, run_in_real_time
 from dsf.runtime.loop.tape import Tape, TapedLane
 from dsf.runtime.open_engine import open_engine
 from dsf.testing.command_line import assert_refused
@@ -86,9 +86,9 @@ def test_a_late_decision_is_executed_when_it_is_there_and_the_last_one_held_unti
 def test_a_miss_stops_the_episode(network: Network) -> None:
     lane, timing, answers = run_slow(network, 0.02, 0.1, "stop")
     assert (timing.misses, timing.stopped, lane.decisions, len(answers)) == (1, True, 0, 1)
-    figures = timing_figures(Clock(0.02, "stop"), [timing, timing])
-    assert (figures["periods"], figures["deadline_misses"], figures["safe_stops"]) == (2, 2, 2)
-    assert figures["decision_latency_ms"]["max"] >= figures["decision_latency_ms"]["p50"] >= 100.0
+    figures = RealTimeFigures.of(Clock(0.02, "stop"), [timing, timing])
+    assert (figures.periods, figures.deadline_misses, figures.safe_stops) == (2, 2, 2)
+    assert figures.decision_latency_ms["max"] >= figures.decision_latency_ms["p50"] >= 100.0
 
 
 def test_a_backend_that_fails_ends_the_run(network: Network) -> None:
@@ -147,8 +147,8 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--control-period", "0.01"), "--control-period is of --real-time"),
-        (("--on-deadline-miss", "stop"), "--on-deadline-miss is of --real-time"),
+        (("--control-period", "0.01"), "--control-period requires --real-time"),
+        (("--on-deadline-miss", "stop"), "--on-deadline-miss requires --real-time"),
         (("--real-time", "--control-period", "0"), "--control-period is 0.0"),
         (("--real-time", "--control-period", "nan"), "--control-period is nan"),
         (("--real-time", "--workers", "2"), "one episode at a time"),

@@ -17,7 +17,7 @@ from dsf.export.network.reference import IntegerPolicy
 from dsf.export.placement.chips import get_chip
 from dsf.runtime import cli
 from dsf.runtime.engines.parity import reference_engine
-from dsf.runtime.robustness import levels as robustness
+from dsf.runtime.robustness import levels
 from dsf.runtime.robustness.levels import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
 from dsf.runtime.robustness.network_faults import stuck_neurons
 from dsf.runtime.robustness.report import bar, summarise
@@ -115,7 +115,7 @@ def test_more_episodes_than_lanes_give_the_same_returns(monkeypatch: pytest.Monk
     sweep = sweep_of(hopper_network(), episodes=5)
     cell = prepare(sweep, "sensor-dropout", 0.3)
     together = measure(sweep, cell)
-    monkeypatch.setattr(robustness, "MOST_LANES", 2)
+    monkeypatch.setattr(levels, "MOST_LANES", 2)
     assert measure(sweep, cell) == together
 
 

@@ -28,7 +28,7 @@ from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.evaluation.command import evaluate_run
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ENDURANCE = Path(__file__).parents[2] / "endurance"
 TINY: dict[str, Any] = {
     "batch-size": 8,
     "device": "cpu",
@@ -205,7 +205,7 @@ if importlib.util.find_spec("ray"):
 
     def test_a_cluster_that_loses_a_worker_loses_no_cell(tmp_path: Path) -> None:
         report = tmp_path / "report.json"
-        command = [sys.executable, str(BENCHMARKS / "sweep_on_ray.py"), "--quick", "--json", str(report)]
+        command = [sys.executable, str(ENDURANCE / "sweep_on_ray.py"), "--quick", "--json", str(report)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, (done.stdout, done.stderr)
         found = json.loads(report.read_text())

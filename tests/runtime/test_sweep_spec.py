@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import ignore_patterns
@@ -14,12 +15,12 @@ from typing import Any
 import pytest
 
 from dsf.runtime import bench_cli
-from dsf.runtime.sweeps import identity as sweep_identity
+from dsf.runtime.sweeps import identity
 from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweeps.identity import INTEGERS, TRAINING, code_version, folder_code, resolve_cell
-from dsf.runtime.sweeps.jobs import Job, failures_in, plan, write_failure
+from dsf.runtime.sweeps.jobs import Job, JobOrder, failures_in, plan, write_failure
 from dsf.runtime.sweeps.local import Outcome, gpu_places
 from dsf.runtime.sweeps.meaning import meaning
 from dsf.runtime.sweeps.store import append_once, read_lines
@@ -95,10 +96,10 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         (
             "export: {bits: 4}",
             "precision: int8",
-            ("b model.ticks=2", "precision int8 is for rivals", "export: {bits: 8}"),
+            ("b model.ticks=2", "precision int8 requires a rival", "export: {bits: 8}"),
         ),
-        ("export: {bits: 4}", "energy: layers", ("energy layers is for fcnet", "this is dsformer")),
-        ("export: {bits: 4}", "export: {out: x}", ("models.b.export.out", "the sweep's to set")),
+        ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
+        ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
         ("model: a, model.ticks: 8", "model: [a]", ("include[0].model is ['a']", "give one value")),
         ("{model: b, model.ticks: 4}", "{model: psa}", ("exclude[0].model is 'psa'", "use one of a, b")),
@@ -117,7 +118,7 @@ def test_integers_depend_on_the_code_that_makes_them(monkeypatch: pytest.MonkeyP
     models = {name: resolve_cell(cells[name]) for name in ("bc", "pssa", "pssa-int8")}
     keys = []
     for version in ("old", "new"):
-        monkeypatch.setattr(sweep_identity, "code_version", {"train": "t", "export": version}.get)
+        monkeypatch.setattr(identity, "code_version", {"train": "t", "export": version}.get)
         keys.append({name: (found.key("data"), found.training_key("data")) for name, found in models.items()})
     for name in models:
         (old, training), (new, same) = keys[0][name], keys[1][name]
@@ -135,6 +136,18 @@ def test_a_failure_says_why_it_failed_last(tmp_path: Path) -> None:
     assert list(failures_in(tmp_path, [planned.resolved]).values()) == [said.partition("seed 0: ")[2]]
     write_failure(job.directory, {**planned.facts(), "code": "another"}, "a mistake since mended")
     assert failures_in(tmp_path, [planned.resolved]) == {}
+
+
+def test_a_worker_reads_the_order_that_a_sweep_wrote_and_no_other_version(tmp_path: Path) -> None:
+    (planned,) = plan([resolve_cell(read_sweep(sweep_path("hopper_rivals")).cells()[0])])
+    job = Job(tmp_path / "job", (planned,), threads=3)
+    path = job.write()
+    assert JobOrder.read(path) == job.order() and job.order().threads == 3
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    worker = [sys.executable, "-m", "dsf.runtime.sweeps.worker", str(path)]
+    found = subprocess.run(worker, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "is a job of version 2, and this dsf reads version 1" in found.stderr
 
 
 def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_whatever_ends_the_run_leaves_nothing(
     ("arguments", "words"),
     [
         (("--workers", "0"), "--workers is 0"),
-        (("--ray-address", "auto"), "--ray-address is of --launcher ray"),
+        (("--ray-address", "auto"), "--ray-address requires --launcher ray"),
     ],
 )
 def test_options_that_cannot_work(arguments: tuple[str, ...], words: str) -> None:

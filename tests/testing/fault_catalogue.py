@@ -35,9 +35,9 @@ AS_NOBODY = (
 )
 """Prefix of a command: another user, who may still read this one's environment."""
 MODEL_FAULT = """
-from dsf.runtime import lava_arithmetic
+from dsf.runtime.lava_backend import arithmetic
 counted = 0
-original = lava_arithmetic.CoincidenceHistory.{method}
+original = arithmetic.CoincidenceHistory.{method}
 def broken(*arguments):
     global counted
     counted += 1
@@ -45,7 +45,7 @@ def broken(*arguments):
         note("injected")
         raise ZeroDivisionError("injected")
     return original(*arguments)
-lava_arithmetic.CoincidenceHistory.{method} = broken
+arithmetic.CoincidenceHistory.{method} = broken
 """
 """Reaches Lava's processes through fork."""
 PRIVATE_MOUNTS, ANOTHER_USER = "a private mount namespace", "root, to become another user"

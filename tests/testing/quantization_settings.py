@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from dsf.train.quantization.layers import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 CONFIGS = st.builds(
     QuantizationConfig,

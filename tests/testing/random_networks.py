@@ -19,7 +19,7 @@ from dsf.train.checkpoint import codec_to_json, save_checkpoint
 from dsf.train.config.training import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.codec import InputCodec, TokenStatistics
-from dsf.train.quantization.layers import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 ACTIONS = 3
 """Hopper's, too."""

@@ -85,7 +85,7 @@ def test_a_run_is_scored_at_both_precisions(tiny_store: Path, tmp_path: Path) ->
 def test_what_has_no_int8_form_is_refused(tiny_store: Path, tmp_path: Path) -> None:
     trained(HOPPER, "--out", str(tmp_path), "--steps", "2", *TINY, *UNSCORED)
     refused = run_here(main, "dsf-train", "evaluate", str(tmp_path), "--precision", "int8")
-    assert_refused(refused, "precision int8 is for dense rivals", "dsf-export")
+    assert_refused(refused, "precision int8 requires a dense rival", "dsf-export")
     with pytest.raises(UserError, match="precision is 'int4'"):
         evaluate_run(tmp_path, "int4")  # type: ignore[arg-type]
     assert_refused(run_here(main, "dsf-train", "evaluate", str(tmp_path), "--episodes", "0"), "--episodes is 0")

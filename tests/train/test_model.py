@@ -161,7 +161,7 @@ def test_default_scales_of_attention() -> None:
     assert ModelConfig(attention="tssa", heads=4, ticks=2).scale_of_attention == 1 / 8
     assert ModelConfig(attention="sssa", width=4).scale_of_attention == 1.0
     assert ModelConfig(attention="tssa", attention_scale=1.0).scale_of_attention == 1.0
-    with pytest.raises(UserError, match="attention pssa"):
+    with pytest.raises(UserError, match=r"model\.attention pssa does not use model\.attention_scale"):
         ModelConfig(attention_scale=0.5)
 
 

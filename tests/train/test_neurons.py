@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dsf.export.network.nodes import LIF as IntegerLIF
+from dsf.export.network import nodes
 from dsf.export.network.reference import fire
 from dsf.testing.dsformer_definitions import Neuron, assert_close, lif, stream_of, tensor_of
 from dsf.testing.random_networks import random_model
@@ -116,7 +116,7 @@ def test_equal_to_the_integer_neuron_spike_by_spike() -> None:
     currents = generator.integers(-400, 500, (STEPS, 1, NEURONS))
     threshold = generator.integers(50, 400, NEURONS)
     bias = generator.integers(-40, 40, NEURONS)
-    node = IntegerLIF("lif", "x", threshold, (bias << 6) >> 3, 3, 3072)
+    node = nodes.LIF("lif", "x", threshold, (bias << 6) >> 3, 3, 3072)
     assert np.array_equal(fire(node, currents)[:, 0], _float_lif(currents[:, 0] + bias, threshold))
 
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsf.train.quantization.integers import Affine
-from dsf.train.quantization.layers import InputStatistics, QuantizationConfig, Scales, residual_integers
+from dsf.train.quantization.layers import residual_integers
 from dsf.train.quantization.residual_scales import LARGEST_SPREAD, Writer, channel_thresholds
+from dsf.train.quantization.rounding import InputStatistics, QuantizationConfig
+from dsf.train.quantization.scales import Scales
 
 UNITS = 256
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dsf.export.cli import main as export_main
-from dsf.runtime.cli import main as sim_main
+import dsf.export.cli
+import dsf.runtime.cli
 from dsf.shell.errors import CommandFailed
 from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
@@ -41,9 +41,9 @@ def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_s
     model = checkpoint.build_model()
     assert not model.training and model.rival is not None and model.kind == kind
     out = tmp_path / "network.dsf.h5"
-    refused = run_here(export_main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
+    refused = run_here(dsf.export.cli.main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
     assert_refused(refused, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
-    driven = run_here(sim_main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
+    driven = run_here(dsf.runtime.cli.main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
     assert_refused(driven, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
     assert not out.exists()
 
@@ -100,14 +100,14 @@ def test_runs_older_than_rivals_are_read_and_resumed(tiny_store: Path, tmp_path:
     ("arguments", "fragments"),
     [
         (("--policy", "gpt"), ("--policy",)),
-        (("--policy", "bc", "--rival.heads", "2"), ("rival.heads has no use for --policy bc",)),
-        (("--policy", "bc", "--rival.mlp-hidden", "2"), ("rival.mlp_hidden has no use",)),
-        (("--rival.heads", "2"), ("rival.heads has no use for --policy dsformer",)),
+        (("--policy", "bc", "--rival.heads", "2"), ("--policy bc does not use rival.heads",)),
+        (("--policy", "bc", "--rival.mlp-hidden", "2"), ("does not use rival.mlp_hidden",)),
+        (("--rival.heads", "2"), ("--policy dsformer does not use rival.heads",)),
         (("--policy", "dt", "--rival.heads", "7"), ("rival.heads is 7: it divides no width",)),
         (("--policy", "dt", "--rival.dropout", "1"), ("rival.dropout is 1",)),
-        (("--policy", "dt", "--rate-penalty", "1"), ("--rate-penalty is for DSFormer",)),
-        (("--policy", "dt", "--qat-steps", "1", "--init", "x"), ("--qat-steps is for DSFormer",)),
-        (("--policy", "dt", "--precision", "bf16"), ("--precision bf16",)),
+        (("--policy", "dt", "--rate-penalty", "1"), ("--rate-penalty requires --policy dsformer, not dt",)),
+        (("--policy", "dt", "--qat-steps", "1", "--init", "x"), ("--qat-steps requires --policy dsformer, not dt",)),
+        (("--policy", "dt", "--precision", "bf16"), ("--precision bf16 requires --policy dsformer",)),
     ],
 )
 def test_wrong_rivals_are_refused(

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dsf.export.cli import main as export_main
-from dsf.runtime.cli import main as sim_main
+import dsf.export.cli
+import dsf.runtime.cli
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused
@@ -137,11 +137,11 @@ def test_discrete_run_is_refused_for_spikes_and_names_the_way(tiny_store: Path, 
         assert word in said
     model = load_checkpoint(run).build_model()
     assert isinstance(model, Strl) and model.discrete and model.causal
-    refused = run_here(export_main, "dsf-export", str(run), "--target", "loihi", "-o", str(network))
+    refused = run_here(dsf.export.cli.main, "dsf-export", str(run), "--target", "loihi", "-o", str(network))
     assert_refused(refused, *reasons)
     assert not network.exists()
     for arguments in ((str(run),), (str(run / "checkpoint.safetensors"),), ("--checkpoint", str(run))):
-        assert_refused(run_here(sim_main, "dsf-sim-run", *arguments, "--backend", "reference"), *reasons)
+        assert_refused(run_here(dsf.runtime.cli.main, "dsf-sim-run", *arguments, "--backend", "reference"), *reasons)
 
 
 def test_rivals_older_than_strl_are_read_and_resumed(tiny_store: Path, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_rivals_older_than_strl_are_read_and_resumed(tiny_store: Path, tmp_path:
         (("strl", "--rival.strl.ticks", "0"), ("rival.strl.ticks is 0",)),
         (("strl", "--rival.strl.tau", "1"), ("rival.strl.tau is 1",)),
         (("strl", "--rival.strl.threshold", "nan"), ("rival.strl.threshold is nan",)),
-        (("strl", "--rival.activation", "gelu"), ("rival.activation has no use for --policy strl",)),
-        (("dt", "--rival.strl.ticks", "2"), ("rival.strl has no use for --policy dt",)),
+        (("strl", "--rival.activation", "gelu"), ("--policy strl does not use rival.activation",)),
+        (("dt", "--rival.strl.ticks", "2"), ("--policy dt does not use rival.strl",)),
         (("strl", "--rival.heads", "7"), ("rival.heads is 7",)),
     ],
 )

@@ -96,7 +96,7 @@ class RivalConfig:
         for item in dataclasses.fields(self):
             users = USED_BY.get(item.name, tuple(RIVAL_NAMES))
             if policy not in users and getattr(self, item.name) != getattr(RivalConfig(), item.name):
-                raise UserError(f"rival.{item.name} has no use for --policy {policy}: leave it out")
+                raise UserError(f"--policy {policy} does not use rival.{item.name}: drop it")
 
 
 def rival_from_json(values: Any) -> RivalConfig:

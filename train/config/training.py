@@ -13,7 +13,8 @@ import tyro
 from dsf.shell.errors import UserError
 from dsf.train.config.rivals import PolicyKind, RivalConfig
 from dsf.train.quantization.integers import WEIGHT_BITS
-from dsf.train.quantization.layers import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, MIN_BITS
+from dsf.train.quantization.rounding import MIN_BITS
+from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -115,7 +116,7 @@ class ModelConfig:
         if self.attention_scale is not None and self.attention_scale <= 0.0:
             raise UserError(f"model.attention_scale is {self.attention_scale}: it must be positive")
         if self.attention in ("pssa", "none") and self.attention_scale not in (None, 1.0):
-            raise UserError(f"model.attention_scale has no use for attention {self.attention}: leave it out")
+            raise UserError(f"model.attention {self.attention} does not use model.attention_scale: drop it")
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
         if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
@@ -290,12 +291,13 @@ class TrainConfig:
 
     def _check_rival(self) -> None:
         """Refuse what only DSFormer has."""
-        kind = f"--policy {self.policy}"
         for option, asked in (("--qat-steps", self.qat_steps), ("--rate-penalty", self.rate_penalty)):
             if asked:
-                raise UserError(f"{option} is for DSFormer, not for {kind}: leave it out")
+                raise UserError(f"{option} requires --policy dsformer, not {self.policy}: drop it")
         if self.precision == "bf16":
-            raise UserError(f"--precision bf16 is for products of spikes, not for {kind}: leave it out")
+            raise UserError(
+                f"--precision bf16 requires --policy dsformer, which multiplies spikes, not {self.policy}: drop it"
+            )
 
     def _check_quantization(self) -> None:
         if not MIN_BITS <= self.bits <= WEIGHT_BITS:

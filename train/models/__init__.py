@@ -1,1 +1,1 @@
-"""The DSFormer family: layers, norms, fused neurons, folding, quantization-aware form, and the interface of every model."""
+"""The DSFormer family: layers, norms, fused neurons, folding, quantization-aware form, and every model's interface."""

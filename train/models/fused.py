@@ -1,8 +1,8 @@
 """Batch norm, and LIF(batch_norm(y)) in one pass, forward and backward without stored membranes or masks.
 
 snnTorch's ``Leaky`` keeps about ten tensors per tick for autograd; here backward recomputes the membrane from y. The
-arithmetic is the definition's (:class:`dsf.train.models.neurons.LIF`), in C on CPUs (:mod:`dsf.train.kernels`) and in torch
-operations elsewhere (:mod:`dsf.train.models.portable`).
+arithmetic is the definition's (:class:`dsf.train.models.neurons.LIF`), in C on CPUs (:mod:`dsf.train.kernels`) and in
+torch operations elsewhere (:mod:`dsf.train.models.portable`).
 """
 
 from __future__ import annotations

@@ -22,8 +22,6 @@ from dsf.train.models.folding import float64, fold_norms
 from dsf.train.quantization.codec import InputCodec
 from dsf.train.quantization.integers import Affine, Integers, WindowIntegers
 from dsf.train.quantization.layers import (
-    Scales,
-    decay_units,
     embed_integers,
     head_integers,
     lif_integers,
@@ -31,6 +29,7 @@ from dsf.train.quantization.layers import (
     window_integers,
 )
 from dsf.train.quantization.rounding import QuantizationConfig
+from dsf.train.quantization.scales import Scales, decay_units
 
 Model = TypeVar("Model", bound=DecisionModel)
 

@@ -1,4 +1,4 @@
-"""The numerics of quantization: float weights and biases to integers (:mod:`dsf.train.quantization.integers`). Numpy only.
+"""The numerics of quantization: float weights and biases to :mod:`dsf.train.quantization.integers`. Numpy only.
 
 ``dsf.export.conversion.quantize`` wraps these integers into a network's nodes, and quantization-aware training
 (:mod:`dsf.train.models.qat`) computes with the float values they stand for: both see the same integers, bit for bit.
@@ -9,7 +9,8 @@
   to the largest of these layers destroys the policy (the fold behind a nearly silent attention population makes its
   weights tens of times larger), so the unit is fine and the exponents do the rest.
 
-:class:`QuantizationConfig` has the choices (:mod:`dsf.train.quantization.rounding` applies them), :mod:`dsf.train.quantization.scales` the sizes.
+:mod:`dsf.train.quantization.rounding` has the choices and applies them, :mod:`dsf.train.quantization.scales` has the
+sizes.
 """
 
 from __future__ import annotations
@@ -38,16 +39,15 @@ from dsf.train.quantization.integers import (
     ResidualIntegers,
     WindowIntegers,
 )
-from dsf.train.quantization.rounding import MIN_BITS as MIN_BITS
-from dsf.train.quantization.rounding import InputStatistics as InputStatistics
-from dsf.train.quantization.rounding import QuantizationConfig as QuantizationConfig
-from dsf.train.quantization.rounding import least_error, reaches, round_weights
-from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS as COARSEST_THRESHOLD_UNITS
-from dsf.train.quantization.scales import FINEST_THRESHOLD_UNITS as FINEST_THRESHOLD_UNITS
-from dsf.train.quantization.scales import Scales as Scales
-from dsf.train.quantization.scales import decay_units as decay_units
-from dsf.train.quantization.scales import feature_shifts, head_reaches, neuron_thresholds, threshold_exponent
-from dsf.train.quantization.scales import largest_threshold_for_bias as largest_threshold_for_bias
+from dsf.train.quantization.rounding import InputStatistics, least_error, reaches, round_weights
+from dsf.train.quantization.scales import (
+    Scales,
+    feature_shifts,
+    head_reaches,
+    largest_threshold_for_bias,
+    neuron_thresholds,
+    threshold_exponent,
+)
 
 RATIO_DECIMALS = 12
 """Relative errors of a count's scale that agree to so many decimals are equal."""

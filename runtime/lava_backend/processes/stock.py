@@ -31,7 +31,7 @@ def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
 
 
 def stock_neurons(node: LIF, clock: Clock) -> LIFReset:
-    """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (a threshold array works in Lava)."""
+    """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (Lava takes a threshold array)."""
     return LIFReset(
         shape=(node.size,),
         du=NO_CURRENT_MEMORY,

@@ -15,8 +15,8 @@ from dsf.train.models.attention import PackedTokens
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.quantization.codec import InputCodec
 
-WIDTH = 256
-"""Channels of a hidden layer."""
+CLONING_WIDTH = 256
+"""Channels of a hidden layer, where --rival.width says nothing."""
 HIDDEN_LAYERS = 2
 
 

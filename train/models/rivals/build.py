@@ -13,8 +13,7 @@ from dsf.train.config.rivals import RIVAL_NAMES, PolicyKind, RivalConfig
 from dsf.train.config.training import ModelConfig
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
-from dsf.train.models.rivals.behaviour_cloning import WIDTH as CLONING_WIDTH
-from dsf.train.models.rivals.behaviour_cloning import BehaviourCloning
+from dsf.train.models.rivals.behaviour_cloning import CLONING_WIDTH, BehaviourCloning
 from dsf.train.models.rivals.decision_transformer import DecisionTransformer
 from dsf.train.models.rivals.fourier_controller import FourierController, default_modes
 from dsf.train.models.rivals.spikebert import SpikeBERT

@@ -66,10 +66,10 @@ def quantized(model: DecisionModel) -> DecisionModel:
         UserError: the model is none that has an int8 form here.
     """
     if model.rival is None:
-        raise UserError("precision int8 is for dense rivals: a DSFormer becomes integers with dsf-export")
+        raise UserError("precision int8 requires a dense rival: a DSFormer becomes integers with dsf-export")
     if other := parameters_outside_linears(model):
         raise UserError(
-            f"precision int8 is for rivals whose matrices are all Linears, and {RIVAL_NAMES[model.kind]} (--policy "
+            f"precision int8 requires a rival whose matrices are all Linears, and {RIVAL_NAMES[model.kind]} (--policy "
             f"{model.kind}) has {other[0]} besides: use fp32"
         )
     integers = copy.deepcopy(model).eval()

@@ -10,7 +10,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-from dsf.train.kernels import sigmoid_native as native
+from dsf.train.kernels import sigmoid_native
 from dsf.train.models.neurons import LIF
 
 SURROGATE_SLOPE = 4.0
@@ -21,8 +21,8 @@ class SigmoidLIF(LIF):
     """v[t] = decay * v[t-1] * (1 - s[t-1]) + gain * x[t];  s[t] = v[t] > threshold;  decay = 1 - 1 / tau.
 
     SpikingJelly's multi-step LIF, whose reset is hard and outside the gradient. It fires at the threshold too; here, as
-    everywhere in this project, only above it. ``kind`` is that of :class:`~dsf.train.models.neurons.LIF`: snnTorch's ``Leaky``
-    is the definition, "fused" computes the same values and gradients and keeps nothing but its input.
+    everywhere in this project, only above it. ``kind`` is that of :class:`~dsf.train.models.neurons.LIF`: snnTorch's
+    ``Leaky`` is the definition, "fused" computes the same values and gradients and keeps nothing but its input.
 
     Args:
         tau: membrane time constant, in ticks.
@@ -69,8 +69,8 @@ class _Fire(torch.autograd.Function):
         ctx.save_for_backward(drive)
         ctx.hold, ctx.constants = hold, (gain, decay, threshold)
         ticks = len(drive) if hold is None else hold
-        if native.covers(drive, ticks):
-            return native.forward(drive, ticks, hold is not None, *ctx.constants)
+        if sigmoid_native.covers(drive, ticks):
+            return sigmoid_native.forward(drive, ticks, hold is not None, *ctx.constants)
         membranes = _membranes(drive, hold, *ctx.constants)
         return torch.stack([(membrane > threshold).to(drive.dtype) for membrane in membranes])
 
@@ -78,8 +78,8 @@ class _Fire(torch.autograd.Function):
     def backward(ctx: Any, *arriving: Tensor) -> tuple[Tensor | None, ...]:
         """Back through the ticks; the reset is a constant, as in snnTorch."""
         (drive,), (grad,), held = ctx.saved_tensors, arriving, ctx.hold is not None
-        if native.covers(drive, len(grad)):
-            gradient = native.backward(drive, grad, held, SURROGATE_SLOPE, *ctx.constants)
+        if sigmoid_native.covers(drive, len(grad)):
+            gradient = sigmoid_native.backward(drive, grad, held, SURROGATE_SLOPE, *ctx.constants)
         else:
             gradient = _gradient(drive, grad, ctx.hold, *ctx.constants)
         return gradient, None, None, None, None

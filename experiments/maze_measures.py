@@ -1,4 +1,4 @@
-"""What benchmarks/maze_on_cores.py asks of the integers of STRL-spike and of the dense rival."""
+"""What experiments/maze_on_cores.py asks of the integers of STRL-spike and of the dense rival."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The shipped network under every hardware preset; writes docs/energy.md and docs/energy.json.
 
-    python benchmarks/energy.py            # three closed-loop episodes on the fast engine
-    python benchmarks/energy.py --check    # says whether the documents still hold
+    python experiments/energy.py            # three closed-loop episodes on the fast engine
+    python experiments/energy.py --check    # says whether the documents still hold
 
 The test suite runs the check.
 """

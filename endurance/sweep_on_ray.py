@@ -1,7 +1,7 @@
 """A sweep on a Ray cluster of two nodes that loses workers midway: no cell lost, none doubled, the local table.
 
-    python benchmarks/sweep_on_ray.py            # 12 cells from 6 trainings, three kills, the last of a whole node
-    python benchmarks/sweep_on_ray.py --quick    # 4 cells from 2 trainings, one kill
+    python endurance/sweep_on_ray.py            # 12 cells from 6 trainings, three kills, the last of a whole node
+    python endurance/sweep_on_ray.py --quick    # 4 cells from 2 trainings, one kill
 
 Two ``ray start`` on loopback, one CPU each. Trainings are killed (SIGKILL) once they have a checkpoint: one by its own
 process, in the full run another by the Ray process behind it and a third with all of its node. The same sweep then runs

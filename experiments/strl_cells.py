@@ -1,4 +1,4 @@
-"""The cells of STRL's protocol (benchmarks/strl_protocol.py): what is trained on what, and with which budget."""
+"""The cells of STRL's protocol (experiments/strl_protocol.py): what is trained on what, and with which budget."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Learning evidence: train and score every cell of docs/results.md, in parallel, resumable, then write the tables.
 
-    python benchmarks/learning.py --workers 2
+    python experiments/learning.py --workers 2
 
 Each cell is one run of ``dsf-train`` on a locally made Hopper dataset, one thread each, in ``--out`` (a finished cell
 is not run again, an interrupted one goes on from its checkpoint). Scores are those of the last checkpoint at the

@@ -1,7 +1,7 @@
 """STRL's protocol and its honest form: every cell of docs/strl.md, resumable, one command.
 
-    python benchmarks/strl_protocol.py --workers 2            # the declared budgets: under two hours of two cores
-    python benchmarks/strl_protocol.py --steps 20000 --mazes 50000 --width 256 --blocks 6 --context 100 --device cuda
+    python experiments/strl_protocol.py --workers 2            # the declared budgets: under two hours of two cores
+    python experiments/strl_protocol.py --steps 20000 --mazes 50000 --width 256 --blocks 6 --context 100 --device cuda
 
 Each cell trains one policy with ``dsf-train`` on mazes of the training split and answers four questions about mazes it
 has never seen: how often its best choice is the recorded one with the recorded past given (token accuracy, test split),

@@ -1,7 +1,7 @@
 """STRL-spike from mazes to simulated cores: data, training, export, Lava, with the dense rival beside it; one command.
 
-    python benchmarks/maze_on_cores.py [--seeds 0 1] [--json FILE]
-    python benchmarks/maze_on_cores.py --quick     # seconds; networks that have learnt nothing: it shows that all runs
+    python experiments/maze_on_cores.py [--seeds 0 1] [--json FILE]
+    python experiments/maze_on_cores.py --quick     # seconds; networks that have learnt nothing: it shows that all runs
 
 Everything runs through the commands that a user has: ``dsf-data collect maze`` (walls, wall follower; training and test
 mazes), ``dsf-train`` (STRL-spike, then ``--policy dt`` with the same budget), ``dsf-export --target loihi`` with its

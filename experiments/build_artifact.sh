@@ -12,4 +12,4 @@ if [ -f "$work/run/checkpoint.safetensors" ]; then resume=(--resume); fi
 nice -n 5 .venv/bin/dsf-train dsf/hopper/medium-expert-v1 --out "$work/run" --seed 0 --steps 12000 --batch-size 32 \
   --learning-rate 2e-3 --checkpoint-every 500 --eval-episodes 20 --eval-targets 3600 "${resume[@]}"
 .venv/bin/dsf-export "$work/run" --target loihi --seed 2000 --episodes 20 -o "runtime/artifacts/$name.dsf.h5"
-.venv/bin/python benchmarks/strip_checkpoint.py "$work/run" "runtime/artifacts/$name.safetensors"
+.venv/bin/python experiments/strip_checkpoint.py "$work/run" "runtime/artifacts/$name.safetensors"

@@ -1,4 +1,4 @@
-"""The section that benchmarks/maze_on_cores.py writes into docs/strl.md, and the picture in it."""
+"""The section that experiments/maze_on_cores.py writes into docs/strl.md, and the picture in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of results of STRL's protocol (benchmarks/strl_protocol.py): what they say, and when two are the same."""
+"""Lines of results of STRL's protocol (experiments/strl_protocol.py): what they say, and when two are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the tables of docs/strl.md from the lines that benchmarks/strl_protocol.py has measured."""
+"""Makes the tables of docs/strl.md from the lines that experiments/strl_protocol.py has measured."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Random networks of every kind, proven through all engines: fold, integers, torch target, ONNX Runtime, fast engine.
 
-    python benchmarks/engine_parity.py --networks 50000 --workers 2
+    python endurance/engine_parity.py --networks 50000 --workers 2
 
 Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
 windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
@@ -31,7 +31,7 @@ from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.network import Mode, Network
 from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
-from dsf.train.quantization.layers import QuantizationConfig
+from dsf.train.quantization.rounding import QuantizationConfig
 
 QUICK_NETWORKS = 100
 LANES = 2

@@ -1,6 +1,6 @@
 """Score against weight bits: plain rounding, better scales, quantization-aware training; writes docs tables.
 
-    python benchmarks/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
+    python experiments/quantization.py --run runs/hopper --dataset dsf/hopper/medium-expert-v1
 
 Every cell is an integer network in closed loop (the fast engine, ``--episodes`` reset seeds), with its firing rate and
 energy per decision, beside the float policy on the same seeds. ``docs/quantization.jsonl`` keeps one line per cell; a

@@ -1,4 +1,4 @@
-"""What the protocol of benchmarks/strl_protocol.py asks of a trained policy, of its integers, and of look-up tables."""
+"""What experiments/strl_protocol.py asks of a trained policy, of its integers, and of look-up tables."""
 
 from __future__ import annotations
 

@@ -1,0 +1,156 @@
+"""What a run has to tell: the one record behind terminal, page and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dsf.export.network.network import Mode
+from dsf.runtime.loop.closed_loop import LoopSettings
+from dsf.runtime.loop.real_time import RealTimeFigures
+from dsf.runtime.loop.results import ClosedLoopResult
+from dsf.runtime.report.core_traffic import CoreTraffic
+from dsf.runtime.report.hardware import HardwareFigures
+from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A closed-loop run, with everything that is shown of it.
+
+    Attributes:
+        settings: what all episodes shared: task, target return, clock.
+        backend: engine that ran, such as "lava-fused".
+        mode: stream or window.
+        result: episodes, spikes and activity.
+        hardware: energy, cores and latency, one per preset.
+        comparison: episodes of the same seeds under other levels, such as "integer reference".
+        compared: populations whose spikes were compared with the reference.
+        spiking_populations: how many there are.
+        core_traffic: messages between cores, where it was asked for.
+    """
+
+    settings: LoopSettings
+    backend: str
+    mode: Mode
+    result: ClosedLoopResult
+    hardware: Sequence[HardwareFigures]
+    comparison: Mapping[str, Sequence[Episode]]
+    compared: tuple[str, ...]
+    spiking_populations: int
+    core_traffic: CoreTraffic | None = None
+
+    @property
+    def task(self) -> Task:
+        """The environment that ran."""
+        return self.settings.task
+
+    @property
+    def target_return(self) -> float:
+        """Asked for at the first step (reward units)."""
+        return self.settings.target_return
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """In the order of the seeds."""
+        return self.result.episodes
+
+    @property
+    def returns(self) -> list[float]:
+        """Of the episodes (reward units)."""
+        return [episode.episode_return for episode in self.episodes]
+
+    @property
+    def interval(self) -> ConfidenceInterval:
+        """Of the mean return over episodes."""
+        return mean_confidence_interval(self.returns)
+
+    @property
+    def score_label(self) -> str | None:
+        """What the score is normalised by; None where the environment has no reference returns."""
+        return self.task.score_label if self.task.reference else None
+
+    def score(self, episode_return: float) -> float | None:
+        """A normalised score; None where the environment has no reference returns."""
+        return self.task.score(episode_return) if self.task.reference else None
+
+    @property
+    def ticks_per_second(self) -> float:
+        """Simulated time steps per second of wall time."""
+        return self.result.ticks / self.result.seconds
+
+    @property
+    def spikes_per_decision(self) -> float:
+        """Fired by LIF, gate and And populations."""
+        return sum(self.result.episode_spikes) / self.result.decisions
+
+    @property
+    def synaptic_events_per_decision(self) -> float:
+        """Spikes times the synapses that they meet."""
+        return self.result.activity.per_decision("synaptic_events")
+
+    @property
+    def real_time(self) -> RealTimeFigures | None:
+        """The run against the clock, in real time."""
+        clock = self.settings.clock
+        return None if clock is None else RealTimeFigures.of(clock, self.result.timings)
+
+    def figures(self, preset: str) -> HardwareFigures:
+        """The run under one preset."""
+        return next(figures for figures in self.hardware if figures.preset.name == preset)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values with stable keys; scores are null where the environment has no reference."""
+        interval, parity, result, real_time = self.interval, self.result.parity, self.result, self.real_time
+        values = {
+            "task": self.task.name,
+            "env_id": self.task.env_id,
+            "backend": self.backend,
+            "mode": self.mode,
+            "target_return": self.target_return,
+            "decisions": result.decisions,
+            "episodes": [
+                self._episode_json(episode, spikes) for episode, spikes in zip(self.episodes, result.episode_spikes)
+            ],
+            "return_mean": interval.mean,
+            "return_interval_95": [interval.low, interval.high],
+            "score_mean": self.score(interval.mean),
+            "score_label": self.score_label,
+            "decisions_per_second": result.decisions_per_second,
+            "ticks_per_second": self.ticks_per_second,
+            "seconds": result.seconds,
+            "spikes_per_decision": self.spikes_per_decision,
+            "synaptic_events_per_decision": self.synaptic_events_per_decision,
+            "firing_rate": result.activity.firing_rate,
+            "energy": {figures.preset.name: figures.to_json(self.task) for figures in self.hardware},
+            "parity": {
+                "compared_spikes": parity.compared_spikes,
+                "compared_accumulators": parity.compared_accumulators,
+                "mismatches": parity.mismatches,
+                "accumulator_mismatches": parity.accumulator_mismatches,
+                "first_mismatch": parity.first_mismatch,
+                "populations": self.compared,
+                "spiking_populations": self.spiking_populations,
+            },
+            "real_time": None if real_time is None else real_time.to_json(),
+            "comparison": {
+                name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
+                for name, episodes in self.comparison.items()
+            },
+        }
+        if self.core_traffic is not None:
+            values["core_traffic"] = self.core_traffic.to_json()
+        return values
+
+    def _episode_json(self, episode: Episode, spikes: int) -> dict[str, Any]:
+        values = {
+            "seed": episode.seed,
+            "return": episode.episode_return,
+            "score": self.score(episode.episode_return),
+            "decisions": episode.decisions,
+            "spikes": spikes,
+        }
+        if episode.success is not None:
+            values |= {"success": episode.success, "shortest": episode.shortest}
+        return values
