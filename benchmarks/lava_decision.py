@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generated_section import ROOT, replace_section, when_and_what
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
@@ -38,7 +37,9 @@ from dsf.runtime.engines.interface import STOCK_LAVA, Engine, LavaModel, LavaOpt
 from dsf.runtime.lava_backend.stages.blocks import split_network
 from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.runtime.open_engine import open_engine
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
+from dsf.testing.measurement import ROOT, when_and_what
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 SHIPPED, WIDE = "D=128", "D=256"

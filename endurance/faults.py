@@ -21,11 +21,12 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 
+from dsf.shell.generated_section import replace_section
 from dsf.testing.fault_catalogue import FAULTS, Fault
 from dsf.testing.fault_injection import PRIVATE, SHARED_MEMORY, Missed, Outcome, break_run
+from dsf.testing.measurement import ROOT, when_and_what
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 TRIES = 20

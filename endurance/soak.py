@@ -23,7 +23,6 @@ from statistics import median
 
 import numpy as np
 import numpy.typing as npt
-from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 from rich.progress import track
 
@@ -34,8 +33,10 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine
 from dsf.runtime.engines.parity import Parity, ParityCheck, Spikes
 from dsf.runtime.open_engine import open_engine
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
 from dsf.tasks.lane import Lane, stack_tokens
+from dsf.testing.measurement import ROOT, when_and_what
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 SAMPLES = 20

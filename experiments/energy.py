@@ -22,12 +22,12 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.loop.closed_loop import LoopSettings, run_serially
 from dsf.runtime.open_engine import open_engine
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, HardwareFigures, price_run
-from dsf.shell.files import write_json, write_text
+from dsf.shell.files import write_json
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT, FIGURES = ROOT / "docs" / "energy.md", ROOT / "docs" / "energy.json"
-BEGIN, END = "<!-- energy:begin -->", "<!-- energy:end -->"
 SEEDS = range(12_000, 12_003)
 TOLERANCE = 0.02
 """Relative; another processor's MuJoCo may walk a little differently, a changed price or count shows."""
@@ -154,9 +154,8 @@ def main() -> None:
         Console().print("\n".join(lines) or "docs/energy.json holds", soft_wrap=True)
         sys.exit(int(bool(lines)))
     write_json(FIGURES, figures)
-    before, rest = DOCUMENT.read_text().split(BEGIN)
     figures = json.loads(FIGURES.read_text())  # in the file's order
-    write_text(DOCUMENT, f"{before}{BEGIN}\n{render(figures)}{END}{rest.split(END)[1]}")
+    replace_section(DOCUMENT, "energy", render(figures))
 
 
 if __name__ == "__main__":

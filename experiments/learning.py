@@ -25,11 +25,11 @@ import numpy as np
 from rich.console import Console
 
 from dsf.shell.files import write_text
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "results.jsonl", ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- learning:begin -->", "<!-- learning:end -->"
 SETS = {"medium-expert": "v1", "medium": "v0", "medium-replay": "v0"}
 """Roles and versions of dsf/hopper's sets."""
 SEEDS = (0, 1, 2)
@@ -216,8 +216,7 @@ def write_document(lines: list[dict[str, Any]], steps: int) -> None:
         f"target return {target:g}, {EPISODES} episodes per training seed, reset seeds {EVAL_SEED} to {last}; mean "
         f"[95 % bootstrap over training seeds and episodes], then each training seed's mean.\n"
     )
-    before, rest = DOCUMENT.read_text().split(BEGIN)
-    write_text(DOCUMENT, f"{before}{BEGIN}\n{head}\n{render(lines, steps)}\n{END}{rest.split(END)[1]}")
+    replace_section(DOCUMENT, "learning", f"{head}\n{render(lines, steps)}")
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import maze_report
-from generated_section import ROOT, when_and_what
 from maze_measures import measure
 from rich.console import Console
 from strl_protocol import EVAL_SEED, dataset_id, run
@@ -31,6 +30,7 @@ from strl_protocol import EVAL_SEED, dataset_id, run
 from dsf.export.network.file import read_network
 from dsf.export.network.nodes import NetworkError
 from dsf.shell.files import write_text
+from dsf.testing.measurement import ROOT, when_and_what
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 
 RESULTS = ROOT / "docs" / "maze_on_cores.jsonl"

@@ -13,7 +13,6 @@ matplotlib.use("agg")
 
 import numpy as np
 import numpy.typing as npt
-from generated_section import ROOT, replace_section
 from matplotlib import pyplot as plt
 from strl_tables import spread
 
@@ -26,7 +25,9 @@ from dsf.runtime.loop.record import read_recording
 from dsf.runtime.loop.tape import TapedEpisode
 from dsf.runtime.report.figures import draw_spikes
 from dsf.shell.files import replacing
+from dsf.shell.generated_section import replace_section
 from dsf.tasks.maze_picture import Picture
+from dsf.testing.measurement import ROOT
 
 DOCUMENT, PICTURE = ROOT / "docs" / "strl.md", ROOT / "docs" / "maze_solved.png"
 MARKER = "maze-on-cores"

@@ -22,11 +22,11 @@ from rich.console import Console
 
 from dsf.export.network.network import Network
 from dsf.shell.files import write_text
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task, mean_confidence_interval, rollout
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "docs" / "quantization.jsonl", ROOT / "docs" / "quantization.md"
-BEGIN, END = "<!-- quantization:begin -->", "<!-- quantization:end -->"
 BITS = (8, 6, 4, 3, 2)
 RULES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -228,8 +228,7 @@ def write_document(lines: list[dict[str, Any]]) -> None:
         runs.setdefault(json.dumps([line[name] for name in ("run", "train_steps", "seeds")]), []).append(line)
     text = ["The task's first target return; D4RL-normalised score [95 % bootstrap over episodes].", ""]
     text += [row for run in runs.values() for row in table(run)]
-    before, rest = DOCUMENT.read_text().split(BEGIN)
-    write_text(DOCUMENT, f"{before}{BEGIN}\n" + "\n".join(text) + f"{END}{rest.split(END)[1]}")
+    replace_section(DOCUMENT, "quantization", "\n".join(text))
 
 
 def main() -> None:

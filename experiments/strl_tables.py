@@ -7,11 +7,12 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
-from generated_section import ROOT, replace_section
 from strl_cells import MODELS, PUBLISHED_ON, SWEEPS, SWEPT_ON, Budget, cells, swept
 from strl_lines import Line
 
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import mean_confidence_interval
+from dsf.testing.measurement import ROOT
 
 DOCUMENT = ROOT / "docs" / "strl.md"
 NAMES = {"strl": "STRL", "dt": "dense (Decision Transformer)", "strl-spike": "STRL-spike"}

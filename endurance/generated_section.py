@@ -1,1 +1,0 @@
-../benchmarks/generated_section.py
