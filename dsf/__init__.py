@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from dsf.tasks import get_task as get_task
     from dsf.train.config.training import TrainConfig as TrainConfig
     from dsf.train.data.dataset import load_dataset as load_dataset
+    from dsf.train.trained_run import TrainedRun as TrainedRun
+    from dsf.train.training import train as train_policy  # noqa: F401
 
 NEEDS_TORCH = ("export_policy", "train_policy")
 """Names whose use needs the train extra; they are imported without it."""
@@ -60,7 +62,7 @@ _HOMES = {
     "RunReport": "runtime.report.run_report",
     "SimRunConfig": "runtime.options",
     "TrainConfig": "train.config.training",
-    "TrainedRun": "train.training",
+    "TrainedRun": "train.trained_run",
     "UserError": "shell.errors",
     "estimate_energy": "hardware_models.energy",
     "export_policy": "export.exporting:export",
