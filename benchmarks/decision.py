@@ -41,7 +41,7 @@ from dsf.tasks import Token, get_task
 LANES = 64
 ROUNDS, QUICK_ROUNDS = 15, 5
 TOKENS = 200
-"""Of an episode, replayed in every round."""
+"""An episode's tokens, replayed in every round."""
 CALLS = {"torch_window": 20, "onnx": 100, "stream": 400, "window": 40, "batch64": 10, "mujoco_step": 400}
 """Per round: about as long for each contender."""
 TARGET, SEED = 3600.0, 0

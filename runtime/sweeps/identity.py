@@ -38,7 +38,7 @@ WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoin
 CQL = "cql"
 """Value of the setting policy that stands for another command, dsf-train cql."""
 CHECKPOINTS = 20
-"""Of a run, where the sweep does not say: an interruption costs at most this share of it."""
+"""Checkpoints of a run, where the sweep does not say: an interruption costs at most one such share of it."""
 KEY_DIGITS = 20
 
 
@@ -87,7 +87,7 @@ class Resolved:
         return _digest([self.dataset_id, self.training, *self.scored])
 
     def training_key(self, content_hash: str) -> str:
-        """Of what cells with the same training share."""
+        """Key of what cells with the same training share."""
         return _digest([content_hash, self.training, code_version("train"), self.software])
 
     @property
@@ -110,7 +110,7 @@ def _digest(values: Any) -> str:
 
 
 ENGINE_FILES = ("fast_engine.py",)
-"""Of dsf.runtime, beside its kernels: what computes an integer cell's score."""
+"""Modules of dsf.runtime that compute an integer cell's score, beside its kernels."""
 
 
 @functools.cache

@@ -26,7 +26,7 @@ REFERENCE = (*BARE, "--backend", "reference", "--episodes", "50")
 LONGEST_S = {"importing": 0.4, "starting": 0.5, "running": 2.0, "stopping": 0.03}
 """Random times after an announcement."""
 LAVA_PROCESSES = 5
-"""Of the shipped network, fused: server, three blocks (with the ends), runtime service."""
+"""Processes of the shipped network, fused: server, three blocks (with the ends), runtime service."""
 LAVA_PAGES = 300
 """Fewer pages of shared memory than the shipped network needs in Lava."""
 AS_NOBODY = (

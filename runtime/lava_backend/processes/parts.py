@@ -19,7 +19,7 @@ from dsf.runtime.lava_backend.arithmetic import DelayLine
 from dsf.runtime.lava_backend.stage import Stage
 
 ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
-"""Of the populations of a block (:class:`~dsf.runtime.lava_backend.blocks.Population`); no block has all of them."""
+"""Roles of a block's populations (:class:`~dsf.runtime.lava_backend.blocks.Population`); no block has all of them."""
 
 
 class Relay(AbstractProcess):
