@@ -62,7 +62,9 @@ def record(network: Network) -> list[Token]:
     """Tokens of one closed-loop episode under the network itself."""
     task = get_task(network.task)
     env, policy = task.make_env(), IntegerPolicy(FastEngine(network))
-    observation, previous, wanted, tokens = env.reset(seed=SEED)[0], np.zeros(task.action_size), TARGET, []
+    observation, _ = env.reset(seed=SEED)
+    previous, wanted = np.zeros(task.action_size), TARGET
+    tokens: list[Token] = []
     for _ in range(TOKENS):
         tokens.append(Token(observation[None], previous[None], np.array([wanted / task.return_scale])))
         action = policy.act(tokens[-1])[0]
@@ -155,7 +157,9 @@ def report(figures: dict[str, float]) -> str:
     return "\n".join(
         [
             f"{when_and_what()}, load average {load:.1f}:",
-            *("", *lines, ""),
+            "",
+            *lines,
+            "",
             f"A decision has {figures['events']:,.0f} synaptic events and reads {figures['weight_bytes']:,.0f} bytes "
             "of weights for them.",
         ]

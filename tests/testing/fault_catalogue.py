@@ -30,8 +30,14 @@ LAVA_PROCESSES = 5
 LAVA_PAGES = 300
 """Fewer pages of shared memory than the shipped network needs in Lava."""
 AS_NOBODY = (
-    *("setpriv", "--reuid", "65534", "--clear-groups"),
-    *("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"),
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps",
+    "+dac_override",
+    "--ambient-caps",
+    "+dac_override",
 )
 """Prefix of a command: another user, who may still read this one's environment."""
 MODEL_FAULT = """
@@ -249,8 +255,11 @@ def on_signals() -> Iterator[Fault]:
 
 
 QUICK_SIGNALS = (
-    *((signal.SIGINT, "importing"), (signal.SIGINT, "starting"), (signal.SIGTERM, "stopping")),
-    *((signal.SIGHUP, "running"), (signal.SIGKILL, "running")),
+    (signal.SIGINT, "importing"),
+    (signal.SIGINT, "starting"),
+    (signal.SIGTERM, "stopping"),
+    (signal.SIGHUP, "running"),
+    (signal.SIGKILL, "running"),
 )
 
 
