@@ -57,7 +57,7 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	say "done: open $(DEMO)/report.html; figures in $(DEMO)/fresh.json and $(DEMO)/shipped.json"
 
 test: $(READY) ## Run the whole test suite
-	@$(BIN)/python -m pytest -q
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 performance: $(READY) ## Measure decisions on every engine and in Lava (minutes); write docs/performance.md
 	@$(BIN)/python benchmarks/decision.py

@@ -32,7 +32,7 @@ import numpy as np
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import STOCK_LAVA, Engine, LavaModel, LavaOptions
 from dsf.runtime.lava_backend.stages.blocks import split_network
 from dsf.runtime.lava_backend.stages.layout import CONTINUES
@@ -241,7 +241,7 @@ def main() -> None:
     rows = {group.name: measure(group, networks[group.network], effort) for group in effort.groups}
     load.append(os.getloadavg()[0])
     scale: dict[str, Any] = {
-        "reference_ms": 1e3 * round_of(ReferenceBackend(shipped), effort.seconds)(),
+        "reference_ms": 1e3 * round_of(ReferenceLoopEngine(shipped), effort.seconds)(),
         "bare_blocks_ms": bare_blocks_ms(shipped, effort.rounds),
         "mujoco_step_ms": environment_step_ms(),
         "load": load,

@@ -27,7 +27,6 @@ from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
 from dsf.export.network.reference import decode, encode
 from dsf.export.placement.chips import get_chip
-from dsf.export.proof.tables import table_console
 from dsf.hardware_models import (
     NetworkMapping,
     Preset,
@@ -41,7 +40,8 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.schedule import Spikes
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import FastBackend
+from dsf.runtime.engines.adapters import FastLoopEngine
+from dsf.shell.console import table_console
 from dsf.tasks import Token, get_task, rollout
 
 PRESETS = ("loihi2_derived", "loihi1_fitted")
@@ -67,7 +67,7 @@ class Recorder:
     lanes = 1
 
     def __init__(self, network: Network, decisions: int) -> None:
-        self.engine, self.decisions, self.spikes = FastBackend(network), decisions, list[Spikes]()
+        self.engine, self.decisions, self.spikes = FastLoopEngine(network), decisions, list[Spikes]()
 
     def reset(self, lane: int) -> None:
         """A new episode starts."""

@@ -16,15 +16,15 @@ from strl_cells import Budget
 from dsf.export.network.file import read_network
 from dsf.export.network.reference import IntegerPolicy
 from dsf.hardware_models import Activity, measure_activity
-from dsf.hardware_models.dense import WINDOW, DecisionTransformer, decision_transformer
+from dsf.hardware_models.dense import WINDOW, TransformerSizes, decision_transformer
 from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.runtime.sweeps.energy import layer_counts
 from dsf.tasks import Task, get_task, rollout
 from dsf.tasks.policy import Policy
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.data.dataset import OfflineDataset, Windows, load_dataset
-from dsf.train.evaluation.closed_loop import goals_reached
 from dsf.train.evaluation.lookup_table import LookupScore, Part, best_tables
+from dsf.train.evaluation.score import goals_reached
 from dsf.train.evaluation.token_accuracy import (
     TokenAccuracy,
     opening_windows,
@@ -153,7 +153,7 @@ def window_activity(model: DecisionModel, task: Task, events_per_token: float) -
     if model.kind == "strl":
         return layer_counts(model, events_per_token, "fp32")
     config, (width, hidden) = model.config, model.rival.sizes
-    sizes = DecisionTransformer(task.observation_size, task.action_size, width, config.blocks, config.context, hidden)
+    sizes = TransformerSizes(task.observation_size, task.action_size, width, config.blocks, config.context, hidden)
     return decision_transformer(sizes, "fp32", WINDOW).activity
 
 
@@ -213,9 +213,10 @@ def closed_loop(task: Task, policy: Policy, expert: str, seeds: Sequence[int]) -
     wall_follower, shortest = task.target_returns
     episodes = rollout(task, policy, list(seeds), shortest if expert == "shortest" else wall_follower)
     found = goals_reached(episodes)
+    assert found is not None  # a maze has a goal
     return {
-        "success": found["success_rate"],
-        "moves_over_shortest": found["steps_over_shortest"],
+        "success": found.success_rate,
+        "moves_over_shortest": found.steps_over_shortest,
         "episodes": len(episodes),
     }
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from dsf.export.inspect import inspect_network, print_network
-from dsf.export.network.difference import compare, print_differences
+from dsf.export.network.difference import compare_networks, print_differences
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.options import is_network_file
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
 from dsf.export.proof.episodes import proof_tokens, source_name
-from dsf.export.proof.rungs import Rung, prove_network, versions
-from dsf.export.proof.tables import print_ladder, table_console
+from dsf.export.proof.rungs import Rung, proof_versions, prove_network
+from dsf.export.proof.tables import print_ladder
 from dsf.export.targets.options import EXTRAS, SUFFIXES, Target
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, Commands
+from dsf.shell.console import table_console
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
@@ -46,6 +46,12 @@ class VerifyConfig:
     json: Path | None = None
     """Also write the table here."""
 
+    def __post_init__(self) -> None:
+        if self.decisions < 1:
+            raise UserError(f"--decisions is {self.decisions}: it must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}: it must be 0 or more")
+
 
 @dataclass(frozen=True)
 class InspectConfig:
@@ -59,6 +65,9 @@ class InspectConfig:
     """Let populations share a core: the fewest cores, instead of the most even load."""
     json: Path | None = None
     """Also write everything here."""
+
+    def __post_init__(self) -> None:
+        get_chip(self.chip)
 
 
 @dataclass(frozen=True)
@@ -75,13 +84,9 @@ class DiffConfig:
 
 def verify(config: VerifyConfig) -> None:
     """``dsf-export verify``."""
-    if config.decisions < 1:
-        raise UserError(f"--decisions is {config.decisions}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
     if config.json is not None:
         require_writable_parent(config.json, *inputs_of(config))
-    rungs = prove(config)
+    rungs = prove_file(config)
     print_ladder([dataclasses.asdict(rung) for rung in rungs], Console())
     if config.json is not None:
         proof = {
@@ -90,7 +95,7 @@ def verify(config: VerifyConfig) -> None:
             "rungs": [dataclasses.asdict(rung) for rung in rungs],
             "tokens": source_name(config.dataset),
             "seed": config.seed,
-            "versions": versions(),
+            "versions": proof_versions(),
         }
         write_json(config.json, proof)
     failed = [rung.name for rung in rungs if rung.passed is False]
@@ -105,7 +110,7 @@ def inputs_of(config: VerifyConfig) -> list[Path]:
     return [config.file] if config.network is None else [config.file, config.network]
 
 
-def prove(config: VerifyConfig) -> list[Rung]:
+def prove_file(config: VerifyConfig) -> list[Rung]:
     """The rungs of a network file, or of another target's file against the network file behind it.
 
     Raises:
@@ -163,21 +168,15 @@ def diff(config: DiffConfig) -> int:
     """``dsf-export diff``."""
     if config.json is not None:
         require_writable_parent(config.json, config.first, config.second)
-    differences = compare(read_network(config.first), read_network(config.second))
+    differences = compare_networks(read_network(config.first), read_network(config.second))
     print_differences(differences, Console())
     if config.json is not None:
         write_json(config.json, [dataclasses.asdict(difference) for difference in differences])
     return int(bool(differences))
 
 
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "verify": (verify, VerifyConfig, "Prove a network file again."),
-    "inspect": (inspect, InspectConfig, "Print a network file layer by layer."),
-    "diff": (diff, DiffConfig, "Compare two network files."),
+COMMANDS: Commands = {
+    "verify": Command(verify, VerifyConfig, "Prove a network file again."),
+    "inspect": Command(inspect, InspectConfig, "Print a network file layer by layer."),
+    "diff": Command(diff, DiffConfig, "Compare two network files."),
 }
-
-
-def main(name: str) -> NoReturn:
-    """Run one of the commands with the arguments that are left in ``sys.argv``."""
-    action, config, description = COMMANDS[name]
-    run_command(action, config, f"dsf-export {name}", description)

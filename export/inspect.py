@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dsf.export.network.bounds import prove
+from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     LIF,
@@ -56,7 +56,7 @@ def describe_nodes(network: Network, placement: Placement | None = None) -> list
     ``zero_share`` (of the weights), ``cores`` (with a placement: how many hold the node's neurons).
     """
     margins: dict[str, float] = {}
-    for bound in prove(network):
+    for bound in compute_bounds(network):
         margins[bound.node] = min(bound.margin, margins.get(bound.node, np.inf))
     return [_describe(network, node, margins.get(node.name), placement) for node in network.nodes]
 
@@ -104,7 +104,7 @@ def _scale(node: Node) -> str | None:
     return f"gain {node.gain}, {node.reach} tokens" if isinstance(node, (Count, Outer)) else None
 
 
-def summarise(network: Network) -> dict[str, int]:
+def count_totals(network: Network) -> dict[str, int]:
     """Totals over nodes: neurons (of populations with a core), those that spike, and synapses (weights)."""
     populations = [node for node in network.nodes if not isinstance(node, (Encoder, Synapses, Readout))]
     matrices = [node.weights for node in network.nodes if isinstance(node, (Synapses, Readout))]
@@ -142,7 +142,7 @@ def inspect_network(
         "target_return": network.target_return,
         "digest": digest,
         "provenance": network.provenance,
-        "totals": summarise(network),
+        "totals": count_totals(network),
         "nodes": describe_nodes(network, placement),
         "verification": network.verification,
     }

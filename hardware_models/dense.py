@@ -44,7 +44,7 @@ SCHEDULES = (WINDOW, CACHED, CACHED_SINGLY)
 
 
 @dataclass(frozen=True)
-class DecisionTransformer:
+class TransformerSizes:
     """Sizes of a Decision Transformer (Chen et al. 2021): GPT-2 blocks of attention and an MLP, no biases counted."""
 
     observations: int
@@ -111,13 +111,13 @@ class Rival:
     key_value_bytes: int = 0
 
 
-def rival_transformer(network: Network) -> DecisionTransformer:
+def rival_transformer(network: Network) -> TransformerSizes:
     """The Decision Transformer with a network's width, depth, context and MLP: the same number of weights."""
     width, actions = network.readout.weights.shape[1], network.readout.size
     blocks = sum(node.name.endswith(".mlp.expand") for node in network.nodes)
     hidden = network["blocks.0.mlp.expand"].size
     observations = network.encoder.size - actions - 1
-    return DecisionTransformer(observations, actions, width, blocks, network.context, hidden)
+    return TransformerSizes(observations, actions, width, blocks, network.context, hidden)
 
 
 def rivals(network: Network) -> list[Rival]:
@@ -127,7 +127,7 @@ def rivals(network: Network) -> list[Rival]:
     return [*transformers, dense_ticks(network), dense_equivalent(network)]
 
 
-def decision_transformer(sizes: DecisionTransformer, precision: Precision, schedule: Schedule) -> Rival:
+def decision_transformer(sizes: TransformerSizes, precision: Precision, schedule: Schedule) -> Rival:
     """Count one decision with a full context.
 
     Attention's products count pairs that the causal mask leaves, once for the scores and once for the values. The head

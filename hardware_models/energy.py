@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsf.hardware_models.activity import QUANTITIES, Activity, NodeActivity
-from dsf.hardware_models.preset import PICOJOULE, Preset
+from dsf.hardware_models.preset import Preset
+from dsf.shell.units import PICOJOULE
 
 
 @dataclass(frozen=True)

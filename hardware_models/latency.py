@@ -18,11 +18,12 @@ import numpy as np
 from dsf.hardware_models.activity import Counts
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.mapping import NetworkMapping
-from dsf.hardware_models.preset import NANOSECOND, Preset, worst_grade
+from dsf.hardware_models.preset import Preset, worst_grade
 from dsf.hardware_models.schedule import Spikes, TickCounts, count_ticks, tokens_of
 from dsf.hardware_models.work import Schedule
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
+from dsf.shell.units import NANOSECOND
 
 LEVELS = ("low", "nominal", "high")
 NOMINAL = LEVELS.index("nominal")

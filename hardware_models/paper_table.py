@@ -97,7 +97,7 @@ class Arithmetic:
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """One network of the table.
 
     Attributes:
@@ -215,20 +215,24 @@ def spiking_parts(sizes: Sizes, rates: Rates, kind: str) -> dict[str, Operations
 def most_possible(sizes: Sizes, arithmetic: Arithmetic) -> float:
     """Microjoules of a DSFormer with TSSA in which every neuron fires at every tick."""
     everything = Rates(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, source="")
-    return Row("", spiking_parts(sizes, everything, "tssa"), 0.0, None, "", "").microjoules(arithmetic) or 0.0
+    return PaperRow("", spiking_parts(sizes, everything, "tssa"), 0.0, None, "", "").microjoules(arithmetic) or 0.0
 
 
-def paper_rows(pssa: Rates, tssa: Rates, sizes: Sizes | None = None) -> list[Row]:
+def paper_rows(pssa: Rates, tssa: Rates, sizes: Sizes | None = None) -> list[PaperRow]:
     """The table, in the order of the paper's rivals, then its own two."""
     sizes = sizes or Sizes()
     fp32 = paper_arithmetic()["fp32"]
     most = most_possible(sizes, fp32)
     unknown = "left out: its sizes and rates are not known here"
     return [
-        Row("DT", transformer_parts(sizes), 410.5, 168.2, "", "sizes are inferred; softmax and biases are not counted"),
-        Row("FCNet", fourier_parts(sizes), 1022.03, None, "", "with a complex product as one MAC it is 1016.7, -0.5 %"),
-        Row("SpikeGPT", None, 27.8, None, "", unknown),
-        Row("SpikeBERT", None, 806.7, None, "", f"{unknown}; at these sizes {most:.0f} uJ is the most"),
+        PaperRow(
+            "DT", transformer_parts(sizes), 410.5, 168.2, "", "sizes are inferred; softmax and biases are not counted"
+        ),
+        PaperRow(
+            "FCNet", fourier_parts(sizes), 1022.03, None, "", "with a complex product as one MAC it is 1016.7, -0.5 %"
+        ),
+        PaperRow("SpikeGPT", None, 27.8, None, "", unknown),
+        PaperRow("SpikeBERT", None, 806.7, None, "", f"{unknown}; at these sizes {most:.0f} uJ is the most"),
         _spiking_row("TSSA", spiking_parts(sizes, tssa, "tssa"), 96.1, 44.6, tssa, fp32),
         _spiking_row("PSSA", spiking_parts(sizes, pssa, "pssa"), 88.8, 31.0, pssa, fp32),
     ]
@@ -236,9 +240,9 @@ def paper_rows(pssa: Rates, tssa: Rates, sizes: Sizes | None = None) -> list[Row
 
 def _spiking_row(
     model: str, parts: dict[str, Operations], published: float, attention: float, rates: Rates, fp32: Arithmetic
-) -> Row:
+) -> PaperRow:
     """The paper's firing rates are not known here: the difference is told as a factor on ours."""
     total = sum(parts.values(), Operations())
     printed = (published * PICOJOULES_PER_MICROJOULE - fp32.mac * total.macs) / fp32.ac
     difference = f"firing rates are ours; {printed / total.acs:.2f} times as high, they would give the printed figure"
-    return Row(model, parts, published, attention, rates.source, difference)
+    return PaperRow(model, parts, published, attention, rates.source, difference)

@@ -16,9 +16,10 @@ from dsf.export.placement.placement import Budget, Placement, Slice, place, tile
 from dsf.hardware_models.activity import Counts, SpikeCounter
 from dsf.hardware_models.latency import HOPS, barrier
 from dsf.hardware_models.mapping import NetworkMapping, in_order, map_in_order
-from dsf.hardware_models.preset import NANOSECOND, Preset
+from dsf.hardware_models.preset import Preset
 from dsf.hardware_models.work import HOST, Record, work_of
 from dsf.shell.arrays import FloatArray
+from dsf.shell.units import NANOSECOND
 
 BISECTIONS = 7
 """Halvings of the interval (in its logarithm) in which the lowest budget lies."""

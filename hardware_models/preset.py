@@ -26,7 +26,6 @@ GRADES = {
     "D": "derived here",
 }
 """From the best to the worst."""
-PICOJOULE, NANOSECOND = 1e-12, 1e-9
 SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("title", "notes", "chip", "energy_pj", "time_ns", "barrier_ns", "static_w", "included")
 _EXAMPLE = "or start from one of hardware_models/presets"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -11,15 +9,15 @@ from typing import Any, Literal, NoReturn
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import Outer, PlacedWindow, Window
-from dsf.export.proof.tables import table_console
 from dsf.hardware_models.paper_table import TSSA_RATES, Rates, measured_rates
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_table.figures import as_values, count_decisions, work_out
 from dsf.runtime.energy_table.sheets import sheets
 from dsf.runtime.sweeps.command import SweepConfig, sweep
 from dsf.runtime.sweeps.table_command import TableConfig, table
-from dsf.shell.command import run_command
-from dsf.shell.errors import EXIT_USAGE, UserError
+from dsf.shell.command import Command, Commands, run_commands
+from dsf.shell.console import table_console
+from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.generated_section import replace_section, require_section
 
@@ -104,23 +102,15 @@ def rates_of_tssa(config: EnergyTableConfig) -> Rates:
     return measured_rates(counter, f"measured: {config.tssa.name}, {counter.decisions:,} closed-loop decisions")
 
 
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "energy-table": (energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."),
-    "sweep": (sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
-    "table": (table, TableConfig, "The table and the plot of a sweep, from its results."),
+COMMANDS: Commands = {
+    "energy-table": Command(
+        energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."
+    ),
+    "sweep": Command(sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
+    "table": Command(table, TableConfig, "The table and the plot of a sweep, from its results."),
 }
 
 
 def main() -> NoReturn:
     """Console script."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in COMMANDS:
-        action, config, description = COMMANDS[name]
-        del sys.argv[1]
-        run_command(action, config, f"dsf-bench {name}", description)
-    if name in ("-h", "--help"):
-        print("\n".join(f"dsf-bench {known}: {description}" for known, (_, _, description) in COMMANDS.items()))
-        sys.exit()
-    known = ", ".join(COMMANDS)
-    print(f"dsf-bench: name one of {known}; dsf-bench COMMAND --help lists its options", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+    run_commands("dsf-bench", None, COMMANDS)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from dsf.export.network.network import Mode, Network
-from dsf.runtime.engines.adapters import FastBackend, ReferenceBackend
+from dsf.runtime.engines.adapters import FastLoopEngine, ReferenceLoopEngine
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.runtime.engines.interface import STOCK_LAVA, BackendName, Engine, LavaModel, LavaOptions
 from dsf.runtime.lava_backend.newer_python import (
@@ -42,7 +42,7 @@ def open_engine(
         NetworkError: Lava cannot hold the network.
     """
     if backend != "lava":
-        yield (FastBackend if backend == "fast" else ReferenceBackend)(network, mode)
+        yield (FastLoopEngine if backend == "fast" else ReferenceLoopEngine)(network, mode)
         return
     require_lava()
     from dsf.runtime.lava_backend.engine import LavaEngine

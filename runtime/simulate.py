@@ -28,7 +28,7 @@ from dsf.runtime.engines.spike_file import SpikeRecorder
 from dsf.runtime.loop.closed_loop import LoopSettings, OnStep, check_fits, checked_per_episode, run_serially
 from dsf.runtime.loop.env_task import EnvTask, env_task
 from dsf.runtime.loop.ray_cluster import run_on_ray
-from dsf.runtime.loop.real_time import Clock
+from dsf.runtime.loop.real_time import WallClock
 from dsf.runtime.loop.record import Recording, facts_of
 from dsf.runtime.loop.results import ClosedLoopResult
 from dsf.runtime.loop.workers import run_in_workers
@@ -79,7 +79,7 @@ class PlannedRun:
     task: Task
     target_return: float
     mode: Mode
-    clock: Clock | None
+    clock: WallClock | None
     run_directory: Path | None
     notes: tuple[str, ...]
 
@@ -243,7 +243,7 @@ def choose_task(config: SimRunConfig, network: Network) -> Task:
     return task
 
 
-def choose_clock(config: SimRunConfig, task: Task) -> Clock | None:
+def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:
     """The clock of a run in real time.
 
     Raises:
@@ -254,7 +254,7 @@ def choose_clock(config: SimRunConfig, task: Task) -> Clock | None:
     period = task.control_period_s if config.control_period is None else config.control_period
     if math.isnan(period):
         raise UserError(f"{task.env_id} does not state its control period: give it with --control-period SECONDS")
-    return Clock(period, config.on_deadline_miss)
+    return WallClock(period, config.on_deadline_miss)
 
 
 def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:

@@ -26,7 +26,7 @@ from dsf.train.config.training import ModelConfig, model_config_from_json
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, deployed
-from dsf.train.models.rivals.build import build
+from dsf.train.models.rivals.build import build_sized
 from dsf.train.quantization.codec import InputCodec
 
 Model = TypeVar("Model", bound=DecisionModel)
@@ -113,7 +113,7 @@ class Checkpoint:
         if policy == "dsformer":
             return deployed(self.build_trained())
         return self._filled(
-            build(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
+            build_sized(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
         )
 
     def build_trained(self) -> DSFormer:

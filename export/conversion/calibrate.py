@@ -36,7 +36,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Activity:
+class LayerTrace:
     """What a folded model computed on tokens; arrays are (ticks, tokens, lanes, features).
 
     Attributes:
@@ -53,7 +53,7 @@ class Activity:
     spikes: dict[str, FloatArray]
 
 
-def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Activity:
+def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> LayerTrace:
     """Run level L1 and keep what every layer reads.
 
     Args:
@@ -86,7 +86,7 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Activity:
         inputs |= {f"{mlp}.expand": spikes[f"{mlp}.input_lif"], f"{mlp}.contract": hidden}
         residual = residual + block.contract(hidden)
     layers["readout"], inputs["readout"] = model.head, residual.mean(axis=0, keepdims=True)
-    return Activity(layers, inputs, residual, spikes)
+    return LayerTrace(layers, inputs, residual, spikes)
 
 
 def calibrate(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Calibration:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from dsf.export.conversion.calibrate import Activity, run_layers
+from dsf.export.conversion.calibrate import LayerTrace, run_layers
 from dsf.export.conversion.folded import FoldedAttention, FoldedModel, lane_batches, place_weights
 from dsf.export.network.attention import lag_rows, lags_of, windowed
 from dsf.export.network.network import Network
@@ -31,7 +32,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.network.reference import accumulate, integer_product, replay, shift
+from dsf.export.network.reference import accumulate, integer_product, replay_window, shift
 from dsf.shell.arrays import FloatArray, Int64Array
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
 from dsf.train.quantization.layers import FINE_EMBEDDING
@@ -121,7 +122,7 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
         activity = _with_fine_embedding(run_layers(folded, batch), network, _residual_units(folded, network))
         _require_same_layers(activity, network)
         values: dict[str, Int64Array] = {}
-        replay(network, batch, observe=values.__setitem__)
+        replay_window(network, batch, observe=values.__setitem__)
         for node in weighted:
             layer, population = _layer(node, network, folded, activity), _population(network, node.name)
             pair = None if population is None else (activity.spikes[population], values[population])
@@ -129,7 +130,7 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
     return [_figures(node, network, tallies[node.name]) for node in weighted]
 
 
-def _layer(node: Weighted, network: Network, folded: FoldedModel, activity: Activity) -> _Layer:
+def _layer(node: Weighted, network: Network, folded: FoldedModel, activity: LayerTrace) -> _Layer:
     units = _residual_units(folded, network)
     if isinstance(node, Synapses):
         return _synapses(node, network, activity, folded.threshold, units)
@@ -178,7 +179,7 @@ def _decibels(power: float, noise: float) -> float | None:
     return None if power == 0.0 or noise <= power * ROUNDING_POWER else float(10.0 * np.log10(power / noise))
 
 
-def _with_fine_embedding(activity: Activity, network: Network, units: FloatArray) -> Activity:
+def _with_fine_embedding(activity: LayerTrace, network: Network, units: FloatArray) -> LayerTrace:
     """The embedding's second synapses, if there are any, as a layer whose floats are what the first have lost."""
     if FINE_EMBEDDING not in {node.name for node in network.nodes}:
         return activity
@@ -193,7 +194,7 @@ def _with_fine_embedding(activity: Activity, network: Network, units: FloatArray
     )
 
 
-def _require_same_layers(activity: Activity, network: Network) -> None:
+def _require_same_layers(activity: LayerTrace, network: Network) -> None:
     """Check that a network has exactly the layers of a model.
 
     Raises:
@@ -207,7 +208,7 @@ def _require_same_layers(activity: Activity, network: Network) -> None:
 
 
 def _synapses(
-    node: Synapses, network: Network, activity: Activity, threshold: float, residual_units: FloatArray
+    node: Synapses, network: Network, activity: LayerTrace, threshold: float, residual_units: FloatArray
 ) -> _Layer:
     affine, inputs = activity.layers[node.name], activity.inputs[node.name]
     source, lif = network[node.source], _reader(network, node.name)
@@ -222,7 +223,7 @@ def _synapses(
     return _Layer(affine.weight, steps, outputs - affine.bias, (integers + bias) * units - outputs)
 
 
-def _readout(node: Readout, activity: Activity, ticks: int, units: FloatArray) -> _Layer:
+def _readout(node: Readout, activity: LayerTrace, ticks: int, units: FloatArray) -> _Layer:
     head, residual = activity.layers[node.name], activity.residual
     outputs = head(activity.inputs[node.name])
     integers = accumulate(node, np.rint(residual / units).astype(np.int64))
@@ -230,7 +231,7 @@ def _readout(node: Readout, activity: Activity, ticks: int, units: FloatArray) -
     return _Layer(head.weight, steps, outputs - head.bias, node.scale * integers - outputs)
 
 
-def _window(node: Window | PlacedWindow, network: Network, folded: FoldedModel, activity: Activity) -> _Layer:
+def _window(node: Window | PlacedWindow, network: Network, folded: FoldedModel, activity: LayerTrace) -> _Layer:
     branch, lif = node.name.removesuffix(".window"), _reader(network, node.name)
     attention = _attention_of(folded, branch)
     assert attention.positional_bias is not None and lif is not None
@@ -292,8 +293,8 @@ ROUNDING_POWER = 1e-24
 _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "sums dB", "spikes agree", "rate")
 
 
-def print_layers(figures: list[LayerFigures], console: Console) -> None:
-    """The report as a table, which needs a console as wide as :func:`dsf.export.proof.tables.table_console`'s."""
+def print_layers(figures: Sequence[LayerFigures], console: Console) -> None:
+    """The report as a table, which needs a console as wide as :func:`dsf.shell.console.table_console`'s."""
     table = Table(title="layers", title_justify="left")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "layer" else "right")

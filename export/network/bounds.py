@@ -107,7 +107,7 @@ def _constant(values: npt.NDArray[np.integer]) -> Interval:
     return Interval(values.astype(np.int64), values.astype(np.int64))
 
 
-def prove(network: Network) -> list[Bound]:
+def compute_bounds(network: Network) -> list[Bound]:
     """Bound every quantity that could overflow, in evaluation order."""
     ranges: dict[str, Interval] = {}
     bounds: list[Bound] = []
@@ -210,7 +210,7 @@ def require_no_overflow(network: Network) -> Bound:
     Raises:
         OverflowPossible: something could; the message names the node and the way out.
     """
-    bounds = prove(network)
+    bounds = compute_bounds(network)
     for bound in bounds:
         if not bound.holds:
             raise OverflowPossible(network, bound)
@@ -226,7 +226,7 @@ def saturating_populations(network: Network) -> frozenset[str]:
     Raises:
         OverflowPossible: something else could overflow.
     """
-    unproven = [bound for bound in prove(network) if not bound.holds]
+    unproven = [bound for bound in compute_bounds(network) if not bound.holds]
     for bound in unproven:
         if bound.quantity != MEMBRANE:
             raise OverflowPossible(network, bound)

@@ -58,7 +58,7 @@ class Difference:
         return dataclasses.asdict(self)
 
 
-def compare(first: Network, second: Network) -> list[Difference]:
+def compare_networks(first: Network, second: Network) -> list[Difference]:
     """Every difference between two networks: the header's, then the nodes' in evaluation order. Equal: empty."""
     differences = [
         item for name in _HEADER_FIELDS for item in _values(name, getattr(first, name), getattr(second, name))

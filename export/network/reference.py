@@ -30,14 +30,15 @@ from dsf.export.network.nodes import (
 )
 from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Token
-from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
 Observer = Callable[[str, Int64Array], None]
 """Called with a node's name and its values over the token, (ticks, lanes, neurons); the readout's have no ticks."""
 
-MEMBRANE_LIMIT = (1 << 23) - 1
 FLOAT32_INTEGERS = 1 << 24
 """Integers up to this magnitude are exact in float32."""
+TANH_TOLERANCE = 1e-12
+"""Largest difference, absolute or relative, that another library's float64 tanh may make to an action."""
 PRESENT = -1
 """The place of the present token in a window."""
 
@@ -144,7 +145,7 @@ class ReferenceEngine:
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
         """As :meth:`step`, from the encoder's integers q (lanes, features)."""
-        return evaluate(self.network, graded, self._lags, PRESENT, observe)
+        return evaluate_nodes(self.network, graded, self._lags, PRESENT, observe)
 
     def _lags(self, node: HistoryNode, present: Int64Array) -> Lagged:
         """Move the present spikes into the history and read from there."""
@@ -210,10 +211,10 @@ class WindowReference:
             rows[-1] = newest
         filled = int(self.exists.any(axis=1).sum())  # leading places that no lane has reached cost nothing
         seen = observe if observe is None or whole else (lambda name, values: observe(name, _present(values)))
-        return replay(self.network, self.window[-filled:], self.exists[-filled:], seen)[-1]
+        return replay_window(self.network, self.window[-filled:], self.exists[-filled:], seen)[-1]
 
 
-def replay(
+def replay_window(
     network: Network, graded: IntArray, exists: IntArray | None = None, observe: Observer | None = None
 ) -> Int64Array:
     """Evaluate whole windows, all tokens at once; the last one is the present.
@@ -234,7 +235,7 @@ def replay(
     if tokens > network.context:
         raise NetworkError(f"a window has {tokens} tokens, the network's context is {network.context}: shorten it")
     lags = lambda _node, spikes: lags_of(spikes if exists is None else spikes * exists[..., None])  # noqa: E731
-    return evaluate(network, graded, lags, slice(network.context - tokens, None), observe)
+    return evaluate_nodes(network, graded, lags, slice(network.context - tokens, None), observe)
 
 
 def _present(values: Int64Array) -> Int64Array:
@@ -242,7 +243,7 @@ def _present(values: Int64Array) -> Int64Array:
     return values[:, -1] if values.ndim == 4 else values[-1]
 
 
-def evaluate(
+def evaluate_nodes(
     network: Network,
     graded: IntArray,
     lags: Callable[[HistoryNode, Int64Array], Lagged],

@@ -8,14 +8,14 @@ until they fit; widths and kinds are checked here, because no splitting mends th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network.bounds import prove
+from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
 from dsf.shell.errors import UserError
@@ -179,7 +179,7 @@ def get_chip(name: str) -> Chip:
 
 def violations(network: Network, chip: Chip) -> list[Violation]:
     """Every width or kind that a chip does not have, for all nodes at once. Empty: no known limit is broken."""
-    reached = {(bound.node, bound.quantity): bound.largest for bound in prove(network)}
+    reached = {(bound.node, bound.quantity): bound.largest for bound in compute_bounds(network)}
     found: list[Violation] = []
     for node in network.nodes:
         if isinstance(node, PROGRAMMABLE_KINDS) and chip.programmable.value == 0:
@@ -192,7 +192,7 @@ def violations(network: Network, chip: Chip) -> list[Violation]:
     return found + _graded_violations(network, chip, reached)
 
 
-def verdict(found: list[Violation]) -> str:
+def verdict(found: Sequence[Violation]) -> str:
     """How many published limits are broken, in words; those that are only inferred are counted apart."""
     published = sum(violation.binds for violation in found)
     inferred = f", and {len(found) - published} inferred ones" if published < len(found) else ""

@@ -18,7 +18,7 @@ import torch
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import SPIKING_KINDS
-from dsf.export.network.reference import decode, replay
+from dsf.export.network.reference import decode, replay_window
 from dsf.export.proof.rungs import Rung
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.train.models.dsformer import DSFormer
@@ -83,7 +83,7 @@ def run_reference(network: Network, tokens: IntArray) -> tuple[FloatArray, Recor
         if name in spiking:
             spikes[name] = values.swapaxes(0, 1).astype(bool)
 
-    return decode(network.readout, replay(network, tokens.swapaxes(0, 1), observe=observe)), spikes
+    return decode(network.readout, replay_window(network, tokens.swapaxes(0, 1), observe=observe)), spikes
 
 
 class FoldComparison:

@@ -19,7 +19,7 @@ import numpy as np
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS
-from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, replay
+from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, replay_window
 from dsf.shell.arrays import Int64Array, IntArray
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def compare_torch(network: Network, tokens: IntArray, module: IntegerNetwork | N
     windows = usable.reshape(-1, context, *usable.shape[1:]).transpose(1, 0, 2, 3).reshape(context, -1, tokens.shape[2])
     expected: dict[str, Int64Array] = {}
     found: dict[str, Int64Array] = {}
-    truth = replay(network, windows, observe=expected.__setitem__)
+    truth = replay_window(network, windows, observe=expected.__setitem__)
     with torch.inference_mode():
         answers = (module or IntegerNetwork(network)).decide(
             torch.from_numpy(windows.swapaxes(0, 1)),
@@ -254,7 +254,7 @@ def _spike_rung(name: str, decisions: int, compared: int, mismatches: int, accum
     return Rung(name, mismatches == 0 and accumulators == 0, f"{summary} differ", details)
 
 
-def versions() -> dict[str, str]:
+def proof_versions() -> dict[str, str]:
     """Of this package, and of what took part in the proofs."""
     found = {"python": platform.python_version()}
     for package in ("dsf", "numpy", "h5py", "gymnasium", "mujoco", "torch", "onnx", "onnxruntime", "nir"):

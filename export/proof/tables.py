@@ -1,4 +1,4 @@
-"""Tables that more than one command prints."""
+"""The verification ladder as a table, for every command that prints one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-TABLE_WIDTH = 140
-"""Columns that wide tables need; narrower terminals wrap their lines, and files and pipes hold them whole."""
-
-
-def table_console() -> Console:
-    """A console for wide tables, whatever the terminal."""
-    return Console(width=max(Console().width, TABLE_WIDTH))
 
 
 def print_ladder(rungs: Sequence[Mapping[str, Any]], console: Console) -> None:

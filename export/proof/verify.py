@@ -54,7 +54,7 @@ class ClosedLoop:
     on_step: Callable[[int], None]
 
 
-def verify(
+def prove_run(
     model: DSFormer,
     folded: FoldedModel,
     network: Network,
@@ -76,13 +76,13 @@ def verify(
     """
     returns: list[Rung] = []
     if loop is not None:
-        recorder, rung = run_closed_loop(model, network, loop)
+        recorder, rung = prove_closed_loop(model, network, loop)
         returns, episodes = [rung], episodes or recorder.episodes
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
     with _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1)) as proofs:
-        levels = compare_levels(model, folded, network, tokens)
+        levels = prove_levels(model, folded, network, tokens)
     return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
 
@@ -113,7 +113,7 @@ def _halved_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def compare_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
+def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
     """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
     l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
     for batch in lane_batches(tokens, axis=0):
@@ -123,7 +123,7 @@ def compare_levels(model: DSFormer, folded: FoldedModel, network: Network, token
     return [l0_l1.rung(), l1_l2.rung()]
 
 
-def run_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop) -> tuple[Recorder, Rung]:
+def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop) -> tuple[Recorder, Rung]:
     """Float policy and integers on the same reset seeds; also what the float policy saw."""
     lanes = len(loop.seeds)
     recorder = Recorder(TorchPolicy(model, lanes))

@@ -12,18 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from dsf.export.conversion.folded import FoldedModel
-from dsf.export.network.difference import HEADER, compare
+from dsf.export.network.difference import HEADER, compare_networks
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
-from dsf.export.network.reference import decode, encode, replay
+from dsf.export.network.reference import TANH_TOLERANCE, decode, encode, replay_window
 from dsf.export.proof.rungs import Rung, compare_torch
 from dsf.export.targets.options import Target
 from dsf.shell.arrays import FloatArray, IntArray
 
 BEYOND = 0.02
 """Share of the features that are moved far out of the encoder's range."""
-ACTION_TOLERANCE = 1e-12
-"""Largest difference, absolute or relative, that another library's float64 tanh may make to an action."""
 PROVENANCE = ("provenance", "verification")
 """Header fields that say nothing about what the network computes."""
 
@@ -59,7 +57,9 @@ def token_vectors(network: Network, tokens: IntArray) -> FloatArray:
 
 
 def _compare_loihi(path: Path, network: Network, _folded: FoldedModel | None, _tokens: IntArray) -> list[Rung]:
-    found = [item for item in compare(network, read_network(path)) if item.field.split(".")[0] not in PROVENANCE]
+    found = [
+        item for item in compare_networks(network, read_network(path)) if item.field.split(".")[0] not in PROVENANCE
+    ]
     nodes = sorted({item.where for item in found if item.where != HEADER})
     summary = f"{len(network.nodes)} nodes read back, {len(nodes)} differ"
     if found:
@@ -88,10 +88,10 @@ def _compare_torch(path: Path, network: Network, _folded: FoldedModel | None, to
     module = read_torch(path)
     spikes = compare_torch(network, tokens, module)
     vectors = token_vectors(network, tokens[: network.context])
-    wanted = decode(network.readout, replay(network, encode(network.encoder, vectors)))
+    wanted = decode(network.readout, replay_window(network, encode(network.encoder, vectors)))
     with torch.inference_mode():
         found = module(torch.from_numpy(vectors.swapaxes(0, 1))).numpy().swapaxes(0, 1)
-    wrong = int((~np.isclose(found, wanted, ACTION_TOLERANCE, ACTION_TOLERANCE)).any(axis=-1).sum())
+    wrong = int((~np.isclose(found, wanted, TANH_TOLERANCE, TANH_TOLERANCE)).any(axis=-1).sum())
     decisions = wanted.shape[0] * wanted.shape[1]
     summary = f"{spikes.summary}; {wrong} of {decisions} decisions from float tokens differ"
     details = {**spikes.details, "wrong_actions": wrong}

@@ -12,7 +12,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NetworkError
 from dsf.export.network.reference import ReferenceEngine
 from dsf.export.proof.rungs import Rung
-from dsf.export.targets.nir_graph import DT, build
+from dsf.export.targets.nir_graph import DT, build_nir
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
@@ -35,7 +35,7 @@ def compare_nir(path: Path, network: Network, tokens: IntArray) -> Rung:
     """
     graph = read_graph(path)
     listed = json.loads(graph.metadata["inexact"])
-    planned, _ = build(network, partial=True, source_digest="")
+    planned, _ = build_nir(network, partial=True, source_digest="")
     different = [name for name in {**planned.nodes, **graph.nodes} if not _same(planned, graph, name)]
     exact = [name for name in (node.name for node in network.nodes) if _is_exact(planned, name, listed)]
     compared, wrong = 0, 0

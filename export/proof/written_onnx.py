@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import NetworkError
-from dsf.export.network.reference import ReferenceEngine, WindowReference, decode
+from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, decode
 from dsf.export.proof.rungs import Rung
-from dsf.export.targets.onnx_engine import open_session
+from dsf.export.targets.onnx_engine import Feeds, open_session
 from dsf.export.targets.onnx_rules import FLOAT_WINDOW, LANES, STREAM, WINDOW
 from dsf.shell.arrays import FloatArray
 
@@ -22,10 +20,6 @@ FLOAT32_TOLERANCE = 1e-5
 """Largest difference, absolute or relative, between actions in float32 and float64 where no spike differs."""
 LARGEST_FLIPPED_SHARE = 0.05
 """Share of the decisions in which rounding to float32 may flip a spike, and so move the action."""
-INTEGER_TOLERANCE = 1e-12
-"""The same in float64, where only tanh may round differently."""
-
-Feeds = dict[str, npt.NDArray[Any]]
 
 
 class Player:
@@ -122,7 +116,7 @@ def _compare_integers(player: Player, network: Network, vectors: FloatArray) -> 
         outputs, truth = player.step(vector), reference.step(vector)
         wrong += int(np.count_nonzero(outputs["accumulators"] != truth))
         wanted = decode(network.readout, truth)
-        close = np.isclose(outputs["actions"], wanted, INTEGER_TOLERANCE, INTEGER_TOLERANCE)
+        close = np.isclose(outputs["actions"], wanted, TANH_TOLERANCE, TANH_TOLERANCE)
         wrong_actions += int(np.count_nonzero(~close))
     decisions = vectors.shape[0] * lanes
     summary = f"{decisions:,} decisions from float tokens, {wrong} accumulators and {wrong_actions} actions differ"

@@ -15,7 +15,7 @@ Every node that NIR can say becomes one NIR node of the same name, all arrays fl
 
 The graph starts at an ``Input`` named after each population that is left out but read, and ends at an ``Output``
 ``<population>.out`` for each that is kept and read by a part that is left out. A reader must start every membrane at 0
-for each token of T ticks: NIR cannot say it. ``metadata`` holds all of this, see :func:`build`.
+for each token of T ticks: NIR cannot say it. ``metadata`` holds all of this, see :func:`build_nir`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ REASONS: dict[type[Any], str] = {
 """Why NIR cannot say a kind of node."""
 
 
-def build(network: Network, partial: bool = False, source_digest: str | None = None) -> tuple[nir.NIRGraph, list[str]]:
+def build_nir(
+    network: Network, partial: bool = False, source_digest: str | None = None
+) -> tuple[nir.NIRGraph, list[str]]:
     """The part of a network that NIR can say, as a graph.
 
     ``graph.metadata`` holds ``format``, ``task``, ``ticks``, ``context``, ``dt`` (seconds per tick), ``units``,
@@ -120,15 +122,15 @@ def build(network: Network, partial: bool = False, source_digest: str | None = N
 
 
 def write_nir(network: Network, path: Path, partial: bool = False, source_digest: str | None = None) -> list[str]:
-    """Write :func:`build`'s graph, whole or not at all; returns the omitted parts.
+    """Write :func:`build_nir`'s graph, whole or not at all; returns the omitted parts.
 
     Raises:
-        NetworkError: as :func:`build`.
+        NetworkError: as :func:`build_nir`.
         OSError: the disk is full.
         UserError: the directory cannot be written.
     """
     require_writable_parent(path)
-    graph, omitted = build(network, partial, source_digest)
+    graph, omitted = build_nir(network, partial, source_digest)
     content = io.BytesIO()  # a full disk is the end of libhdf5, see dsf.shell.hdf5_image
     nir.write(content, graph)
     with replacing(path) as temporary:

@@ -12,7 +12,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import NetworkError
 from dsf.export.network.reference import NOT_FINITE, Observer
-from dsf.export.targets.onnx_graph import build, build_window
+from dsf.export.targets.onnx_graph import build_stream, build_window
 from dsf.export.targets.onnx_rules import SPIKES
 from dsf.shell.arrays import Int64Array, IntArray
 
@@ -32,7 +32,7 @@ class _Graphs:
     """The sessions of one network in one mode, opened when they are first needed."""
 
     def __init__(self, network: Network, window: bool) -> None:
-        self.network, self._build = network, build_window if window else build
+        self.network, self._build = network, build_window if window else build_stream
         self._sessions: dict[tuple[bool, bool], onnxruntime.InferenceSession] = {}
 
     def run(self, feeds: Feeds, encoder: bool, spikes: bool) -> Feeds:

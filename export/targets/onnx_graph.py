@@ -36,7 +36,7 @@ from dsf.export.targets.onnx_rules import (
 from dsf.shell.files import replacing
 
 
-def build(network: Network, *, encoder: bool = True, spikes: bool = False) -> onnx.ModelProto:
+def build_stream(network: Network, *, encoder: bool = True, spikes: bool = False) -> onnx.ModelProto:
     """The network in stream mode, one token per call, all ticks unrolled.
 
     Args:
@@ -100,7 +100,7 @@ def write_onnx(network: Network, path: Path, window: bool = False, source: Path 
         NetworkError: the network could overflow; the message names the node.
         OSError: the directory cannot be written.
     """
-    model = build_window(network) if window else build(network)
+    model = build_window(network) if window else build_stream(network)
     metadata = metadata_of(network, WINDOW if window else STREAM)
     if source is not None:
         metadata["source_sha256"] = file_digest(source)

@@ -19,7 +19,15 @@ from dsf.hardware_models import (
     preset_names,
 )
 from dsf.hardware_models.dense import CACHED, WINDOW, BreakEven, Rival, Schedule, break_even, rivals
-from dsf.hardware_models.paper_table import PAPER_SAVING, Arithmetic, Rates, Row, Sizes, paper_arithmetic, paper_rows
+from dsf.hardware_models.paper_table import (
+    PAPER_SAVING,
+    Arithmetic,
+    PaperRow,
+    Rates,
+    Sizes,
+    paper_arithmetic,
+    paper_rows,
+)
 from dsf.runtime.engines.interface import BackendName
 from dsf.runtime.open_engine import open_engine
 from dsf.tasks import Task, get_task
@@ -64,7 +72,7 @@ class EnergyTable:
         counters: what the spiking network did, by mode.
     """
 
-    rows: list[Row]
+    rows: list[PaperRow]
     arithmetic: dict[str, Arithmetic]
     versus: list[Versus]
     rivals: list[Rival]
@@ -146,7 +154,7 @@ def as_values(table: EnergyTable) -> dict[str, Any]:
     }
 
 
-def _row_values(row: Row, table: EnergyTable) -> dict[str, Any]:
+def _row_values(row: PaperRow, table: EnergyTable) -> dict[str, Any]:
     parts = {part: dataclasses.asdict(operations) for part, operations in (row.parts or {}).items()}
     energy = {f"microjoules_{width}": row.microjoules(prices) for width, prices in table.arithmetic.items()}
     return {**dataclasses.asdict(row), "parts": parts, **energy}

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from dsf.hardware_models import EnergyEstimate, estimate_energy, load_preset
-from dsf.hardware_models.paper_table import PARTS, Operations, Row, Sizes
+from dsf.hardware_models.paper_table import PARTS, Operations, PaperRow, Sizes
 from dsf.runtime.energy_table.figures import EnergyTable, Versus
-from dsf.runtime.report.terminal import MICROJOULE
+from dsf.shell.units import MICROJOULE
 
 MILLION = 1e6
 BORROWED = "int8_45nm"
@@ -76,7 +76,7 @@ def _sizes() -> str:
     return f"{sizes.steps} steps, {sizes.blocks} blocks, width {sizes.width}, T = {sizes.ticks}"
 
 
-def _paper_row(row: Row, table: EnergyTable) -> list[str]:
+def _paper_row(row: PaperRow, table: EnergyTable) -> list[str]:
     ours = row.microjoules(table.arithmetic["fp32"])
     if row.parts is None or ours is None:
         return [row.model, *["-"] * (len(PARTS) + 3), f"{row.published:.1f}", "-", "-", "-"]

@@ -16,7 +16,7 @@ from dsf.runtime.engines.probes import spiking_populations
 from dsf.shell.arrays import Int64Array
 
 
-class ReferenceBackend(HostEncoder):
+class ReferenceLoopEngine(HostEncoder):
     """The numpy reference engine behind the :class:`Engine` interface."""
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:
@@ -56,7 +56,7 @@ class ReferenceBackend(HostEncoder):
         return answers, {name: computed[name][:, -1] for name in self.reported}
 
 
-class FastBackend:
+class FastLoopEngine:
     """One lane of the fast engine behind the :class:`Engine` interface. Its answers are overwritten by the next."""
 
     def __init__(self, network: Network, mode: Mode = "stream") -> None:

@@ -13,7 +13,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.reference import check_token_size, decode, encode
 from dsf.runtime.engines.interface import Decision, Engine
 from dsf.runtime.engines.parity import Parity, ParityCheck
-from dsf.runtime.loop.real_time import Clock, run_in_real_time
+from dsf.runtime.loop.real_time import WallClock, run_in_real_time
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.runtime.loop.tape import Tape, TapedLane
 from dsf.shell.arrays import FloatArray, IntArray
@@ -41,7 +41,7 @@ class LoopSettings:
     checked: int = 0
     sampled: int = 0
     taped: bool = False
-    clock: Clock | None = None
+    clock: WallClock | None = None
 
 
 class EnginePolicy:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsf.shell.arrays import FloatArray
+from dsf.shell.units import MILLISECOND
 from dsf.tasks import Episode, Lane
 
 OnMiss = Literal["hold", "stop"]
@@ -21,11 +22,10 @@ Decide = Callable[[FloatArray], FloatArray]
 SWITCH_INTERVAL_S = 2e-4
 """So long may a Python thread that decides keep the clock's from waking up; by default it is 5 ms, most of a period."""
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-MILLISECOND = 1e-3
 
 
 @dataclass(frozen=True)
-class Clock:
+class WallClock:
     """When the environment moves on, and what happens where no decision is ready by then.
 
     Attributes:
@@ -55,7 +55,7 @@ class Timing:
 
 
 def run_in_real_time(
-    lane: Lane, decide: Decide, clock: Clock, on_step: Callable[[int], None] | None = None
+    lane: Lane, decide: Decide, clock: WallClock, on_step: Callable[[int], None] | None = None
 ) -> tuple[Episode, Timing]:
     """Go on with a started episode to its end, one step of the environment per period.
 
@@ -144,7 +144,7 @@ class RealTimeFigures:
         decision_latency_ms, jitter_ms: by :data:`QUANTILES`, see :class:`Timing`.
     """
 
-    clock: Clock
+    clock: WallClock
     periods: int
     deadline_misses: int
     safe_stops: int
@@ -152,7 +152,7 @@ class RealTimeFigures:
     jitter_ms: dict[str, float]
 
     @classmethod
-    def of(cls, clock: Clock, timings: Sequence[Timing]) -> RealTimeFigures:
+    def of(cls, clock: WallClock, timings: Sequence[Timing]) -> RealTimeFigures:
         """All episodes together."""
         return cls(
             clock,

@@ -103,7 +103,7 @@ class Recording:
     episodes: tuple[TapedEpisode, ...]
 
 
-def versions() -> dict[str, str]:
+def recorded_versions() -> dict[str, str]:
     """Of Python and the packages that matter, here."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
@@ -120,7 +120,7 @@ def facts_of(settings: LoopSettings, network_sha256: str, backend: str, mode: Mo
         target_return=settings.target_return,
         control_period_s=None if clock is None else clock.period_s,
         on_deadline_miss=None if clock is None else clock.on_miss,
-        versions=versions(),
+        versions=recorded_versions(),
     )
 
 

@@ -18,19 +18,16 @@ from rich.table import Table
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Network
-from dsf.export.network.reference import decode, encode
+from dsf.export.network.reference import TANH_TOLERANCE, decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine, LavaModel
 from dsf.runtime.loop.env_task import env_task
-from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, versions
+from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, recorded_versions
 from dsf.runtime.loop.tape import TapedEpisode, spike_digest
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.tasks import Lane, Task, get_task
-
-ACTION_TOLERANCE = 1e-12
-"""Actions are tanh of integers, on the host: its last bit is the numpy build's."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def replay_actions(network: Network, recording: Recording) -> list[Comparison]:
     for taped in recording.episodes if recording.facts.control_period_s is None else ():
         decoded = decode(network.readout, taped.accumulators)
         for index, (truth, again) in enumerate(zip(taped.actions, decoded)):
-            equal = np.allclose(truth, again, rtol=0.0, atol=ACTION_TOLERANCE)
+            equal = np.allclose(truth, again, rtol=0.0, atol=TANH_TOLERANCE)
             actions.note(equal, taped.episode.seed, f"step {index}")
     return [actions]
 
@@ -178,7 +175,7 @@ def replay(config: ReplayConfig) -> None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
     network, facts = recorded_network(config, recording), recording.facts
-    for name, version in versions().items():
+    for name, version in recorded_versions().items():
         if facts.versions.get(name) != version:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
     steps = sum(len(taped.graded) + len(taped.rewards) for taped in recording.episodes)

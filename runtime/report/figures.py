@@ -22,8 +22,8 @@ from dsf.hardware_models import Activity, EnergyEstimate, NetworkMapping
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.latency import Floorline
 from dsf.runtime.engines.parity import Spikes
+from dsf.shell.units import MICROJOULE, MICROSECOND
 
-MICROJOULE = MICROSECOND = 1e-6
 WIDTH_IN = 9.0
 ROW_IN = 0.28
 """Height of one bar (inches)."""

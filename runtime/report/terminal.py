@@ -10,11 +10,12 @@ from rich.table import Table
 from dsf.hardware_models import MappingFigures
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.layers import SHARES, LayerRow, by_part, together
-from dsf.hardware_models.preset import GRADES, NANOSECOND
-from dsf.runtime.loop.real_time import MILLISECOND, QUANTILES, RealTimeFigures
+from dsf.hardware_models.preset import GRADES
+from dsf.runtime.loop.real_time import QUANTILES, RealTimeFigures
 from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures, real_time_verdict
 from dsf.runtime.report.run_report import RunReport
+from dsf.shell.units import MILLISECOND, NANOSECOND
 from dsf.tasks import Task
 
 MICROJOULE = MICROSECOND = 1e-6

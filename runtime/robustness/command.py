@@ -13,11 +13,20 @@ from rich.progress import Progress
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip
-from dsf.export.proof.tables import table_console
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.loop.closed_loop import check_fits
-from dsf.runtime.robustness.levels import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
+from dsf.runtime.robustness.levels import (
+    ALL_KINDS,
+    KINDS,
+    KindName,
+    Point,
+    Sweep,
+    measure_level,
+    prepare_level,
+    undisturbed,
+)
 from dsf.runtime.robustness.report import markdown, plot, print_table, summarise
+from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.generated_section import replace_section, require_section
@@ -119,18 +128,18 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
     wanted = [(kind, level) for kind in config.kind for level in config.levels or KINDS[kind].levels]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("injecting faults", total=len(wanted))
-        cells = [undisturbed(sweep)]
+        prepared = [undisturbed(sweep)]
         for kind, level in wanted:
-            cells.append(prepare(sweep, kind, level))
+            prepared.append(prepare_level(sweep, kind, level))
             progress.advance(bar)
         points: list[Point] = []
-        runs = sum(len(cell.conditions) for cell in cells)
+        runs = sum(len(one.conditions) for one in prepared)
         steps = len(sweep.seeds) * sweep.task.max_steps
         bar = progress.add_task(f"{sweep.task.env_id}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps)
         done = 0
-        for cell in cells:
-            points.append(measure(sweep, cell, lambda running: progress.advance(bar, running)))
-            done += len(cell.conditions)
+        for one in prepared:
+            points.append(measure_level(sweep, one, lambda running: progress.advance(bar, running)))
+            done += len(one.conditions)
             progress.update(bar, completed=done * steps)  # episodes that ended early
     return points
 

@@ -180,7 +180,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PreparedLevel:
     """One level of one kind, ready to run: a condition per fault seed."""
 
     kind: KindName | None
@@ -188,12 +188,12 @@ class Cell:
     conditions: dict[int, Condition]
 
 
-def undisturbed(sweep: Sweep) -> Cell:
+def undisturbed(sweep: Sweep) -> PreparedLevel:
     """The level to compare with."""
-    return Cell(None, 0.0, {sweep.fault_seeds[0]: Condition(sweep.network)})
+    return PreparedLevel(None, 0.0, {sweep.fault_seeds[0]: Condition(sweep.network)})
 
 
-def prepare(sweep: Sweep, kind: KindName, level: float) -> Cell:
+def prepare_level(sweep: Sweep, kind: KindName, level: float) -> PreparedLevel:
     """Inject one level of a kind with every fault seed. Nothing that can be refused is refused later.
 
     Raises:
@@ -210,20 +210,20 @@ def prepare(sweep: Sweep, kind: KindName, level: float) -> Cell:
         except UserError as error:
             reason = f"{error.finding}; choose less" if isinstance(error, OverflowPossible) else str(error)
             raise UserError(f"--levels: {level:g} of {kind}, fault seed {seed}: {reason}") from None
-    return Cell(kind, level, conditions)
+    return PreparedLevel(kind, level, conditions)
 
 
-def measure(sweep: Sweep, cell: Cell, on_step: Callable[[int], None] | None = None) -> Point:
-    """Run every episode under every condition of a cell.
+def measure_level(sweep: Sweep, prepared: PreparedLevel, on_step: Callable[[int], None] | None = None) -> Point:
+    """Run every episode under every condition of a level.
 
     Args:
         sweep: what stays the same.
-        cell: to run.
+        prepared: the level to run.
         on_step: as of :func:`dsf.tasks.rollout`.
     """
     returns: dict[int, list[float]] = {}
-    for seed, condition in cell.conditions.items():
+    for seed, condition in prepared.conditions.items():
         policy = IntegerPolicy(FastEngine(condition.network, min(len(sweep.seeds), MOST_LANES), sweep.mode))
         episodes = rollout(sweep.task, policy, sweep.seeds, sweep.target_return, on_step, condition.disturbances)
         returns[seed] = [episode.episode_return for episode in episodes]
-    return Point(cell.kind, cell.level, returns)
+    return Point(prepared.kind, prepared.level, returns)

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dsf.export.network.bounds import MEMBRANE, prove, saturating_populations
+from dsf.export.network.bounds import MEMBRANE, compute_bounds, saturating_populations
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     ALWAYS_FIRES,
@@ -131,7 +131,7 @@ def _faulty(network: Network, changed: Mapping[str, Node], fault: dict[str, Any]
     provenance = {**network.provenance, "faults": [*network.provenance.get("faults", []), fault]}
     faulty = dataclasses.replace(network, nodes=nodes, provenance=provenance, verification={})
     saturating_populations(faulty)
-    for bound in prove(faulty):
+    for bound in compute_bounds(faulty):
         node = faulty[bound.node]
         if bound.quantity == MEMBRANE and isinstance(node, LIF) and np.isin(node.threshold, STUCK_THRESHOLDS).any():
             reached, limit = bound.largest, NEVER_FIRES << MEMBRANE_FRACTION_BITS

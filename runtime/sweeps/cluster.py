@@ -49,7 +49,7 @@ def work_or_be_retried(job: str, threads: int) -> int:
     return code
 
 
-def run_on_ray(
+def run_jobs_on_ray(
     jobs: list[Job], cores_per_cell: int, gpus_per_cell: float, workers: int | None, address: str | None
 ) -> Iterator[Outcome]:
     """Run jobs as tasks of a cluster; outcomes come as they end. Closing the iterator cancels the rest.
@@ -104,7 +104,7 @@ def _outcome(job: Job, reference: Any) -> Outcome:
         return Outcome(job, None, f"Ray gave up after {TRIES} tries: {' '.join(str(error).split())}")
 
 
-def run_with_submitit(
+def run_jobs_with_submitit(
     jobs: list[Job], cores_per_cell: int, gpus_per_cell: float, folder: Path, cluster: str | None, slurm: dict[str, Any]
 ) -> Iterator[Outcome]:
     """Submit every job to Slurm (or another executor of submitit's); outcomes come as they end. Closing the iterator

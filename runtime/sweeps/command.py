@@ -167,17 +167,19 @@ def launch(jobs: list[Any], config: SweepConfig) -> Generator[Outcome, None, Non
     if config.launcher == "local":
         yield from run_locally(jobs, config.workers or 1, config.cores_per_cell, config.gpus_per_cell)
         return
-    from dsf.runtime.sweeps.cluster import run_on_ray, run_with_submitit
+    from dsf.runtime.sweeps.cluster import run_jobs_on_ray, run_jobs_with_submitit
 
     if config.launcher == "ray":
-        yield from run_on_ray(jobs, config.cores_per_cell, config.gpus_per_cell, config.workers, config.ray_address)
+        yield from run_jobs_on_ray(
+            jobs, config.cores_per_cell, config.gpus_per_cell, config.workers, config.ray_address
+        )
         return
     slurm: dict[str, Any] = {"timeout_min": config.slurm_minutes}
     if config.slurm_partition is not None:
         slurm["slurm_partition"] = config.slurm_partition
     folder = config.out / "submitit"
     asked = (config.cores_per_cell, config.gpus_per_cell)
-    yield from run_with_submitit(jobs, *asked, folder, config.submitit_cluster, slurm)
+    yield from run_jobs_with_submitit(jobs, *asked, folder, config.submitit_cluster, slurm)
 
 
 def settle(outcome: Outcome, store: Path) -> Iterator[str]:

@@ -13,14 +13,15 @@ from dsf.hardware_models.dense import (
     BYTES,
     CACHED,
     WINDOW,
-    DecisionTransformer,
     Perceptron,
     Precision,
+    TransformerSizes,
     decision_transformer,
     perceptron,
 )
 from dsf.hardware_models.energy import estimate_energy
 from dsf.hardware_models.preset import load_preset
+from dsf.shell.units import MICROJOULE
 from dsf.tasks import Task
 
 PRESETS = ("paper_45nm", "int8_45nm")
@@ -32,7 +33,6 @@ DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2)}
 """Of a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value), and per tick
 ANDs or additions where an operand is spikes (scores, then values)."""
-MICROJOULE = 1e-6
 DIGITS = 6
 
 
@@ -166,7 +166,7 @@ def transformer_energy(model: dict[str, Any], rival: dict[str, Any], task: Task)
     """
     widths = {name: rival[name] for name in ("width", "mlp_hidden")}
     depths = {name: model[name] for name in ("blocks", "context")}
-    sizes = DecisionTransformer(task.observation_size, task.action_size, **widths, **depths)
+    sizes = TransformerSizes(task.observation_size, task.action_size, **widths, **depths)
     figures, cached = (
         {width: _prices(decision_transformer(sizes, width, schedule).activity) for width in BYTES}
         for schedule in (WINDOW, CACHED)

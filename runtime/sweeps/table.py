@@ -21,7 +21,7 @@ PRICED = [(width, preset) for width in ("fp32", "int8") for preset in PRESETS]
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A row and a column of the table: the cells that differ in their seed only.
 
     Attributes:
@@ -58,14 +58,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One method, or one value of each row axis."""
 
     name: str
     model: Setting | None
     others: tuple[Setting | None, ...]
     """Values of the row axes but the model: rows are compared where these are equal."""
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
 
     @property
     def overall(self) -> ConfidenceInterval | None:
@@ -88,7 +88,7 @@ class SweepTable:
 
     spec: SweepSpec
     columns: tuple[Setting | None, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -113,7 +113,7 @@ def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], f
         entries = tuple(_entry(found.get(column, []), by_place, failures) for column in columns)
         places = dict(zip(spec.row_axes, values))
         others = tuple(value for axis, value in places.items() if axis != MODEL)
-        rows.append(Row(name, places.get(MODEL), others, entries))
+        rows.append(TableRow(name, places.get(MODEL), others, entries))
     used = [line for row in rows for entry in row.entries for line in entry.lines]
     return SweepTable(spec, tuple(columns), tuple(rows), tuple(_warnings(used)))
 
@@ -129,14 +129,14 @@ def _named(axis: str, value: Any) -> str:
     return str(value) if axis in (DATASET, MODEL) else f"{axis} {value}"
 
 
-def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> Entry:
+def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> TableEntry:
     lines = []
     for cell in cells:
         if found := by_place.get(cell.place):
             lines.append(([line for line in found if line["code"] == cell.code] or found)[-1])
     reasons = [failures[cell.place] for cell in cells if cell.place in failures and cell.place not in by_place]
     asked = tuple(cell.cell.seed for cell in cells)
-    return Entry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
+    return TableEntry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
 
 
 def _warnings(lines: list[Line]) -> list[str]:
@@ -207,7 +207,7 @@ def _scores(table: SweepTable) -> str:
     return _rows(head, rows)
 
 
-def _improvement(row: Row, table: SweepTable) -> str:
+def _improvement(row: TableRow, table: SweepTable) -> str:
     """Over the columns that both have run with all seeds."""
     rivals = [other for other in table.rows if other.model == table.spec.table.baseline and other.others == row.others]
     if not rivals or rivals[0] is row:

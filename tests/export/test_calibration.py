@@ -22,7 +22,7 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NetworkError, Residual, Synapses, Window
-from dsf.export.network.reference import decode, replay
+from dsf.export.network.reference import decode, replay_window
 from dsf.export.proof.levels import run_folded, run_reference
 from dsf.shell.errors import UserError
 from dsf.testing.quantization_settings import CONFIGS
@@ -226,7 +226,7 @@ def test_figures_of_layers_that_write_and_read_the_residual(reported: Any) -> No
     folded, network, tokens, figures = reported
     unit = folded.threshold / int(network["blocks.0.attention.input_lif"].threshold[0])
     embed, values = network["embed"], {}
-    replay(network, tokens, observe=values.__setitem__)
+    replay_window(network, tokens, observe=values.__setitem__)
     real = tokens @ folded.embed.weight.T
     got = (values["embed"][0] + network["residual.0"].bias) * unit - folded.embed.bias
     layer = figures["embed"]
@@ -241,7 +241,7 @@ def test_figures_of_layers_that_write_and_read_the_residual(reported: Any) -> No
     worth = head.weights * (head.scale * folded.ticks / 2.0**head.shift / unit)[:, None]
     assert readout.weights_db == pytest.approx(decibels(list(folded.head.weight.ravel()), list(worth.ravel())))
     exact = np.arctanh(run_folded(folded, tokens.swapaxes(0, 1))[0]) - folded.head.bias  # (tokens, lanes, actions)
-    assert np.abs(decode(head, replay(network, tokens))).max() < 1.0 and readout.exponent == -head.shift
+    assert np.abs(decode(head, replay_window(network, tokens))).max() < 1.0 and readout.exponent == -head.shift
     spread = 10 ** (-readout.sums_db / 20) * np.sqrt(np.square(exact).mean())
     assert 0.0 < spread < 5 * readout.scale_max * np.abs(np.diff(folded.head.weight)).max() + 1.0
 
@@ -283,7 +283,7 @@ def test_figures_of_a_count(attention: Any, kind: str, scale: float) -> None:
     node, lif = network[f"blocks.0.attention.{kind}"], network["blocks.0.attention.attention_lif"]
     layer = next(layer for layer in layer_report(folded, network, tokens) if layer.name == node.name)
     values: dict[str, np.ndarray] = {}
-    replay(network, tokens, observe=values.__setitem__)
+    replay_window(network, tokens, observe=values.__setitem__)
     counted = values[node.name].ravel() / node.gain
     assert counted.any() and np.array_equal(counted, np.rint(counted))
     unit = folded.threshold / int(lif.threshold[0])

@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
-from dsf.export.network.bounds import Interval, prove, require_no_overflow
+from dsf.export.network.bounds import Interval, compute_bounds, require_no_overflow
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Count, NetworkError, Outer, Readout, Residual, Synapses
-from dsf.export.network.reference import MEMBRANE_LIMIT, ReferenceEngine, decode, replay
+from dsf.export.network.reference import ReferenceEngine, decode, replay_window
 from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network, random_proof_tokens
-from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, spread_windows, verify
+from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, prove_run, spread_windows
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
 from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
-from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.integers import MEMBRANE_LIMIT, Affine
 from dsf.train.quantization.layers import LARGEST_RATIO_ERROR, bias_parts, count_integers
 from dsf.train.quantization.scales import Scales, largest_threshold_for_bias
 
@@ -114,7 +114,7 @@ def test_no_run_leaves_the_proven_bounds(sizes: dict[str, Any], bits: int, extre
     require_no_overflow(network)
     if extreme:
         network = with_extremes(network, sizes["seed"])
-    proven = {(bound.node, bound.quantity): bound.largest for bound in prove(network)}
+    proven = {(bound.node, bound.quantity): bound.largest for bound in compute_bounds(network)}
     largest, engine = Largest(network), ReferenceEngine(network, lanes=4)
     for token in random_tokens(network, 6, 4, sizes["seed"]):
         engine.step_graded(token, largest.observe)
@@ -135,7 +135,7 @@ def test_a_negative_sum_is_not_saved_by_the_half_that_is_added_for_rounding() ->
         head.name: dataclasses.replace(head, shift=15),
     }
     network = dataclasses.replace(network, nodes=tuple(changed.get(node.name, node) for node in network.nodes))
-    (bound,) = [bound for bound in prove(network) if bound.quantity == "residual summed over ticks"]
+    (bound,) = [bound for bound in compute_bounds(network) if bound.quantity == "residual summed over ticks"]
     assert bound.largest == 2 * (2**22 + 8000) and not bound.holds
     with pytest.raises(
         NetworkError, match="'readout' could overflow: its residual summed over ticks can reach 8404608"
@@ -265,10 +265,10 @@ def test_a_proof_that_is_told_to_stop_says_so() -> None:
 def test_engines_are_compared_on_two_contexts_where_episodes_are_long_enough() -> None:
     model, network = random_model(0), random_network(0)
     episodes = [tokens.astype(np.int32) for tokens in random_tokens(network, 3 * 8 + 1, 3, 0).swapaxes(0, 1)]
-    rungs, tokens = verify(model, fold(model), network, None, episodes)
+    rungs, tokens = prove_run(model, fold(model), network, None, episodes)
     found = {rung.name: rung.details.get("decisions") for rung in rungs}
     assert found["L2 stream = window"] == PROOF_SEQUENCES * 2 * network.context and tokens.shape[1:] == (8, 6)
-    rungs, _ = verify(model, fold(model), network, None, [tokens[:5] for tokens in episodes])
+    rungs, _ = prove_run(model, fold(model), network, None, [tokens[:5] for tokens in episodes])
     assert {rung.name: rung.passed for rung in rungs}["L2 stream = window"] is None
 
 
@@ -284,7 +284,7 @@ def test_a_head_row_of_zeros_is_a_constant_output(discrete: bool, bias: float) -
         head = network.readout
         assert not head.weights[rows].any() and (head.weights.any() or len(rows) == 3)
         assert np.allclose((head.scale * head.bias)[rows], bias, atol=2e-3)
-        answers = replay(network, random_tokens(network, 4, 2, 0))
+        answers = replay_window(network, random_tokens(network, 4, 2, 0))
         wanted = bias if discrete else np.tanh(bias)
         assert np.allclose(decode(head, answers)[..., rows], wanted, atol=2e-3)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dsf.export.inspect import describe_nodes, inspect_network, print_network
 from dsf.export.network.bounds import require_no_overflow
-from dsf.export.network.difference import ABSENT, HEADER, compare, print_differences
+from dsf.export.network.difference import ABSENT, HEADER, compare_networks, print_differences
 from dsf.export.network.file import file_digest, read_network, write_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Readout, Synapses
@@ -97,7 +97,7 @@ def test_text_from_a_file_is_no_markup() -> None:
 @settings(max_examples=15, deadline=None)
 @given(exportable())
 def test_equal_networks_do_not_differ(sizes: dict[str, Any]) -> None:
-    assert compare(random_network(**sizes), random_network(**sizes)) == []
+    assert compare_networks(random_network(**sizes), random_network(**sizes)) == []
 
 
 def test_a_file_keeps_everything(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
         random_network(0, blocks=1), provenance={"score": float("nan"), "seeds": [1, 2]}, target_return=3.5
     )
     write_network(network, tmp_path / "a.dsf.h5")
-    differences = compare(network, read_network(tmp_path / "a.dsf.h5"))
+    differences = compare_networks(network, read_network(tmp_path / "a.dsf.h5"))
     assert differences == []
     assert "equal" in printed(print_differences, differences)
 
@@ -123,7 +123,7 @@ def test_every_difference_is_named() -> None:
     second = dataclasses.replace(
         second, context=9, target_return=1.0, provenance={"model": {"width": 12, "blocks": 1}, "seeds": [1, 3]}
     )
-    found = {(item.where, item.field): item for item in compare(first, second)}
+    found = {(item.where, item.field): item for item in compare_networks(first, second)}
     assert set(found) == {
         (HEADER, "context"),
         (HEADER, "target_return"),
@@ -145,7 +145,7 @@ def test_every_difference_is_named() -> None:
 def test_other_architectures() -> None:
     """Missing and added nodes, other kinds under one name, other shapes: seen from both sides."""
     first, second = random_network(0, blocks=1), random_network(0, blocks=2, attention="sdsa1", width=8)
-    there, back = compare(first, second), compare(second, first)
+    there, back = compare_networks(first, second), compare_networks(second, first)
     assert {(item.where, item.field) for item in there} == {(item.where, item.field) for item in back}
     found = {(item.where, item.field): item for item in there}
     assert found["blocks.0.attention.window", "node"].second == ABSENT
@@ -159,10 +159,10 @@ def test_other_architectures() -> None:
 def test_other_kinds_and_orders() -> None:
     first = random_network(0, blocks=1, attention="pssa", positional_bias="relative")
     second = random_network(0, blocks=1, attention="pssa", positional_bias="full")
-    window = next(item for item in compare(first, second) if item.where == "blocks.0.attention.window")
+    window = next(item for item in compare_networks(first, second) if item.where == "blocks.0.attention.window")
     assert (window.field, window.first, window.second) == ("kind", "Window", "PlacedWindow")
     embed = first.nodes[1]
     twin = dataclasses.replace(embed, name="twin")
     one = dataclasses.replace(first, nodes=(first.nodes[0], embed, twin, *first.nodes[2:]))
     other = dataclasses.replace(first, nodes=(first.nodes[0], twin, embed, *first.nodes[2:]))
-    assert [item.field for item in compare(one, other)] == ["order of nodes"]
+    assert [item.field for item in compare_networks(one, other)] == ["order of nodes"]

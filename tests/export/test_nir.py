@@ -19,7 +19,7 @@ from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NODE_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
 from dsf.export.network.reference import ReferenceEngine, fire
-from dsf.export.targets.nir_graph import DT, REASONS, build, inexact_parts, leak_is_exact, write_nir
+from dsf.export.targets.nir_graph import DT, REASONS, build_nir, inexact_parts, leak_is_exact, write_nir
 from dsf.shell.errors import UserError
 from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind
@@ -98,14 +98,14 @@ def assert_same_graph(graph: nir.NIRGraph, again: nir.NIRGraph) -> None:
 @given(sizes=exportable(), bits=st.integers(2, 8))
 def test_round_trip_gives_back_the_graph(tmp_path: Path, sizes: dict[str, Any], bits: int) -> None:
     network = random_network(bits=bits, **sizes)
-    graph, _ = build(network, partial=True)
+    graph, _ = build_nir(network, partial=True)
     assert_same_graph(graph, reread(network, tmp_path / "x.nir"))
 
 
 @pytest.mark.parametrize("attention", get_args(AttentionKind))
 def test_every_node_is_drawn_or_listed(attention: AttentionKind, tmp_path: Path) -> None:
     network = random_network(5, attention=attention, positional_bias="full", heads=2)
-    graph, omitted = build(network, partial=True)
+    graph, omitted = build_nir(network, partial=True)
     assert_same_graph(graph, reread(network, tmp_path / "x.nir"))
     assert json.loads(nir.read(tmp_path / "x.nir").metadata["omitted"]) == omitted
     drawn = {name for name, node in graph.nodes.items() if not isinstance(node, (nir.Input, nir.Output))}
@@ -125,7 +125,7 @@ def test_a_kind_is_said_or_has_a_reason() -> None:
 
 def test_inputs_and_outputs_are_named_after_the_populations_that_are_cut() -> None:
     network = random_network(0, blocks=1)
-    graph, _ = build(network, partial=True)
+    graph, _ = build_nir(network, partial=True)
     qkv = "blocks.0.attention.qkv_lif"
     assert set(graph.inputs) == {"encoder", "blocks.0.attention.window"}
     assert set(graph.outputs) == {f"{qkv}.out", "residual.1.out"}
@@ -241,7 +241,7 @@ def test_whole_biases_keep_a_quarter_exactly_for_four_ticks(decay: float, ticks:
     flips, spikes = 0, 0
     for seed in range(4):
         network = quantize(fold(random_model(seed, width=24, ticks=ticks, decay=decay)), "hopper", whole_biases=whole)
-        graph, _ = build(network, partial=True)
+        graph, _ = build_nir(network, partial=True)
         assert {leak_is_exact(node, ticks) for node in network.of_kind(LIF)} == {(decay, ticks) == (0.25, 4)}
         for values in reference_values(network, 0, tokens=40, lanes=8):
             for node in network.of_kind(LIF):
@@ -295,6 +295,6 @@ def test_encoder_and_readout_alone_are_cut_around() -> None:
     network = random_network(0)
     kept = [node for node in network.nodes if isinstance(node, Encoder) or node.name in ("embed", "residual.0")]
     small = dataclasses.replace(network, nodes=(*kept, dataclasses.replace(network.readout, source="residual.0")))
-    graph, omitted = build(small, partial=True)
+    graph, omitted = build_nir(small, partial=True)
     assert set(graph.nodes) == {"encoder", "embed", "residual.0", "residual.0.out"}
     assert [line.split(" ")[0] for line in omitted] == [Encoder.__name__, Readout.__name__]

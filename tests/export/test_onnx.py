@@ -24,10 +24,10 @@ from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, SPIKING_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
-from dsf.export.network.reference import ReferenceEngine, WindowReference, decode, replay
+from dsf.export.network.reference import ReferenceEngine, WindowReference, decode, replay_window
 from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
 from dsf.export.targets.onnx_float import build_float, write_onnx_float
-from dsf.export.targets.onnx_graph import build, build_window, write_onnx
+from dsf.export.targets.onnx_graph import build_stream, build_window, write_onnx
 from dsf.export.targets.onnx_rules import check
 from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.testing.spike_tally import TALLY
@@ -110,7 +110,7 @@ def test_every_token_of_a_window_is_the_replay(sizes: dict[str, Any], bits: int,
     starts = data.draw(st.lists(st.integers(0, context - 1), min_size=3, max_size=3))
     exists = (np.arange(context)[:, None] >= np.array(starts)).astype(np.uint8)
     tokens, fired = random_tokens(network, context, 3, sizes["seed"]), {}
-    answers = replay(network, tokens, exists.astype(np.int64), lambda name, values: fired.update({name: values}))
+    answers = replay_window(network, tokens, exists.astype(np.int64), lambda name, values: fired.update({name: values}))
     session = open_session(build_window(network, encoder=False, spikes=True))
     outputs = run(session, {"graded": tokens.astype(np.int32), "exists": exists})
     assert np.array_equal(outputs["accumulators"], answers[-1])
@@ -206,7 +206,7 @@ def test_a_graph_answers_a_token_that_is_not_finite_with_nan(value: float, discr
     exists[0, 2] = 0
     graphs_of_windows = build_window(network), build_float(folded), build_float(folded, dtype=np.float64)
     found = [run(open_session(model), {"tokens": vectors, "exists": exists}) for model in graphs_of_windows]
-    session = open_session(build(network))
+    session = open_session(build_stream(network))
     feeds = {"token": vectors[3]}
     for entry in session.get_inputs()[1:]:
         feeds[entry.name] = np.zeros([3 if axis == "lanes" else axis for axis in entry.shape], np.uint8)
@@ -225,7 +225,7 @@ def test_a_window_takes_one_kind_of_input() -> None:
 def graphs(attention: AttentionKind, encoder: bool = True) -> Iterator[tuple[Network, onnx.ModelProto]]:
     """Both modes, with every spiking population as an output."""
     network = random_network(7, attention=attention, positional_bias="full", heads=2, context=4)
-    for mode in (build, build_window):
+    for mode in (build_stream, build_window):
         yield network, mode(network, encoder=encoder, spikes=True)
 
 
@@ -346,7 +346,7 @@ def test_weights_are_bytes_and_are_stored_once_for_all_ticks() -> None:
     sizes = []
     for ticks in (1, 8):
         network = random_network(5, width=32, ticks=ticks)
-        tensors = [numpy_helper.to_array(tensor) for tensor in build(network).graph.initializer]
+        tensors = [numpy_helper.to_array(tensor) for tensor in build_stream(network).graph.initializer]
         weights = [node.weights.size for node in network.nodes if isinstance(node, (Synapses, Readout))]
         assert sum(tensor.size for tensor in tensors if tensor.dtype == np.int8) == sum(weights)
         sizes.append(sum(tensor.nbytes for tensor in tensors))

@@ -24,7 +24,7 @@ from dsf.export.network.nodes import (
     Residual,
     Synapses,
 )
-from dsf.export.network.reference import ReferenceEngine, WindowReference, fire, integer_product, replay
+from dsf.export.network.reference import ReferenceEngine, WindowReference, fire, integer_product, replay_window
 from dsf.testing.random_networks import exportable, random_network, random_tokens
 from dsf.train.config.training import AttentionKind
 
@@ -152,7 +152,7 @@ def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bit
         if isinstance(network[name], SPIKING_KINDS):
             observed[name] = values[:, :, 1].swapaxes(0, 1).tolist()
 
-    answers = replay(network, window, observe=observe)
+    answers = replay_window(network, window, observe=observe)
     assert (answers[:, 1].tolist(), observed) == slow_decisions(network, window[:, 1], replayed=True)
     engine, tokens = WindowReference(network, lanes=2), random_tokens(network, length + 3, 2, sizes["seed"])
     for step, token in enumerate(tokens):
@@ -190,7 +190,7 @@ def test_currents_of_any_width_are_added_in_64_bits_and_left_alone() -> None:
 def test_a_window_longer_than_the_context_is_refused() -> None:
     network = random_network(0, context=4)
     with pytest.raises(NetworkError, match="5 tokens, the network's context is 4"):
-        replay(network, random_tokens(network, 5, 1, 0))
+        replay_window(network, random_tokens(network, 5, 1, 0))
 
 
 @pytest.mark.parametrize("attention", [kind for kind in get_args(AttentionKind) if kind != "pssa"])

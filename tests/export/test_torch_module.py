@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsf.export.network.nodes import SPIKING_KINDS, NetworkError
-from dsf.export.network.reference import WindowReference, decode, replay
+from dsf.export.network.reference import WindowReference, decode, replay_window
 from dsf.export.targets.torch_module import IntegerNetwork, read_torch, write_torch
 from dsf.testing.random_networks import exportable, random_network, random_tokens
 
@@ -27,7 +27,7 @@ def test_every_spike_and_accumulator_of_a_window(sizes: dict[str, Any], bits: in
     exists = np.arange(length)[:, None] >= absent
     expected: dict[str, np.ndarray] = {}
     observed: dict[str, np.ndarray] = {}
-    truth = replay(network, graded, exists, expected.__setitem__)
+    truth = replay_window(network, graded, exists, expected.__setitem__)
     module = IntegerNetwork(network)
     answers = module.decide(
         torch.from_numpy(graded).transpose(0, 1),

@@ -21,7 +21,7 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, NetworkError, Synapses
-from dsf.export.proof.rungs import versions
+from dsf.export.proof.rungs import proof_versions
 from dsf.export.proof.written import compare_written, token_vectors
 from dsf.export.targets.nir_graph import write_nir
 from dsf.export.targets.onnx_float import write_onnx_float
@@ -250,4 +250,4 @@ def test_a_wrong_net_file_is_found(tmp_path: Path) -> None:
 
 def test_versions_name_everything_that_took_part() -> None:
     wanted = {"python", "dsf", "numpy", "h5py", "gymnasium", "mujoco", "torch", "onnx", "onnxruntime", "nir"}
-    assert versions().keys() == wanted and all(versions().values())
+    assert proof_versions().keys() == wanted and all(proof_versions().values())

@@ -31,10 +31,10 @@ from dsf.export.network.nodes import LIF, Synapses
 from dsf.export.network.reference import ReferenceEngine, active_updates, fire
 from dsf.hardware_models import Activity, NodeActivity, SpikeCounter, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.activity import QUANTITIES
-from dsf.hardware_models.preset import NANOSECOND, PICOJOULE
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.arrays import Int64Array
+from dsf.shell.units import NANOSECOND, PICOJOULE
 from dsf.testing.random_networks import random_network
 from dsf.testing.sanafe_description import Chain, Core, Population, Projection
 
@@ -133,14 +133,14 @@ def observed(network: Network) -> tuple[list[dict[str, Int64Array]], Activity]:
     """Every node's values (ticks, neurons) for some random tokens, and what the engine counted for the same tokens."""
     limit = network.encoder.limit
     tokens = np.random.default_rng(0).integers(-limit, limit + 1, (TOKENS, 1, network.encoder.size))
-    reference, backend = ReferenceEngine(network), ReferenceBackend(network)
+    reference, engine = ReferenceEngine(network), ReferenceLoopEngine(network)
     values: list[dict[str, Int64Array]] = []
     for token in tokens:
         seen: dict[str, Int64Array] = {}
         reference.step_graded(token, lambda name, found, seen=seen: seen.update({name: found.reshape(len(found), -1)}))
         values.append(seen)
-        backend.step_graded(token)
-    return values, measure_activity(backend.counter)
+        engine.step_graded(token)
+    return values, measure_activity(engine.counter)
 
 
 def block_chain(network: Network, values: dict[str, Int64Array]) -> Chain:
@@ -326,13 +326,13 @@ def test_neurobenchs_definitions_on_our_counts_by_hand() -> None:
 def test_neurobench_counts_what_we_count_on_the_linear_part(tmp_path: Path) -> None:
     """Where NeuroBench is not installed, its effective accumulates come from dense products of spikes and weights."""
     network = read_network(network_path())
-    layers, backend, seen = linear_part(network), ReferenceBackend(network), []
+    layers, engine, seen = linear_part(network), ReferenceLoopEngine(network), []
     limit = network.encoder.limit
     for token in np.random.default_rng(0).integers(-limit, limit + 1, (20, 1, network.encoder.size)):
-        seen.append(backend.step_graded(token)[1])
+        seen.append(engine.step_graded(token)[1])
     spikes = [np.concatenate([values[layer.source] for values in seen]) for layer in layers]
-    ours = neurobench_figures(layers, backend.counter)
-    events = sum(node.synaptic_events for node in measure_activity(backend.counter).nodes)
+    ours = neurobench_figures(layers, engine.counter)
+    events = sum(node.synaptic_events for node in measure_activity(engine.counter).nodes)
     missed = sum(int((fired @ (layer.weights == 0).T).sum()) for layer, fired in zip(layers, spikes))
     assert ours["Effective_ACs"] * len(spikes[0]) == events - missed
     path = tmp_path / "layers.npz"

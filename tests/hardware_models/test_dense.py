@@ -14,8 +14,8 @@ from dsf.hardware_models.dense import (
     SCHEDULES,
     WINDOW,
     BreakEven,
-    DecisionTransformer,
     Perceptron,
+    TransformerSizes,
     break_even,
     decision_transformer,
     dense_equivalent,
@@ -27,7 +27,7 @@ from dsf.hardware_models.dense import (
 from dsf.runtime.artifacts import network_path
 from dsf.testing.random_networks import random_network
 
-TINY = DecisionTransformer(observations=2, actions=1, width=4, blocks=2, context=2, mlp_hidden=12)
+TINY = TransformerSizes(observations=2, actions=1, width=4, blocks=2, context=2, mlp_hidden=12)
 """Matrices: embedding 4 x 4, per block 4 x 16 and 6 x 16, head 4."""
 
 
@@ -35,7 +35,7 @@ def test_the_rival_of_the_shipped_network_has_as_many_weights() -> None:
     network = read_network(network_path())
     matrices = sum(node.weights.size for node in network.nodes if isinstance(node, (Synapses, Readout)))
     rival = rival_transformer(network)
-    assert rival == DecisionTransformer(observations=11, actions=3)
+    assert rival == TransformerSizes(observations=11, actions=3)
     assert rival.weights == matrices == 15 * 128 + 3 * 12 * 128**2 + 128 * 3
 
 
@@ -137,4 +137,4 @@ def test_at_its_bound_a_run_has_not_won() -> None:
 
 def test_the_rival_takes_its_sizes_from_the_network() -> None:
     network = random_network(0, blocks=2, width=12, mlp_ratio=2, context=5, attention="none", features=6)
-    assert rival_transformer(network) == DecisionTransformer(2, 3, width=12, blocks=2, context=5, mlp_hidden=24)
+    assert rival_transformer(network) == TransformerSizes(2, 3, width=12, blocks=2, context=5, mlp_hidden=24)

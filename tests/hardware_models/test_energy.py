@@ -10,7 +10,7 @@ import yaml
 
 from dsf.hardware_models import SpikeCounter, estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.preset import GRADES, load_presets, parse_preset
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.errors import UserError
 from dsf.testing.random_networks import random_network, random_tokens
 
@@ -26,7 +26,7 @@ def set_spikes(counter: SpikeCounter, spikes: dict[str, int]) -> None:
 def counted(tokens: int = 5) -> SpikeCounter:
     """Spikes of a random one-block network over a few tokens."""
     network = random_network(0, blocks=1)
-    engine, counter = ReferenceBackend(network), SpikeCounter(network)
+    engine, counter = ReferenceLoopEngine(network), SpikeCounter(network)
     for token in random_tokens(network, tokens, 1, seed=0):
         counter.add(engine.step_graded(token)[1])
     return counter
@@ -96,7 +96,7 @@ def test_in_window_mode_every_token_of_every_window_counts() -> None:
 
 def test_counter_counts_what_the_engine_fired() -> None:
     network = random_network(0, blocks=1)
-    engine, counter, total = ReferenceBackend(network), SpikeCounter(network), 0
+    engine, counter, total = ReferenceLoopEngine(network), SpikeCounter(network), 0
     for token in random_tokens(network, 5, 1, seed=0):
         spikes = engine.step_graded(token)[1]
         counter.add(spikes)

@@ -28,7 +28,7 @@ from dsf.hardware_models.latency import barrier
 from dsf.hardware_models.preset import parse_preset
 from dsf.hardware_models.schedule import Schedule, Spikes, count_ticks
 from dsf.hardware_models.work import stages
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.errors import UserError
 from dsf.testing.chain_network import CHIP, TICKS, chain_network
 from dsf.testing.random_networks import exportable, random_network, random_tokens
@@ -178,7 +178,7 @@ def test_what_cannot_be_timed_is_refused() -> None:
 def recorded(network: Network, window: bool, count: int = 3) -> tuple[list[Spikes], SpikeCounter]:
     """Decisions of the reference, with all tokens of a window, and their sums."""
     counter, decisions = SpikeCounter(network), []
-    stream, replayed = ReferenceBackend(network), WindowReference(network)
+    stream, replayed = ReferenceLoopEngine(network), WindowReference(network)
     for token in random_tokens(network, count, 1, seed=0):
         spikes: dict[str, np.ndarray] = {}
         if window:

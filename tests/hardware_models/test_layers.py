@@ -14,7 +14,7 @@ from dsf.hardware_models import (
 )
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.layers import MACS, NEURON, ROUTING, SPENT_ON, SYNAPSE, by_part, layer_rows, together
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.testing.chain_network import CHIP, chain_network
 from dsf.testing.random_networks import random_network, random_tokens
 
@@ -62,7 +62,7 @@ def test_everything_that_is_priced_is_spent_on_something() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_rows_and_parts_add_up_to_the_run(name: str) -> None:
     network = random_network(0, blocks=2)
-    engine = ReferenceBackend(network)
+    engine = ReferenceLoopEngine(network)
     for token in random_tokens(network, 5, 1, seed=0):
         engine.step_graded(token)
     activity = measure_activity(engine.counter)

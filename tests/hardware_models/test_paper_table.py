@@ -14,8 +14,8 @@ from dsf.hardware_models.paper_table import (
     TSSA_RATES,
     Arithmetic,
     Operations,
+    PaperRow,
     Rates,
-    Row,
     Sizes,
     fourier_parts,
     measured_rates,
@@ -25,7 +25,7 @@ from dsf.hardware_models.paper_table import (
     spiking_parts,
     transformer_parts,
 )
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.testing.random_networks import random_network, random_tokens
 
 RATES = Rates(0.1, 0.2, 0.3, 0.4, 0.05, 0.06, 0.7, 0.8, "here")
@@ -33,7 +33,7 @@ TINY = Sizes(steps=2, blocks=3, width=5, ticks=7, mlp_ratio=4, observations=2, a
 """Two tokens of 4 features."""
 
 
-def rows() -> dict[str, Row]:
+def rows() -> dict[str, PaperRow]:
     return {row.model: row for row in paper_rows(RATES, TSSA_RATES)}
 
 
@@ -124,7 +124,7 @@ def test_the_difference_is_a_factor_on_the_rates() -> None:
 
 def test_rates_are_means_over_blocks() -> None:
     network = random_network(0, blocks=2)
-    engine, total = ReferenceBackend(network), dict.fromkeys(SpikeCounter(network).fired, 0)
+    engine, total = ReferenceLoopEngine(network), dict.fromkeys(SpikeCounter(network).fired, 0)
     for token in random_tokens(network, 5, 1, seed=0):
         for name, spikes in engine.step_graded(token)[1].items():
             total[name] += spikes.reshape(-1, spikes.shape[-1]).sum(axis=0)

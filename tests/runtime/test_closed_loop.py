@@ -13,7 +13,7 @@ from dsf.export.network.file import write_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime import cli
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import BackendName
 from dsf.runtime.loop.closed_loop import ClosedLoopResult, run_closed_loop
 from dsf.runtime.loop.env_task import env_task
@@ -88,7 +88,7 @@ def test_checked_decisions_are_the_first_of_every_episode() -> None:
 
 
 def test_a_mismatch_is_told_with_its_seed_and_decision() -> None:
-    class Wrong(ReferenceBackend):
+    class Wrong(ReferenceLoopEngine):
         """Flips one spike in its sixth decision."""
 
         def step_graded(self, graded: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

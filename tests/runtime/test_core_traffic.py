@@ -18,7 +18,7 @@ from dsf.export.placement.placement import place
 from dsf.hardware_models.mapping import NetworkMapping, in_order
 from dsf.hardware_models.mesh import with_mesh
 from dsf.runtime.cli import main
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.report.core_traffic import core_edges
 from dsf.shell.errors import CommandFailed
 from dsf.testing.lava import lava_runs_here
@@ -46,9 +46,9 @@ def placed(**sizes: Any) -> NetworkMapping:
 def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
     """One per spike (or tick, of values) and core with a neuron that reads it."""
     mapping, decisions = placed(**sizes), 4
-    network, backend = mapping.network, ReferenceBackend(mapping.network)
+    network, engine = mapping.network, ReferenceLoopEngine(mapping.network)
     for token in random_tokens(network, decisions, 1, seed=0):
-        backend.step_graded(token)
+        engine.step_graded(token)
     cores = {
         (part.node, part.first + neuron): core.index
         for core in mapping.placement.cores
@@ -67,16 +67,16 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
         for target in targets if not isinstance(network[name], Encoder) else ():
             edge = cores[name, sender], target
             if isinstance(network[name], SPIKING_KINDS):
-                spikes[edge] += int(backend.counter.fired[name][sender])
+                spikes[edge] += int(engine.counter.fired[name][sender])
             else:
                 graded[edge] += network.ticks * decisions
-    found = core_edges(mapping, backend.counter)
+    found = core_edges(mapping, engine.counter)
     assert {(edge.source, edge.target) for edge in found} == {*spikes, *graded}
     for edge in found:
         ends = edge.source, edge.target
         assert edge.spikes == spikes[ends] / decisions
         assert edge.graded == graded[ends] / decisions
-    activity = mapping.activity(backend.counter)
+    activity = mapping.activity(engine.counter)
     assert activity.total("messages") == spikes.total() > 0
 
 

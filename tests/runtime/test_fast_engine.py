@@ -18,7 +18,7 @@ from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.network.reference import ReferenceEngine, WindowReference, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines import fast_engine
-from dsf.runtime.engines.adapters import FastBackend, ReferenceBackend
+from dsf.runtime.engines.adapters import FastLoopEngine, ReferenceLoopEngine
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.runtime.engines.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
 from dsf.shell.arrays import Int64Array
@@ -190,7 +190,7 @@ def test_what_is_not_finite_is_refused_and_changes_nothing(bad: float) -> None:
 def test_counts_are_those_of_the_reference(build: None, attention: AttentionKind, mode: Mode, width: int) -> None:
     """Spikes and active updates of every neuron."""
     network = random_network(2, attention=attention, width=width)
-    fast, reference = FastBackend(network, mode), ReferenceBackend(network, mode)
+    fast, reference = FastLoopEngine(network, mode), ReferenceLoopEngine(network, mode)
     for token in random_tokens(network, 10, 1, seed=4):
         fast.step_graded(token), reference.step_graded(token)
     counted, truth = fast.counter, reference.counter

@@ -19,7 +19,7 @@ from dsf.export.placement.chips import CHIPS, LOIHI_1, Figure
 from dsf.hardware_models import load_preset
 from dsf.hardware_models.work import stages
 from dsf.runtime.cli import main
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, replay_spikes, require_cores
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused
@@ -103,9 +103,9 @@ def test_a_preset_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_runs_figures(mode: Mode) -> None:
     """Replayed spikes are the run's; messages of the mapping price the run; every token of a window is timed."""
     network = random_network(1, features=15)
-    backend = ReferenceBackend(network, mode)
+    engine = ReferenceLoopEngine(network, mode)
     tokens = random_tokens(network, 12, 1, seed=0)
-    spikes = [backend.step_graded(token)[1] for token in tokens]
+    spikes = [engine.step_graded(token)[1] for token in tokens]
     replayed = replay_spikes(network, mode, tokens[:, 0])
     assert len(replayed) == 12 <= SAMPLED_DECISIONS[mode]
     for one, other in zip(spikes, replayed):
@@ -113,9 +113,9 @@ def test_a_runs_figures(mode: Mode) -> None:
             present = other[name] if mode == "stream" else other[name][:, -1]
             assert np.array_equal(present, values)
     presets = [load_preset("paper_45nm"), load_preset("loihi1_fitted")]
-    paper, fitted = price_run(network, mode, backend.counter, tokens[:, 0], presets)
+    paper, fitted = price_run(network, mode, engine.counter, tokens[:, 0], presets)
     assert paper.on_chip is None and fitted.on_chip is not None and fitted.on_chip.latency is not None
-    activity = fitted.on_chip.mapping.activity(backend.counter)
+    activity = fitted.on_chip.mapping.activity(engine.counter)
     messages = fitted.energy.terms["messages"].nominal
     assert messages == pytest.approx(111e-12 * activity.per_decision("messages"))
     lockstep, idle = activity.per_decision("inactive_updates"), fitted.on_chip.latency.idle_updates
@@ -133,11 +133,11 @@ def test_a_runs_figures(mode: Mode) -> None:
 def test_without_a_control_period_there_is_no_verdict() -> None:
     """An environment of --env need not state one."""
     network = random_network(0, features=15)
-    backend = ReferenceBackend(network)
+    engine = ReferenceLoopEngine(network)
     tokens = random_tokens(network, 3, 1, seed=0)
     for token in tokens:
-        backend.step_graded(token)
-    (figures,) = price_run(network, "stream", backend.counter, tokens[:, 0], [load_preset("loihi2_derived")])
+        engine.step_graded(token)
+    (figures,) = price_run(network, "stream", engine.counter, tokens[:, 0], [load_preset("loihi2_derived")])
     task = dataclasses.replace(get_task("hopper"), control_period_s=math.nan)
     values = figures.to_json(task)
     latency = values["latency"]

@@ -16,7 +16,7 @@ from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
 from dsf.export.network.reference import WindowReference, encode
 from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import STOCK_LAVA, LavaModel, LavaOptions
 from dsf.runtime.engines.parity import Parity, ParityCheck
 from dsf.runtime.engines.probes import choose_populations
@@ -60,7 +60,7 @@ def compare(
 ) -> Parity:
     """Feed (count, 1, features) tokens to Lava and the reference, with episode starts at ``resets``."""
     reported = choose_populations(network, options.probes)
-    check, truth = ParityCheck(network, mode, reported), ReferenceBackend(network, mode)
+    check, truth = ParityCheck(network, mode, reported), ReferenceLoopEngine(network, mode)
     with open_engine(network, "lava", model, mode, options) as engine:
         assert engine.reported == reported
         for index, token in enumerate(tokens):
@@ -135,7 +135,7 @@ def test_the_second_synapses_have_a_place_in_lavas_graph() -> None:
 def test_attention_remembers_in_the_networks_of_the_sweep(kind: str) -> None:
     """Else the sweep would prove nothing."""
     network = network_of(kind, 0)
-    remembering, forgetting = (ReferenceBackend(network) for _ in range(2))
+    remembering, forgetting = (ReferenceLoopEngine(network) for _ in range(2))
     remembered = False
     for token in random_tokens(network, TOKENS, 1, seed=0):
         forgetting.reset(0)
@@ -191,7 +191,7 @@ def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
     network = random_network(0, blocks=3, ticks=4, context=5, **KINDS[kind])
     for model, period in zip(MODELS, (fused, expanded)):
         assert LavaEngine(network, model).ticks_per_token == period
-    assert [ReferenceBackend(network, mode).ticks_per_token for mode in MODES] == [4, 4]
+    assert [ReferenceLoopEngine(network, mode).ticks_per_token for mode in MODES] == [4, 4]
 
 
 def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_trained_network_matches_over_200_closed_loop_decisions(model: LavaModel
     network, task = read_network(network_path()), get_task("hopper")
     tokens: list[np.ndarray] = []
 
-    class Recording(ReferenceBackend):
+    class Recording(ReferenceLoopEngine):
         def step_graded(self, graded: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             tokens.append(graded)
             return super().step_graded(graded)
@@ -266,14 +266,14 @@ def test_a_probed_population_that_is_missing_counts_as_wrong() -> None:
     network = random_network(0)
     name, token = "blocks.0.mlp.hidden_lif", random_tokens(network, 1, 1, seed=0)[0]
     check = ParityCheck(network, "stream", (name,))
-    accumulators, _ = ReferenceBackend(network).step_graded(token)
+    accumulators, _ = ReferenceLoopEngine(network).step_graded(token)
     check.check(token, accumulators, {})
     assert check.result.mismatches == check.result.compared_spikes == network.ticks * network[name].size
 
 
 def test_parity_check_sees_a_single_flipped_spike() -> None:
     network = random_network(0)
-    check, engine = ParityCheck(network), ReferenceBackend(network)
+    check, engine = ParityCheck(network), ReferenceLoopEngine(network)
     token = random_tokens(network, 1, 1, seed=0)[0]
     accumulators, spikes = engine.step_graded(token)
     name = next(network.of_kind(LIF)).name

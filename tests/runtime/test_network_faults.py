@@ -21,7 +21,7 @@ from dsf.export.network.reference import ReferenceEngine, WindowReference
 from dsf.export.placement.chips import get_chip
 from dsf.export.placement.placement import Slice, place
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.runtime.engines.interface import LavaModel
 from dsf.runtime.engines.parity import Parity
@@ -51,7 +51,7 @@ def roomy_network(seed: int, **sizes: Any) -> Network:
 
 def compare(network: Network, mode: Mode, backend: Any, lava: LavaModel = "fused", tokens: int = TOKENS) -> Parity:
     """A backend against the reference, with a new episode in the middle."""
-    result, truth = Parity(), ReferenceBackend(network, mode)
+    result, truth = Parity(), ReferenceLoopEngine(network, mode)
     with open_engine(network, backend, lava, mode) as engine:
         for index, token in enumerate(random_tokens(network, tokens, 1, seed=8)):
             if index in (0, tokens // 2 + 1):

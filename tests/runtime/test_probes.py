@@ -12,7 +12,7 @@ import pytest
 from dsf.export.network.file import write_network
 from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime.cli import main
-from dsf.runtime.engines.adapters import ReferenceBackend
+from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.probes import ALL_POPULATIONS, choose_populations
 from dsf.runtime.engines.spike_file import SpikeRecorder
 from dsf.shell.errors import UserError
@@ -41,8 +41,8 @@ def test_a_pattern_without_population_is_refused(pattern: str) -> None:
 
 def test_recorded_spikes_are_those_of_the_engine(tmp_path: Path) -> None:
     network = random_network(0)
-    names, truth = choose_populations(network, ("*.hidden_lif", "*.coincidence")), ReferenceBackend(network)
-    recorder, expected = SpikeRecorder(ReferenceBackend(network), names), []
+    names, truth = choose_populations(network, ("*.hidden_lif", "*.coincidence")), ReferenceLoopEngine(network)
+    recorder, expected = SpikeRecorder(ReferenceLoopEngine(network), names), []
     for index, token in enumerate(random_tokens(network, DECISIONS, 1, seed=0)):
         if index in (0, RESET):
             recorder.reset(0)
@@ -91,7 +91,7 @@ def test_refusals(arguments: tuple[str, ...], words: str, tmp_path: Path, monkey
 
 
 def test_the_archive_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = SpikeRecorder(ReferenceBackend(random_network(0)), ("blocks.0.mlp.hidden_lif",))
+    recorder = SpikeRecorder(ReferenceLoopEngine(random_network(0)), ("blocks.0.mlp.hidden_lif",))
     recorder.step_graded(random_tokens(recorder.network, 1, 1, seed=0)[0])
 
     def fail(*_: object, **__: object) -> None:

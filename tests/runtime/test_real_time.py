@@ -12,11 +12,11 @@ import pytest
 from dsf.export.network.file import write_network
 from dsf.export.network.network import Network
 from dsf.runtime import cli
-from dsf.runtime.engines.adapters import FastBackend
+from dsf.runtime.engines.adapters import FastLoopEngine
 from dsf.runtime.engines.errors import EngineDied
 from dsf.runtime.loop.closed_loop import LoopSettings, run_serially
 from dsf.runtime.loop.env_task import env_task
-from dsf.runtime.loop.real_time import Clock, OnMiss, RealTimeFigures, Timing, run_in_real_time
+from dsf.runtime.loop.real_time import OnMiss, RealTimeFigures, Timing, WallClock, run_in_real_time
 from dsf.runtime.loop.tape import Tape, TapedLane
 from dsf.runtime.open_engine import open_engine
 from dsf.testing.command_line import assert_refused
@@ -46,7 +46,7 @@ def run_slow(network: Network, period: float, decision: float, on_miss: OnMiss) 
         return answers[-1][None]
 
     lane.start(0, 1.0)
-    episode, timing = run_in_real_time(lane, decide, Clock(period, on_miss))
+    episode, timing = run_in_real_time(lane, decide, WallClock(period, on_miss))
     assert (episode.decisions, episode.episode_return) == (lane.decisions, lane.total) and not lane.running
     lane.close()
     return lane, timing, answers
@@ -54,7 +54,7 @@ def run_slow(network: Network, period: float, decision: float, on_miss: OnMiss) 
 
 def test_without_a_miss_the_clock_changes_nothing(network: Network) -> None:
     task, results = env_task(WORLD, network), []
-    for clock in (None, Clock(RELAXED_S, "stop")):
+    for clock in (None, WallClock(RELAXED_S, "stop")):
         with open_engine(network, "fast") as engine:
             results.append(run_serially(engine, LoopSettings(task, 3.0, 10, clock=clock), range(1)))
     free, timed = results
@@ -86,7 +86,7 @@ def test_a_late_decision_is_executed_when_it_is_there_and_the_last_one_held_unti
 def test_a_miss_stops_the_episode(network: Network) -> None:
     lane, timing, answers = run_slow(network, 0.02, 0.1, "stop")
     assert (timing.misses, timing.stopped, lane.decisions, len(answers)) == (1, True, 0, 1)
-    figures = RealTimeFigures.of(Clock(0.02, "stop"), [timing, timing])
+    figures = RealTimeFigures.of(WallClock(0.02, "stop"), [timing, timing])
     assert (figures.periods, figures.deadline_misses, figures.safe_stops) == (2, 2, 2)
     assert figures.decision_latency_ms["max"] >= figures.decision_latency_ms["p50"] >= 100.0
 
@@ -99,10 +99,10 @@ def test_a_backend_that_fails_ends_the_run(network: Network) -> None:
 
     lane.start(0, 1.0)
     with pytest.raises(EngineDied, match="gone"):
-        run_in_real_time(lane, decide, Clock(0.01))
+        run_in_real_time(lane, decide, WallClock(0.01))
     lane.start(0, 1.0)
     with pytest.raises(EngineDied, match="gone"):  # also where nobody waits for the answer
-        run_in_real_time(lane, lambda vector: time.sleep(0.05) or decide(vector), Clock(0.01, "stop"))
+        run_in_real_time(lane, lambda vector: time.sleep(0.05) or decide(vector), WallClock(0.01, "stop"))
     lane.close()
 
 
@@ -112,14 +112,14 @@ def test_lateness_does_not_add_up(network: Network) -> None:
     original = lane.env.step
     lane.env.step = lambda action: time.sleep(0.3) or original(action)
     lane.start(0, 1.0)
-    _, timing = run_in_real_time(lane, lambda vector: np.zeros((1, ACTION)), Clock(0.4))
+    _, timing = run_in_real_time(lane, lambda vector: np.zeros((1, ACTION)), WallClock(0.4))
     lane.close()
     assert len(timing.lateness_s) >= 4 and timing.lateness_s[-3:].min() < 0.3
 
 
 def test_taped_and_checked_in_real_time(network: Network) -> None:
-    settings = LoopSettings(env_task(WORLD, network), 3.0, 10, taped=True, clock=Clock(0.02))
-    result = run_serially(FastBackend(network), settings, range(2))
+    settings = LoopSettings(env_task(WORLD, network), 3.0, 10, taped=True, clock=WallClock(0.02))
+    result = run_serially(FastLoopEngine(network), settings, range(2))
     assert result.parity.exact and result.parity.compared_spikes > 0
     for tape in result.tapes:
         assert len(tape.actions) == len(tape.rewards) == len(tape.observations) - 1 == tape.episode.decisions

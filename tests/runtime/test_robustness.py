@@ -18,7 +18,16 @@ from dsf.export.placement.chips import get_chip
 from dsf.runtime import cli
 from dsf.runtime.engines.parity import reference_engine
 from dsf.runtime.robustness import levels
-from dsf.runtime.robustness.levels import ALL_KINDS, KINDS, KindName, Point, Sweep, measure, prepare, undisturbed
+from dsf.runtime.robustness.levels import (
+    ALL_KINDS,
+    KINDS,
+    KindName,
+    Point,
+    Sweep,
+    measure_level,
+    prepare_level,
+    undisturbed,
+)
 from dsf.runtime.robustness.network_faults import stuck_neurons
 from dsf.runtime.robustness.report import bar, summarise
 from dsf.tasks import Disturbances, get_task, rollout
@@ -78,16 +87,18 @@ def test_no_disturbance_and_no_fault_score_as_the_reference(path: Path) -> None:
     sweep = sweep_of(hopper_network())
     policy = IntegerPolicy(reference_engine(sweep.network, sweep.mode, len(sweep.seeds)))
     expected = [episode.episode_return for episode in rollout(sweep.task, policy, sweep.seeds, TARGET)]
-    assert measure(sweep, undisturbed(sweep)).returns == {0: expected}
+    assert measure_level(sweep, undisturbed(sweep)).returns == {0: expected}
     for kind in ALL_KINDS:
-        assert set(map(tuple, measure(sweep, prepare(sweep, kind, 0.0)).returns.values())) == {tuple(expected)}, kind
+        assert set(map(tuple, measure_level(sweep, prepare_level(sweep, kind, 0.0)).returns.values())) == {
+            tuple(expected)
+        }, kind
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_kind_does_something_and_seeds_matter(kind: KindName) -> None:
     sweep = sweep_of(hopper_network())
     level = 1 if kind == "dead-cores" else KINDS[kind].levels[-1]  # of so small a network, many leave nothing
-    point, plain = measure(sweep, prepare(sweep, kind, level)), measure(sweep, undisturbed(sweep))
+    point, plain = measure_level(sweep, prepare_level(sweep, kind, level)), measure_level(sweep, undisturbed(sweep))
     assert len(set(map(tuple, point.returns.values()))) == (2 if KINDS[kind].random else 1)
     assert plain.returns[0] not in point.returns.values()
 
@@ -99,24 +110,24 @@ def test_a_level_is_the_fault_it_names_on_the_reference_too() -> None:
     network = stuck_neurons(sweep.network, 1, 0.1, 0)
     policy = IntegerPolicy(reference_engine(network, "window", len(sweep.seeds)))
     episodes = rollout(sweep.task, policy, sweep.seeds, TARGET)
-    point = measure(sweep, prepare(sweep, "stuck-at-1", 0.1))
+    point = measure_level(sweep, prepare_level(sweep, "stuck-at-1", 0.1))
     assert point.returns == {0: [episode.episode_return for episode in episodes]}
 
 
 def test_noise_is_in_fifths_of_the_encoders_range() -> None:
     sweep = sweep_of(hopper_network())
     encoder = sweep.network.encoder
-    (condition, *_) = prepare(sweep, "observation-noise", 0.25).conditions.values()
+    (condition, *_) = prepare_level(sweep, "observation-noise", 0.25).conditions.values()
     expected = tuple((encoder.limit * encoder.step[:11] / 5).tolist())
     assert condition.disturbances == Disturbances(observation_noise=0.25, observation_scale=expected)
 
 
 def test_more_episodes_than_lanes_give_the_same_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = sweep_of(hopper_network(), episodes=5)
-    cell = prepare(sweep, "sensor-dropout", 0.3)
-    together = measure(sweep, cell)
+    prepared = prepare_level(sweep, "sensor-dropout", 0.3)
+    together = measure_level(sweep, prepared)
     monkeypatch.setattr(levels, "MOST_LANES", 2)
-    assert measure(sweep, cell) == together
+    assert measure_level(sweep, prepared) == together
 
 
 def test_intervals_are_over_what_is_independent() -> None:
@@ -138,7 +149,7 @@ def test_bars_are_scores_beside_the_undisturbed_one() -> None:
 def test_a_report_names_the_data_and_the_checkpoint() -> None:
     provenance = {"dataset": {"id": "some/data-v0"}, "train_steps": 12_000, "train_revision": "abc"}
     sweep = sweep_of(dataclasses.replace(hopper_network(), provenance=provenance), episodes=1)
-    summary = summarise(sweep, [measure(sweep, undisturbed(sweep))], "n.dsf.h5", "0" * 64)
+    summary = summarise(sweep, [measure_level(sweep, undisturbed(sweep))], "n.dsf.h5", "0" * 64)
     assert summary["dataset"] == "some/data-v0"
     assert summary["checkpoint"] == {"train_steps": 12_000, "train_revision": "abc"}
 

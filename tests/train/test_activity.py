@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.testing.random_networks import random_model
-from dsf.train.models.activity import SATURATED_RATE, SILENT_RATE, Activity, record_activity
+from dsf.train.models.activity import SATURATED_RATE, SILENT_RATE, FiringStatistics, record_activity
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.norm import set_blend
@@ -112,5 +112,5 @@ def test_populations_that_hardly_compute_are_named(model: DSFormer, bias: float,
 
 def test_rates_on_the_limits_are_not_unusual() -> None:
     rates = {"low": SILENT_RATE, "high": SATURATED_RATE, "lower": SILENT_RATE / 2, "higher": 1.0}
-    activity = Activity(rates={name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()})
+    activity = FiringStatistics(rates={name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()})
     assert activity.unusual() == ["lower is silent (0.25%)", "higher is saturated (100.00%)"]

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsf.train.quantization.codec import InputCodec, TokenStatistics, summarise
+from dsf.train.quantization.codec import InputCodec, TokenStatistics, summarise_parts
 
 
 def test_codec_covers_the_data_and_never_clips_the_wished_points() -> None:
@@ -38,7 +38,7 @@ def test_codec_clips_what_lies_beyond_five_deviations_and_takes_constant_feature
 def test_merged_statistics_are_those_of_all_samples(lengths: list[int], chunk: int, centre: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
     parts = [generator.normal(centre, generator.uniform(0.1, 2.0), (length, 3)) for length in lengths]
-    summaries = summarise(np.concatenate(parts), np.array(lengths))
+    summaries = summarise_parts(np.concatenate(parts), np.array(lengths))
     starts = range(0, len(parts), chunk)
     merged = TokenStatistics.merge((np.array(lengths[i : i + chunk]), summaries[i : i + chunk]) for i in starts)
     values = np.concatenate(parts)

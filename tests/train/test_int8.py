@@ -18,7 +18,7 @@ from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
 from dsf.train.config.rivals import PolicyKind
 from dsf.train.evaluation.command import evaluate_run
-from dsf.train.models.rivals.int8 import Int8Linear, integer_product, quantized, to_int8
+from dsf.train.models.rivals.int8 import Int8Linear, int8_copy, int8_product, to_int8
 
 
 def test_codes_are_integers_within_half_a_step() -> None:
@@ -35,7 +35,7 @@ def test_sums_are_those_of_integers_even_where_floats_would_round() -> None:
     generator = np.random.default_rng(0)
     codes, weight = (generator.integers(-127, 128, shape).astype(np.int8) for shape in ((9, 4096), (6, 4096)))
     codes[0], weight[0] = 127, 127
-    found = integer_product(torch.from_numpy(codes), torch.from_numpy(weight))
+    found = int8_product(torch.from_numpy(codes), torch.from_numpy(weight))
     assert found.dtype == torch.int32 and int(found[0, 0]) == 127 * 127 * 4096
     assert np.array_equal(found.numpy(), codes.astype(np.int64) @ weight.astype(np.int64).T)
 
@@ -57,7 +57,7 @@ def test_a_linear_is_its_integer_equation() -> None:
 def test_int8_decides_nearly_as_fp32_and_leaves_the_model_alone(kind: PolicyKind) -> None:
     model, mask = small_model(kind), torch.ones(16, CONTEXT, dtype=torch.bool)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    integers = quantized(model)
+    integers = int8_copy(model)
     exact, near = model(windows(16), mask), integers(windows(16), mask)
     error = (exact - near).abs()
     assert 0.0 < float(error.mean()) < 0.02 and float(exact.std()) > 0.1
@@ -98,7 +98,7 @@ def test_a_matrix_that_is_no_linear_is_named() -> None:
     model = small_model("dt")
     model.get_submodule("blocks.0").register_parameter("filter", nn.Parameter(torch.ones(2, 2)))
     with pytest.raises(UserError, match=r"Decision Transformer \(--policy dt\) has blocks.0.filter besides: use fp32"):
-        quantized(model)
+        int8_copy(model)
 
 
 def test_dsformer_and_its_best_checkpoint_are_scored_too(tiny_store: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from dsf.shell.errors import UserError
 from dsf.train.config.rivals import PolicyKind, RivalConfig
-from dsf.train.quantization.integers import WEIGHT_BITS
+from dsf.train.quantization.integers import MAX_INPUT_BITS, WEIGHT_BITS
 from dsf.train.quantization.rounding import MIN_BITS
 from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
@@ -29,7 +29,7 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 
 CONFIG_NAME = "config.json"
 """Where a run directory keeps its TrainConfig."""
-MIN_INPUT_BITS, MAX_INPUT_BITS = 4, 16
+MIN_INPUT_BITS = 4
 SDSA3_SCALE = 0.125
 """Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
 FEATURES_PER_UNIT = 8

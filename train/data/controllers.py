@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dsf.tasks import Task
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 
-Cell = tuple[int, int]
+MazeCell = tuple[int, int]
 """Row and column of a maze map."""
 
 WALL = 1
@@ -39,7 +39,7 @@ class WaypointController:
 
     maze: Any
     noise: float
-    _distances: dict[Cell, dict[Cell, int]] = field(default_factory=dict)
+    _distances: dict[MazeCell, dict[MazeCell, int]] = field(default_factory=dict)
 
     def sample(self, observation: dict[str, Any], generator: np.random.Generator) -> npt.NDArray[np.float32]:
         """A force (2,) in [-1, 1]: proportional to the way to the next waypoint, damped by the velocity."""
@@ -58,18 +58,18 @@ class WaypointController:
         nearer = [near for near in neighbours(cell) if distances.get(near, here) < here]
         return self.maze.cell_rowcol_to_xy(np.array(nearer[0])) if nearer else goal
 
-    def _cell(self, position: npt.NDArray[np.float64]) -> Cell:
+    def _cell(self, position: npt.NDArray[np.float64]) -> MazeCell:
         row, column = self.maze.cell_xy_to_rowcol(position)
         return int(row), int(column)
 
 
-def neighbours(cell: Cell) -> list[Cell]:
+def neighbours(cell: MazeCell) -> list[MazeCell]:
     """The four cells that share an edge with this one."""
     row, column = cell
     return [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
 
 
-def cell_distances(maze_map: list[list[Any]], goal: Cell) -> dict[Cell, int]:
+def cell_distances(maze_map: list[list[Any]], goal: MazeCell) -> dict[MazeCell, int]:
     """Steps from every free cell to ``goal``, by breadth-first search. The outer ring of a map is wall."""
     distances, queue = {goal: 0}, deque([goal])
     while queue:

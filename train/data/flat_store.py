@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
-from dsf.train.quantization.codec import summarise
+from dsf.train.quantization.codec import summarise_parts
 
 FORMAT = 2
 """Raise it with every change to what the files hold: stores of another format are built again."""
@@ -68,7 +68,7 @@ class FlatStore:
         actions: (steps, action_size).
         starts: (episodes + 1,) index of each episode's first step, closed by the number of steps.
         returns: (episodes,) sums of rewards (reward units).
-        summaries: (episodes, 4, features), see :func:`dsf.train.quantization.codec.summarise`.
+        summaries: (episodes, 4, features), see :func:`dsf.train.quantization.codec.summarise_parts`.
     """
 
     content_hash: str
@@ -137,7 +137,7 @@ def write_store(directory: Path, batches: Iterable[FlatEpisodes], features: int,
             tokens.append(batch.tokens)
             actions.append(batch.actions)
             returns.append(batch.returns)
-            summaries.append(summarise(batch.tokens, batch.lengths))
+            summaries.append(summarise_parts(batch.tokens, batch.lengths))
             out_of_range += batch.out_of_range
         starts.append([tokens.rows])
         for array in (tokens, actions, starts, returns, summaries):

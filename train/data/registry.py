@@ -16,7 +16,7 @@ VERSION = re.compile(r"-v\d+$")
 
 
 @dataclass(frozen=True)
-class Entry:
+class RegisteredDataset:
     """One dataset of the paper.
 
     Attributes:
@@ -48,29 +48,31 @@ _ANT = "new data in D4RL's role (v4 ants); recorded episodes go on at the goal a
 _MAZE = "new data in D4RL's role with random goals, references are ours; dsf/pointmaze/* stand in without a network"
 
 
-def _entries() -> list[Entry]:
+def _entries() -> list[RegisteredDataset]:
     entries = []
     for task in ("hopper", "walker2d", "halfcheetah"):
         for role in ("medium", "medium-replay", "medium-expert", "expert"):
             remote = f"mujoco/{task}/{role}-v0" if role in ("medium", "expert") else ""
             note = _NOT_D4RL if remote else _NO_TWIN
             source = RECIPES[f"{task}-{role}"].dataset_id
-            entries.append(Entry(f"{task}-{role}-v2", task, source, LOCAL, remote, note))
+            entries.append(RegisteredDataset(f"{task}-{role}-v2", task, source, LOCAL, remote, note))
     for task in ("pen", "door", "hammer", "relocate"):
         for role in ("human", "cloned", "expert"):
-            entries.append(Entry(f"{task}-{role}-v1", task, f"D4RL/{task}/{role}-v2", REMOTE, "", _ADROIT))
+            entries.append(RegisteredDataset(f"{task}-{role}-v1", task, f"D4RL/{task}/{role}-v2", REMOTE, "", _ADROIT))
     for role in ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse"):
         task = f"antmaze-{role.split('-')[0]}"
-        entries.append(Entry(f"antmaze-{role}-v2", task, f"D4RL/antmaze/{role}-v1", REMOTE, "", _ANT))
+        entries.append(RegisteredDataset(f"antmaze-{role}-v2", task, f"D4RL/antmaze/{role}-v1", REMOTE, "", _ANT))
     for maze in ("open", "umaze", "medium", "large"):
         for role in (maze, f"{maze}-dense"):
             name = f"maze2d-{role}-v{0 if maze == 'open' else 1}"
             local = RECIPES[f"pointmaze-{role}"].dataset_id
-            entries.append(Entry(name, f"pointmaze-{role}", f"D4RL/pointmaze/{role}-v2", REMOTE, local, _MAZE))
+            entries.append(
+                RegisteredDataset(name, f"pointmaze-{role}", f"D4RL/pointmaze/{role}-v2", REMOTE, local, _MAZE)
+            )
     return entries
 
 
-REGISTRY: dict[str, Entry] = {entry.d4rl_name: entry for entry in _entries()}
+REGISTRY: dict[str, RegisteredDataset] = {entry.d4rl_name: entry for entry in _entries()}
 """By D4RL name, in the paper's order."""
 
 

@@ -20,7 +20,7 @@ SATURATED_RATE = 0.95
 
 
 @dataclass
-class Activity:
+class FiringStatistics:
     """What one forward pass did.
 
     Attributes:
@@ -58,12 +58,12 @@ class Activity:
 
 
 @contextmanager
-def record_activity(model: DecisionModel) -> Iterator[Activity]:
+def record_activity(model: DecisionModel) -> Iterator[FiringStatistics]:
     """Record the activity of the forward pass made inside; rates and events keep their gradients.
 
     Populations are the LIF modules; events are counted at the Linears that spikes feed.
     """
-    activity, handles = Activity(), []
+    activity, handles = FiringStatistics(), []
     for name, module in model.named_modules():
         if isinstance(module, LIF):
             handles.append(module.register_forward_hook(_rate_hook(activity, name)))
@@ -76,14 +76,14 @@ def record_activity(model: DecisionModel) -> Iterator[Activity]:
             handle.remove()
 
 
-def _rate_hook(activity: Activity, name: str) -> Any:
+def _rate_hook(activity: FiringStatistics, name: str) -> Any:
     def hook(_module: nn.Module, _inputs: Any, spikes: Tensor) -> None:
         activity.rates[name] = spikes.float().mean()
 
     return hook
 
 
-def _event_hook(activity: Activity, name: str) -> Any:
+def _event_hook(activity: FiringStatistics, name: str) -> Any:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         spikes = inputs[0]  # (ticks, rows, inputs)
         synapses = len(spikes) * module.in_features * module.out_features

@@ -23,7 +23,7 @@ MEAN, SQUARES, LOW, HIGH = range(4)
 """Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
 
 
-def summarise(values: npt.NDArray[np.floating], lengths: npt.NDArray[np.int64]) -> FloatArray:
+def summarise_parts(values: npt.NDArray[np.floating], lengths: npt.NDArray[np.int64]) -> FloatArray:
     """Summarise the parts of a data set that lie end to end, as (parts, 4, features) in float64.
 
     Args:
@@ -71,7 +71,7 @@ class TokenStatistics:
     def of(cls, values: npt.NDArray[np.floating]) -> TokenStatistics:
         """The statistics of (samples, features) held in memory."""
         lengths = np.array([len(values)])
-        return cls.merge([(lengths, summarise(values, lengths))])
+        return cls.merge([(lengths, summarise_parts(values, lengths))])
 
     @classmethod
     def merge(cls, chunks: Iterable[tuple[npt.NDArray[np.int64], FloatArray]]) -> TokenStatistics:

@@ -18,12 +18,15 @@ BIAS_MANTISSA_BITS = 13
 BIAS_EXPONENT_BITS = 3
 THRESHOLD_BITS = 17
 MAX_INPUT_BITS = 16
+"""Signed bits of the encoder's integers, shift included."""
 MAX_EXPONENT = 15
 """Largest shift of a synaptic sum, in either direction."""
 CURRENT_LIMIT = 1 << 17
 """A LIF's current: from here on, Lava's 24-bit current register wraps (64 * 2**17 = 2**23)."""
 ACCUMULATOR_LIMIT = 1 << 23
 """Synaptic sums, graded spikes, membranes and readout accumulators: 24 signed bits."""
+MEMBRANE_LIMIT = ACCUMULATOR_LIMIT - 1
+"""Membranes are clipped at this magnitude, as Lava's are."""
 
 
 @dataclass(frozen=True)

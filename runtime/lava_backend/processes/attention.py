@@ -18,7 +18,7 @@ from dsf.export.network.nodes import And
 from dsf.runtime.lava_backend.processes.ends import START_FLAG
 from dsf.runtime.lava_backend.stages.arithmetic import history_of
 from dsf.runtime.lava_backend.stages.blocks import AttentionNodes
-from dsf.runtime.lava_backend.stages.layout import Clock
+from dsf.runtime.lava_backend.stages.layout import TokenClock
 
 
 class AttentionHistory(AbstractProcess):
@@ -27,7 +27,7 @@ class AttentionHistory(AbstractProcess):
     ``gate_out`` carries the gate's spikes; without a gate nothing is connected to it.
     """
 
-    def __init__(self, *, nodes: AttentionNodes, clock: Clock) -> None:
+    def __init__(self, *, nodes: AttentionNodes, clock: TokenClock) -> None:
         super().__init__(nodes=nodes, clock=clock)
         self.s_in, self.start_in = InPort((nodes.qkv_lif.size,)), InPort((START_FLAG,))
         self.a_out = OutPort((nodes.history.size,))
@@ -48,7 +48,7 @@ class PyAttentionHistory(PyLoihiProcessModel):
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         nodes: AttentionNodes = proc_params["nodes"]
-        self.clock: Clock = proc_params["clock"]
+        self.clock: TokenClock = proc_params["clock"]
         self.answers = self.clock.at(self.clock.depth + nodes.delay)
         self.history = history_of(nodes, self.clock.ticks)
         self.no_current = np.zeros(nodes.history.size, np.int32)

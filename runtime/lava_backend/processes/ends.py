@@ -17,7 +17,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.runtime.lava_backend.stages.layout import Clock
+from dsf.runtime.lava_backend.stages.layout import TokenClock
 from dsf.runtime.lava_backend.stages.stage import Stage
 
 START_FLAG = 1
@@ -49,7 +49,7 @@ class PyTokenSource(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
+        self.clock: TokenClock = proc_params["clock"]
         self.silence = np.zeros(proc_params["features"], np.int32)
 
     def run_spk(self) -> None:
@@ -83,7 +83,7 @@ class PyResidualSum(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
+        self.clock: TokenClock = proc_params["clock"]
         self.shift: int = proc_params["shift"]
         self.total = np.zeros(proc_params["channels"], np.int64)
         self.silence = np.zeros(proc_params["channels"], np.int32)
@@ -122,7 +122,7 @@ class PyTokenSink(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.clock: Clock = proc_params["clock"]
+        self.clock: TokenClock = proc_params["clock"]
         self.bias = proc_params["bias"]
 
     def run_spk(self) -> None:

@@ -8,7 +8,7 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
 from dsf.export.network.nodes import LIF, Synapses
-from dsf.runtime.lava_backend.stages.layout import Clock
+from dsf.runtime.lava_backend.stages.layout import TokenClock
 from dsf.train.quantization.integers import WEIGHT_BITS
 
 NO_CURRENT_MEMORY = 4095
@@ -30,7 +30,7 @@ def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
     )
 
 
-def stock_neurons(node: LIF, clock: Clock) -> LIFReset:
+def stock_neurons(node: LIF, clock: TokenClock) -> LIFReset:
     """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (Lava takes a threshold array)."""
     return LIFReset(
         shape=(node.size,),

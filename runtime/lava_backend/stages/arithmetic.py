@@ -17,9 +17,8 @@ from dsf.export.network.nodes import LIF, Count, Gate, Outer, PlacedWindow, Syna
 from dsf.runtime.lava_backend.stages.blocks import AttentionNodes
 from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.shell.arrays import BoolArray, FloatArray
-from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
+from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
-MEMBRANE_LIMIT = (1 << 23) - 1
 MEMBRANE_SCALE = float(1 << MEMBRANE_FRACTION_BITS)
 
 

@@ -11,16 +11,16 @@ CONTINUES = 0
 
 
 @dataclass(frozen=True)
-class Clock:
+class TokenClock:
     """When a population is valid: ticks [depth, depth + ticks) of every period."""
 
     ticks: int
     period: int
     depth: int = 0
 
-    def at(self, depth: int) -> Clock:
+    def at(self, depth: int) -> TokenClock:
         """The same clock at another pipeline depth."""
-        return Clock(self.ticks, self.period, depth)
+        return TokenClock(self.ticks, self.period, depth)
 
     def phase(self, time_step: int) -> int:
         """Tick within the period of Lava's time step, which starts at 1."""

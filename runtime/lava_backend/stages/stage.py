@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dsf.export.network.nodes import Readout
 from dsf.runtime.lava_backend.stages.blocks import BlockNodes, EmbeddingNodes, NetworkParts
-from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS, Clock
+from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS, TokenClock
 from dsf.runtime.lava_backend.stages.message import BlockReport, lay_out_reports
 
 
@@ -25,7 +25,7 @@ class Stage:
     """
 
     block: BlockNodes
-    clock: Clock
+    clock: TokenClock
     report: BlockReport
     message_words: int
     pipe_messages: int
@@ -39,7 +39,7 @@ def cut_stages(
     """The stages in order, each at its depth of the fused or the expanded pipeline."""
     ends = DENSE_TICKS if expanded else 0
     depths = [block.depth if expanded else block.delay for block in parts.blocks]
-    clock = Clock(ticks, period=ticks + sum(depths) + 2 * ends)
+    clock = TokenClock(ticks, period=ticks + sum(depths) + 2 * ends)
     reports = lay_out_reports(parts.blocks, ticks, probed)
     last = len(parts.blocks) - 1
     return [

@@ -41,10 +41,12 @@ def make_rival(
     Raises:
         UserError: the sizes do not fit each other.
     """
-    return build(policy, sized(policy, rival, config, codec, task), config, codec, task)
+    return build_sized(policy, sized(policy, rival, config, codec, task), config, codec, task)
 
 
-def build(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> DecisionModel:
+def build_sized(
+    policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task
+) -> DecisionModel:
     """The model of a config that names every size.
 
     Raises:
@@ -88,7 +90,7 @@ def sized(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: In
 
     def count(width: int, hidden: int) -> int:
         candidate = dataclasses.replace(rival, width=width, mlp_hidden=hidden)
-        return _count(lambda: build(policy, candidate, config, codec, task))
+        return _count(lambda: build_sized(policy, candidate, config, codec, task))
 
     for width in widths:
         first, per_channel = count(width, 1), count(width, 2) - count(width, 1)

@@ -48,7 +48,7 @@ class CausalAttention(nn.Module):
         return output
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x += attention(norm(x)); x += MLP(norm(x))."""
 
     def __init__(self, rival: RivalConfig, width: int, hidden: int) -> None:
@@ -96,7 +96,7 @@ class DecisionTransformer(DecisionModel):
         self.embed_step = nn.Embedding(steps, width)
         self.embed_norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(rival.dropout)
-        self.blocks = nn.ModuleList(Block(rival, width, hidden) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(TransformerBlock(rival, width, hidden) for _ in range(config.blocks))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, action_size)
         for module in self.modules():
@@ -126,10 +126,10 @@ class DecisionTransformer(DecisionModel):
             self.embed_observation(observation) + now,
         )
         sequence = torch.stack(parts, dim=2).flatten(1, 2)
-        return self.drop(self.embed_norm(sequence)), visible(tokens.mask)
+        return self.drop(self.embed_norm(sequence)), causal_mask(tokens.mask)
 
 
-def visible(mask: Tensor) -> Tensor:
+def causal_mask(mask: Tensor) -> Tensor:
     """Which of a window's tokens may see which, (batch, 1, 3 * context, 3 * context), from (batch, context).
 
     Absent tokens see themselves alone, so that their softmax is defined; nobody sees them.

@@ -96,7 +96,7 @@ class SlidingSpectrum:
         return (self.spectrum * self.readout).sum(dim=1).real
 
 
-class Block(nn.Module):
+class FourierBlock(nn.Module):
     """x += gelu(CSC(norm(x))); x += MLP(norm(x))."""
 
     def __init__(self, width: int, hidden: int, window: int, modes: int) -> None:
@@ -138,7 +138,7 @@ class FourierController(DecisionModel):
             raise UserError(f"rival.fourier_modes is {modes}: a window of {window} has at most {(window + 1) // 2}")
         self.rival = rival
         self.embed = nn.Linear(len(codec.unit), width)
-        self.blocks = nn.ModuleList(Block(width, hidden, window, modes) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(FourierBlock(width, hidden, window, modes) for _ in range(config.blocks))
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, action_size))
 
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:

@@ -31,7 +31,7 @@ def to_int8(values: Tensor) -> tuple[Tensor, Tensor]:
     return (values / scale).round().clamp(-LIMIT, LIMIT).to(torch.int8), scale
 
 
-def integer_product(codes: Tensor, weight: Tensor) -> Tensor:
+def int8_product(codes: Tensor, weight: Tensor) -> Tensor:
     """Codes (..., inputs) times weight (outputs, inputs), both int8, as int32 (..., outputs).
 
     A sum of n products is at most n * 127^2, which 32 bits hold up to n = 133,000.
@@ -55,11 +55,11 @@ class Int8Linear(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs), float at both ends."""
         codes, scale = to_int8(values)
-        output = integer_product(codes, self.weight) * (scale * self.scale)
+        output = int8_product(codes, self.weight) * (scale * self.scale)
         return output if self.bias is None else output + self.bias
 
 
-def quantized(model: DecisionModel) -> DecisionModel:
+def int8_copy(model: DecisionModel) -> DecisionModel:
     """A copy of a trained rival in evaluation mode whose Linears are :class:`Int8Linear`.
 
     Raises:

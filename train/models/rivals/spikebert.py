@@ -64,7 +64,7 @@ class SpikingSelfAttention(nn.Module):
         return spikes
 
 
-class Block(nn.Module):
+class SpikeBertBlock(nn.Module):
     """x += attention(x); x += MLP(x), both of spikes: x counts them."""
 
     def __init__(self, rival: RivalConfig, config: ModelConfig) -> None:
@@ -100,7 +100,7 @@ class SpikeBERT(DecisionModel):
         self.embed = nn.Linear(len(codec.unit), width)
         self.embed_norm = nn.LayerNorm(width)
         self.embed_lif = LIF(config.decay, config.threshold)
-        self.blocks = nn.ModuleList(Block(rival, config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(SpikeBertBlock(rival, config) for _ in range(config.blocks))
         self.head = nn.Linear(width, action_size)
 
     def counts_events(self, linear: str) -> bool:

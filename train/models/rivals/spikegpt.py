@@ -91,7 +91,7 @@ class ChannelMix(nn.Module):
         return output
 
 
-class Block(nn.Module):
+class SpikeGptBlock(nn.Module):
     """x += LIF(TimeMix(norm(x))); x += LIF(ChannelMix(norm(x)))."""
 
     def __init__(self, rival: RivalConfig, config: ModelConfig) -> None:
@@ -139,7 +139,7 @@ class SpikeGPT(DecisionModel):
         self.rival = rival
         self.embed = nn.Linear(len(codec.unit), width)
         self.embed_norm = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(rival, config) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(SpikeGptBlock(rival, config) for _ in range(config.blocks))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, action_size)
 

@@ -119,7 +119,7 @@ class Strl(DecisionModel):
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
         """See the base class."""
         padded = self.embed(tokens.unpack((integers * self.input_unit)[None])[0], tokens)
-        allowed, stream = visible(tokens.mask, causal=self.causal), tokens.repack(padded[None])[0]
+        allowed, stream = attention_mask(tokens.mask, causal=self.causal), tokens.repack(padded[None])[0]
         unseen = torch.zeros(allowed.shape, dtype=stream.dtype, device=stream.device).masked_fill(~allowed, -torch.inf)
         for block in self.blocks:
             stream = block(stream, unseen, tokens)
@@ -149,7 +149,7 @@ class Strl(DecisionModel):
         return stream
 
 
-def visible(mask: Tensor, causal: bool) -> Tensor:
+def attention_mask(mask: Tensor, causal: bool) -> Tensor:
     """Which of a window's tokens may see which, (batch, 1, context, context), from (batch, context).
 
     Absent tokens see themselves as well, so that their softmax is defined; nobody else sees them.
