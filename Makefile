@@ -57,7 +57,7 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	say "done: open $(DEMO)/report.html; figures in $(DEMO)/fresh.json and $(DEMO)/shipped.json"
 
 test: $(READY) ## Run the whole test suite
-	@$(BIN)/python -m pytest -q
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 performance: $(READY) ## Measure decisions on every engine and in Lava (minutes); write docs/performance.md
 	@$(BIN)/python benchmarks/decision.py
@@ -80,7 +80,7 @@ lock: $(READY) ## Resolve the dependencies again (uv.lock stays local, its host-
 	$$uv export --quiet $(EXTRAS) --no-emit-project --no-header --format requirements-txt -o requirements.lock >/dev/null
 
 artifact: $(READY) ## Rebuild the shipped Hopper network (about half an hour on two cores)
-	@benchmarks/build_artifact.sh
+	@experiments/build_artifact.sh
 
 clean: ## Remove everything that make made
 	@rm -rf .venv build

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generated_section import ROOT, replace_section, when_and_what
 from rich.console import Console
 
 from dsf.export.network.file import read_network
@@ -36,7 +35,9 @@ from dsf.export.network.nodes import Encoder, Synapses
 from dsf.export.network.reference import IntegerPolicy, decode
 from dsf.runtime.artifacts import checkpoint_path, network_path
 from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import Token, get_task
+from dsf.testing.measurement import ROOT, when_and_what
 
 LANES = 64
 ROUNDS, QUICK_ROUNDS = 15, 5

@@ -28,17 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from generated_section import ROOT, replace_section, when_and_what
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import STOCK_LAVA, Engine, LavaModel, LavaOptions
-from dsf.runtime.lava_backend.blocks import split_network
-from dsf.runtime.lava_backend.layout import CONTINUES
+from dsf.runtime.lava_backend.stages.blocks import split_network
+from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.runtime.open_engine import open_engine
+from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
+from dsf.testing.measurement import ROOT, when_and_what
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 SHIPPED, WIDE = "D=128", "D=256"
@@ -174,7 +175,7 @@ def round_of(engine: Engine, seconds: float) -> Callable[[], float]:
 
 def bare_blocks_ms(network: Network, rounds: int) -> float:
     """The arithmetic of the fused blocks in this process: what is left of a fused decision when Lava is gone."""
-    from dsf.runtime.lava_backend.fused import FusedBlock
+    from dsf.runtime.lava_backend.stages.fused import FusedBlock
 
     parts = split_network(network)
     blocks = [FusedBlock(nodes, network.ticks) for nodes in parts.blocks]

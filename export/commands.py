@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -21,7 +20,7 @@ from dsf.export.proof.episodes import proof_tokens, source_name
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.proof.tables import print_ladder
 from dsf.export.targets.options import EXTRAS, SUFFIXES, Target
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, Commands
 from dsf.shell.console import table_console
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
@@ -47,6 +46,12 @@ class VerifyConfig:
     json: Path | None = None
     """Also write the table here."""
 
+    def __post_init__(self) -> None:
+        if self.decisions < 1:
+            raise UserError(f"--decisions is {self.decisions}: it must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}: it must be 0 or more")
+
 
 @dataclass(frozen=True)
 class InspectConfig:
@@ -60,6 +65,9 @@ class InspectConfig:
     """Let populations share a core: the fewest cores, instead of the most even load."""
     json: Path | None = None
     """Also write everything here."""
+
+    def __post_init__(self) -> None:
+        get_chip(self.chip)
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,6 @@ class DiffConfig:
 
 def verify(config: VerifyConfig) -> None:
     """``dsf-export verify``."""
-    if config.decisions < 1:
-        raise UserError(f"--decisions is {config.decisions}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
     if config.json is not None:
         require_writable_parent(config.json, *inputs_of(config))
     rungs = prove_file(config)
@@ -171,14 +175,8 @@ def diff(config: DiffConfig) -> int:
     return int(bool(differences))
 
 
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "verify": (verify, VerifyConfig, "Prove a network file again."),
-    "inspect": (inspect, InspectConfig, "Print a network file layer by layer."),
-    "diff": (diff, DiffConfig, "Compare two network files."),
+COMMANDS: Commands = {
+    "verify": Command(verify, VerifyConfig, "Prove a network file again."),
+    "inspect": Command(inspect, InspectConfig, "Print a network file layer by layer."),
+    "diff": Command(diff, DiffConfig, "Compare two network files."),
 }
-
-
-def main(name: str) -> NoReturn:
-    """Run one of the commands with the arguments that are left in ``sys.argv``."""
-    action, config, description = COMMANDS[name]
-    run_command(action, config, f"dsf-export {name}", description)

@@ -1,4 +1,8 @@
-"""The options of ``dsf-export RUN``, and what is wrong with them before any work starts."""
+"""The options of ``dsf-export RUN``, and what is wrong with them before any work starts.
+
+What the values alone show is refused by :class:`ExportConfig` itself, what only this machine's files and packages show
+by :func:`require_possible` (see :mod:`dsf.shell.command`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import tyro
 
 from dsf.export.network.file import SEAL
 from dsf.export.placement.chips import get_chip
-from dsf.export.targets.options import SUFFIXES, OnnxMode, Target, TargetOptions, require_target
+from dsf.export.targets.options import SUFFIXES, OnnxMode, Target, TargetOptions, require_own_options, require_target
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent
 from dsf.shell.installed import require_installed
@@ -83,6 +87,32 @@ class ExportConfig:
     netx: Path | None = None
     """Of --target loihi: directory for lava-dl .net files of the dense stages; needs --whole-biases."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"--{name} is {getattr(self, name)}: it must be {least} or more")
+        for flag, value in (("--target-return", self.target_return), ("--max-score-drop", self.max_score_drop)):
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"{flag} is {value}: it must be a finite number")
+        if self.chip is not None:
+            get_chip(self.chip)
+        require_own_options(self.target, self.target_options(None))
+
+    def target_options(self, source: Path | None) -> TargetOptions:
+        """What only some targets read; ``source`` is the network file that the network is read from, if it is."""
+        return TargetOptions(
+            onnx_mode=self.onnx_mode,
+            float_onnx=self.precision == "float",
+            partial=self.partial,
+            netx=self.netx,
+            source=source,
+        )
+
+    @property
+    def out_path(self) -> Path:
+        """File to write."""
+        return self.out or Path(f"network{SUFFIXES[self.target]}")
+
 
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(ExportConfig)}
 NEEDS_RUN = (
@@ -104,40 +134,21 @@ def is_network_file(path: Path) -> bool:
     return path.name.endswith(SUFFIXES["loihi"]) and not path.is_dir()
 
 
-def check_config(config: ExportConfig) -> TargetOptions:
-    """Refuse settings that cannot work or would do nothing, before anything starts.
+def require_possible(config: ExportConfig) -> None:
+    """Refuse what cannot work on this machine, or would do nothing to the file that is named, before anything starts.
 
     Raises:
         UserError: naming the option.
     """
-    for name, least in (("episodes", 0), ("seed", 0)):
-        if getattr(config, name) < least:
-            raise UserError(f"--{name} is {getattr(config, name)}: it must be {least} or more")
-    for flag, value in (("--target-return", config.target_return), ("--max-score-drop", config.max_score_drop)):
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"{flag} is {value}: it must be a finite number")
-    if config.chip is not None:
-        get_chip(config.chip)
     from_file = is_network_file(config.run)
     if from_file:
         _require_run_for(config)
     else:
         _require_partners(config)
-    options = TargetOptions(
-        onnx_mode=config.onnx_mode,
-        float_onnx=config.precision == "float",
-        partial=config.partial,
-        netx=config.netx,
-        source=config.run if from_file else None,
-    )
-    require_target(config.target, options)
-    if options.float_onnx and config.onnx_mode == "stream":
-        raise UserError("--precision float requires windows, which --onnx-mode stream does not use: drop one")
-    if config.target == "nir" and not config.partial:
-        raise UserError(
-            "--target nir cannot say encoder, readout, and the reset per token: add --partial to leave them out"
-        )
-    return options
+    require_target(config.target, config.target_options(config.run if from_file else None))
+    _require_free_name(config)
+    if not from_file:
+        require_installed("train", "torch", "snntorch", "safetensors")
 
 
 def _require_run_for(config: ExportConfig) -> None:
@@ -178,13 +189,13 @@ def _require_partners(config: ExportConfig) -> None:
             raise UserError(f"{flag} requires {partner}: add it, or drop {flag}")
 
 
-def output_path(config: ExportConfig) -> Path:
-    """Where to write, once it is clear that nothing else is lost there.
+def _require_free_name(config: ExportConfig) -> None:
+    """Make clear that nothing else is lost where the file goes.
 
     Raises:
         UserError: the path cannot be written, is the input, or has the suffix of another target.
     """
-    out = config.out or Path(f"network{SUFFIXES[config.target]}")
+    out = config.out_path
     for target, suffix in SUFFIXES.items():
         if target != config.target and out.name.endswith(suffix):
             raise UserError(
@@ -192,7 +203,6 @@ def output_path(config: ExportConfig) -> Path:
                 f"name a file *{SUFFIXES[config.target]}"
             )
     require_writable_parent(out, _input_file(config.run))
-    return out
 
 
 def _input_file(run: Path) -> Path:

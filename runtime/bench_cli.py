@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -17,13 +15,14 @@ from dsf.runtime.energy_table.figures import as_values, count_decisions, work_ou
 from dsf.runtime.energy_table.sheets import sheets
 from dsf.runtime.sweeps.command import SweepConfig, sweep
 from dsf.runtime.sweeps.table_command import TableConfig, table
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, Commands, run_commands
 from dsf.shell.console import table_console
-from dsf.shell.errors import EXIT_USAGE, UserError
-from dsf.shell.files import require_writable_parent, write_json, write_text
+from dsf.shell.errors import UserError
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.generated_section import replace_section, require_section
 
-BEGIN, END = "<!-- energy-table:begin -->", "<!-- energy-table:end -->"
-"""Markdown between these lines is replaced."""
+SECTION = "energy-table"
+"""Of the document that is written."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ def energy_table(config: EnergyTableConfig) -> None:
         raise UserError(f"--decisions is {config.decisions}: it must be at least 1")
     path = config.network or network_path()
     check_outputs(config, path)
-    document = None if config.markdown is None else split_document(config.markdown)
     network = require_attention(path, "PSSA", (Window, PlacedWindow))
     modes: tuple[Mode, ...] = ("window", "stream")
     counters = {mode: count_decisions(network, config.decisions, mode, config.backend) for mode in modes}
@@ -65,9 +63,8 @@ def energy_table(config: EnergyTableConfig) -> None:
         sheet.print(console)
     if config.json is not None:
         write_json(config.json, as_values(table))
-    if config.markdown is not None and document is not None:
-        text = "\n".join(sheet.markdown() for sheet in sheets(table))
-        write_text(config.markdown, f"{document[0]}{BEGIN}\n{text}{END}{document[1]}")
+    if config.markdown is not None:
+        replace_section(config.markdown, SECTION, "\n".join(sheet.markdown() for sheet in sheets(table)))
 
 
 def check_outputs(config: EnergyTableConfig, network: Path) -> None:
@@ -81,6 +78,7 @@ def check_outputs(config: EnergyTableConfig, network: Path) -> None:
         require_writable_parent(config.json, *inputs, *([config.markdown] if config.markdown is not None else []))
     if config.markdown is not None:
         require_writable_parent(config.markdown, *inputs)
+        require_section(config.markdown, SECTION)
 
 
 def require_attention(path: Path, name: str, kinds: tuple[type[Any], ...]) -> Network:
@@ -104,41 +102,15 @@ def rates_of_tssa(config: EnergyTableConfig) -> Rates:
     return measured_rates(counter, f"measured: {config.tssa.name}, {counter.decisions:,} closed-loop decisions")
 
 
-def split_document(path: Path) -> tuple[str, str]:
-    """What stands before and behind the part that is written.
-
-    Raises:
-        UserError: there is no such document, or no such part.
-    """
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"cannot read {path}: {reason}; --markdown names a document that is there") from None
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{path} has no part between {BEGIN} and {END}: add these two lines where the tables go")
-    return before, after
-
-
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "energy-table": (energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."),
-    "sweep": (sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
-    "table": (table, TableConfig, "The table and the plot of a sweep, from its results."),
+COMMANDS: Commands = {
+    "energy-table": Command(
+        energy_table, EnergyTableConfig, "The paper's energy table by formula, and under every preset."
+    ),
+    "sweep": Command(sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
+    "table": Command(table, TableConfig, "The table and the plot of a sweep, from its results."),
 }
 
 
 def main() -> NoReturn:
     """Console script."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in COMMANDS:
-        action, config, description = COMMANDS[name]
-        del sys.argv[1]
-        run_command(action, config, f"dsf-bench {name}", description)
-    if name in ("-h", "--help"):
-        print("\n".join(f"dsf-bench {known}: {description}" for known, (_, _, description) in COMMANDS.items()))
-        sys.exit()
-    known = ", ".join(COMMANDS)
-    print(f"dsf-bench: name one of {known}; dsf-bench COMMAND --help lists its options", file=sys.stderr)
-    sys.exit(EXIT_USAGE)
+    run_commands("dsf-bench", None, COMMANDS)

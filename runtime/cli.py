@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -15,7 +14,7 @@ from dsf.runtime.loop.record import write_recording
 from dsf.runtime.options import SimRunConfig
 from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, run_commands
 from dsf.shell.files import write_json
 
 
@@ -58,10 +57,8 @@ def write_files(found: Run) -> None:
 
 def main() -> NoReturn:
     """Console script."""
-    from dsf.runtime import commands
+    from dsf.runtime.commands import COMMANDS
 
-    if len(sys.argv) > 1 and sys.argv[1] in commands.COMMANDS:
-        commands.main(sys.argv.pop(1))
-    others = ", ".join(f"dsf-sim-run {name}" for name in commands.COMMANDS)
+    others = ", ".join(f"dsf-sim-run {name}" for name in COMMANDS)
     description = f"Run an exported network closed-loop on simulated cores. Other commands: {others}."
-    run_command(run, SimRunConfig, "dsf-sim-run", description)
+    run_commands("dsf-sim-run", Command(run, SimRunConfig, description), COMMANDS)

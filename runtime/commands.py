@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
-
 from dsf.runtime.loop.replay import ReplayConfig, replay
-from dsf.runtime.robustness import command
-from dsf.shell.command import run_command
+from dsf.runtime.robustness import command as robustness_command
+from dsf.runtime.robustness.command import RobustnessConfig
+from dsf.shell.command import Command, Commands
 
-COMMANDS: dict[str, tuple[Callable[[Any], int | None], type[Any], str]] = {
-    "replay": (replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
-    "robustness": (command.run, command.RobustnessConfig, "Return curves under disturbances and faults."),
+COMMANDS: Commands = {
+    "replay": Command(replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
+    "robustness": Command(robustness_command.run, RobustnessConfig, "Return curves under disturbances and faults."),
 }
-
-
-def main(name: str) -> NoReturn:
-    """Run one of the commands with the arguments that are left in ``sys.argv``."""
-    action, config, description = COMMANDS[name]
-    run_command(action, config, f"dsf-sim-run {name}", description)

@@ -1,4 +1,15 @@
-"""What every command line shares: dataclass arguments through tyro, one-line errors, exit codes."""
+"""What every command line shares: dataclass arguments through tyro, sub-commands, one-line errors, exit codes.
+
+A command is an action on a config, a frozen dataclass whose fields are its options. One rule says where a config is
+checked, so that a function call and a command line refuse the same things with the same words:
+
+- What depends on the values alone (ranges, options that exclude each other) is checked in the dataclass's
+  ``__post_init__``, which raises :class:`~dsf.shell.errors.UserError`: no wrong config exists, whoever makes it. tyro
+  lets that error through.
+- What depends on the machine (files, installed packages, graphics cards) is checked by a function
+  ``require_possible(config)`` beside the action, which calls it first: a config may be made on one machine and used on
+  another.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +20,10 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar, Union
 
 import tyro
 
@@ -21,6 +33,25 @@ DEBUG_FLAG = "--debug"
 UNREAD = "nobody reads the output any more (broken pipe)"
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Command(Generic[Config]):
+    """One thing that a command line does.
+
+    Attributes:
+        action: gets the config; returns the exit code, or None for 0.
+        config: frozen dataclass of the options.
+        description: one line for --help.
+    """
+
+    action: Callable[[Config], int | None]
+    config: type[Config]
+    description: str
+
+
+Commands = Mapping[str, Command[Any]]
+"""Sub-commands by name, in the order in which they are listed."""
 
 
 def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
@@ -54,17 +85,62 @@ def _handle_signals() -> None:
             signal.signal(number, handler)
 
 
+def run_commands(program: str, default: Command[Any] | None, commands: Commands) -> NoReturn:
+    """Run a command line with sub-commands to its exit code; see :func:`run_command`.
+
+    Args:
+        program: its name.
+        default: what runs where the first argument names no sub-command; None: only sub-commands do, ``--help`` lists
+            them, and anything else is refused.
+        commands: each has its own ``--help``, and its name stands before its errors.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in commands:
+        _run(commands[name], f"{program} {name}", sys.argv[2:])
+    if default is not None:
+        _run(default, program, sys.argv[1:])
+    if name in ("-h", "--help"):
+        print("\n".join(f"{program} {known}: {command.description}" for known, command in commands.items()))
+        sys.exit()
+    print(f"{program}: name one of {', '.join(commands)}; {program} COMMAND --help lists its options", file=sys.stderr)
+    sys.exit(EXIT_USAGE)
+
+
+def one_of(commands: Commands, description: str) -> Command[Any]:
+    """A command whose first argument is the name of another one, as one parser: its ``--help`` lists them all.
+
+    Args:
+        commands: told apart by their configs' types.
+        description: of all of them.
+    """
+    parts = [
+        Annotated[command.config, tyro.conf.subcommand(name, description=command.description)]
+        for name, command in commands.items()
+    ]
+
+    def act(config: Any) -> int | None:
+        return next(command for command in commands.values() if type(config) is command.config).action(config)
+
+    union: Any = Union[tuple(parts)]  # noqa: UP007 (the parts are known only here)
+    return Command(act, union, description)
+
+
 def run_command(main: Callable[[Any], int | None], config_type: Any, program: str, description: str) -> NoReturn:
     """Run one command line to its exit code: 0, 1 (a proof failed), 2 (bad input) or 128 + signal.
 
     Any mistake of the user's ends as one line on stderr; ``--debug`` shows the traceback instead.
     """
-    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG_FLAG]
-    debug = len(arguments) < len(sys.argv) - 1
+    _run(Command(main, config_type, description), program, sys.argv[1:])
+
+
+def _run(command: Command[Any], program: str, given: Sequence[str]) -> NoReturn:
+    """Run a command with these arguments to its exit code."""
+    arguments = [argument for argument in given if argument != DEBUG_FLAG]
+    debug = len(arguments) < len(given)
     try:
         _handle_signals()
-        description = f"{description} {DEBUG_FLAG} shows tracebacks."
-        code = main(parse_arguments(config_type, program, description, arguments)) or 0
+        description = f"{command.description} {DEBUG_FLAG} shows tracebacks."
+        code = command.action(parse_arguments(command.config, program, description, arguments)) or 0
         sys.stdout.flush()
     except BaseException as error:
         if (ending := _ending(error)) is None:

@@ -16,6 +16,8 @@ import dataclasses
 import io
 import json
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,8 +30,10 @@ from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import replacing, write_json
 from dsf.shell.installed import require_installed
-from dsf.tasks import Task, Token, rollout
+from dsf.tasks import Task, Token, get_task, rollout
 from dsf.train.config.training import DataConfig, DeviceKind
+from dsf.train.evaluation.score import Score
+from dsf.train.trained_run import TrainedRun
 
 if TYPE_CHECKING:
     from dsf.train.data.dataset import OfflineDataset
@@ -126,8 +130,8 @@ def quiet_d3rlpy() -> Any:
     return d3rlpy
 
 
-def learn(config: CQLConfig, data: OfflineDataset, device: str, console: Console) -> Any:
-    """d3rlpy's CQL, trained."""
+def learn(config: CQLConfig, data: OfflineDataset, device: str, on_steps: Callable[[int], None], bar: bool) -> Any:
+    """d3rlpy's CQL, trained; see :func:`train_cql`."""
     d3rlpy = quiet_d3rlpy()
     d3rlpy.seed(config.seed)
     encoder = d3rlpy.models.VectorEncoderFactory(list(HIDDEN))
@@ -148,19 +152,17 @@ def learn(config: CQLConfig, data: OfflineDataset, device: str, console: Console
         n_steps=config.steps,
         n_steps_per_epoch=min(STEPS_PER_REPORT, config.steps),
         logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
-        show_progress=console.is_terminal,
-        epoch_callback=lambda _algorithm, _epoch, step: console.print(f"step {step} of {config.steps}"),
+        show_progress=bar,
+        epoch_callback=lambda _algorithm, _epoch, step: on_steps(step),
     )
     return algorithm
 
 
-def play(algorithm: Any, task: Task, config: CQLConfig) -> dict[str, Any]:
-    """Its score, as in a checkpoint's header."""
-    from dsf.train.evaluation.closed_loop import score_record
-
+def play(algorithm: Any, task: Task, config: CQLConfig) -> Score:
+    """Its score."""
     seeds, target = range(config.eval_seed, config.eval_seed + config.eval_episodes), task.target_returns[0]
     episodes = rollout(task, ActorPolicy(algorithm, min(LANES, len(seeds))), seeds, target)
-    return {**score_record("d3rlpy", "last", target, task, episodes), "step": config.steps}
+    return Score.of("d3rlpy", "last", config.steps, target, task, episodes)
 
 
 def header_of(out: Path) -> dict[str, Any] | None:
@@ -172,39 +174,53 @@ def header_of(out: Path) -> dict[str, Any] | None:
     return {**facts, **sizes, "step": facts["steps"], "scores": scores, "precision": "fp32"}
 
 
-def check_place(out: Path) -> None:
-    """Refuse an output directory that cannot be used.
+def require_possible(config: CQLConfig) -> None:
+    """Refuse what cannot work on this machine: missing packages, and an output directory that cannot be used.
 
     Raises:
-        UserError: it is a file, lies below one, or holds something.
+        UserError: the directory is a file, lies below one, or holds something.
     """
+    require_installed("train", "torch", "minari", "safetensors")
+    require_installed(EXTRA, "d3rlpy")
+    out = config.out
     if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
         raise UserError(f"--out {out} is, or lies below, a file: name a directory")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--out {out} exists already: name a new directory")
 
 
-def run(config: CQLConfig) -> None:
-    """Train, score, write."""
-    require_installed("train", "torch", "minari", "safetensors")
-    require_installed(EXTRA, "d3rlpy")
+def train_cql(config: CQLConfig, on_steps: Callable[[int], None] = lambda _step: None, bar: bool = False) -> TrainedRun:
+    """Train and score CQL; its files are in ``config.out``. It prints nothing but the bar.
+
+    Args:
+        config: what to train, and how.
+        on_steps: is called with the number of steps, every :data:`STEPS_PER_REPORT` of them.
+        bar: let d3rlpy draw a bar on stderr.
+
+    Returns:
+        the run, whose checkpoint is the actor and whose header is that of :func:`header_of`.
+
+    Raises:
+        UserError: the config cannot work here.
+        CommandFailed: the training diverged.
+    """
+    begun = time.monotonic()
+    require_possible(config)
     import torch
     from safetensors.torch import save
 
     from dsf.train.checkpoint import git_revision
     from dsf.train.data.dataset import load_dataset
     from dsf.train.data.registry import resolve
-    from dsf.train.evaluation.closed_loop import describe_score
     from dsf.train.precision import resolve_device
+    from dsf.train.run_directory import BEST_NAME
 
-    check_place(config.out)
     data, device = load_dataset(resolve(config.dataset), config.data), resolve_device(config.device)
     if data.task.discrete:
         raise UserError(f"task {data.task.name} has a choice of actions: CQL is here for continuous actions only")
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)  # a mistake there costs no training
-    console = Console(soft_wrap=True)
-    algorithm = learn(config, data, device.type, console)
+    algorithm = learn(config, data, device.type, on_steps, bar)
     actor = {name: tensor.cpu().contiguous() for name, tensor in algorithm.impl.policy.state_dict().items()}
     if not all(torch.isfinite(tensor).all() for tensor in actor.values()):
         raise CommandFailed("the training diverged (its actor is not finite): lower --conservative-weight")
@@ -215,8 +231,25 @@ def run(config: CQLConfig) -> None:
     dataset = {"id": data.dataset_id, "sha256": data.content_hash, "steps": data.steps}
     facts = {"task": data.task.name, "dataset": dataset, "revision": git_revision(), "torch": torch.__version__}
     write_json(config.out / CONFIG_NAME, {**settings, **facts})
-    write_json(config.out / SCORES_NAME, [score])
-    count = sum(tensor.numel() for tensor in actor.values())
-    console.print(f"CQL (d3rlpy), {count:,} parameters in the actor, {config.steps} steps on {data.dataset_id}")
-    console.print(describe_score(score, data.task))
+    write_json(config.out / SCORES_NAME, [score.to_json()])
+    header = header_of(config.out)
+    assert header is not None
+    return TrainedRun.of_header(
+        header,
+        config.out / ACTOR_NAME,
+        config.out / BEST_NAME,
+        parameters=sum(tensor.numel() for tensor in actor.values()),
+        seconds=time.monotonic() - begun,
+    )
+
+
+def run(config: CQLConfig) -> None:
+    """Train, score, and print how that goes."""
+    console = Console(soft_wrap=True)
+    done = train_cql(config, lambda step: console.print(f"step {step} of {config.steps}"), bar=console.is_terminal)
+    console.print(
+        f"CQL (d3rlpy), {done.parameters:,} parameters in the actor, {done.step} steps on {done.dataset.dataset_id}"
+    )
+    for score in done.scores:
+        console.print(score.describe(get_task(done.task)))
     console.print(f"scores: {config.out / SCORES_NAME}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 from rich import box
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, Commands, one_of, run_commands
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
@@ -33,6 +33,8 @@ from dsf.train.data.registry import REGISTRY, resolve
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Collect:
     """Who walks (maze only): the right-hand rule (default), or the shortest path, which uses the whole map."""
     split: Split | None = None
     """Which mazes (maze only; default train): its walls alone decide to which split a maze belongs."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("seed", 0), ("workers", 1), ("mazes", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name} is {value}: it must be at least {least}")
+        others = ("mazes", "observation", "expert", "split") if self.name != MAZE else ("steps",)
+        for name in others:
+            if getattr(self, name) is not None:
+                raise UserError(f"dataset {self.name} does not use --{name}: drop it")
+        if self.name == MAZE and self.workers > 1:
+            raise UserError("dataset maze does not use --workers, because one process makes it: drop it")
 
 
 @dataclass(frozen=True)
@@ -102,32 +116,10 @@ class Reference:
     episodes: int = 100
     """Episodes of each, reset seeds 0 upwards."""
 
-
-Command = (
-    Annotated[ListSets, tyro.conf.subcommand("list")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-    | Annotated[Collect, tyro.conf.subcommand("collect")]
-    | Annotated[Import, tyro.conf.subcommand("import")]
-    | Annotated[Reference, tyro.conf.subcommand("reference")]
-)
-
-
-def check_numbers(config: Collect) -> None:
-    """Refuse numbers that are too small, and options of other datasets.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name, least in (("steps", 1), ("seed", 0), ("workers", 1), ("mazes", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}: it must be at least {least}")
-    others = ("mazes", "observation", "expert", "split") if config.name != MAZE else ("steps",)
-    for name in others:
-        if getattr(config, name) is not None:
-            raise UserError(f"dataset {config.name} does not use --{name}: drop it")
-    if config.name == MAZE and config.workers > 1:
-        raise UserError("dataset maze does not use --workers, because one process makes it: drop it")
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        if self.episodes < 1:
+            raise UserError(f"--episodes is {self.episodes}: it must be at least 1")
 
 
 def collect_maze_set(config: Collect, console: Console) -> None:
@@ -161,7 +153,6 @@ def collect(config: Collect, console: Console) -> None:
     """Collect, write and describe one dataset."""
     from dsf.train.data.collect import collect_episodes, get_recipe, require_free_place, write_dataset
 
-    check_numbers(config)
     if config.name == MAZE:
         collect_maze_set(config, console)
         return
@@ -252,8 +243,6 @@ def measure_references(config: Reference, console: Console) -> None:
     from dsf.train.data.recipes import RECIPES
 
     task = get_task(config.task)
-    if config.episodes < 1:
-        raise UserError(f"--episodes is {config.episodes}: it must be at least 1")
     actors = {actor for recipe in RECIPES.values() if recipe.task == task.name for actor, _ in recipe.actors}
     if task in MAZE_TASKS:
         actors = set(EXPERTS)
@@ -263,22 +252,30 @@ def measure_references(config: Reference, console: Console) -> None:
         console.print(f"{task.name}, {behaviour}: return {returns.mean():.6g} ({spread}), {config.episodes} episodes")
 
 
-def run(config: ListSets | Info | Collect | Import | Reference) -> None:
-    """Dispatch a subcommand."""
-    console = Console()
-    require_installed("train", "minari")
-    if isinstance(config, Collect):
-        collect(config, console)
-    elif isinstance(config, Import):
-        import_dataset(config, console)
-    elif isinstance(config, ListSets):
-        show_list(config, console)
-    elif isinstance(config, Reference):
-        measure_references(config, console)
-    else:
-        describe(load_dataset(resolve(config.dataset)), console)
+def show_info(config: Info, console: Console) -> None:
+    """Describe one dataset."""
+    describe(load_dataset(resolve(config.dataset)), console)
+
+
+def printing(action: Callable[[Config, Console], None]) -> Callable[[Config], None]:
+    """The action of a command that prints, and reads or writes the store."""
+
+    def act(config: Config) -> None:
+        require_installed("train", "minari")
+        action(config, Console())
+
+    return act
+
+
+COMMANDS: Commands = {
+    "list": Command(printing(show_list), ListSets, ListSets.__doc__ or ""),
+    "info": Command(printing(show_info), Info, Info.__doc__ or ""),
+    "collect": Command(printing(collect), Collect, Collect.__doc__ or ""),
+    "import": Command(printing(import_dataset), Import, Import.__doc__ or ""),
+    "reference": Command(printing(measure_references), Reference, Reference.__doc__ or ""),
+}
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_command(run, Command, "dsf-data", "List, inspect, make and import offline datasets.")
+    run_commands("dsf-data", one_of(COMMANDS, "List, inspect, make and import offline datasets."), {})

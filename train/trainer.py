@@ -7,10 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Task as ProgressTask
-from rich.text import Text
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,22 +31,11 @@ from dsf.train.models.neurons import set_neuron_kind
 from dsf.train.models.norm import set_blend
 from dsf.train.models.portable import compile_kernels
 from dsf.train.models.qat import QuantizedDSFormer, deployed
+from dsf.train.observer import SILENT, TrainingObserver
 from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
 from dsf.train.schedule import blend_factor, learning_rate_factor
 
-
-class SpeedColumn(ProgressColumn):
-    """Optimizer steps per second."""
-
-    def render(self, task: ProgressTask) -> Text:
-        """Rich calls this for every refresh; evaluation bars have no speed worth showing."""
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
-
-
-LOG_LINES = 10
-"""Lines of progress where the output is no terminal."""
 FREE_ON_RESUME = {
     "dataset",
     "out",
@@ -227,45 +212,33 @@ class Trainer:
             return functional.cross_entropy(answers, actions, reduction="sum")
         return functional.mse_loss(answers, actions, reduction="sum") / actions.shape[-1]
 
-    def run(self, console: Console) -> dict[str, Any]:
+    def run(self, observer: TrainingObserver = SILENT) -> dict[str, Any]:
         """Train to the end, evaluate the last checkpoint, and return its header."""
         config = self.config
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            SpeedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-        )
-        shown = rank() == 0 and console.is_terminal  # elsewhere, report() prints lines
         self.directory.open(to_json(config), self.step, config.steps, keep_best=self.best is not None)
-        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-            bar = progress.add_task("", total=config.steps, completed=self.step)
+        with observer.training(self.step, config.steps):
             self.model.train()
             for batch in self.batches.from_step(self.step, config.steps):
                 loss = self.train_step(batch)
-                progress.update(bar, completed=self.step, description=f"loss {loss:.4f}")
-                self.report(loss, console)
+                self.log(loss)
+                observer.stepped(self.step, config.steps, loss)
                 if config.eval_every and self.step % config.eval_every == 0 and self.step < config.steps:
-                    self.evaluate(progress)
+                    self.evaluate(observer)
                 if self.step % config.checkpoint_every == 0 and self.step < config.steps:
                     self.save()
             self.save()
-            self.evaluate(progress)
+            self.evaluate(observer)
             self.save()
             wait_for_all()
         return self.header()
 
-    def report(self, loss: float, console: Console) -> None:
-        """Metrics, and lines of progress where no bar can be drawn."""
+    def log(self, loss: float) -> None:
+        """Metrics of the step that is done, where they are due."""
         config = self.config
         if self.step % config.log_every == 0 or self.step == config.steps:
             self.directory.log(self.step, {LOSS: loss, "train/blend": blend_factor(self.step - 1, config)})
-        if rank() == 0 and not console.is_terminal and self.step % max(config.steps // LOG_LINES, 1) == 0:
-            console.print(f"step {self.step} of {config.steps}, loss {loss:.4f}")
 
-    def evaluate(self, progress: Progress) -> None:
+    def evaluate(self, observer: TrainingObserver) -> None:
         """Score the weights as they are now, keep them if they are the best so far, and log the activity.
 
         Rank 0 plays the episodes; the others wait.
@@ -275,12 +248,10 @@ class Trainer:
         metrics = self.activity.as_metrics()
         if rank() == 0 and config.eval_episodes:
             targets = config.eval_targets or task.target_returns
-            bar = progress.add_task("evaluating", total=len(targets) * config.eval_episodes * task.max_steps)
             seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
-            advance = lambda running: progress.advance(bar, running)  # noqa: E731
-            found = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
-            self.scores = merge_scores(self.scores, found)
-            progress.remove_task(bar)
+            with observer.evaluating(len(targets) * config.eval_episodes * task.max_steps) as advance:
+                found = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
+            self.scores = merge_scores(self.scores, [score.to_json() for score in found])
             metrics |= {f"eval/return@{score['target_return']:g}": score["return_mean"] for score in self.scores}
             self.keep_best()
         self.directory.log(self.step, metrics)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -292,7 +293,7 @@ ROUNDING_POWER = 1e-24
 _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "sums dB", "spikes agree", "rate")
 
 
-def print_layers(figures: list[LayerFigures], console: Console) -> None:
+def print_layers(figures: Sequence[LayerFigures], console: Console) -> None:
     """The report as a table, which needs a console as wide as :func:`dsf.shell.console.table_console`'s."""
     table = Table(title="layers", title_justify="left")
     for column in _COLUMNS:

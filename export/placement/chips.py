@@ -8,7 +8,7 @@ until they fit; widths and kinds are checked here, because no splitting mends th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,7 +192,7 @@ def violations(network: Network, chip: Chip) -> list[Violation]:
     return found + _graded_violations(network, chip, reached)
 
 
-def verdict(found: list[Violation]) -> str:
+def verdict(found: Sequence[Violation]) -> str:
     """How many published limits are broken, in words; those that are only inferred are counted apart."""
     published = sum(violation.binds for violation in found)
     inferred = f", and {len(found) - published} inferred ones" if published < len(found) else ""

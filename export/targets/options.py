@@ -43,8 +43,8 @@ class TargetOptions:
     source: Path | None = None
 
 
-def require_target(target: Target, options: TargetOptions) -> None:
-    """Refuse options that do not fit a target, and targets whose packages are missing.
+def require_own_options(target: Target, options: TargetOptions) -> None:
+    """Refuse options that do not fit a target.
 
     Raises:
         UserError: naming the option.
@@ -57,6 +57,20 @@ def require_target(target: Target, options: TargetOptions) -> None:
     ):
         if given and target != own:
             raise UserError(f"{flag} requires --target {own}, not {target}: drop it")
+    if options.float_onnx and options.onnx_mode == "stream":
+        raise UserError("--precision float requires windows, which --onnx-mode stream does not use: drop one")
+    if target == "nir" and not options.partial:
+        raise UserError(
+            "--target nir cannot say encoder, readout, and the reset per token: add --partial to leave them out"
+        )
+
+
+def require_target(target: Target, options: TargetOptions) -> None:
+    """Refuse targets whose packages are missing, and directories that cannot be written.
+
+    Raises:
+        UserError: naming the option.
+    """
     if EXTRAS[target]:
         require_installed(*EXTRAS[target])
     if options.netx is not None:

@@ -15,11 +15,11 @@ from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.interface import STOCK_LAVA, HostEncoder, LavaModel, LavaOptions
 from dsf.runtime.engines.parity import Spikes
 from dsf.runtime.engines.probes import choose_populations
-from dsf.runtime.lava_backend.blocks import split_network
 from dsf.runtime.lava_backend.channels import direct_channels
-from dsf.runtime.lava_backend.layout import CONTINUES
 from dsf.runtime.lava_backend.processes.block import DsfBlock
-from dsf.runtime.lava_backend.stage import Stage, cut_stages
+from dsf.runtime.lava_backend.stages.blocks import split_network
+from dsf.runtime.lava_backend.stages.layout import CONTINUES
+from dsf.runtime.lava_backend.stages.stage import Stage, cut_stages
 from dsf.runtime.lava_backend.supervisor import LavaSupervisor
 from dsf.shell.arrays import Int64Array
 

@@ -9,7 +9,7 @@ from dsf.export.network.nodes import Node, Synapses
 from dsf.export.placement.connections import connections
 from dsf.export.placement.placement import Placement
 from dsf.runtime.lava_backend.engine import LavaEngine
-from dsf.runtime.lava_backend.stage import Stage
+from dsf.runtime.lava_backend.stages.stage import Stage
 from dsf.shell.errors import CommandFailed
 
 START_PORT = "start_in"

@@ -25,14 +25,17 @@ from dsf.runtime.robustness.levels import (
     prepare_level,
     undisturbed,
 )
-from dsf.runtime.robustness.report import markdown, placed, plot, print_table, summarise
+from dsf.runtime.robustness.report import markdown, plot, print_table, summarise
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_json, write_text
+from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task
 
 PLOT_SUFFIX = ".png"
+SECTION = "robustness"
+"""Of the document that is written."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,8 @@ def _check_outputs(config: RobustnessConfig) -> None:
         require_installed("report", "matplotlib")
         if config.plot.suffix != PLOT_SUFFIX:
             raise UserError(f"--plot is {config.plot}: it writes PNG, so let the name end in {PLOT_SUFFIX}")
-    _document(config)
-
-
-def _document(config: RobustnessConfig, part: str = "") -> str | None:
-    """The Markdown file with a new part, None where none is asked for.
-
-    Raises:
-        UserError: it has no markers.
-    """
-    if config.markdown is None:
-        return None
-    return placed(config.markdown.read_text() if config.markdown.exists() else "", config.markdown, part)
+    if config.markdown is not None:
+        require_section(config.markdown, SECTION)
 
 
 def sweep_of(config: RobustnessConfig, path: Path) -> Sweep:
@@ -162,8 +155,7 @@ def run(config: RobustnessConfig) -> None:
     print_table(summary, table_console())
     if config.json is not None:
         write_json(config.json, summary)
-    document = _document(config, markdown(summary))
-    if config.markdown is not None and document is not None:
-        write_text(config.markdown, document)
+    if config.markdown is not None:
+        replace_section(config.markdown, SECTION, markdown(summary))
     if config.plot is not None:
         plot(summary, config.plot)

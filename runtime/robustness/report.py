@@ -9,11 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dsf.runtime.robustness.levels import KINDS, Point, Sweep
-from dsf.shell.errors import UserError
 from dsf.shell.files import replacing
 from dsf.tasks import Task
 
-BEGIN, END = "<!-- robustness:begin -->", "<!-- robustness:end -->"
 UNDISTURBED = "undisturbed"
 BAR_WIDTH = 20
 """Characters of the undisturbed score."""
@@ -136,23 +134,6 @@ def _caption(summary: dict[str, Any]) -> str:
         f"{episodes} episodes per fault seed, {faults} fault seeds (action-latency and the undisturbed loop: one). "
         "Intervals: bootstrap over fault seeds for faults of the network, where there are several, else over episodes."
     )
-
-
-def placed(document: str, path: Path, part: str) -> str:
-    """A document with the part between its markers replaced; an empty one becomes the part between markers.
-
-    Raises:
-        UserError: it has no markers.
-    """
-    if not document:
-        return f"{BEGIN}\n{part}{END}\n"
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise UserError(
-            f"--markdown: {path} has no line '{BEGIN}' with '{END}' below: add both where the table belongs"
-        )
-    return f"{before}{BEGIN}\n{part}{END}{after}"
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dsf.export.network.network import Mode
 from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.dense import (
     BYTES,
@@ -39,11 +41,16 @@ def not_priced(reason: str) -> dict[str, Any]:
     return {"not_priced": reason}
 
 
-def spiking_energy(report: dict[str, Any]) -> dict[str, Any]:
-    """Energy of the exported integers, by the counts of their own episodes (microjoules per decision)."""
-    priced = {name: round(report["energy"][name]["joules_per_decision"] / MICROJOULE, DIGITS) for name in PRESETS}
+def spiking_energy(joules_per_decision: Mapping[str, float], mode: Mode) -> dict[str, Any]:
+    """Microjoules per decision of the exported integers, by the counts of their own episodes.
+
+    Args:
+        joules_per_decision: by preset.
+        mode: in which the episodes ran.
+    """
+    priced = {name: round(joules_per_decision[name] / MICROJOULE, DIGITS) for name in PRESETS}
     figures = {"int8": priced, "fp32": {FP32_SPIKES: priced[FP32_SPIKES]}}
-    return {"microjoules": figures, "how": f"counted spikes, {report['mode']} mode"}
+    return {"microjoules": figures, "how": f"counted spikes, {mode} mode"}
 
 
 def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> dict[str, Any]:

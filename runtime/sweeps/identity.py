@@ -6,23 +6,21 @@ adds the dataset's content hash and :func:`code_version`: that decides whether i
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dsf.export
-import dsf.runtime
-import dsf.tasks
-import dsf.train
 from dsf.export.options import ExportConfig
+from dsf.runtime.sweeps.meaning import meaning
 from dsf.runtime.sweeps.spec import LAYER_PRICED, RESERVED, Cell, Setting
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import UserError
@@ -88,7 +86,12 @@ class Resolved:
 
     def training_key(self, content_hash: str) -> str:
         """Key of what cells with the same training share."""
-        return _digest([content_hash, self.training, code_version("train"), self.software])
+        return _digest([content_hash, self.training, code_version(self.command), self.software])
+
+    @property
+    def command(self) -> str:
+        """Whose code trains it, for :func:`code_version`."""
+        return CQL if isinstance(self.config, CQLConfig) else "train"
 
     @property
     def software(self) -> dict[str, str]:
@@ -102,47 +105,100 @@ class Resolved:
     @property
     def code(self) -> str:
         """Version of the code behind the result: that of the integers, too, where they are made for score or energy."""
-        return code_version("export" if self.export is not None or self.cell.energy == "spiking" else "train")
+        integers = self.export is not None or self.cell.energy == "spiking"
+        return code_version("export" if integers else self.command)
 
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
-ENGINE_FILES = ("fast_engine.py",)
-"""Modules of dsf.runtime that compute an integer cell's score, beside its kernels."""
+TRAINING: dict[str, tuple[str, ...]] = {
+    "dsf.tasks": ("aggregate_metrics.py", "behaviour", "maze_picture.py"),
+    "dsf.train": (
+        "cli.py",
+        "conservative_q_learning.py",
+        "data/collect.py",
+        "data/controllers.py",
+        "data/episode_file.py",
+        "data/hdf5_calls.py",
+        "data/importing.py",
+        "data/maze_sets.py",
+        "data/maze_walks.py",
+        "data/minari_store.py",
+        "data/names.py",
+        "data/recipes.py",
+        "data/registry.py",
+        "data_cli.py",
+        "evaluation/command.py",
+        "evaluation/lookup_table.py",
+        "evaluation/token_accuracy.py",
+        "event_file.py",
+    ),
+}
+"""Packages whose code a training's result depends on, and what in them it does not depend on: command lines, pictures
+and tables, and what makes, imports and names datasets, because the content hash covers their bytes. What is new in a
+package counts until it is listed here.
+"""
+INTEGERS: dict[str, tuple[str, ...]] = {
+    "dsf.export.conversion": (),
+    "dsf.export.network": (),
+    "dsf.runtime.engines": (),
+    "dsf.runtime.kernels": (),
+}
+"""The same for what makes a training's integers and drives them."""
+OTHER_TRAINING = ("conservative_q_learning.py",)
+"""What is left out of "dsf.train" for all trainings but its own."""
 
 
 @functools.cache
-def code_version(room: str) -> str:
-    """Hash of the code behind a training ("train": the rooms tasks and train) or behind integers ("export": that room
-    and the fast engine, too).
+def code_version(kind: str) -> str:
+    """Hash of the code behind a training ("train", or "cql" for that command's) or behind integers ("export": what
+    makes and drives them, too).
 
-    Comments, docstrings and layout do not count: what the parser makes of the modules does, and the C kernels' text.
+    Comments, docstrings, layout and messages do not count: what the parser makes of the modules otherwise does, and the
+    C kernels' text.
+
+    Raises:
+        FileNotFoundError: a package is not there or empty, or nothing has the name of what is left out.
     """
+    packages = {**TRAINING, **(INTEGERS if kind == "export" else {})}
+    if kind == CQL:
+        packages["dsf.train"] = tuple(name for name in TRAINING["dsf.train"] if name not in OTHER_TRAINING)
     digest = hashlib.sha256()
-    for package in (dsf.tasks, dsf.train, *([dsf.export, dsf.runtime] if room == "export" else [])):
-        root = Path(str(package.__file__)).parent
-        for path in sorted([*root.rglob("*.py"), *root.rglob("*.[ch]")]):
-            if package is dsf.runtime and path.suffix == ".py" and path.name not in ENGINE_FILES:
-                continue
-            text = path.read_text()
-            digest.update(f"{path.relative_to(root)}\n{meaning(text) if path.suffix == '.py' else text}".encode())
+    for package, without in packages.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(f"a sweep's results depend on {package}, which is not there")
+        digest.update(f"{package}\n{folder_code(Path(spec.submodule_search_locations[0]), without)}".encode())
     return digest.hexdigest()[:KEY_DIGITS]
 
 
-def meaning(source: str) -> str:
-    """A module without what does nothing when it runs."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+def folder_code(folder: Path, without: Sequence[str] = ()) -> str:
+    """All code below a folder: its modules' :func:`meaning`, and C sources as they are.
 
+    Args:
+        folder: of a package.
+        without: files and folders below it that do not count.
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    Raises:
+        FileNotFoundError: there is no code in the folder, or in one below it, or nothing has a name in ``without``.
+    """
+    left_out = [folder / name for name in without]
+    if missing := [str(path) for path in left_out if not path.exists()]:
+        raise FileNotFoundError(f"left out of the hash of {folder}, but not there: {', '.join(missing)}")
+    sources = sorted(
+        path
+        for path in [*folder.rglob("*.py"), *folder.rglob("*.[ch]")]
+        if not any(path == other or other in path.parents for other in left_out)
+    )
+    filled = {parent for path in sources if path.name != "__init__.py" for parent in path.parents}
+    if empty := sorted({folder, *(path.parent for path in sources)} - filled):
+        raise FileNotFoundError(f"a sweep's results depend on the code in {empty[0]}, and there is none")
+    texts = [(path, path.read_text()) for path in sources]
+    return "".join(
+        f"{path.relative_to(folder)}\n{meaning(text) if path.suffix == '.py' else text}\n" for path, text in texts
+    )
 
 
 def software(*more: str) -> dict[str, str]:

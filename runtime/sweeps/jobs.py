@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.runtime.sweeps.identity import Resolved, resolve_cell
-from dsf.runtime.sweeps.spec import Cell, SweepSpec
+from dsf.runtime.sweeps.spec import Cell, Evaluation, SweepSpec
 from dsf.runtime.sweeps.store import Line
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import write_json
@@ -29,6 +29,8 @@ JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job-{}.json", "lock", "log.txt",
 WRITING_LOCK_NAME = "job.lock"
 DIGEST_LENGTH = 12
 DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
+ORDER_VERSION = 1
+"""Of the protocol between a sweep and its workers."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,67 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class OrderedCell:
+    """A cell as a worker gets it.
+
+    Attributes:
+        facts: what its line of results begins with, see :meth:`Planned.facts`.
+        export: arguments of dsf-export, without RUN and --out; None where the float policy is scored.
+    """
+
+    facts: Line
+    export: tuple[str, ...] | None
+
+    @property
+    def key(self) -> str:
+        """Content hash of the result."""
+        return str(self.facts["key"])
+
+
+@dataclass(frozen=True)
+class JobOrder:
+    """What a sweep tells a worker, through a file: the two may be of different processes and machines.
+
+    Attributes:
+        arguments: of dsf-train (or of ``dsf-train cql``), without --out, --threads and --resume.
+        threads: of torch and of everything beneath.
+        evaluation: the protocol of every cell.
+        datasets: Minari's store, where the sweep was told one.
+        cells: that share the training.
+    """
+
+    arguments: tuple[str, ...]
+    threads: int
+    evaluation: Evaluation
+    datasets: str | None
+    cells: tuple[OrderedCell, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with the protocol's version."""
+        return {"version": ORDER_VERSION, **asdict(self)}
+
+    @classmethod
+    def read(cls, path: Path) -> JobOrder:
+        """The order in a file.
+
+        Raises:
+            UserError: another version of dsf wrote it.
+        """
+        values = json.loads(path.read_text())
+        if (found := values.pop("version", None)) != ORDER_VERSION:
+            raise UserError(
+                f"{path} is a job of version {found}, and this dsf reads version {ORDER_VERSION}: "
+                "let sweep and workers use the same dsf"
+            )
+        cells = tuple(
+            OrderedCell(cell["facts"], None if cell["export"] is None else tuple(cell["export"]))
+            for cell in values["cells"]
+        )
+        evaluation = Evaluation(**values["evaluation"])
+        return cls(tuple(values["arguments"]), values["threads"], evaluation, values["datasets"], cells)
+
+
+@dataclass(frozen=True)
 class Job:
     """A training and the cells that share it.
 
@@ -90,17 +153,21 @@ class Job:
     cells: tuple[Planned, ...]
     threads: int
 
-    def write(self) -> Path:
-        """Put down what :mod:`dsf.runtime.sweeps.worker` reads; returns the file.
+    def order(self) -> JobOrder:
+        """What its worker is told."""
+        first = self.cells[0].resolved
+        cells = tuple(OrderedCell(cell.facts(), cell.resolved.export) for cell in self.cells)
+        datasets = os.environ.get(DATASETS_VARIABLE)
+        return JobOrder(first.arguments, self.threads, first.cell.evaluation, datasets, cells)
 
-        Sweeps that run side by side write here at the same moment. Each set of values has a file of its own, named by
-        its content, so that nobody's worker reads another sweep's cells; the lock keeps their temporary files apart.
+    def write(self) -> Path:
+        """Put down the order; returns the file.
+
+        Sweeps that run side by side write here at the same moment. Each order has a file of its own, named by its
+        content, so that nobody's worker reads another sweep's cells; the lock keeps their temporary files apart.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        first = self.cells[0].resolved
-        cells = [{"facts": cell.facts(), "export": cell.resolved.export} for cell in self.cells]
-        values = {"arguments": first.arguments, "threads": self.threads, "cells": cells}
-        values |= {"evaluation": asdict(first.cell.evaluation), "datasets": os.environ.get(DATASETS_VARIABLE)}
+        values = self.order().to_json()
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
         path = self.directory / JOB_NAME.format(digest[:DIGEST_LENGTH])
         with written_alone(self.directory):

@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dsf.export.cli import run as export
+from rich.console import Console
+
+from dsf.export.exporting import export
+from dsf.export.network.network import Mode
 from dsf.export.options import ExportConfig
-from dsf.runtime.cli import run as sim_run
+from dsf.export.terminal import TerminalExport
 from dsf.runtime.options import SimRunConfig
+from dsf.runtime.simulate import simulate
 from dsf.runtime.sweeps.energy import PRESETS, not_priced, rival_energy, spiking_energy
 from dsf.runtime.sweeps.identity import code_version
-from dsf.runtime.sweeps.jobs import TRAINING_NAME
+from dsf.runtime.sweeps.jobs import TRAINING_NAME, OrderedCell
+from dsf.runtime.sweeps.spec import Evaluation
+from dsf.runtime.sweeps.store import Line
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.files import write_json
 from dsf.tasks import Task, get_task
 
 
+@dataclass(frozen=True)
+class DrivenNetwork:
+    """What a sweep keeps of an exported network's episodes.
+
+    Attributes:
+        returns: in the order of the seeds (reward units).
+        joules_per_decision: by preset.
+        mode: stream or window.
+    """
+
+    returns: tuple[float, ...]
+    joules_per_decision: dict[str, float]
+    mode: Mode
+
+    @classmethod
+    def read(cls, path: Path) -> DrivenNetwork:
+        """What an earlier worker has left."""
+        values = json.loads(path.read_text())
+        return cls(tuple(values["returns"]), values["joules_per_decision"], values["mode"])
+
+
 def line_of(
-    cell: dict[str, Any], header: dict[str, Any], evaluation: dict[str, int], directory: Path
-) -> dict[str, Any]:
+    cell: OrderedCell,
+    header: dict[str, Any],
+    evaluation: Evaluation,
+    directory: Path,
+    drives: dict[Path, DrivenNetwork],
+) -> Line:
     """All that a table, and whoever doubts it, needs of one cell.
+
+    Args:
+        cell: to score.
+        header: of the training's checkpoint.
+        evaluation: the sweep's protocol.
+        directory: of the job.
+        drives: what this worker has driven already, by network file; a new one is added.
 
     Raises:
         UserError, CommandFailed: the integers cannot be made or run, or the rival has no int8 form.
     """
-    task, facts = get_task(header["task"]), cell["facts"]
+    task, facts = get_task(header["task"]), cell.facts
     last = score_of(header["scores"], evaluation)
     target = float(last["target_return"])
     returns, energy = last["returns"], not_priced("no rule for this model")
-    if facts["energy_rule"] == "spiking" or cell["export"] is not None:
+    if facts["energy_rule"] == "spiking" or cell.export is not None:
         try:
-            report = driven(cell, header, target, evaluation, directory)
-            energy = spiking_energy(report)
-            if cell["export"] is not None:
-                returns = [episode["return"] for episode in report["episodes"]]
+            found = driven(cell, header, target, evaluation, directory, drives)
+            energy = spiking_energy(found.joules_per_decision, found.mode)
+            if cell.export is not None:
+                returns = list(found.returns)
         except (UserError, CommandFailed) as reason:
-            if cell["export"] is not None:
+            if cell.export is not None:
                 raise
             energy = not_priced(f"cannot become spikes: {reason}")
     if facts["evaluation_precision"] == "int8":
@@ -53,7 +93,7 @@ def line_of(
         "task": task.name,
         "steps": header["step"],
         "target_return": target,
-        "eval_seeds": [evaluation["seed"], evaluation["episodes"]],
+        "eval_seeds": [evaluation.seed, evaluation.episodes],
         "returns": returns,
         "score": mean_score(returns, task),
         "score_label": task.score_label,
@@ -63,10 +103,9 @@ def line_of(
     }
 
 
-def score_of(scores: list[dict[str, Any]], evaluation: dict[str, int]) -> dict[str, Any]:
+def score_of(scores: list[dict[str, Any]], evaluation: Evaluation) -> dict[str, Any]:
     """The last checkpoint's at the declared target, on the sweep's own reset seeds."""
-    first = evaluation["seed"]
-    asked = list(range(first, first + evaluation["episodes"]))
+    asked = [*evaluation.seeds]
     return next(score for score in scores if score["checkpoint"] == "last" and score["seeds"] == asked)
 
 
@@ -78,40 +117,54 @@ def best_of(header: dict[str, Any], task: Task) -> dict[str, Any] | None:
     return {"step": best["step"], "target_return": best["target_return"], "score": mean_score(best["returns"], task)}
 
 
-def mean_score(returns: list[float], task: Task) -> float:
+def mean_score(returns: Sequence[float], task: Task) -> float:
     """Mean normalised score of a run's episodes."""
     return task.score(math.fsum(returns) / len(returns))
 
 
 def driven(
-    cell: dict[str, Any], header: dict[str, Any], target: float, evaluation: dict[str, int], directory: Path
-) -> dict[str, Any]:
-    """Export a training, drive the integers on the sweep's seeds, and return dsf-sim-run's report.
+    cell: OrderedCell,
+    header: dict[str, Any],
+    target: float,
+    evaluation: Evaluation,
+    directory: Path,
+    drives: dict[Path, DrivenNetwork],
+) -> DrivenNetwork:
+    """Export a training and drive the integers on the sweep's seeds.
 
     Cells whose options of dsf-export are equal share it: a float cell takes its energy from it, an integer cell all.
-    Another version of the code makes its own.
+    A file hands it to later workers. Another version of the code makes its own.
     """
-    words = list(cell["export"] or ())
+    words = list(cell.export or ())
     stem = "-".join(["network", code_version("export"), *(word.strip("-") for word in words)]).replace("/", "_")
-    network, report = directory / f"{stem}.dsf.h5", directory / f"{stem}.report.json"
-    if not report.exists():
-        dataset = header["dataset"]["id"]
-        run, levels = str(directory / TRAINING_NAME), ["--episodes", "0", "--dataset", dataset]
-        chosen = ["--out", str(network), "--target-return", str(target), *levels, *words]
-        export(parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen]))
-        episodes, seed = evaluation["episodes"], evaluation["seed"]
-        asked = SimRunConfig(network=network, episodes=episodes, seed=seed, target_return=target, json=report)
-        quick = dataclasses.replace(asked, backend="fast", compare=False, parity_decisions=0, hardware=PRESETS)
-        sim_run(quick)
-    values: dict[str, Any] = json.loads(report.read_text())
-    return values
+    network, kept = directory / f"{stem}.dsf.h5", directory / f"{stem}.driven.json"
+    if network not in drives and kept.exists():
+        drives[network] = DrivenNetwork.read(kept)
+    if network not in drives:
+        run, dataset = str(directory / TRAINING_NAME), header["dataset"]["id"]
+        chosen = ["--out", str(network), "--target-return", str(target), "--episodes", "0", "--dataset", dataset]
+        config: ExportConfig = parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen, *words])
+        export(config, TerminalExport(Console()))  # to the job's log
+        asked = SimRunConfig(
+            network=network,
+            backend="fast",
+            episodes=evaluation.episodes,
+            seed=evaluation.seed,
+            target_return=target,
+            compare=False,
+            parity_decisions=0,
+            hardware=PRESETS,
+        )
+        report = simulate(asked).report
+        joules = {figures.preset.name: figures.energy.nominal for figures in report.hardware}
+        drives[network] = DrivenNetwork(tuple(report.returns), joules, report.mode)
+        write_json(kept, asdict(drives[network]))
+    return drives[network]
 
 
-def scored_at_int8(target: float, evaluation: dict[str, int], directory: Path) -> list[float]:
+def scored_at_int8(target: float, evaluation: Evaluation, directory: Path) -> list[float]:
     """Returns of the trained rival with 8-bit integers, on the sweep's seeds."""
-    from dsf.train.evaluation.command import evaluate_run
+    from dsf.train.evaluation.command import score_run
 
-    run = directory / TRAINING_NAME
-    (score,) = evaluate_run(run, "int8", (target,), evaluation["episodes"], evaluation["seed"])
-    returns: list[float] = score["returns"]
-    return returns
+    (score,) = score_run(directory / TRAINING_NAME, "int8", (target,), evaluation.episodes, evaluation.seed)
+    return list(score.returns)

@@ -48,6 +48,11 @@ class Evaluation:
     every: int = 0
     """Steps between two evaluations for the best checkpoint, reported beside the last; 0 leaves it out."""
 
+    @property
+    def seeds(self) -> range:
+        """Reset seeds of the episodes."""
+        return range(self.seed, self.seed + self.episodes)
+
 
 @dataclass(frozen=True)
 class Method:

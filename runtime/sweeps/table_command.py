@@ -15,7 +15,8 @@ from dsf.runtime.sweeps.plot import write_plot
 from dsf.runtime.sweeps.store import read_lines
 from dsf.runtime.sweeps.table import build_table, markdown
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_text
+from dsf.shell.files import require_writable_parent
+from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
 
 
@@ -34,8 +35,8 @@ class TableConfig:
     results: Path | None = None
     """Results store. Default: results.jsonl in --out."""
     markdown: Path | None = None
-    """Also write the table here; between the lines <!-- sweep:NAME:begin --> and <!-- sweep:NAME:end --> where the
-    file has them."""
+    """Also write the table here, between the lines <!-- sweep:NAME:begin --> and <!-- sweep:NAME:end -->; a file that
+    does not exist is created with them."""
     plot: Path | None = None
     """Also write a PNG here; needs the report extra."""
 
@@ -49,6 +50,9 @@ def table(config: TableConfig) -> None:
     for output in (config.markdown, config.plot):
         if output is not None:
             require_writable_parent(output, path)
+    section = f"sweep:{spec.name}"
+    if config.markdown is not None:
+        require_section(config.markdown, section)
     if config.plot is not None:
         require_installed("report", "matplotlib")
     try:
@@ -62,15 +66,6 @@ def table(config: TableConfig) -> None:
     text = markdown(found)
     print(text, end="")
     if config.markdown is not None:
-        write_text(config.markdown, placed(text, spec.name, config.markdown))
+        replace_section(config.markdown, section, text)
     if config.plot is not None:
         write_plot(found, config.plot)
-
-
-def placed(text: str, name: str, document: Path) -> str:
-    """The text, or the document with the text between its two lines."""
-    begin, end = (f"<!-- sweep:{name}:{mark} -->" for mark in ("begin", "end"))
-    before = document.read_text() if document.is_file() else ""
-    head, found, rest = before.partition(begin)
-    _, closed, tail = rest.partition(end)
-    return f"{head}{begin}\n{text}{end}{tail}" if found and closed else text

@@ -17,21 +17,29 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from dsf.runtime.sweeps.identity import CQL
 from dsf.runtime.sweeps.jobs import (
     DATASETS_VARIABLE,
     LOCK_NAME,
     TRAINING_NAME,
+    JobOrder,
+    OrderedCell,
     failure_path,
     result_path,
     write_failure,
 )
+from dsf.runtime.sweeps.spec import Evaluation
 from dsf.shell.child_processes import die_with_parent
 from dsf.shell.command import parse_arguments
-from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, CommandFailed, UserError
+from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
 from dsf.shell.files import write_json
+
+if TYPE_CHECKING:
+    from dsf.runtime.sweeps.scores import DrivenNetwork
 
 EXIT_BUSY = 75
 """Somebody else works on the job (sysexits.h: try again later)."""
@@ -42,24 +50,25 @@ OWNER_NAME = "owner.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def work(job: Path, wait: bool) -> int:
+def work(order: JobOrder, directory: Path, wait: bool) -> int:
     """Do what is left of a job; returns the exit code."""
-    values, directory = json.loads(job.read_text()), job.parent
     with (directory / LOCK_NAME).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return EXIT_BUSY
         write_json(directory / OWNER_NAME, {"pid": os.getpid(), "parent": os.getppid(), "host": os.uname().nodename})
-        left = [cell for cell in values["cells"] if not result_path(directory, cell["facts"]["key"]).exists()]
+        left = [cell for cell in order.cells if not result_path(directory, cell.key).exists()]
+        if not left:
+            return 0
         try:
-            training = trained(values, directory) if left else None
+            header = trained(order, directory)
         except Exception as error:
             for cell in left:
-                write_failure(directory, cell["facts"], reason_of(error))
+                write_failure(directory, cell.facts, reason_of(error))
             return EXIT_FAILED
-        assert training is not None or not left
-        done = [finish(cell, training, values, directory) for cell in left]
+        drives: dict[Path, DrivenNetwork] = {}
+        done = [finish(cell, header, order.evaluation, directory, drives) for cell in left]
     return 0 if all(done) else EXIT_FAILED
 
 
@@ -71,54 +80,61 @@ def reason_of(error: BaseException) -> str:
     return str(error)
 
 
-def finish(cell: dict[str, Any], training: Any, values: dict[str, Any], directory: Path) -> bool:
+def finish(
+    cell: OrderedCell,
+    header: dict[str, Any],
+    evaluation: Evaluation,
+    directory: Path,
+    drives: dict[Path, DrivenNetwork],
+) -> bool:
     """Score one cell of a finished training, and write its line or why there is none."""
     from dsf.runtime.sweeps.scores import line_of
 
-    key = cell["facts"]["key"]
     try:
-        write_json(result_path(directory, key), line_of(cell, training, values["evaluation"], directory))
+        write_json(result_path(directory, cell.key), line_of(cell, header, evaluation, directory, drives))
     except Exception as error:
-        write_failure(directory, cell["facts"], reason_of(error))
+        write_failure(directory, cell.facts, reason_of(error))
         return False
-    failure_path(directory, key).unlink(missing_ok=True)
+    failure_path(directory, cell.key).unlink(missing_ok=True)
     return True
 
 
-def trained(values: dict[str, Any], directory: Path) -> dict[str, Any]:
+def trained(order: JobOrder, directory: Path) -> dict[str, Any]:
     """Train to the end, from a checkpoint where an earlier try has left one; returns the checkpoint's header and, under
-    ``seconds``, how long this try took.
+    ``seconds``, how long this try took. What dsf-train prints goes to the job's log.
     """
-    if values["arguments"][0] == CQL:
-        return trained_by_cql(values, directory / TRAINING_NAME)
+    if order.arguments[0] == CQL:
+        return trained_by_cql(order, directory / TRAINING_NAME)
     from dsf.train.checkpoint import CHECKPOINT_NAME
-    from dsf.train.cli import run
     from dsf.train.config.training import CONFIG_NAME, TrainConfig
+    from dsf.train.terminal import TerminalTraining
+    from dsf.train.training import train
 
-    out, threads = directory / TRAINING_NAME, int(values["threads"])
+    out, threads = directory / TRAINING_NAME, order.threads
     checkpoint, begun = out / CHECKPOINT_NAME, time.monotonic()
-    resume: list[str] = []
+    header, resume = None, []
     if checkpoint.exists():
-        resume = ["--resume"]
+        header, resume = read_header(checkpoint), ["--resume"]
         threads = int(json.loads((out / CONFIG_NAME).read_text())["threads"])  # sums depend on it in their last bits
-    words = [*values["arguments"], "--out", str(out), "--threads", str(threads), *resume]
-    if not (resume and is_scored(read_header(checkpoint), values["evaluation"])):
-        run(parse_arguments(TrainConfig, "dsf-train", "", words))
-    return {**read_header(checkpoint), "seconds": round(time.monotonic() - begun, 1)}
+    if header is None or not is_scored(header, order.evaluation):
+        words = [*order.arguments, "--out", str(out), "--threads", str(threads), *resume]
+        config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", words)
+        header = train(config, TerminalTraining(Console(soft_wrap=True))).header
+    return {**header, "seconds": round(time.monotonic() - begun, 1)}
 
 
-def trained_by_cql(values: dict[str, Any], out: Path) -> dict[str, Any]:
+def trained_by_cql(order: JobOrder, out: Path) -> dict[str, Any]:
     """The same with ``dsf-train cql``, which cannot go on from an earlier try: what that has left is dropped."""
-    from dsf.train.conservative_q_learning import CQLConfig, header_of, run
+    from dsf.train.conservative_q_learning import CQLConfig, header_of, train_cql
 
     begun = time.monotonic()
     if (header := header_of(out)) is None:
         if out.exists():
             shutil.rmtree(out)
-        words = [*values["arguments"][1:], "--out", str(out), "--threads", str(values["threads"])]
-        run(parse_arguments(CQLConfig, "dsf-train cql", "", words))
-        header = header_of(out)
-    return {**(header or {}), "seconds": round(time.monotonic() - begun, 1)}
+        words = [*order.arguments[1:], "--out", str(out), "--threads", str(order.threads)]
+        config: CQLConfig = parse_arguments(CQLConfig, "dsf-train cql", "", words)
+        header = train_cql(config, lambda step: print(f"step {step} of {config.steps}", flush=True)).header
+    return {**header, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def read_header(checkpoint: Path) -> dict[str, Any]:
@@ -132,11 +148,11 @@ def read_header(checkpoint: Path) -> dict[str, Any]:
     return header
 
 
-def is_scored(header: dict[str, Any], evaluation: dict[str, int]) -> bool:
+def is_scored(header: dict[str, Any], evaluation: Evaluation) -> bool:
     """Whether a training has ended, evaluation and all."""
     config = header["train"]
     steps = config.get("qat_steps") or config["steps"]
-    asked = list(range(evaluation["seed"], evaluation["seed"] + evaluation["episodes"]))
+    asked = [*evaluation.seeds]
     return bool(header["step"] == steps and any(score["seeds"] == asked for score in header["scores"]))
 
 
@@ -158,11 +174,15 @@ def main(arguments: Sequence[str]) -> int:
     """A worker's life."""
     die_with_parent()
     job = Path(arguments[0])
-    datasets = json.loads(job.read_text())["datasets"]
-    if datasets is not None:
-        os.environ.setdefault(DATASETS_VARIABLE, datasets)
+    try:
+        order = JobOrder.read(job)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        return EXIT_USAGE
+    if order.datasets is not None:
+        os.environ.setdefault(DATASETS_VARIABLE, order.datasets)
     with _one_line_on_signals():
-        return work(job, WAIT in arguments)
+        return work(order, job.parent, WAIT in arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two thousand random networks of every kind through all engines: benchmarks/engine_parity.py, run as a user would."""
+"""Two thousand random networks of every kind through all engines: endurance/engine_parity.py, run as a user would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsf.testing.spike_tally import TALLY
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "engine_parity.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "endurance" / "engine_parity.py"
 NETWORKS = 2_000
 
 

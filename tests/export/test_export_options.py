@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsf.export.cli import main, merged, require_passed
+from dsf.export.cli import main
+from dsf.export.exporting import merged, require_passed
 from dsf.export.network.file import read_network, write_network
 from dsf.export.network.nodes import LIF
 from dsf.export.options import NEEDS_RUN

@@ -13,10 +13,11 @@ from dsf.export.network.file import read_network, write_network
 from dsf.hardware_models import estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.paper_table import TSSA_RATES, paper_rows
 from dsf.runtime.artifacts import network_path
-from dsf.runtime.bench_cli import BEGIN, END, EnergyTableConfig, energy_table, rates_of_tssa
+from dsf.runtime.bench_cli import SECTION, EnergyTableConfig, energy_table, rates_of_tssa
 from dsf.runtime.energy_table.figures import EnergyTable, count_decisions, work_out
 from dsf.runtime.energy_table.sheets import Sheet, rival_sheet, sheets
 from dsf.shell.errors import UserError
+from dsf.shell.generated_section import markers
 from dsf.testing.random_networks import random_network
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "energy_table.md"
@@ -49,13 +50,14 @@ def table() -> EnergyTable:
 
 def test_the_table_is_printed_and_written(tmp_path: Path) -> None:
     document, values = tmp_path / "page.md", tmp_path / "table.json"
-    document.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
+    begin, end = markers(SECTION)
+    document.write_text(f"before\n{begin}\nstale\n{end}\nafter\n")
     result = bench("energy-table", "--decisions", "40", "--json", str(values), "--markdown", str(document))
     assert result.returncode == 0, result.stderr
     assert "[cost " in result.stdout, "brackets are no markup"
     assert "78.4 %" in result.stdout and "SpikeBERT: left out" in result.stdout
     text = document.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n### The paper's Table 1") and text.endswith(f"{END}\nafter\n")
+    assert text.startswith(f"before\n{begin}\n### The paper's Table 1") and text.endswith(f"{end}\nafter\n")
     assert "stale" not in text
     written = json.loads(values.read_text())
     assert written["decisions"] == {"stream": 40, "window": 40}
@@ -82,7 +84,7 @@ def test_files_that_cannot_work_are_refused_before_anything_runs(tmp_path: Path)
     plain.write_text("nothing to replace")
     for options, words in (
         ({"markdown": plain}, "has no part between <!-- energy-table:begin -->"),
-        ({"markdown": tmp_path / "none.md"}, "names a document that is there"),
+        ({"markdown": tmp_path / "no" / "x.md"}, "create it first"),
         ({"json": tmp_path / "no" / "x.json"}, "create it first"),
         ({"network": plain}, "plain.md"),
         ({"json": network_path()}, "is the input"),

@@ -48,7 +48,7 @@ THREADS_END_S = 5.0
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_a_fault_ends_the_run_with_one_line_and_leaves_nothing(fault: Fault, tmp_path: Path) -> None:
-    """The same faults as benchmarks/faults.py, which tries all of them and many times: docs/reliability.md."""
+    """The same faults as endurance/faults.py, which tries all of them and many times: docs/reliability.md."""
     for _ in range(ATTEMPTS):
         try:
             outcome = break_run(fault.trial(tmp_path, Random()), tmp_path / "stderr")
@@ -83,7 +83,7 @@ def test_an_engine_takes_everything_with_it() -> None:
 @pytest.mark.parametrize("model", ["fused", "expanded"])
 def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second token raises inside a block's process (the patch reaches the children through fork)."""
-    from dsf.runtime.lava_backend import arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     original = arithmetic.CoincidenceHistory.current
 
@@ -105,7 +105,7 @@ def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypa
 def test_exception_while_a_model_is_built_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dsf.runtime.lava_backend import arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     def broken(self: object, *arguments: object) -> None:
         raise MemoryError("injected")
@@ -262,7 +262,7 @@ def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkey
 
 PROGRAM = """
 from dsf.testing.random_networks import random_network, random_tokens
-from dsf.runtime.engine import open_engine
+from dsf.runtime.open_engine import open_engine
 
 network = random_network(0, blocks=1)
 with open_engine(network, "lava") as engine:
@@ -273,6 +273,6 @@ with open_engine(network, "lava") as engine:
 def test_a_program_leaves_no_temporary_files() -> None:
     """Lava's memory server is killed, and its socket lies in a directory that only it would remove."""
     with tempfile.TemporaryDirectory() as place:  # not pytest's: a socket's path has room for about 100 characters
-        environment = {**os.environ, "TMPDIR": place, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = {**os.environ, "TMPDIR": place}
         subprocess.run([sys.executable, "-c", PROGRAM], check=True, env=environment)
         assert list(Path(place).iterdir()) == []

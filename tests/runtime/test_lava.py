@@ -20,9 +20,9 @@ from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import STOCK_LAVA, LavaModel, LavaOptions
 from dsf.runtime.engines.parity import Parity, ParityCheck
 from dsf.runtime.engines.probes import choose_populations
-from dsf.runtime.lava_backend.blocks import split_network
 from dsf.runtime.lava_backend.graph import lava_edges, network_edges
-from dsf.runtime.lava_backend.layout import CONTINUES
+from dsf.runtime.lava_backend.stages.blocks import split_network
+from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.runtime.loop.closed_loop import run_closed_loop
 from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
@@ -150,7 +150,7 @@ def test_attention_remembers_in_the_networks_of_the_sweep(kind: str) -> None:
 @given(exportable(), st.sampled_from(MODES))
 def test_fused_blocks_are_the_reference(arguments: dict[str, Any], mode: Mode) -> None:
     """The processes' arithmetic alone, over more networks than Lava could be started for."""
-    from dsf.runtime.lava_backend.fused import FusedBlock
+    from dsf.runtime.lava_backend.stages.fused import FusedBlock
 
     network = random_network(bits=6, **arguments)
     parts, reference = split_network(network), ParityCheck(network, mode).reference
@@ -316,7 +316,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 70))
 def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
-    from dsf.runtime.lava_backend.message import pack_raster, raster_words, unpack_raster
+    from dsf.runtime.lava_backend.stages.message import pack_raster, raster_words, unpack_raster
 
     spikes = np.random.default_rng(seed).random((ticks, neurons)) < 0.5
     words = pack_raster(spikes)
@@ -328,7 +328,7 @@ def test_raster_packing_round_trip(seed: int, ticks: int, neurons: int) -> None:
 @given(st.integers(0, 2**31), st.integers(0, 4096))
 def test_fused_neurons_are_the_reference_neurons_even_at_the_rails(seed: int, decay: int) -> None:
     from dsf.export.network.reference import fire
-    from dsf.runtime.lava_backend.arithmetic import Neurons
+    from dsf.runtime.lava_backend.stages.arithmetic import Neurons
 
     generator = np.random.default_rng(seed)
     size = 30

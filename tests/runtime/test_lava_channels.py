@@ -102,7 +102,8 @@ def test_the_selector_finds_the_port_that_has_a_message(channel: Any, number: in
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_lava_is_as_before_once_an_engine_has_started(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend import arithmetic, channels
+    from dsf.runtime.lava_backend import channels
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     def names() -> list[Any]:
         return [getattr(module, name) for module, name, _ in channels._REPLACED]
@@ -142,7 +143,7 @@ def test_no_port_has_a_thread() -> None:
 
 
 def test_exception_inside_a_process_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dsf.runtime.lava_backend import arithmetic
+    from dsf.runtime.lava_backend.stages import arithmetic
 
     def broken(self: object, tick: int) -> np.ndarray:
         raise ZeroDivisionError("injected")
@@ -175,10 +176,11 @@ def assert_dies(network: Network, message: str, kill: int | None = None) -> None
 
 LOOP = """
 import numpy as np
-from dsf.export.file import read_network
+from dsf.export.network.file import read_network
 from dsf.runtime.cli import SimRunConfig
-from dsf.runtime.engine import LavaOptions, open_engine
-from dsf.tasks import run_command
+from dsf.runtime.engines.interface import LavaOptions
+from dsf.runtime.open_engine import open_engine
+from dsf.shell.command import run_command
 
 def run(config):
     network = read_network(config.network)

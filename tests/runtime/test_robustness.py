@@ -29,8 +29,7 @@ from dsf.runtime.robustness.levels import (
     undisturbed,
 )
 from dsf.runtime.robustness.network_faults import stuck_neurons
-from dsf.runtime.robustness.report import BEGIN, END, bar, placed, summarise
-from dsf.shell.errors import UserError
+from dsf.runtime.robustness.report import bar, summarise
 from dsf.tasks import Disturbances, get_task, rollout
 from dsf.testing.command_line import assert_refused
 from dsf.testing.random_networks import random_network
@@ -78,7 +77,8 @@ def test_every_kind_in_one_call(path: Path, tmp_path: Path) -> None:
         assert point["return_mean"] == pytest.approx(np.mean(runs))
         low, high = point["return_interval_95"]
         assert low <= point["return_mean"] <= high and point["unit"] in table.read_text()
-    assert table.read_text().startswith(BEGIN) and table.read_text().count("\n| ") == 2 + len(points)
+    assert table.read_text().startswith("<!-- robustness:begin -->\n")
+    assert table.read_text().count("\n| ") == 2 + len(points)
     assert curves.read_bytes().startswith(b"\x89PNG")
     assert all(words in result.stdout for words in (*ALL_KINDS, "undisturbed", "D4RL-normalised", "unknown dataset"))
 
@@ -141,17 +141,6 @@ def test_intervals_are_over_what_is_independent() -> None:
     assert Point("stuck-at-0", 0.1, {0: [1.0, 2.0]}).interval_over == "episodes"
 
 
-def test_the_table_replaces_what_lies_between_the_markers() -> None:
-    part = "| table |\n"
-    document = placed("", Path("x.md"), part)
-    assert document == f"{BEGIN}\n{part}{END}\n"
-    kept = f"# Title\n\n{document}\nThe end.\n"
-    assert placed(kept, Path("x.md"), "| other |\n") == kept.replace(part, "| other |\n")
-    for broken in ("# No markers\n", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"):
-        with pytest.raises(UserError, match="has no line"):
-            placed(broken, Path("x.md"), part)
-
-
 def test_bars_are_scores_beside_the_undisturbed_one() -> None:
     assert len(bar(100.0, 100.0)) == 2 * len(bar(50.0, 100.0)) == 20
     assert bar(-3.0, 100.0) == bar(5.0, -1.0) == ""
@@ -193,7 +182,7 @@ def test_bad_options(path: Path, arguments: list[str], words: str) -> None:
 def test_outputs_that_would_destroy_something_are_refused(path: Path, tmp_path: Path) -> None:
     document = tmp_path / "notes.md"
     document.write_text("my notes\n")
-    assert_refused(run(path, "--markdown", document), "notes.md has no line")
+    assert_refused(run(path, "--markdown", document), "notes.md has no part between")
     assert_refused(run(path, "--json", path), "is the input")
     assert_refused(run(path, "--json", tmp_path / "x", "--markdown", tmp_path / "x"), "write the same file")
     assert document.read_text() == "my notes\n"

@@ -26,9 +26,9 @@ from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.fault_injection import default_signals
 from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.evaluation.command import evaluate_run
+from dsf.train.evaluation.command import score_run
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ENDURANCE = Path(__file__).parents[2] / "endurance"
 TINY: dict[str, Any] = {
     "batch-size": 8,
     "device": "cpu",
@@ -108,8 +108,8 @@ def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path)
     (recorded,) = header["scores"]
     assert lines["dt"]["returns"] == recorded["returns"]
     asked = {"targets": (recorded["target_return"],), "episodes": 2, "seed": recorded["seeds"][0]}
-    (integers,) = evaluate_run(run / "training", "int8", **asked)
-    assert lines["dt-int8"]["returns"] == integers["returns"]
+    (integers,) = score_run(run / "training", "int8", **asked)
+    assert lines["dt-int8"]["returns"] == list(integers.returns)
     priced = dense_energy("decision-transformer", header, get_task("cartpole"))
     assert lines["dt"]["energy"] == lines["dt-int8"]["energy"] == priced
     assert header["rival"]["mlp_hidden"] != header["model"]["mlp_ratio"] * header["model"]["width"]
@@ -205,7 +205,7 @@ if importlib.util.find_spec("ray"):
 
     def test_a_cluster_that_loses_a_worker_loses_no_cell(tmp_path: Path) -> None:
         report = tmp_path / "report.json"
-        command = [sys.executable, str(BENCHMARKS / "sweep_on_ray.py"), "--quick", "--json", str(report)]
+        command = [sys.executable, str(ENDURANCE / "sweep_on_ray.py"), "--quick", "--json", str(report)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, (done.stdout, done.stderr)
         found = json.loads(report.read_text())

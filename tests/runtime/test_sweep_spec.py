@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import ignore_patterns
 from typing import Any
 
 import pytest
@@ -14,9 +19,10 @@ from dsf.runtime.sweeps import identity
 from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
-from dsf.runtime.sweeps.identity import code_version, meaning, resolve_cell
-from dsf.runtime.sweeps.jobs import Job, failures_in, plan, write_failure
+from dsf.runtime.sweeps.identity import INTEGERS, TRAINING, code_version, folder_code, resolve_cell
+from dsf.runtime.sweeps.jobs import Job, JobOrder, failures_in, plan, write_failure
 from dsf.runtime.sweeps.local import Outcome, gpu_places
+from dsf.runtime.sweeps.meaning import meaning
 from dsf.runtime.sweeps.store import append_once, read_lines
 from dsf.runtime.sweeps.table import NOT_RUN, build_table, markdown
 from dsf.shell.errors import UserError
@@ -25,6 +31,7 @@ from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import run_here
 from dsf.train.config.training import ModelConfig, to_json
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
 name: good
 datasets: {hopper-medium-v2: {}, hopper-expert-v2: {learning-rate: 0.5}}
@@ -131,6 +138,18 @@ def test_a_failure_says_why_it_failed_last(tmp_path: Path) -> None:
     assert failures_in(tmp_path, [planned.resolved]) == {}
 
 
+def test_a_worker_reads_the_order_that_a_sweep_wrote_and_no_other_version(tmp_path: Path) -> None:
+    (planned,) = plan([resolve_cell(read_sweep(sweep_path("hopper_rivals")).cells()[0])])
+    job = Job(tmp_path / "job", (planned,), threads=3)
+    path = job.write()
+    assert JobOrder.read(path) == job.order() and job.order().threads == 3
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    worker = [sys.executable, "-m", "dsf.runtime.sweeps.worker", str(path)]
+    found = subprocess.run(worker, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+    assert "is a job of version 2, and this dsf reads version 1" in found.stderr
+
+
 def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert_refused(bench("sweep", "no_such"), "there is no sweep no_such", "hopper_rivals")
@@ -156,7 +175,170 @@ def test_comments_and_docstrings_are_no_other_code() -> None:
     plain = "def f(x):\n    return x + 1\n"
     told = '"""Module."""\n\ndef f(x):  # why\n    """Add one."""\n\n    return (x + 1)\n'
     assert meaning(plain) == meaning(told) != meaning(plain.replace("1", "2"))
-    assert code_version("train") != code_version("export")
+    assert len({code_version(kind) for kind in ("train", "export", "cql")}) == 3
+
+
+SPOKEN = """
+def decay(ticks, steps):
+    if ticks < 1:
+        raise UserError(f"ticks is {ticks}: it must be at least 1")
+    if steps < 0:
+        reason = "negative"
+        message = f"steps is {reason}: " + "use more"
+        raise CommandFailed(message) from None
+    assert ticks < 99, "too many"
+    console.print("decays", style="bold")
+    warnings.warn("slow", stacklevel=2)
+    require(ticks > 0, "ticks", f"has {ticks}")
+    return {"linear": 0.5}["linear"] * ticks
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [
+        ("ticks is {ticks}: it must be at least 1", "--ticks is {ticks} in {steps}: use 1"),
+        ('"negative"', '"below 0"'),
+        ("steps is {reason}: ", "there are {reason} steps, "),
+        ('"use more"', '"use 1"'),
+        ("too many", "more than 98 ticks"),
+        ('"decays"', 'f"decays over {steps}"'),
+        ('"slow"', '"this is slow"'),
+        ("has {ticks}", "is not above 0"),
+    ],
+)
+def test_rewording_a_message_is_no_other_code(found: str, written: str) -> None:
+    assert SPOKEN.count(found) == 1 and meaning(SPOKEN) == meaning(SPOKEN.replace(found, written))
+
+
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [
+        ("ticks < 1", "ticks < 2"),
+        ("UserError", "ValueError"),
+        ("ticks < 99", "ticks < 98"),
+        ("0.5", "0.25"),
+        ('"linear": 0.5', '"linear": 0.5, "other": 1'),
+        ('["linear"]', '["other"]'),
+    ],
+)
+def test_numbers_names_and_keys_are_other_code(found: str, written: str) -> None:
+    assert found in SPOKEN and meaning(SPOKEN) != meaning(SPOKEN.replace(found, written))
+
+
+def test_a_text_that_computes_counts_wherever_it_is_used_too() -> None:
+    told = 'def f(x):\n    name = "loss"\n    print(name)\n    return x[name]\n'
+    assert meaning(told) != meaning(told.replace('"loss"', '"return"'))
+    assert meaning(told) == meaning(told.replace("print(name)", 'print(f"the {name}")'))
+    kept = 'def f():\n    class A:\n        kind = "a"\n    return A\n'
+    assert meaning(kept) != meaning(kept.replace('"a"', '"b"'))
+
+
+def copied(folder: str, tmp_path: Path) -> Path:
+    return shutil.copytree(ROOT / folder, tmp_path / folder.replace("/", "-"), ignore=ignore_patterns("__pycache__"))
+
+
+def test_a_reworded_module_keeps_its_folder_and_a_changed_number_does_not(tmp_path: Path) -> None:
+    folder = copied("train/quantization", tmp_path)
+    code, module = folder_code(folder), folder / "codec.py"
+    text = module.read_text()
+    reworded = re.sub(r'raise (\w+)\(f?"[^"]*"\)', r'raise \1("said in another way")', text)
+    assert reworded != text
+    module.write_text(reworded)
+    assert folder_code(folder) == code == folder_code(ROOT / "train/quantization")
+    module.write_text(text + "\nMORE = 1\n")
+    more = folder_code(folder)
+    module.write_text(text + "\nMORE = 2\n")
+    assert len({code, more, folder_code(folder)}) == 3
+    module.write_text(text)
+    module.rename(folder / "renamed.py")
+    assert folder_code(folder) != code
+
+
+def test_the_kernels_text_is_their_code(tmp_path: Path) -> None:
+    folder = copied("runtime/kernels", tmp_path)
+    code = folder_code(folder)
+    (folder / "spike_sums.h").write_text((folder / "spike_sums.h").read_text() + "\n#define MORE 1\n")
+    assert folder_code(folder) != code
+
+
+def test_a_folder_without_code_fails(tmp_path: Path) -> None:
+    folder = copied("runtime/kernels", tmp_path)
+    for path in folder.glob("*.[ch]"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"depend on the code in .*runtime-kernels, and there is none"):
+        folder_code(folder)
+    (folder / "__init__.py").unlink()
+    for path in (folder, tmp_path / "not there"):
+        with pytest.raises(FileNotFoundError, match="and there is none"):
+            folder_code(path)
+    folder = copied("train/data", tmp_path)
+    folder_code(folder, ("collect.py",))
+    with pytest.raises(FileNotFoundError, match=r"left out of the hash .*collects\.py"):
+        folder_code(folder, ("collects.py",))
+
+
+def test_a_package_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INTEGERS, "dsf.export.gone", ())
+    with pytest.raises(FileNotFoundError, match=r"depend on dsf\.export\.gone"):
+        code_version.__wrapped__("export")
+    assert code_version.__wrapped__("train") == code_version("train")
+
+
+def module_path(name: str) -> Path | None:
+    """Of a module; None where the name is that of something in a module."""
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:
+        return None
+    return None if spec is None or spec.origin is None else Path(spec.origin)
+
+
+def imported_from(start: str) -> set[str]:
+    """Modules of dsf that a module needs, at the top or in a function, with those that these need; the ground room
+    apart."""
+    needed, todo = set(), [start]
+    while todo:
+        name = todo.pop()
+        path = None if name in needed or name.startswith("dsf.shell") else module_path(name)
+        if path is None:
+            continue
+        needed.add(name)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsf."):
+                todo += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return needed
+
+
+NAMES_AND_FILES = {
+    "dsf.tasks.maze_picture": "draws",
+    "dsf.train.data.maze_sets": "names datasets",
+    "dsf.train.data.minari_store": "opens datasets, whose bytes the content hash covers",
+    "dsf.train.data.names": "names datasets",
+    "dsf.train.data.recipes": "names datasets",
+    "dsf.train.data.registry": "names datasets",
+    "dsf.train.event_file": "writes what TensorBoard reads",
+}
+"""What a training imports and its result does not depend on."""
+
+
+@pytest.mark.parametrize(
+    ("start", "room", "hashed"),
+    [
+        ("dsf.train.trainer", "", TRAINING),
+        ("dsf.export.conversion.fold", "", TRAINING | INTEGERS),
+        ("dsf.export.conversion.quantize", "dsf.export.conversion", TRAINING | INTEGERS),
+        ("dsf.runtime.engines.fast_engine", "dsf.runtime", INTEGERS),
+    ],
+)
+def test_what_computes_a_result_is_hashed(start: str, room: str, hashed: dict[str, tuple[str, ...]]) -> None:
+    needed = {name for name in imported_from(start) if name.startswith(room)}
+    assert start in needed
+    for name in needed - NAMES_AND_FILES.keys():
+        packages = [package for package in hashed if f"{name}.".startswith(f"{package}.")]
+        assert packages, f"{name} is not hashed"
+        inside = name.removeprefix(packages[0]).lstrip(".").replace(".", "/")
+        assert not {inside, f"{inside}.py"} & set(hashed[packages[0]]), f"{name} is left out of the hash"
 
 
 @pytest.mark.parametrize("name", shipped_sweeps())

@@ -9,7 +9,7 @@ PAGES, ARRAYS, TIMES = 1024, 8, 50  # arrays of 4 MiB: below the largest heap bl
 PROGRAM = f"""
 import resource
 import numpy as np
-from dsf.tasks.allocator import keep_freed_memory
+from dsf.shell.allocator import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

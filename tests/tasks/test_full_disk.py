@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +22,11 @@ WRITE = """
 import sys
 from pathlib import Path
 from dsf.testing.random_networks import random_model
-from dsf.export.file import write_network
-from dsf.export.fold import fold
-from dsf.export.netx_file import dense_stages, write_net
-from dsf.export.nir_graph import write_nir
-from dsf.export.quantize import quantize
+from dsf.export.network.file import write_network
+from dsf.export.conversion.fold import fold
+from dsf.export.targets.netx_file import dense_stages, write_net
+from dsf.export.targets.nir_graph import write_nir
+from dsf.export.conversion.quantize import quantize
 
 network, path = quantize(fold(random_model(0)), "hopper", 8, whole_biases=True), Path(sys.argv[2])
 try:
@@ -48,9 +47,8 @@ def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: P
     directory.mkdir()
     path = directory / "file"
     command = [sys.executable, "-c", WRITE, kind, str(path)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with small_files(ROOM):
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert result.stdout == f"[Errno 27] File too large: '{path}'\n" and not list(directory.iterdir())
 

@@ -137,7 +137,8 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     script = """
 import sys
 sys.modules["gymnasium_robotics"] = None
-from dsf.tasks import UserError, get_task
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
 try:
     get_task("door").make_env()
 except UserError as error:

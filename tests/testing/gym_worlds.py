@@ -1,4 +1,4 @@
-"""Environments as users have them: importing this module registers them (``--env dsf.testing.gym_worlds:Point-v0``)."""
+"""Environments as users have them, registered by importing this module: ``--env dsf.testing.gym_worlds:Point-v0``."""
 
 from __future__ import annotations
 

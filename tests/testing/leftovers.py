@@ -9,9 +9,13 @@ from pathlib import Path
 
 
 def shared_memory_segments() -> set[str]:
-    """Names of the POSIX shared-memory segments that Python's SharedMemory made, but for those of other programs."""
+    """Names of the POSIX shared-memory segments that Python's SharedMemory made, but for those of other programs.
+
+    A segment is another program's if a process outside this one's family has mapped it: a second worker of the test
+    suite runs Lava, too.
+    """
+    family = {os.getpid(), *descendants()}
     others: set[str] = set()
-    family = {os.getpid(), *children()}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if int(maps.parent.name) not in family:
             with contextlib.suppress(OSError):
@@ -21,5 +25,28 @@ def shared_memory_segments() -> set[str]:
 
 def children() -> list[int]:
     """Processes that this one has started, without Python's own resource tracker."""
-    found = [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    return [child for child in found if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()]
+    return [child for child in children_of(os.getpid()) if not is_resource_tracker(child)]
+
+
+def descendants() -> list[int]:
+    """Every process below this one: its family, but for orphans."""
+    found = children_of(os.getpid())
+    for process in found:  # grows on the way
+        found += children_of(process)
+    return found
+
+
+def children_of(process: int) -> list[int]:
+    """What any thread of a process has started; nothing if the process is gone."""
+    found: list[int] = []
+    for listed in Path(f"/proc/{process}/task").glob("[0-9]*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in listed.read_text().split()]
+    return found
+
+
+def is_resource_tracker(process: int) -> bool:
+    """Whether a process is Python's own."""
+    with contextlib.suppress(OSError):
+        return "resource_tracker" in Path(f"/proc/{process}/cmdline").read_text()
+    return False

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
-EXPECTED = 10_000_000
+EXPECTED = 200_000_000
 """What a run of the whole suite has to reach."""
 
 
 class SpikeTally:
-    """Adds up over a session; ``conftest.py`` prints it at the end.
+    """Adds up over a session, over all of its workers; ``conftest.py`` prints it at the end.
 
     Attributes:
         compared: spike slots (population x neuron x tick) per engine, fired or not.
@@ -24,6 +25,19 @@ class SpikeTally:
         """Note one comparison with the reference."""
         self.compared[engine] += compared
         self.mismatches += mismatches
+
+    def falls_short(self) -> bool:
+        """Whether this is too little for the whole suite, or anything differed."""
+        return self.compared.total() < EXPECTED or self.mismatches > 0
+
+    def as_plain(self) -> dict[str, Any]:
+        """What another process can add to its own."""
+        return {"compared": dict(self.compared), "mismatches": self.mismatches}
+
+    def add_plain(self, other: dict[str, Any]) -> None:
+        """Add another process's :meth:`as_plain`; nothing where it is empty."""
+        self.compared.update(other.get("compared", {}))
+        self.mismatches += other.get("mismatches", 0)
 
     def line(self) -> str:
         """The summary."""

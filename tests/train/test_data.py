@@ -331,8 +331,8 @@ from pathlib import Path
 import h5py, minari
 import numpy as np
 
-from dsf.train.config import DataConfig
-from dsf.train.data import load_dataset, sample_windows
+from dsf.train.config.training import DataConfig
+from dsf.train.data.dataset import load_dataset, sample_windows
 
 
 def private_bytes():

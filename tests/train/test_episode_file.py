@@ -21,9 +21,9 @@ from dsf.train.data.maze_walks import collect_mazes
 MAZE_SET = MazeSet()
 INTERRUPTED = """
 import os
-from dsf.train.collect import write_dataset
-from dsf.train.maze_sets import MazeSet
-from dsf.train.maze_walks import collect_mazes
+from dsf.train.data.collect import write_dataset
+from dsf.train.data.maze_sets import MazeSet
+from dsf.train.data.maze_walks import collect_mazes
 
 def interrupt(done):
     raise KeyboardInterrupt

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dsf.shell.child_processes import start_method_kept
 from dsf.train.kernels import native
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
 from dsf.train.models import portable
@@ -214,6 +215,7 @@ def test_vectors_of_another_length_are_refused_before_the_kernel_reads_past_thei
         native.forward(torch.zeros(2, 3, 16), torch.ones(8), torch.zeros(16), torch.float32, 0.25, 0.5)
 
 
+@start_method_kept()  # torch.compile fixes it, and Lava refuses to be imported then
 def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated by dynamo, run without inductor, whose C++ build would take a minute."""
     names = ("spikes", "current_gradient", "channel_sums", "norm_gradient")
@@ -239,10 +241,10 @@ def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPat
 
 IN_A_PROCESS = """
 import sys, torch
-from dsf.train.cli import describe_computation
-from dsf.train.config import TrainConfig
+from dsf.train.terminal import describe_computation
+from dsf.train.config.training import TrainConfig
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
-from dsf.train.neurons import LIF
+from dsf.train.models.neurons import LIF
 current = torch.randn(4, 50, 70, generator=torch.Generator().manual_seed(0)).requires_grad_()
 spikes = LIF(0.25, 0.5)(current)
 spikes.backward(torch.ones_like(spikes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from dsf.train.config.training import NeuronKind
 from dsf.train.models.neurons import LIF, set_neuron_kind
 
 STEPS, NEURONS = 4, 12_500
-KINDS: tuple[NeuronKind, ...] = ("fused", "snntorch")
+KINDS: tuple[NeuronKind, ...] = get_args(NeuronKind)
 SAFE_MARGIN = 1e-9
 """Nearer to the threshold (or to the surrogate's edge) than this, rounding alone may decide about a spike."""
 TOLERANCE: dict[NeuronKind, float] = {"fused": 1e-10, "snntorch": 1e-6}
@@ -69,7 +71,8 @@ def test_fused_equals_snntorch_over_many_float32_steps(decay: float, threshold: 
     current = torch.randn(6, 130, 70, generator=generator) * 0.8 + 0.5 * threshold
     upstream = torch.randn(current.shape, generator=generator)
     assert current.numel() > 50_000
-    fused, snntorch = (spikes_and_gradient(kind, current, upstream, decay, threshold) for kind in KINDS)
+    found = {kind: spikes_and_gradient(kind, current, upstream, decay, threshold) for kind in KINDS}
+    fused, snntorch = found["fused"], found["snntorch"]
     assert 0.05 < float(fused[0].mean()) < 0.95
     assert torch.equal(fused[0], snntorch[0])
     assert torch.allclose(fused[1], snntorch[1], rtol=1e-6, atol=1e-6)

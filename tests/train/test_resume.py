@@ -19,7 +19,7 @@ from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, train_her
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from dsf.train.run_directory import BEST_NAME, LOSS, METRICS_NAME
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ENDURANCE = Path(__file__).parents[2] / "endurance"
 STEPS = 12
 SETTINGS = ("--steps", str(STEPS), "--checkpoint-every", "4", "--eval-every", "4", *TINY)
 SCORED = ("--eval-episodes", "1", "--eval-targets", "3600")
@@ -43,7 +43,7 @@ def run(finished: Path, tiny_store: Path, tmp_path: Path) -> Path:
 
 def test_killed_runs_end_as_the_unbroken_one(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    command = [sys.executable, str(BENCHMARKS / "kill_and_resume.py"), "--quick", "--json", str(report)]
+    command = [sys.executable, str(ENDURANCE / "kill_and_resume.py"), "--quick", "--json", str(report)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, (done.stdout, done.stderr)
     result = json.loads(report.read_text())

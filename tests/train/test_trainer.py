@@ -26,6 +26,7 @@ from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, assert_failed, met
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config.training import TrainConfig
 from dsf.train.evaluation.closed_loop import evaluate
+from dsf.train.evaluation.score import Score
 from dsf.train.run_directory import BEST_NAME, METRICS_NAME
 from dsf.train.schedule import blend_factor, learning_rate_factor
 
@@ -72,7 +73,8 @@ def test_best_and_last_are_kept_apart(tiny_store: Path, tmp_path: Path) -> None:
         model = load_checkpoint(tmp_path / name).build_model()
         for recorded in scores:
             targets = [recorded["target_return"]]
-            assert evaluate(model, task, recorded["checkpoint"], recorded["step"], targets, [40, 41]) == [recorded]
+            (score,) = evaluate(model, task, recorded["checkpoint"], recorded["step"], targets, [40, 41])
+            assert score.to_json() == recorded and Score.from_json(recorded) == score
     assert not load_checkpoint(tmp_path / BEST_NAME).group("optimizer")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
@@ -17,6 +18,7 @@ from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task
 from dsf.train.config.rivals import EvaluationPrecision
+from dsf.train.evaluation.score import Score
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class EvaluateConfig:
                 raise UserError(f"--{name} is {getattr(self, name)}: it must be at least {least}")
 
 
-def evaluate_run(
+def score_run(
     run: Path,
     precision: EvaluationPrecision = "fp32",
     targets: Sequence[float] = (),
     episodes: int = 10,
     seed: int = 1_000,
     on_step: Callable[[int], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Score]:
     """Score a run's checkpoint, of DSFormer or of a rival.
 
     Args:
@@ -66,7 +68,7 @@ def evaluate_run(
         on_step: see :func:`dsf.tasks.rollout`.
 
     Returns:
-        One score per target, as in a checkpoint's header, with engine "torch" or "torch int8".
+        One score per target, with engine "torch" or "torch int8".
 
     Raises:
         UserError: no such run or precision, or the run has no int8 form.
@@ -87,29 +89,38 @@ def evaluate_run(
     seeds = range(seed, seed + episodes)
     asked = tuple(targets) or task.target_returns
     scores = evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)
-    return [{**score, "engine": engine} for score in scores]
+    return [dataclasses.replace(score, engine=engine) for score in scores]
+
+
+def require_possible(config: EvaluateConfig) -> None:
+    """Refuse what cannot work on this machine.
+
+    Raises:
+        UserError: packages are missing, or the scores cannot be written.
+    """
+    require_installed("train", "torch", "snntorch", "safetensors")
+    from dsf.train.checkpoint import CHECKPOINT_NAME
+
+    if config.json is not None:
+        require_writable_parent(config.json, config.run / CHECKPOINT_NAME if config.run.is_dir() else config.run)
 
 
 def run(config: EvaluateConfig) -> None:
     """Score and print."""
-    require_installed("train", "torch", "snntorch", "safetensors")
+    require_possible(config)
     import torch
 
     from dsf.train.checkpoint import load_checkpoint
-    from dsf.train.evaluation.closed_loop import describe_score
 
-    checkpoint = load_checkpoint(config.run)
-    if config.json is not None:
-        require_writable_parent(config.json, checkpoint.path)
     torch.set_num_threads(config.threads)
     console = Console(soft_wrap=True)
-    task = get_task(checkpoint.header["task"])
+    task = get_task(load_checkpoint(config.run).header["task"])
     total = len(config.targets or task.target_returns) * config.episodes * task.max_steps
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"evaluating at {config.precision}", total=total)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
-        scores = evaluate_run(config.run, config.precision, config.targets, config.episodes, config.seed, steps)
+        scores = score_run(config.run, config.precision, config.targets, config.episodes, config.seed, steps)
     for score in scores:
-        console.print(f"{config.precision}: {describe_score(score, task)}")
+        console.print(f"{config.precision}: {score.describe(task)}")
     if config.json is not None:
-        write_json(config.json, scores)
+        write_json(config.json, [score.to_json() for score in scores])

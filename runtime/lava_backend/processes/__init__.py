@@ -1,7 +1,8 @@
 """Lava processes of an integer DSFormer.
 
 Only side-effect-free modules with absolute imports may live in this folder: Lava's compiler executes every file
-beside a process class, several times (dataclasses fail under that, so they live one level up).
+beside a process class, several times. Dataclasses fail under that, so they live in
+:mod:`dsf.runtime.lava_backend.stages`.
 
 A token occupies one *period* of P ticks. A population at pipeline depth d is valid in the ticks [d, d + T) of the
 period, and P = T + depth of the pipeline; what fires outside is wiped by the next reset. In the fused network every

@@ -15,10 +15,10 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from dsf.export.network.nodes import And
-from dsf.runtime.lava_backend.arithmetic import history_of
-from dsf.runtime.lava_backend.blocks import AttentionNodes
-from dsf.runtime.lava_backend.layout import TokenClock
 from dsf.runtime.lava_backend.processes.ends import START_FLAG
+from dsf.runtime.lava_backend.stages.arithmetic import history_of
+from dsf.runtime.lava_backend.stages.blocks import AttentionNodes
+from dsf.runtime.lava_backend.stages.layout import TokenClock
 
 
 class AttentionHistory(AbstractProcess):

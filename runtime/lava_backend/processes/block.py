@@ -16,14 +16,14 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from dsf.export.network.nodes import Readout, Synapses
-from dsf.runtime.lava_backend.blocks import AttentionNodes, EmbeddingNodes, MlpNodes
-from dsf.runtime.lava_backend.fused import FusedBlock, FusedEmbedding, FusedReadout
-from dsf.runtime.lava_backend.layout import DENSE_TICKS
 from dsf.runtime.lava_backend.processes.attention import AttentionHistory, QueryGate
 from dsf.runtime.lava_backend.processes.ends import START_FLAG, ResidualSum, TokenSink, TokenSource
 from dsf.runtime.lava_backend.processes.parts import EmbeddingRelay, Raster, Relay
 from dsf.runtime.lava_backend.processes.stock import stock_neurons, stock_synapses
-from dsf.runtime.lava_backend.stage import Stage
+from dsf.runtime.lava_backend.stages.blocks import AttentionNodes, EmbeddingNodes, MlpNodes
+from dsf.runtime.lava_backend.stages.fused import FusedBlock, FusedEmbedding, FusedReadout
+from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS
+from dsf.runtime.lava_backend.stages.stage import Stage
 from dsf.train.quantization.integers import MAX_INPUT_BITS
 
 GRADED_BITS = 24

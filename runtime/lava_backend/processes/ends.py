@@ -17,11 +17,11 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.runtime.lava_backend.layout import TokenClock
-from dsf.runtime.lava_backend.stage import Stage
+from dsf.runtime.lava_backend.stages.layout import TokenClock
+from dsf.runtime.lava_backend.stages.stage import Stage
 
 START_FLAG = 1
-"""Extra element of a token message; its values are at :data:`~dsf.runtime.lava_backend.layout.CONTINUES`."""
+"""Extra element of a token message; its values are at :data:`~dsf.runtime.lava_backend.stages.layout.CONTINUES`."""
 
 
 class TokenSource(AbstractProcess):

@@ -15,11 +15,11 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.runtime.lava_backend.arithmetic import DelayLine
-from dsf.runtime.lava_backend.stage import Stage
+from dsf.runtime.lava_backend.stages.arithmetic import DelayLine
+from dsf.runtime.lava_backend.stages.stage import Stage
 
 ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
-"""Roles of a block's populations (:class:`~dsf.runtime.lava_backend.blocks.Population`); no block has all of them."""
+"""Roles of a block's populations (:class:`~dsf.runtime.lava_backend.stages.blocks.Population`); no block has all of them."""
 
 
 class Relay(AbstractProcess):

@@ -8,7 +8,7 @@ from lava.proc.lif.process import LIFReset
 from lava.utils.weightutils import SignMode
 
 from dsf.export.network.nodes import LIF, Synapses
-from dsf.runtime.lava_backend.layout import TokenClock
+from dsf.runtime.lava_backend.stages.layout import TokenClock
 from dsf.train.quantization.integers import WEIGHT_BITS
 
 NO_CURRENT_MEMORY = 4095

@@ -1,0 +1,176 @@
+"""Random networks of every kind, proven through all engines: fold, integers, torch target, ONNX Runtime, fast engine.
+
+    python endurance/engine_parity.py --networks 50000 --workers 2
+
+Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
+windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
+torch target, ONNX Runtime and the fast engine in every spike and accumulator. A failure names its seed:
+``--first SEED --networks 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from dsf.export.conversion.calibrate import calibrate
+from dsf.export.conversion.folded import FoldedModel
+from dsf.export.network.network import Mode, Network
+from dsf.runtime.engines.fast_engine import FastEngine
+from dsf.shell.child_processes import die_with_parent
+from dsf.train.quantization.rounding import QuantizationConfig
+
+QUICK_NETWORKS = 100
+LANES = 2
+SHARE = 50
+"""Networks that a worker takes at a time."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one network gave: spike slots compared on each rung, and the rungs that failed."""
+
+    seed: int
+    spikes: dict[str, int]
+    failed: tuple[str, ...]
+
+
+def draw(generator: np.random.Generator) -> dict[str, Any]:
+    """Arguments of ``random_model``."""
+    from dsf.testing.random_networks import EXPORTABLE_NORMS
+    from dsf.train.config.training import AttentionKind, BiasKind
+
+    heads, context = int(generator.integers(1, 4)), int(generator.integers(1, 9))
+    return {
+        "attention": str(generator.choice(get_args(AttentionKind))),
+        "positional_bias": str(generator.choice(get_args(BiasKind))),
+        "norm": str(generator.choice(EXPORTABLE_NORMS)),
+        "discrete": bool(generator.integers(2)),
+        "heads": heads,
+        "width": heads * int(generator.integers(1, 64 // heads + 1)),
+        "blocks": int(generator.integers(1, 3)),
+        "ticks": int(generator.integers(1, 9)),
+        "context": context,
+        "window": int(generator.integers(1, context + 1)),
+        "input_bits": int(generator.integers(4, 13)),
+        "decay": float(generator.choice([0.25, 0.5, 0.875, 0.0])),
+    }
+
+
+class Recorded:
+    """The fast engine, recording, as :func:`dsf.export.proof.rungs.compare_engines` drives engines."""
+
+    def __init__(self, network: Network, mode: Mode, lanes: int = LANES) -> None:
+        self.engine = FastEngine(network, lanes, mode, record=True)
+
+    def step_graded(self, graded: Any, observe: Any) -> Any:
+        """One decision of every lane; spikes as (ticks, lanes, neurons)."""
+        answers = self.engine.step_graded(graded)
+        for name, spikes in self.engine.spikes.items():
+            observe(name, spikes.swapaxes(0, 1))
+        return answers
+
+
+def draw_quantization(generator: np.random.Generator, folded: FoldedModel) -> dict[str, Any]:
+    """Arguments of quantize: any width, an embedding of one or two synapses, one residual unit or one per channel."""
+    rules = QuantizationConfig(
+        bits=int(generator.integers(2, 9)),
+        embed_synapses=int(generator.integers(1, 3)),
+        residual_scales=("shared", "channel")[generator.integers(2)],
+    )
+    limit = (1 << folded.codec.bits - 1) - 1
+    seen = generator.integers(-limit, limit + 1, (folded.context, LANES, len(folded.codec.unit)))
+    return {"config": rules, "calibration": calibrate(folded, seen) if rules.residual_scales == "channel" else None}
+
+
+def prove(seed: int) -> Outcome:
+    """One network through all engines; an exception is a failure like any other."""
+    try:
+        return compare(seed)
+    except Exception as error:  # whatever it is, the other networks go on and this one's seed is named
+        return Outcome(seed, {}, (f"{type(error).__name__}: {error}",))
+
+
+def compare(seed: int) -> Outcome:
+    """One network through all engines; those with two modes in stream mode for even seeds, in window mode for odd."""
+    from dsf.export.conversion.fold import fold
+    from dsf.export.conversion.quantize import quantize
+    from dsf.export.network.reference import ReferenceEngine, WindowReference
+    from dsf.export.proof.levels import FoldComparison, in_float64, run_folded, run_torch
+    from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch
+    from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
+    from dsf.testing.random_networks import random_model
+
+    generator = np.random.default_rng(seed)
+    model = random_model(seed, **draw(generator))
+    folded = fold(model)
+    network = quantize(folded, "hopper", **draw_quantization(generator, folded))
+    limit, context = network.encoder.limit, network.context
+    tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
+    window = tokens[:context].swapaxes(0, 1)
+    mode: Mode = "stream" if seed % 2 == 0 else "window"
+    reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
+    rungs = [
+        FoldComparison().add(*run_torch(in_float64(model), window), *run_folded(folded, window)).rung(),
+        compare_stream(network, tokens),
+        replace(compare_torch(network, tokens), name="torch target"),
+        compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),
+        compare_engines("fast engine", network, reference(network, LANES), Recorded(network, mode), tokens),
+    ]
+    spikes = {rung.name: rung.details["compared_spikes"] for rung in rungs if "compared_spikes" in rung.details}
+    return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))
+
+
+def start_worker(parent: int) -> None:
+    """One thread per worker, which ends with the parent."""
+    import torch
+
+    die_with_parent(parent)
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    """Prove, count, and fail if one network differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=int, default=50_000)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first network")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_NETWORKS} networks")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + (QUICK_NETWORKS if options.quick else options.networks))
+    started, console = time.perf_counter(), Console()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, start_worker, (os.getpid(),)) as pool:
+        outcomes = list(track(pool.map(prove, seeds, chunksize=SHARE), "networks", len(seeds), console=console))
+    seconds = time.perf_counter() - started
+    failed = [outcome for outcome in outcomes if outcome.failed]
+    rungs: Counter[str] = Counter()
+    for outcome in outcomes:
+        rungs.update(outcome.spikes)
+    spikes = rungs.total()
+    console.print(f"{len(seeds):,} networks, {spikes:,} spike slots, {len(failed)} networks differ, {seconds:.0f} s")
+    for outcome in failed[:20]:
+        console.print(f"seed {outcome.seed}: {', '.join(outcome.failed)}")
+    if options.json:
+        figures = {"networks": len(seeds), "compared_spikes": spikes, "failed": len(failed), "seconds": seconds}
+        figures["compared_by_rung"] = dict(rungs)
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    sys.exit(int(bool(failed)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Export as a function: fold, quantize, prove, and write one file for a target; it prints nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsf.export.conversion.quantize import quantize
+from dsf.export.exported import SILENT, ExportedNetwork, ExportObserver, PlacementSummary, WrittenFile
+from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.network import Network
+from dsf.export.options import ExportConfig, is_network_file, quantization_of, require_possible
+from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, violations
+from dsf.export.placement.placement import place
+from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
+from dsf.export.proof.rungs import Rung, proof_versions, prove_network
+from dsf.export.targets.options import TargetOptions, require_writable
+from dsf.export.write import write_target
+from dsf.shell.arrays import IntArray
+from dsf.shell.errors import CommandFailed
+from dsf.tasks import get_task
+from dsf.train.quantization.rounding import QuantizationConfig
+
+if TYPE_CHECKING:
+    from dsf.export.conversion.calibrate import Calibration
+    from dsf.export.conversion.folded import FoldedModel
+    from dsf.export.conversion.layer_report import LayerFigures
+    from dsf.train.checkpoint import Checkpoint
+    from dsf.train.models.dsformer import DSFormer
+
+PROOF_DECISIONS = 200
+"""Decisions on which a network file is proven again before it is written for another target."""
+CLOSED_LOOP = "closed loop"
+OTHER_SOURCES = {"L0 -> L2 closed loop": CLOSED_LOOP, "L2 overflow": "any"}
+"""Rungs that do not decide on the tokens of the others, and on what they do."""
+OF_FLOATS = ("L0 torch -> L1 folded float",)
+"""Rungs about the folded float network; the others are about integers."""
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """An export but for its file, see :class:`~dsf.export.exported.ExportedNetwork`."""
+
+    network: Network
+    folded: FoldedModel | None
+    rungs: tuple[Rung, ...]
+    layers: tuple[LayerFigures, ...]
+    placement: PlacementSummary
+
+
+def export(config: ExportConfig, observer: ExportObserver = SILENT) -> ExportedNetwork:
+    """Turn a trained run, or a network file, into one file for a target, with proof.
+
+    Args:
+        config: what to export, and how.
+        observer: hears how it goes on.
+
+    Raises:
+        UserError: the config cannot work here; NetworkError, which is one, where the network cannot be made.
+        CommandFailed: a limit of the chip that was asked for is broken, a rung of the ladder does not hold, or the file
+            does not compute what was proven; nothing is written then.
+    """
+    require_possible(config)
+    options = config.target_options(config.run if is_network_file(config.run) else None)
+    proven = (_prove_run if options.source is None else _prove_file)(config, options, observer)
+    observer.climbed(proven.rungs)
+    require_passed(proven.rungs, options.float_onnx)
+    path = config.out_path
+    sentence = write_target(config.target, proven.network, proven.folded, path, options)
+    written = WrittenFile(path, sentence, path.stat().st_size, file_digest(path) if is_network_file(path) else None)
+    return ExportedNetwork(proven.network, proven.folded, proven.rungs, proven.layers, proven.placement, written)
+
+
+def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObserver) -> _Proven:
+    """Fold, quantize and verify a trained run."""
+    from dsf.export.conversion.fold import fold
+    from dsf.export.conversion.layer_report import layer_report
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.models.qat import deployed
+
+    checkpoint = load_checkpoint(config.run)
+    trained = checkpoint.build_trained()
+    network = quantized(checkpoint, fold(trained), config)
+    placement = place_on_chip(network, config.chip, observer)
+    require_writable(network, options)
+    model = deployed(trained)  # after quantization-aware training, the float levels have the integers' values
+    folded = fold(model)
+    rungs, tokens = climb(model, folded, network, config, observer)
+    layers = layer_report(folded, network, tokens.swapaxes(0, 1))
+    observer.measured(layers)
+    verification = {
+        "rungs": stamped(rungs, config.dataset or CLOSED_LOOP, config.seed),
+        "layers": [dataclasses.asdict(figures) for figures in layers],
+        "placement": placement.to_json(),
+    }
+    return _Proven(network.with_verification(verification), folded, tuple(rungs), tuple(layers), placement)
+
+
+def _prove_file(config: ExportConfig, options: TargetOptions, observer: ExportObserver) -> _Proven:
+    """A network file once more, with the proofs that need no checkpoint; those that do are kept from the file."""
+    network = read_network(config.run)
+    placement = place_on_chip(network, config.chip, observer)
+    require_writable(network, options)
+    rungs = prove_network(network, proof_tokens(network, config.dataset, PROOF_DECISIONS, config.seed))
+    fresh = stamped(rungs, source_name(config.dataset), config.seed)
+    verification = {**merged(network.verification, fresh), "placement": placement.to_json()}
+    return _Proven(network.with_verification(verification), None, tuple(rungs), (), placement)
+
+
+def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, Any]:
+    """Where the network comes from: everything needed to make it again."""
+    import torch
+
+    from dsf.train.checkpoint import git_revision
+
+    header = checkpoint.header
+    return {
+        "dataset": header["dataset"],
+        "model": header["model"],
+        "train": header["train"],
+        "train_steps": header["step"],
+        "train_revision": header.get("revision", header.get("git_revision")),  # older checkpoints have the latter
+        "train_scores": header["scores"],
+        "export_revision": git_revision(),
+        "bits": config.bits,
+        "quantization": dataclasses.asdict(config),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig) -> Network:
+    """The integers of a folded run, and the return that they ask for unless told otherwise."""
+    rules, threshold_units = quantization_of(checkpoint, config)
+    task = get_task(checkpoint.header["task"])
+    network = quantize(
+        folded,
+        task.name,
+        provenance=provenance(checkpoint, rules),
+        threshold_units=threshold_units,
+        whole_biases=config.whole_biases,
+        config=rules,
+        calibration=calibration_of(config, folded),
+    )
+    target = task.target_returns[0] if config.target_return is None else config.target_return
+    return dataclasses.replace(network, target_return=target)
+
+
+def climb(
+    model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, observer: ExportObserver
+) -> tuple[list[Rung], IntArray]:
+    """The whole ladder of a trained run, and tokens for the report on layers.
+
+    See :func:`dsf.export.proof.verify.prove_run`.
+    """
+    from dsf.export.proof.verify import ClosedLoop, prove_run
+
+    task, target, codec = get_task(network.task), network.target_return, folded.codec
+    assert target is not None
+    episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
+    seeds = range(config.seed, config.seed + config.episodes)
+    with observer.verifying(2 * config.episodes * task.max_steps or None) as advance:
+        loop = ClosedLoop(task, seeds, target, config.max_score_drop, advance) if config.episodes else None
+        return prove_run(model, folded, network, loop, episodes)
+
+
+def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
+    """Statistics of the folded model on the calibration dataset, or None."""
+    if config.calibration is None:
+        return None
+    from dsf.export.conversion.calibrate import calibrate
+    from dsf.export.proof.verify import SEQUENCES, spread_windows
+
+    codec = folded.codec
+    episodes = dataset_episodes(config.calibration, codec.encode, len(codec.unit))
+    return calibrate(folded, spread_windows(episodes, folded.context, SEQUENCES).swapaxes(0, 1))
+
+
+def stamped(rungs: Sequence[Rung], tokens: str, seed: int) -> list[dict[str, Any]]:
+    """Rungs as JSON values, each with what it was tried on: tokens, seed, versions."""
+    return [
+        {
+            **dataclasses.asdict(rung),
+            "tokens": OTHER_SOURCES.get(rung.name, tokens),
+            "seed": seed,
+            "versions": proof_versions(),
+        }
+        for rung in rungs
+    ]
+
+
+def merged(earlier: dict[str, Any], fresh: list[dict[str, Any]]) -> dict[str, Any]:
+    """A file's verification with some rungs proven again; everything else stays.
+
+    Older files say once for all rungs what they were tried on; here every rung that is kept gets it.
+    """
+    stays = dict(earlier)
+    shared = {key: stays.pop(key) for key in ("tokens", "seed", "versions") if key in stays}
+    names = {rung["name"] for rung in fresh}
+    kept = [{**shared, **rung} for rung in stays.pop("rungs", []) if rung["name"] not in names]
+    return {**stays, "rungs": [*kept, *fresh]}
+
+
+def require_passed(rungs: Sequence[Rung], floats: bool) -> None:
+    """Refuse to go on where a rung does not hold; of the float network, only its own ones are asked.
+
+    Raises:
+        CommandFailed: naming the rungs.
+    """
+    failed = [rung.name for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
+    if failed:
+        raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
+
+
+def place_on_chip(network: Network, name: str | None, observer: ExportObserver) -> PlacementSummary:
+    """Place the network and list what breaks the chip's limits; without a name, on the default chip.
+
+    Raises:
+        CommandFailed: the chip was asked for and a published limit is broken.
+    """
+    chip = get_chip(name or DEFAULT_CHIP)
+    summary = PlacementSummary(place(network, chip), tuple(violations(network, chip)), asked=name is not None)
+    observer.placed(summary)
+    if summary.asked and summary.binding:
+        raise CommandFailed(f"nothing written: {summary.binding} limits of {chip.name} are broken, listed above")
+    return summary

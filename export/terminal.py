@@ -1,0 +1,75 @@
+"""An export on a terminal: progress, tables, and what the file is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dsf.export.exported import ExportedNetwork, ExportObserver, PlacementSummary
+from dsf.export.network.nodes import LIF
+from dsf.export.placement.chips import verdict
+from dsf.export.proof.rungs import Rung
+from dsf.export.proof.tables import print_ladder
+from dsf.shell.console import table_console
+
+if TYPE_CHECKING:
+    from dsf.export.conversion.layer_report import LayerFigures
+
+
+class TerminalExport(ExportObserver):
+    """Prints how an export goes on."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def placed(self, summary: PlacementSummary) -> None:
+        """Every violation where a chip was asked for, and one line on the cores."""
+        if summary.asked:
+            for broken in summary.violations:
+                line = f"{broken.node}: {broken.rule}: {broken.found}, limit {broken.limit} ({broken.grade})"
+                self.console.print(line, soft_wrap=True)
+            if summary.binding:
+                return
+        placement = summary.placement
+        limit, share = placement.busiest.fullest
+        self.console.print(
+            f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its {limit}, "
+            f"{verdict(summary.violations)} (dsf-export inspect lists all)",
+            soft_wrap=True,
+        )
+
+    @contextlib.contextmanager
+    def verifying(self, steps: int | None) -> Iterator[Callable[[int], None]]:
+        """A bar."""
+        with Progress(console=self.console, transient=True) as progress:
+            bar = progress.add_task("verifying", total=steps)
+            yield lambda running: progress.advance(bar, running)
+
+    def measured(self, layers: Sequence[LayerFigures]) -> None:
+        """The table of layers."""
+        from dsf.export.conversion.layer_report import print_layers
+
+        print_layers(layers, table_console())
+
+    def climbed(self, rungs: Sequence[Rung]) -> None:
+        """The table of rungs."""
+        print_ladder([dataclasses.asdict(rung) for rung in rungs], self.console)
+
+
+def describe(exported: ExportedNetwork, console: Console) -> None:
+    """A few lines about the written file."""
+    network, written = exported.network, exported.written
+    neurons = sum(node.size for node in network.of_kind(LIF))
+    mode = "equals" if network.stream_is_exact else "differs from"
+    console.print(
+        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} "
+        f"window mode (receptive field {network.receptive_field}, K {network.context})",
+        soft_wrap=True,
+    )
+    if written.sha256 is not None:
+        console.print(f"sha256 {written.sha256}", soft_wrap=True)
