@@ -15,12 +15,13 @@ def public_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any
 
     Args:
         package: its ``__name__``.
-        places: public name to the module that has it.
+        places: public name to the module that has it, or to ``module:name`` where it has another name there.
     """
 
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(places[name]), name)
+        module, _, own = places[name].partition(":")
+        return getattr(importlib.import_module(module), own or name)
 
     return find

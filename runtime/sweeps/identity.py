@@ -134,6 +134,8 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "evaluation/lookup_table.py",
         "evaluation/token_accuracy.py",
         "event_file.py",
+        "observer.py",
+        "terminal.py",
     ),
 }
 """Packages whose code a training's result depends on, and what in them it does not depend on: command lines, pictures
