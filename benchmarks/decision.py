@@ -42,7 +42,7 @@ from dsf.testing.measurement import ROOT, when_and_what
 LANES = 64
 ROUNDS, QUICK_ROUNDS = 15, 5
 TOKENS = 200
-"""Of an episode, replayed in every round."""
+"""An episode's tokens, replayed in every round."""
 CALLS = {"torch_window": 20, "onnx": 100, "stream": 400, "window": 40, "batch64": 10, "mujoco_step": 400}
 """Per round: about as long for each contender."""
 TARGET, SEED = 3600.0, 0
@@ -63,7 +63,9 @@ def record(network: Network) -> list[Token]:
     """Tokens of one closed-loop episode under the network itself."""
     task = get_task(network.task)
     env, policy = task.make_env(), IntegerPolicy(FastEngine(network))
-    observation, previous, wanted, tokens = env.reset(seed=SEED)[0], np.zeros(task.action_size), TARGET, []
+    observation, _ = env.reset(seed=SEED)
+    previous, wanted = np.zeros(task.action_size), TARGET
+    tokens: list[Token] = []
     for _ in range(TOKENS):
         tokens.append(Token(observation[None], previous[None], np.array([wanted / task.return_scale])))
         action = policy.act(tokens[-1])[0]
@@ -156,7 +158,9 @@ def report(figures: dict[str, float]) -> str:
     return "\n".join(
         [
             f"{when_and_what()}, load average {load:.1f}:",
-            *("", *lines, ""),
+            "",
+            *lines,
+            "",
             f"A decision has {figures['events']:,.0f} synaptic events and reads {figures['weight_bytes']:,.0f} bytes "
             "of weights for them.",
         ]

@@ -16,8 +16,9 @@ neither torch nor Lava.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dsf.shell.public_names import public_names
 
 if TYPE_CHECKING:
     from dsf.export.exported import ExportedNetwork as ExportedNetwork
@@ -44,52 +45,45 @@ if TYPE_CHECKING:
     from dsf.tasks import get_task as get_task
     from dsf.train.config.training import TrainConfig as TrainConfig
     from dsf.train.data.dataset import load_dataset as load_dataset
+    from dsf.train.trained_run import TrainedRun as TrainedRun
+    from dsf.train.training import train as train_policy  # noqa: F401
 
-NEEDS_TORCH = ("export_policy", "train_policy")
-"""Names whose use needs the train extra; they are imported without it."""
-_HOMES = {
-    "Activity": "hardware_models.activity",
-    "CommandFailed": "shell.errors",
-    "EnergyEstimate": "hardware_models.energy",
-    "Engine": "runtime.engines.interface",
-    "ExportConfig": "export.options",
-    "ExportedNetwork": "export.exported",
-    "IntegerPolicy": "export.network.reference",
-    "Network": "export.network.network",
-    "Run": "runtime.simulate",
-    "RunReport": "runtime.report.run_report",
-    "SimRunConfig": "runtime.options",
-    "TrainConfig": "train.config.training",
-    "TrainedRun": "train.training",
-    "UserError": "shell.errors",
-    "estimate_energy": "hardware_models.energy",
-    "export_policy": "export.exporting:export",
-    "get_task": "tasks",
-    "load_dataset": "train.data.dataset",
-    "load_preset": "hardware_models.preset",
-    "measure_activity": "hardware_models.activity",
-    "open_engine": "runtime.open_engine",
-    "preset_names": "hardware_models.preset",
-    "read_network": "export.network.file",
-    "simulate": "runtime.simulate",
-    "train_policy": "train.training:train",
-    "write_network": "export.network.file",
+PUBLIC = {
+    "Activity": "dsf.hardware_models.activity",
+    "CommandFailed": "dsf.shell.errors",
+    "EnergyEstimate": "dsf.hardware_models.energy",
+    "Engine": "dsf.runtime.engines.interface",
+    "ExportConfig": "dsf.export.options",
+    "ExportedNetwork": "dsf.export.exported",
+    "IntegerPolicy": "dsf.export.network.reference",
+    "Network": "dsf.export.network.network",
+    "Run": "dsf.runtime.simulate",
+    "RunReport": "dsf.runtime.report.run_report",
+    "SimRunConfig": "dsf.runtime.options",
+    "TrainConfig": "dsf.train.config.training",
+    "TrainedRun": "dsf.train.trained_run",
+    "UserError": "dsf.shell.errors",
+    "estimate_energy": "dsf.hardware_models.energy",
+    "export_policy": "dsf.export.exporting:export",
+    "get_task": "dsf.tasks",
+    "load_dataset": "dsf.train.data.dataset",
+    "load_preset": "dsf.hardware_models.preset",
+    "measure_activity": "dsf.hardware_models.activity",
+    "open_engine": "dsf.runtime.open_engine",
+    "preset_names": "dsf.hardware_models.preset",
+    "read_network": "dsf.export.network.file",
+    "simulate": "dsf.runtime.simulate",
+    "train_policy": "dsf.train.training:train",
+    "write_network": "dsf.export.network.file",
 }
-"""Where each name lives, with its name there where that differs: ``dsf.train`` and ``dsf.export`` are rooms."""
+"""Where each name lives. ``dsf.train`` and ``dsf.export`` are rooms, so their functions have other names here."""
 
-__all__ = list(_HOMES)
+__all__ = list(PUBLIC)
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dsf' has no attribute {name!r}")
-    module, _, own = _HOMES[name].partition(":")
-    found = getattr(importlib.import_module(f"dsf.{module}"), own or name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:
+    __getattr__ = public_names(__name__, PUBLIC)
 
 
 def __dir__() -> list[str]:
-    """The public names, and the rooms that are imported."""
-    return sorted({*globals(), *_HOMES})
+    """The public names beside what is loaded."""
+    return sorted({*globals(), *PUBLIC})

@@ -41,7 +41,7 @@ SHARE = 50
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one network: spike slots compared on each rung, and the rungs that failed."""
+    """What one network gave: spike slots compared on each rung, and the rungs that failed."""
 
     seed: int
     spikes: dict[str, int]

@@ -102,7 +102,9 @@ def table(rows: list[Row], untried: list[Fault]) -> str:
     tries = sum(len(row.outcomes) for row in rows)
     lines = [
         f"{when_and_what()}: {tries:,} runs broken, {sum(len(row.complaints) for row in rows)} complaints.",
-        *("", HEADER, "|" + "---|" * HEADER.count(" |")),
+        "",
+        HEADER,
+        "|" + "---|" * HEADER.count(" |"),
         *(row.markdown() for row in rows),
         *(f"| {fault.name} | {fault.how} | not tried: needs {fault.needs} | | | |" for fault in untried),
     ]

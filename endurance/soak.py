@@ -202,7 +202,9 @@ def report(soaks: list[Soak], parities: dict[str, Parity], decisions: int) -> st
         [
             f"{when_and_what()}. All processes of a run together. Growth: median of the last samples minus median of "
             f"the first ones after a quarter of the run; more than {TOLERANCE_KIB} KiB fails.",
-            *("", HEADER, "|" + "---|" * (HEADER.count("|") - 1)),
+            "",
+            HEADER,
+            "|" + "---|" * (HEADER.count("|") - 1),
             *(one.markdown() for one in soaks),
             "",
             f"Fast engine against the reference, shipped network, {decisions:,} decisions ({' and '.join(parities)}, "

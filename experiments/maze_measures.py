@@ -143,7 +143,7 @@ def rival_walks(home: Path, dense: Checkpoint, options: argparse.Namespace) -> L
 
 
 def energies(report: Line) -> Line:
-    """Of every preset: J per decision, and per maze, which is that times the mean number of decisions."""
+    """Energies by preset: J per decision, and per maze, which is that times the mean number of decisions."""
     per_maze = report["decisions"] / len(report["episodes"])
     found = {}
     for name, priced in report["energy"].items():

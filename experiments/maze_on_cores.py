@@ -162,9 +162,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write the lines of this budget and these seeds here")
     options = parser.parse_args()
     if options.quick:
-        options.mazes, options.steps, options.batch, options.unseen, options.lava_mazes = 60, 3, 8, 2, 1
-        options.rival_mazes = 2
-        options.width, options.blocks, options.seeds = 32, 2, [0]
+        options.mazes, options.unseen, options.lava_mazes, options.rival_mazes = 60, 2, 1, 2
+        options.steps, options.batch = 3, 8
+        options.width, options.blocks = 32, 2
+        options.seeds = [0]
     options.home = options.out / f"{options.mazes}-mazes-{options.steps}-steps-width-{options.width}"
     options.store = options.out / f"minari-{options.mazes}-{options.unseen}"
     declared = all(value == parser.get_default(name) for name, value in budget(options).items())

@@ -105,7 +105,7 @@ def lava(lines: list[Line]) -> list[str]:
 
 
 def energy(lines: list[Line]) -> list[str]:
-    """Of a decision, and of a maze: decisions of all mazes walked through, over the number of mazes."""
+    """Energy per decision, and per maze: decisions of all mazes walked through, over the number of mazes."""
     rows = [
         "| preset | grade | training seed | uJ per decision [low, high] | uJ per maze [low, high] |",
         "|---" * 5 + "|",

@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its run directory."""
+        """Name of its run directory."""
         changes = [f"{name}{value}" for name, value in self.changed.items()]
         return "-".join([*self.pair, self.model, self.attention, *changes, f"seed{self.seed}"])
 

@@ -74,7 +74,7 @@ def scores_of(run: Path, test: str, expert: str, seeds: Sequence[int], whole_wal
 
 
 def accuracy_of(model: DecisionModel, data: OfflineDataset, whole_walks: int) -> TokenAccuracy:
-    """Of the first window of every walk, or of the first ``whole_walks`` whole ones.
+    """Accuracy on the first window of every walk, or on the first ``whole_walks`` whole ones.
 
     There a causal model answers each token with the last K tokens before it, as it does when it acts. The bidirectional
     form has no such answer that sees what it wants to see: it gets whole walks window by window.
@@ -158,7 +158,7 @@ def window_activity(model: DecisionModel, task: Task, events_per_token: float) -
 
 
 def operations(activity: Activity) -> dict[str, float]:
-    """Of one decision: multiply-accumulates, and additions where spikes meet weights or spikes."""
+    """Operations per decision: multiply-accumulates, and additions where spikes meet weights or spikes."""
     quantities = {"macs": ("macs", "macs_fp32"), "additions": ("synaptic_events", "dynamic_operations")}
     return {name: sum(activity.per_decision(part) for part in parts) for name, parts in quantities.items()}
 

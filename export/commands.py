@@ -36,13 +36,13 @@ class VerifyConfig:
     file: Annotated[Path, tyro.conf.Positional]
     """Network file, or one of --target onnx, nir or torch."""
     network: Path | None = None
-    """Of another target's file: the network file it was written from."""
+    """Network file that another target's file was written from."""
     dataset: str | None = None
     """Dataset whose tokens to decide on; without it, random ones over the encoder's whole range."""
     decisions: int = 1_000
     """Tokens to decide on, at least one context for each of 8 lanes."""
     seed: int = 0
-    """Of random tokens."""
+    """Seed of the random tokens."""
     json: Path | None = None
     """Also write the table here."""
 

@@ -230,7 +230,7 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
 
 
 def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:
-    """Of a node that combines spikes with spikes."""
+    """Operations of a node that combines spikes with spikes."""
     if isinstance(node, (Gate, And)):
         return node.size * slots
     if isinstance(node, Count):

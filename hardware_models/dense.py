@@ -61,12 +61,12 @@ class TransformerSizes:
 
     @property
     def attention_weights(self) -> int:
-        """Of one block: query, key, value and output."""
+        """Weights of one block's query, key, value and output."""
         return 4 * self.width**2
 
     @property
     def mlp_weights(self) -> int:
-        """Of one block."""
+        """Weights of one block's MLP."""
         return 2 * self.width * self.mlp_hidden
 
     @property

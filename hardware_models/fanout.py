@@ -41,7 +41,7 @@ class Fanout:
 
 
 def fanouts(network: Network, placement: Placement) -> tuple[Fanout, ...]:
-    """Of every population that another one reads, and of the encoder, in evaluation order."""
+    """Fan-outs of the encoder and of every population that another one reads, in evaluation order."""
     encoder = network.encoder
     homes: dict[str, list[Span]] = {encoder.name: [(HOST, 0, encoder.size)]}
     readings: dict[str, list[Span]] = {}

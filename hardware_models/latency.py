@@ -251,7 +251,7 @@ class _Clock:
         self.untimed["messages to other chips"] += counts.off_chip
 
     def result(self, schedule: Schedule) -> Latency:
-        """Of all decisions."""
+        """Latency of all decisions."""
         preset, mapping, decisions = self.preset, self.mapping, len(self.ticks)
         seconds, terms = np.concatenate(self.seconds, axis=1), {k: v / decisions for k, v in self.terms.items()}
         mean, busiest = Band(*seconds.mean(axis=1).tolist()), int(self.binding.argmax())

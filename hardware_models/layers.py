@@ -11,7 +11,11 @@ from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.energy import EnergyEstimate, LayerEnergy
 from dsf.hardware_models.mapping import NetworkMapping
 
-SYNAPSE, NEURON, ROUTING, ATTENTION, MACS = "synapse", "neuron", "routing", "attention", "MACs"
+SYNAPSE = "synapse"
+NEURON = "neuron"
+ROUTING = "routing"
+ATTENTION = "attention"
+MACS = "MACs"
 SPENT_ON = {
     "synaptic_events": SYNAPSE,
     "active_updates": NEURON,

@@ -53,7 +53,7 @@ class NetworkMapping:
 
     @functools.cached_property
     def tiles(self) -> tuple[Tile, ...]:
-        """Of every core."""
+        """Every core's tile."""
         return tuple(tile for seat in self.seats if (tile := tile_position(self.chip, seat)) is not None)
 
     @functools.cached_property

@@ -24,7 +24,7 @@ PARTS = ("embedding", "attention", "MLP", "head")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the networks in the paper's table, as inferred."""
+    """Sizes of the networks in the paper's table, as inferred."""
 
     steps: int = 100
     blocks: int = 4
@@ -40,7 +40,7 @@ class Sizes:
 
     @property
     def features(self) -> int:
-        """Of one token: observation, action, return-to-go."""
+        """Numbers of one token: observation, action, return-to-go."""
         return self.observations + self.actions + 1
 
 
@@ -79,7 +79,7 @@ TSSA_RATES = Rates(
 
 @dataclass(frozen=True)
 class Operations:
-    """Of one part of a network, per decision."""
+    """Operations of one part of a network, per decision."""
 
     macs: float = 0.0
     acs: float = 0.0
@@ -122,7 +122,7 @@ class PaperRow:
         return sum((self.parts or {}).values(), Operations())
 
     def microjoules(self, arithmetic: Arithmetic, part: str | None = None) -> float | None:
-        """Of the network or of one part; None without parts."""
+        """Energy of the network or of one part; None without parts."""
         if self.parts is None:
             return None
         operations = self.total if part is None else self.parts[part]

@@ -82,7 +82,7 @@ class Preset:
 
 
 def worst_grade(prices: Mapping[str, Price]) -> str:
-    """Of some prices: a total is as good as the worst of them."""
+    """The worst grade among prices: a total is no better than that."""
     return max((price.grade for price in prices.values()), key=list(GRADES).index)
 
 

@@ -23,7 +23,7 @@ from dsf.hardware_models.mapping import NetworkMapping
 from dsf.hardware_models.work import HOST, Record, Schedule, stages
 
 Spikes = Mapping[str, npt.NDArray[np.integer]]
-"""Of every spiking population during one decision: (ticks, neurons), in window mode (ticks, tokens, neurons)."""
+"""Spikes of every population during one decision: (ticks, neurons), in window mode (ticks, tokens, neurons)."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,10 @@ class Delay:
 
 
 def longest_delay(network: Network) -> Delay:
-    """Of all connections in the pipeline. What a node keeps of earlier tokens is no delay: its own memory holds it."""
+    """The longest delay of a connection in the pipeline.
+
+    What a node keeps of earlier tokens is no delay: its own memory holds it.
+    """
     seen = stages(network)
     return max(
         (

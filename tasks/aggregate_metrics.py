@@ -54,7 +54,7 @@ def stratified_bootstrap(scores: Sequence[Sequence[float]], seed: int = 0) -> Co
 
 
 def _resampled(scores: Sequence[Sequence[float]], generator: np.random.Generator) -> list[Scores]:
-    """Of each task, (resamples, runs): its runs drawn with replacement, independent of the other tasks."""
+    """Each task's runs drawn with replacement, (resamples, runs), independent of the other tasks."""
     tasks = [np.asarray(runs, np.float64) for runs in scores]
     return [runs[generator.integers(runs.size, size=(RESAMPLES, runs.size))] for runs in tasks]
 
@@ -79,7 +79,7 @@ def probability_of_improvement(
 
 
 def _wins(ours: Scores, theirs: Scores) -> Scores:
-    """Of each row, the share of pairs that are won, ties counting half."""
+    """Share of the pairs that each row wins, ties counting half."""
     difference = ours[:, :, None] - theirs[:, None, :]
     wins: Scores = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
     return wins

@@ -13,8 +13,12 @@ Picture = npt.NDArray[np.uint8]
 
 PIXELS = 8
 """Height and width of a cell in pixels."""
-WALL, FLOOR, PATH, GOAL, AGENT = (40, 44, 52), (245, 245, 240), (150, 190, 235), (60, 160, 90), (210, 60, 50)
-"""Colours, red, green, blue."""
+# Colours: red, green, blue.
+WALL = (40, 44, 52)
+FLOOR = (245, 245, 240)
+PATH = (150, 190, 235)
+GOAL = (60, 160, 90)
+AGENT = (210, 60, 50)
 
 
 def draw(walls: WallArray, visited: Iterable[int], agent: int) -> Picture:

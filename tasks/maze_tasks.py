@@ -18,7 +18,7 @@ ENV_IDS: dict[MazeObservation, str] = {
     "view": "dsf/MazeView-v0",
 }
 STEP_REWARD, GOAL_REWARD = -0.1, 1.0
-"""Of every move, and of the one that reaches the goal in addition."""
+"""Rewards of every move, and of the one that reaches the goal in addition."""
 MOVES_PER_CELL = 4
 """The default horizon in moves per open cell of a perfect maze; the right-hand rule needs less than two."""
 RANDOM_RETURN, SHORTEST_RETURN, WALL_FOLLOWER_RETURN = -80.37, -8.28, -18.95

@@ -53,14 +53,14 @@ class Collect:
     overwrite: bool = False
     """Replace a dataset of the same id."""
     mazes: int | None = None
-    """Of maze: how many, one episode each (default 50000)."""
+    """How many mazes, one episode each (maze only; default 50000)."""
     observation: MazeObservation | None = None
-    """Of maze: what the agent sees (default walls): position is x and y, walls adds the four neighbouring walls and the
-    goal's offset, view is a window of 5 x 5 cells."""
+    """What the agent sees (maze only; default walls): position is x and y, walls adds the four neighbouring walls and
+    the goal's offset, view is a window of 5 x 5 cells."""
     expert: MazeExpert | None = None
-    """Of maze: the right-hand rule (default), or the shortest path, which uses the whole map."""
+    """Who walks (maze only): the right-hand rule (default), or the shortest path, which uses the whole map."""
     split: Split | None = None
-    """Of maze: which mazes (default train); a maze belongs to one split by its walls."""
+    """Which mazes (maze only; default train): its walls alone decide to which split a maze belongs."""
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("seed", 0), ("workers", 1), ("mazes", 1)):

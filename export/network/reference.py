@@ -103,8 +103,9 @@ def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> I
 
 
 def active_updates(node: LIF, currents: Int64Array) -> Int64Array:
-    """Of a LIF population over some tokens (ticks, tokens, neurons): how many updates of each neuron have work to do,
-    a current, a bias or a membrane that is not zero. Loihi prices the others lower.
+    """How many updates of each LIF neuron have work to do: a current, a bias or a membrane that is not zero.
+
+    Currents are (ticks, tokens, neurons). Loihi prices the other updates lower.
     """
     before = np.empty_like(currents)
     fire(node, currents, before)

@@ -26,7 +26,7 @@ USER_BLOCK_BYTES = 512
 HEADER = "header"
 VERSION_LINE = re.compile(rb"\nformat (\d{1,9})\n")
 HEX_DIGITS = 64
-"""Of a SHA-256."""
+"""Hexadecimal digits of a SHA-256."""
 LARGEST_ARRAY = 1 << 28
 """Numbers in one array: more would only exhaust the memory of whoever reads the file."""
 

@@ -255,7 +255,7 @@ def _spike_rung(name: str, decisions: int, compared: int, mismatches: int, accum
 
 
 def proof_versions() -> dict[str, str]:
-    """Of this package, and of what took part in the proofs."""
+    """Versions of this package and of what took part in the proofs."""
     found = {"python": platform.python_version()}
     for package in ("dsf", "numpy", "h5py", "gymnasium", "mujoco", "torch", "onnx", "onnxruntime", "nir"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -30,7 +30,7 @@ from dsf.train.models.dsformer import DSFormer
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
 REPORT_SEQUENCES = 16
-"""Of them, on how many the report on layers is made."""
+"""How many of them the report on layers is made on."""
 PROOF_SEQUENCES = 2
 """Sequences of two contexts on which the engines are compared: window mode replays every token K times."""
 

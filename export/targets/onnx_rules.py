@@ -141,7 +141,7 @@ class StreamPast:
     exists: str = ""  # every token of a stream does
 
     def shape(self, neurons: int) -> Shape:
-        """Of a population's values."""
+        """Shape of a population's values."""
         return (self.ticks, LANES, neurons)
 
     def stack(self, node: str, spikes: str, neurons: int, reach: int) -> str:
@@ -177,7 +177,7 @@ class WindowPast:
     exists: str  # (K, lanes), of the spike type
 
     def shape(self, neurons: int) -> Shape:
-        """Of a population's values."""
+        """Shape of a population's values."""
         return (self.ticks, self.context, LANES, neurons)
 
     def stack(self, node: str, spikes: str, neurons: int, reach: int) -> str:

@@ -51,8 +51,16 @@ NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 
 _KINDS: tuple[tuple[type[Any], ...], ...] = (
-    *((Encoder,), (Synapses,), (Residual,), (LIF,), (Gate,)),
-    *((Window, PlacedWindow), (Count,), (Outer,), (And,), (Readout,)),
+    (Encoder,),
+    (Synapses,),
+    (Residual,),
+    (LIF,),
+    (Gate,),
+    (Window, PlacedWindow),
+    (Count,),
+    (Outer,),
+    (And,),
+    (Readout,),
 )
 """In the order of the enum in spike_engine.c."""
 

@@ -15,7 +15,7 @@ QUIET_CPU_S = 0.05
 LONGEST_STEP_S = 1.0
 """Between two looks more time passes only if this process, too, was stopped (Ctrl-Z): it does not count."""
 WORKING_STATES = "RD"
-"""Of a process in /proc: running or waiting for a processor, waiting for a disk."""
+"""States in /proc of a process that works: running or waiting for a processor, waiting for a disk."""
 CLOCK_TICK_S = 0.01
 """Unit of processor times in /proc (USER_HZ, which is 100 on every Linux that Lava runs on)."""
 

@@ -50,13 +50,8 @@ class EnginePolicy:
     lanes = 1
 
     def __init__(self, engine: Engine, checked: int = 0, tape: Tape | None = None, sampled: int = 0) -> None:
-        self.engine, self.network, self.checked, self.tape, self.sampled = (
-            engine,
-            engine.network,
-            checked,
-            tape,
-            sampled,
-        )
+        self.engine, self.network = engine, engine.network
+        self.checked, self.tape, self.sampled = checked, tape, sampled
         self.readout = engine.network.readout  # which the network would look for at every decision
         self.unchecked: list[tuple[FloatArray, Decision]] = []
         self.tokens: list[IntArray] = []

@@ -104,7 +104,7 @@ class Recording:
 
 
 def recorded_versions() -> dict[str, str]:
-    """Of Python and the packages that matter, here."""
+    """Versions of Python and the packages that matter, here."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
@@ -179,5 +179,5 @@ def _split(file: h5py.File, place: str, counts: npt.NDArray[np.int64]) -> list[n
 
 
 def _name(place: str) -> str:
-    """Of an array."""
+    """Name of an array."""
     return place.rpartition("/")[2]

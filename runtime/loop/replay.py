@@ -43,7 +43,7 @@ class ReplayConfig:
     backend: BackendName = "fast"
     """Engine that gets the recorded integers."""
     lava: LavaModel = "fused"
-    """Of --backend lava."""
+    """Process model of --backend lava."""
     environment: bool = True
     """Also execute the recorded actions in the environment."""
     json: Path | None = None

@@ -16,7 +16,7 @@ from dsf.shell.arrays import FloatArray
 from dsf.tasks import Episode, Lane, Task, Token
 
 DIGEST_BYTES = 16
-"""Of a decision's spikes: two that differ look alike once in 2**128."""
+"""Bytes in the digest of a decision's spikes: two that differ look alike once in 2**128."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def draw_spikes(axes: Any, network: Network, spikes: Sequence[Spikes]) -> None:
 
 
 def firing_rates(activity: Activity) -> str:
-    """Of every population that fires, per neuron and tick."""
+    """Firing rates of every population that fires, per neuron and tick."""
     nodes = [node for node in activity.nodes if node.spikes or node.kind == "LIF"]
     figure, axes = _figure(ROW_IN * len(nodes) + 0.6)
     axes.barh([node.node for node in nodes], [100 * activity.rate(node) for node in nodes], color="tab:blue")

@@ -58,12 +58,12 @@ class RunReport:
 
     @property
     def returns(self) -> list[float]:
-        """Of the episodes (reward units)."""
+        """Returns of the episodes (reward units)."""
         return [episode.episode_return for episode in self.episodes]
 
     @property
     def interval(self) -> ConfidenceInterval:
-        """Of the mean return over episodes."""
+        """Confidence interval of the mean return over episodes."""
         return mean_confidence_interval(self.returns)
 
     @property

@@ -89,7 +89,7 @@ def check_config(config: RobustnessConfig) -> None:
 
 
 def _check_outputs(config: RobustnessConfig) -> None:
-    """Of the files that are written."""
+    """Check the files that are written."""
     outputs = [path for path in (config.json, config.markdown, config.plot) if path is not None]
     for path in outputs:
         require_writable_parent(path, config.network or network_path())

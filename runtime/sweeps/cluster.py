@@ -21,7 +21,7 @@ from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
 
 TRIES = 4
-"""Of a job whose worker, Ray process or node dies: each goes on from the last checkpoint."""
+"""Tries of a job whose worker, Ray process or node dies: each goes on from the last checkpoint."""
 POLL_S = 0.5
 
 

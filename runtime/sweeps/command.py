@@ -59,13 +59,13 @@ class SweepConfig:
     dry_run: bool = False
     """List the cells and what is known of them, and check them against dsf-train's options; run nothing."""
     ray_address: str | None = None
-    """Of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this sweep."""
+    """Cluster of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else one for this sweep."""
     submitit_cluster: str | None = None
-    """Of --launcher submitit: one of its executors, such as local; default: slurm."""
+    """Executor of --launcher submitit, such as local; default: slurm."""
     slurm_partition: str | None = None
-    """Of --launcher submitit."""
+    """Slurm partition of --launcher submitit."""
     slurm_minutes: int = 240
-    """Of --launcher submitit: time limit of a cell. One that runs out of it has failed, and goes on where it was
+    """Time limit of a cell with --launcher submitit. A cell that runs out of it has failed, and goes on where it was
     with --retry-failed."""
 
 

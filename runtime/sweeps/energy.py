@@ -31,8 +31,8 @@ FP32_SPIKES = "paper_45nm"
 DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 """Rules that price by sizes, and the policies whose sizes they read."""
 PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2)}
-"""Of a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value), and per tick
-ANDs or additions where an operand is spikes (scores, then values)."""
+"""Operations for a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value),
+and per tick ANDs or additions where an operand is spikes (scores, then values)."""
 DIGITS = 6
 
 
@@ -54,7 +54,7 @@ def spiking_energy(joules_per_decision: Mapping[str, float], mode: Mode) -> dict
 
 
 def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> dict[str, Any]:
-    """Of a rival, at either width.
+    """Energy of a rival, at either width.
 
     Args:
         rule: of the cell's method, neither spiking nor none.
@@ -141,7 +141,7 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
 
 
 def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of a rival with the sizes that its checkpoint's header says were trained, at either width."""
+    """Energy of a rival with the sizes that its checkpoint's header says were trained, at either width."""
     policy = header.get("policy", "dsformer")
     if policy not in DENSE[rule]:
         return not_priced(f"{rule} prices {' and '.join(DENSE[rule])}, and this is {policy}")
@@ -151,7 +151,7 @@ def dense_energy(rule: str, header: dict[str, Any], task: Task) -> dict[str, Any
 
 
 def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of behaviour cloning, or of CQL's actor."""
+    """Energy of behaviour cloning, or of CQL's actor."""
     from dsf.train.models.rivals.behaviour_cloning import HIDDEN_LAYERS
 
     layers = rival.get("hidden_layers", HIDDEN_LAYERS)
@@ -161,8 +161,9 @@ def perceptron_energy(rival: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def transformer_energy(model: dict[str, Any], rival: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Of a Decision Transformer, its whole window per decision; with kept keys and values beside it, which in an
-    episode longer than the context is another function.
+    """Energy of a Decision Transformer that computes its whole window for every decision.
+
+    Beside it stands one that keeps keys and values, which in an episode longer than the context is another function.
     """
     widths = {name: rival[name] for name in ("width", "mlp_hidden")}
     depths = {name: model[name] for name in ("blocks", "context")}

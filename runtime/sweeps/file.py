@@ -89,7 +89,7 @@ def _spec(values: Any) -> SweepSpec:
 
 
 def _entry(values: Any, place: str) -> dict[str, Any]:
-    """Of include or exclude."""
+    """One entry of include or exclude."""
     entry = dict(_mapping(values, place))
     if "settings" in entry:
         entry["settings"] = _settings(entry["settings"], f"{place}.settings")

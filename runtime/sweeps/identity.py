@@ -36,7 +36,7 @@ WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoin
 CQL = "cql"
 """Value of the setting policy that stands for another command, dsf-train cql."""
 CHECKPOINTS = 20
-"""Of a run, where the sweep does not say: an interruption costs at most this share of it."""
+"""Checkpoints of a run, where the sweep does not say: an interruption costs at most one such share of it."""
 KEY_DIGITS = 20
 
 
@@ -85,7 +85,7 @@ class Resolved:
         return _digest([self.dataset_id, self.training, *self.scored])
 
     def training_key(self, content_hash: str) -> str:
-        """Of what cells with the same training share."""
+        """Key of what cells with the same training share."""
         return _digest([content_hash, self.training, code_version(self.command), self.software])
 
     @property
@@ -134,6 +134,7 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "evaluation/lookup_table.py",
         "evaluation/token_accuracy.py",
         "event_file.py",
+        "observer.py",
         "terminal.py",
     ),
 }

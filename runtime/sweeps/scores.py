@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dsf.export.cli import run as export
+from rich.console import Console
+
+from dsf.export.exporting import export
 from dsf.export.network.network import Mode
 from dsf.export.options import ExportConfig
+from dsf.export.terminal import TerminalExport
 from dsf.runtime.options import SimRunConfig
 from dsf.runtime.simulate import simulate
 from dsf.runtime.sweeps.energy import PRESETS, not_priced, rival_energy, spiking_energy
@@ -140,7 +143,8 @@ def driven(
     if network not in drives:
         run, dataset = str(directory / TRAINING_NAME), header["dataset"]["id"]
         chosen = ["--out", str(network), "--target-return", str(target), "--episodes", "0", "--dataset", dataset]
-        export(parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen, *words]))
+        config: ExportConfig = parse_arguments(ExportConfig, "dsf-export", "", [run, *chosen, *words])
+        export(config, TerminalExport(Console()))  # to the job's log
         asked = SimRunConfig(
             network=network,
             backend="fast",
@@ -160,9 +164,7 @@ def driven(
 
 def scored_at_int8(target: float, evaluation: Evaluation, directory: Path) -> list[float]:
     """Returns of the trained rival with 8-bit integers, on the sweep's seeds."""
-    from dsf.train.evaluation.command import evaluate_run
+    from dsf.train.evaluation.command import score_run
 
-    run = directory / TRAINING_NAME
-    (score,) = evaluate_run(run, "int8", (target,), evaluation.episodes, evaluation.seed)
-    returns: list[float] = score["returns"]
-    return returns
+    (score,) = score_run(directory / TRAINING_NAME, "int8", (target,), evaluation.episodes, evaluation.seed)
+    return list(score.returns)

@@ -125,19 +125,19 @@ class SweepSpec:
     """A sweep: every dataset x model x seed x value of each further axis, plus ``include``, minus ``exclude``."""
 
     name: str
-    """Of the table."""
+    """Name of the table."""
     datasets: dict[str, Settings]
     """Each with the settings that only it has; in the file a plain list will do."""
     models: dict[str, Method]
     """By name."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the training."""
+    """Training seeds."""
     title: str = ""
     """Headline of the table."""
     notes: str = ""
     """A paragraph below it: where the budget differs from the paper's, for example."""
     settings: Settings = field(default_factory=dict)
-    """Of every cell."""
+    """Settings of every cell."""
     axes: dict[str, list[Setting]] = field(default_factory=dict)
     """Options of dsf-train, each with its values."""
     include: tuple[dict[str, Any], ...] = ()

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from dsf.runtime.sweeps.identity import CQL
 from dsf.runtime.sweeps.jobs import (
     DATASETS_VARIABLE,
@@ -99,38 +101,40 @@ def finish(
 
 def trained(order: JobOrder, directory: Path) -> dict[str, Any]:
     """Train to the end, from a checkpoint where an earlier try has left one; returns the checkpoint's header and, under
-    ``seconds``, how long this try took.
+    ``seconds``, how long this try took. What dsf-train prints goes to the job's log.
     """
     if order.arguments[0] == CQL:
         return trained_by_cql(order, directory / TRAINING_NAME)
     from dsf.train.checkpoint import CHECKPOINT_NAME
-    from dsf.train.cli import run
     from dsf.train.config.training import CONFIG_NAME, TrainConfig
+    from dsf.train.terminal import TerminalTraining
+    from dsf.train.training import train
 
     out, threads = directory / TRAINING_NAME, order.threads
     checkpoint, begun = out / CHECKPOINT_NAME, time.monotonic()
-    resume: list[str] = []
+    header, resume = None, []
     if checkpoint.exists():
-        resume = ["--resume"]
+        header, resume = read_header(checkpoint), ["--resume"]
         threads = int(json.loads((out / CONFIG_NAME).read_text())["threads"])  # sums depend on it in their last bits
-    words = [*order.arguments, "--out", str(out), "--threads", str(threads), *resume]
-    if not (resume and is_scored(read_header(checkpoint), order.evaluation)):
-        run(parse_arguments(TrainConfig, "dsf-train", "", words))
-    return {**read_header(checkpoint), "seconds": round(time.monotonic() - begun, 1)}
+    if header is None or not is_scored(header, order.evaluation):
+        words = [*order.arguments, "--out", str(out), "--threads", str(threads), *resume]
+        config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", words)
+        header = train(config, TerminalTraining(Console(soft_wrap=True))).header
+    return {**header, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def trained_by_cql(order: JobOrder, out: Path) -> dict[str, Any]:
     """The same with ``dsf-train cql``, which cannot go on from an earlier try: what that has left is dropped."""
-    from dsf.train.conservative_q_learning import CQLConfig, header_of, run
+    from dsf.train.conservative_q_learning import CQLConfig, header_of, train_cql
 
     begun = time.monotonic()
     if (header := header_of(out)) is None:
         if out.exists():
             shutil.rmtree(out)
         words = [*order.arguments[1:], "--out", str(out), "--threads", str(order.threads)]
-        run(parse_arguments(CQLConfig, "dsf-train cql", "", words))
-        header = header_of(out)
-    return {**(header or {}), "seconds": round(time.monotonic() - begun, 1)}
+        config: CQLConfig = parse_arguments(CQLConfig, "dsf-train cql", "", words)
+        header = train_cql(config, lambda step: print(f"step {step} of {config.steps}", flush=True)).header
+    return {**header, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def read_header(checkpoint: Path) -> dict[str, Any]:

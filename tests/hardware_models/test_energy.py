@@ -14,7 +14,9 @@ from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.errors import UserError
 from dsf.testing.random_networks import random_network, random_tokens
 
-WIDTH, HIDDEN, FEATURES, ACTIONS, TICKS, WINDOW = 12, 24, 6, 3, 4, 3
+WIDTH, HIDDEN = 12, 24
+FEATURES, ACTIONS = 6, 3
+TICKS, WINDOW = 4, 3
 
 
 def set_spikes(counter: SpikeCounter, spikes: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "sdsa1": {"attention": "sdsa1", "ticks": 1, "context": 2},
 }
 TOKENS = {"pssa": 1, "tssa": 2, "sdsa1": 1}
-"""Of the one decision: TSSA's is on a window of two."""
+"""Tokens of the one decision: TSSA's is on a window of two."""
 
 SPIKES: dict[str, dict[str, list[int]]] = {
     # Neurons of query, key and value follow each other in qkv_lif.

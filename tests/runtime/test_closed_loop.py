@@ -24,7 +24,7 @@ from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
 
 FEATURES = 15
-"""Of a Hopper token: observation 11, action 3, return-to-go 1."""
+"""Numbers of a Hopper token: observation 11, action 3, return-to-go 1."""
 
 
 def looped(network: Network, backend: BackendName, mode: Mode, episodes: int = 3) -> ClosedLoopResult:

@@ -20,12 +20,14 @@ from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.random_networks import random_network
 
 HEADINGS = (
-    *("The episode of reset seed 4", "Returns", "Spikes", "Firing rates", "Dynamic energy"),
-    *(
-        "On the chip: loihi2_derived (grade D)",
-        "Layer by layer: loihi2_derived (grade D)",
-        "Verification, as written by dsf-export",
-    ),
+    "The episode of reset seed 4",
+    "Returns",
+    "Spikes",
+    "Firing rates",
+    "Dynamic energy",
+    "On the chip: loihi2_derived (grade D)",
+    "Layer by layer: loihi2_derived (grade D)",
+    "Verification, as written by dsf-export",
     "Where the network comes from",
 )
 

@@ -87,8 +87,10 @@ def test_a_walk_is_measured_checked_priced_drawn_and_written(network: Path, tmp_
 
 
 def test_a_recorded_walk_ends_in_the_environment_where_it_did() -> None:
-    environment, moves, total, running = MazeEnv(), [], 0.0, True
+    environment = MazeEnv()
     environment.reset(seed=SEED)
+    moves: list[int] = []
+    total, running = 0.0, True
     while running:
         moves.append(environment.expert_move("wall_follower"))
         _, reward, reached, cut, _ = environment.step(np.int64(moves[-1]))

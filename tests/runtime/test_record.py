@@ -114,7 +114,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_one_altered_number_is_found(path: Path, recording: Path, tmp_path: Path, name: str) -> None:
-    """Of the second decision of the last episode; the file is sealed anew."""
+    """The number belongs to the last episode's second decision; the file is sealed anew."""
     truth = read_recording(recording)
     values: np.ndarray = getattr(truth.episodes[-1], name).copy()
     values[1] = np.nextafter(values[1], 9) if name in ("observations", "rewards") else values[1] + values.dtype.type(1)

@@ -26,7 +26,7 @@ from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.fault_injection import default_signals
 from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.evaluation.command import evaluate_run
+from dsf.train.evaluation.command import score_run
 
 ENDURANCE = Path(__file__).parents[2] / "endurance"
 TINY: dict[str, Any] = {
@@ -108,8 +108,8 @@ def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path)
     (recorded,) = header["scores"]
     assert lines["dt"]["returns"] == recorded["returns"]
     asked = {"targets": (recorded["target_return"],), "episodes": 2, "seed": recorded["seeds"][0]}
-    (integers,) = evaluate_run(run / "training", "int8", **asked)
-    assert lines["dt-int8"]["returns"] == integers["returns"]
+    (integers,) = score_run(run / "training", "int8", **asked)
+    assert lines["dt-int8"]["returns"] == list(integers.returns)
     priced = dense_energy("decision-transformer", header, get_task("cartpole"))
     assert lines["dt"]["energy"] == lines["dt-int8"]["energy"] == priced
     assert header["rival"]["mlp_hidden"] != header["model"]["mlp_ratio"] * header["model"]["width"]

@@ -1,9 +1,10 @@
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from dsf.shell.command import run_command
+from dsf.shell.command import Command, one_of, parse_arguments, run_command, run_commands
 from dsf.shell.errors import CommandFailed, UserError
 
 
@@ -63,3 +64,75 @@ def test_an_ordinary_exit_says_nothing(capsys, monkeypatch):
         run_command(lambda _: 0, Nothing, "dsf-test", "Tests.")
     assert stop.value.code == 0
     assert capsys.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Few:
+    """At most three."""
+
+    count: int = 1
+    """Of them."""
+
+    def __post_init__(self) -> None:
+        if self.count > 3:
+            raise UserError(f"--count is {self.count}: it must be at most 3")
+
+
+@dataclass(frozen=True)
+class Many:
+    """Any number."""
+
+    count: int = 100
+    """Of them."""
+
+
+@pytest.fixture
+def handlers_kept() -> Iterator[None]:
+    """A command handles signals in its own way."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def ended(capsys, monkeypatch, action, *arguments):
+    """Exit code, stdout and stderr of a program named dsf-test."""
+    monkeypatch.setattr("sys.argv", ["dsf-test", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        action()
+    return (stop.value.code or 0, *capsys.readouterr())
+
+
+def test_a_config_that_refuses_itself_ends_in_its_own_words(capsys, monkeypatch, handlers_kept):
+    """tyro builds the dataclass, and lets the error through, from a command line and from a function call alike."""
+    few = Command(lambda config: print(config.count), Few, "Few.")
+    commands = {"few": few, "many": Command(lambda config: print(config.count), Many, "Many.")}
+    line = "--count is 4: it must be at most 3"
+    for action, arguments, program in (
+        (lambda: run_commands("dsf-test", few, {}), ("--count", "4"), "dsf-test"),
+        (lambda: run_commands("dsf-test", None, commands), ("few", "--count", "4"), "dsf-test few"),
+        (lambda: run_commands("dsf-test", one_of(commands, "One."), {}), ("few", "--count", "4"), "dsf-test"),
+    ):
+        assert ended(capsys, monkeypatch, action, *arguments) == (2, "", f"{program}: {line}\n")
+    with pytest.raises(UserError, match=line):
+        parse_arguments(Few, "dsf-test", "Few.", ["--count", "4"])
+
+
+def test_sub_commands_are_found_by_their_names(capsys, monkeypatch, handlers_kept):
+    few = Command(lambda config: print("few", config.count), Few, "Few.")
+    many = Command(lambda config: print("many", config.count) or 7, Many, "Many.")
+    both = {"few": few, "many": many}
+
+    def end(default, commands, *arguments):
+        return ended(capsys, monkeypatch, lambda: run_commands("dsf-test", default, commands), *arguments)
+
+    assert end(few, {"many": many}, "many") == (7, "many 100\n", "")
+    assert end(few, {"many": many}, "--count", "2") == (0, "few 2\n", "")
+    assert end(one_of(both, "One of two."), {}, "many", "--count", "5") == (7, "many 5\n", "")
+    assert end(None, both, "few") == (0, "few 1\n", "")
+    assert end(None, both, "--help") == (0, "dsf-test few: Few.\ndsf-test many: Many.\n", "")
+    for arguments in ((), ("fewer",)):
+        said = "dsf-test: name one of few, many; dsf-test COMMAND --help lists its options\n"
+        assert end(None, both, *arguments) == (2, "", said)
+    code, output, errors = end(one_of(both, "One of two."), {}, "--help")
+    assert (code, errors) == (0, "") and "One of two. --debug shows tracebacks." in output and "Many." in output

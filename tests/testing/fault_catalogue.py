@@ -26,12 +26,18 @@ REFERENCE = (*BARE, "--backend", "reference", "--episodes", "50")
 LONGEST_S = {"importing": 0.4, "starting": 0.5, "running": 2.0, "stopping": 0.03}
 """Random times after an announcement."""
 LAVA_PROCESSES = 5
-"""Of the shipped network, fused: server, three blocks (with the ends), runtime service."""
+"""Processes of the shipped network, fused: server, three blocks (with the ends), runtime service."""
 LAVA_PAGES = 300
 """Fewer pages of shared memory than the shipped network needs in Lava."""
 AS_NOBODY = (
-    *("setpriv", "--reuid", "65534", "--clear-groups"),
-    *("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"),
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--clear-groups",
+    "--inh-caps",
+    "+dac_override",
+    "--ambient-caps",
+    "+dac_override",
 )
 """Prefix of a command: another user, who may still read this one's environment."""
 MODEL_FAULT = """
@@ -249,8 +255,11 @@ def on_signals() -> Iterator[Fault]:
 
 
 QUICK_SIGNALS = (
-    *((signal.SIGINT, "importing"), (signal.SIGINT, "starting"), (signal.SIGTERM, "stopping")),
-    *((signal.SIGHUP, "running"), (signal.SIGKILL, "running")),
+    (signal.SIGINT, "importing"),
+    (signal.SIGINT, "starting"),
+    (signal.SIGTERM, "stopping"),
+    (signal.SIGHUP, "running"),
+    (signal.SIGKILL, "running"),
 )
 
 

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 STARTED_VARIABLE = "GYM_WORLDS_STARTED"
 """Names a directory in which every process that resets an Endless-v0 leaves a file called by its process id."""
 OBSERVATION, ACTION = 11, 3
-"""Of Hopper, so that networks of that task fit."""
+"""Hopper's sizes, so that networks of that task fit."""
 
 
 class Point(gymnasium.Env):

@@ -33,7 +33,7 @@ NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "tdln", "reptbn", "none")
 SAFE_MARGIN = 1e-9
 """Nearer to the threshold (or to the surrogate's edge) than this, rounding alone may decide about a spike."""
 TOLERANCE: dict[NeuronKind, float] = {"fused": 1e-9, "snntorch": 1e-5}
-"""Of gradients: snnTorch's spikes, and with them the gradients that flow back through them, are float32."""
+"""Gradients may differ by this: snnTorch's spikes, and the gradients that flow back through them, are float32."""
 UNNORMED_GAIN = 4.0
 """Weights are enlarged by this where no norm makes their outputs reach the threshold."""
 

@@ -17,7 +17,7 @@ from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
 from dsf.train.config.rivals import PolicyKind
-from dsf.train.evaluation.command import evaluate_run
+from dsf.train.evaluation.command import score_run
 from dsf.train.models.rivals.int8 import Int8Linear, int8_copy, int8_product, to_int8
 
 
@@ -71,14 +71,15 @@ def test_a_run_is_scored_at_both_precisions(tiny_store: Path, tmp_path: Path) ->
     trained(HOPPER, "--out", str(run), "--steps", "100", *TINY, *scored, "--policy", "dt")
     before = (run / "checkpoint.safetensors").read_bytes()
     (recorded,) = load_checkpoint(run).header["scores"]
-    assert evaluate_run(run, "fp32", (3600.0,), 2, 7) == [recorded]
-    (integers,) = evaluate_run(run, "int8", (3600.0,), 2, 7)
-    assert integers["engine"] == "torch int8" and integers["seeds"] == [7, 8]
+    (floats,) = score_run(run, "fp32", (3600.0,), 2, 7)
+    assert floats.to_json() == recorded
+    (integers,) = score_run(run, "int8", (3600.0,), 2, 7)
+    assert integers.engine == "torch int8" and integers.seeds == (7, 8)
     out = tmp_path / "scores.json"
     asked = ("--targets", "3600", "--episodes", "2", "--seed", "7", "--threads", "1", "--json", str(out))
     said = run_here(main, "dsf-train", "evaluate", str(run), "--precision", "int8", *asked)
     assert said.returncode == 0 and "int8: last checkpoint, target return 3600, 2 episodes" in said.stdout, said.stderr
-    assert json.loads(out.read_text()) == [integers]
+    assert json.loads(out.read_text()) == [integers.to_json()]
     assert (run / "checkpoint.safetensors").read_bytes() == before
 
 
@@ -87,7 +88,7 @@ def test_what_has_no_int8_form_is_refused(tiny_store: Path, tmp_path: Path) -> N
     refused = run_here(main, "dsf-train", "evaluate", str(tmp_path), "--precision", "int8")
     assert_refused(refused, "precision int8 requires a dense rival", "dsf-export")
     with pytest.raises(UserError, match="precision is 'int4'"):
-        evaluate_run(tmp_path, "int4")  # type: ignore[arg-type]
+        score_run(tmp_path, "int4")  # type: ignore[arg-type]
     assert_refused(run_here(main, "dsf-train", "evaluate", str(tmp_path), "--episodes", "0"), "--episodes is 0")
     assert_refused(run_here(main, "dsf-train", "evaluate", str(tmp_path / "none")), "no checkpoint at")
     destroying = ("--json", str(tmp_path / "checkpoint.safetensors"))
@@ -105,7 +106,8 @@ def test_dsformer_and_its_best_checkpoint_are_scored_too(tiny_store: Path, tmp_p
     scored = ("--eval-episodes", "1", "--eval-targets", "3600", "--eval-seed", "7", "--eval-every", "5")
     trained(HOPPER, "--out", str(tmp_path), "--steps", "10", *TINY, *scored)
     header = load_checkpoint(tmp_path).header
-    assert evaluate_run(tmp_path, targets=(3600.0,), episodes=1, seed=7) == header["scores"]
-    (best,) = evaluate_run(tmp_path / "best.safetensors", targets=(3600.0,), episodes=1, seed=7)
-    assert best == header["best"] and best["checkpoint"] == "best"
-    assert [score["target_return"] for score in evaluate_run(tmp_path, episodes=1)] == [3600.0, 1800.0]
+    (last,) = score_run(tmp_path, targets=(3600.0,), episodes=1, seed=7)
+    assert [last.to_json()] == header["scores"]
+    (best,) = score_run(tmp_path / "best.safetensors", targets=(3600.0,), episodes=1, seed=7)
+    assert best.to_json() == header["best"] and best.checkpoint == "best"
+    assert [score.target_return for score in score_run(tmp_path, episodes=1)] == [3600.0, 1800.0]

@@ -29,7 +29,7 @@ DTYPES = [
     (torch.float32, torch.bfloat16),
     (torch.bfloat16, torch.bfloat16),
 ]
-"""Of currents and spikes, as far as kernels go."""
+"""Types of currents and spikes that have kernels."""
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2}
 """Kernels and torch add in another order; where the current is bfloat16, so is its gradient."""
 SUBPROCESS_TIMEOUT_S = 240.0

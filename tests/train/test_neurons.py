@@ -22,13 +22,13 @@ KINDS: tuple[NeuronKind, ...] = get_args(NeuronKind)
 SAFE_MARGIN = 1e-9
 """Nearer to the threshold (or to the surrogate's edge) than this, rounding alone may decide about a spike."""
 TOLERANCE: dict[NeuronKind, float] = {"fused": 1e-10, "snntorch": 1e-6}
-"""Of gradients: snnTorch's spikes, and with them the gradients that flow back through them, are float32."""
+"""Gradients may differ by this: snnTorch's spikes, and the gradients that flow back through them, are float32."""
 
 
 def spikes_and_gradient(
     kind: NeuronKind, current: torch.Tensor, upstream: torch.Tensor, decay: float, threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of a neuron computed in this way, in the dtype of ``current``."""
+    """Spikes and gradient of a neuron computed in this way, in the dtype of ``current``."""
     neuron = LIF(decay, threshold).to(current.dtype)
     set_neuron_kind(neuron, kind)
     given_current = current.clone().requires_grad_()

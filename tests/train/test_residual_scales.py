@@ -27,7 +27,7 @@ def random_layers(seed: int, layers: int, channels: int) -> list[Affine]:
 
 
 def expected_error(thresholds: np.ndarray, writers: list[Writer], scales: Scales) -> float:
-    """Of the sums, from steps that hold every weight: what the choice has to make small."""
+    """Error of the sums, from steps that hold every weight: what the choice has to make small."""
     total = 0.0
     for writer in writers:
         fits = writer.strongest * thresholds / scales.threshold / scales.weight_limit

@@ -187,7 +187,8 @@ def test_time_mix_is_its_recurrence() -> None:
     mix.bonus.copy_(torch.randn(6))
     gate = torch.sigmoid(mix.receptance(mix.shift_r(tokens)))[0]
     key, value = mix.key(mix.shift_k(tokens))[0], mix.value(mix.shift_v(tokens))[0]
-    fading, above, below, mixed = torch.exp(-torch.exp(mix.decay)), torch.zeros(6), torch.zeros(6), []
+    fading, mixed = torch.exp(-torch.exp(mix.decay)), []
+    above, below = torch.zeros(6), torch.zeros(6)
     for k, v in zip(key, value):
         now = torch.exp(k + mix.bonus)
         mixed.append((above + now * v) / (below + now))

@@ -72,7 +72,7 @@ def test_bidirectional_sees_the_next_token_and_causal_does_not() -> None:
 
 
 def hidden_spikes_by_hand(model: Strl, window: torch.Tensor) -> list[int]:
-    """Of each block's MLP, for one window (tokens, features) without padding: the layers called one after the other."""
+    """Spikes in each block's MLP, for one window (tokens, features) without padding: layer after layer."""
     ticks, counted, tokens = model.rival.strl.ticks, [], len(window)
     place = torch.arange(tokens)
     stream = model.embed_token(window * model.input_unit) + model.embed_step(place) + model.embed_place[:tokens]

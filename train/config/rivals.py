@@ -61,7 +61,7 @@ class RivalConfig:
     heads: int = 1
     """Attention heads of dt, spikebert and strl; STRL's paper has 8."""
     activation: Activation = "relu"
-    """Of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
+    """Activation of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1
     """Share of values that training drops: dt's embeddings, attention weights and branches, strl's embeddings."""
     fourier_window: int | None = None

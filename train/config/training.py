@@ -235,8 +235,8 @@ class TrainConfig:
     device: DeviceKind = "auto"
     """Where to train; auto takes a GPU if there is one."""
     precision: Precision = "auto"
-    """Of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else fp32, which
-    rivals always have."""
+    """Precision of the matrix products between spikes; auto is bf16 where the processor multiplies it natively, else
+    fp32, which rivals always have."""
     neuron: NeuronKind = "fused"
     """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None

@@ -105,7 +105,8 @@ def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -
     while steps > 0:
         seed = int(generator.integers(2**31))
         observation, _ = env.reset(seed=seed)
-        observations, actions, rewards, terminations, truncations = [observation], [], [], [], []
+        observations, actions, rewards = [observation], [], []
+        terminations, truncations = [], []
         done = False
         while not done:
             action = behaviour.sample(observation, generator)

@@ -73,7 +73,7 @@ class OfflineDataset:
 
     @property
     def episode_returns(self) -> FloatArray:
-        """Of the kept episodes, (kept episodes,), reward units."""
+        """Returns of the kept episodes, (kept episodes,), reward units."""
         return self.returns[self.kept]
 
     @property

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
@@ -90,18 +90,6 @@ def score_run(
     asked = tuple(targets) or task.target_returns
     scores = evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)
     return [dataclasses.replace(score, engine=engine) for score in scores]
-
-
-def evaluate_run(
-    run: Path,
-    precision: EvaluationPrecision = "fp32",
-    targets: Sequence[float] = (),
-    episodes: int = 10,
-    seed: int = 1_000,
-    on_step: Callable[[int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """:func:`score_run` as JSON values, as in a checkpoint's header."""
-    return [score.to_json() for score in score_run(run, precision, targets, episodes, seed, on_step)]
 
 
 def require_possible(config: EvaluateConfig) -> None:

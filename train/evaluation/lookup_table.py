@@ -60,7 +60,7 @@ class LookupScore:
 
 @dataclass(frozen=True)
 class LookupScores:
-    """Of the best causal table, and of the best one that also sees the next observation."""
+    """Scores of the best causal table, and of the best one that also sees the next observation."""
 
     causal: LookupScore
     with_next: LookupScore
@@ -110,7 +110,7 @@ def _best(
             for alpha in ALPHAS:
                 shares[alpha] = [_smoothed(*pair, alpha) for pair in zip(counts, shares[alpha])]
                 scores = [data.score(share, context) for data, share in zip(asked, shares[alpha])]
-                # Of equal ones the first stays: the coarsest situation.
+                # The first of equal ones stays: the coarsest situation.
                 if best is None or scores[0].correct > best[0].validation.correct:
                     name = _name(place, level) + ", next observation" * see_next
                     best = LookupScore(name, alpha, *scores), shares[alpha]

@@ -93,7 +93,8 @@ def token_accuracy(
     require_choices(data)
     if not model.discrete or model.action_size != data.task.action_size:
         raise UserError(f"the model has no head for the {data.task.action_size} choices of dataset '{data.dataset_id}'")
-    training, device, tokens, correct = model.training, model.input_unit.device, 0, 0
+    training, device = model.training, model.input_unit.device
+    tokens = correct = 0
     model.eval()
     length = model.config.context if context is None else context
     for opening in (whole_windows if whole else opening_windows)(data, length, windows):

@@ -39,12 +39,12 @@ class QuantizationConfig:
     rounding: Rounding = "nearest"
     """To the nearest integer (ties to even), or at random up or down so that the mean is kept."""
     seed: int = 0
-    """Of stochastic rounding; every layer draws its own numbers from it."""
+    """Seed of stochastic rounding; every layer draws its own numbers from it."""
     clipping: Clipping = "max"
     """What a scale must hold: the largest weight; a percentile of the magnitudes; or whatever makes the squared error
     smallest, weighted with how often inputs fire where there is a calibration."""
     percentile: float = 99.9
-    """Of the magnitudes, for clipping "percentile"."""
+    """Percentile of the magnitudes that a scale must hold, for clipping "percentile"."""
     bias_correction: bool = False
     """Whether biases make good the mean error of the synaptic sums; needs a calibration."""
     residual_scales: ResidualScales = "shared"
@@ -90,7 +90,7 @@ class InputStatistics:
     variance: FloatArray
 
     def scaled(self, factors: FloatArray) -> InputStatistics:
-        """Of the inputs times (inputs,) ``factors``."""
+        """Statistics of the inputs times (inputs,) ``factors``."""
         return InputStatistics(self.mean * factors, self.variance * factors**2)
 
 

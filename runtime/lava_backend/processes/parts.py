@@ -19,7 +19,7 @@ from dsf.runtime.lava_backend.stages.arithmetic import DelayLine
 from dsf.runtime.lava_backend.stages.stage import Stage
 
 ROLES = ("input", "qkv", "gate", "attention", "gated", "mlp", "hidden")
-"""Of a block's populations (:class:`~dsf.runtime.lava_backend.stages.blocks.Population`); no block has all of them."""
+"""Roles of a block's populations (:class:`~dsf.runtime.lava_backend.stages.blocks.Population`); no block has all."""
 
 
 class Relay(AbstractProcess):

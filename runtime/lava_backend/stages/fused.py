@@ -148,7 +148,7 @@ class FusedReadout:
 
     @property
     def accumulators(self) -> IntArray:
-        """Of the token once it is through, (actions,)."""
+        """Accumulators (actions,) of the token, once it is through."""
         shift = self.node.shift
         values: IntArray = self.weights @ ((self.total.astype(np.int64) + (1 << shift >> 1)) >> shift) + self.node.bias
         return values

@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 LAYERS = 2
 """Hidden layers of actor and critics; dsf.tasks.behaviour reads as many."""
 QUANTILES_TO_DROP = 5
-"""Of 25 per critic: TQC's (Kuznetsov et al. 2020) guard against over-estimation, with its authors' value for Hopper."""
+"""TQC (Kuznetsov et al. 2020) drops so many of 25 per critic against over-estimation; its authors' value for Hopper."""
 DECAY_SHARE = 0.3
 """Share of the run, at its end, over which the learning rate falls linearly to zero: it steadies a late policy."""
 
