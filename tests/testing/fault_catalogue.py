@@ -41,7 +41,7 @@ AS_NOBODY = (
 )
 """Prefix of a command: another user, who may still read this one's environment."""
 MODEL_FAULT = """
-from dsf.runtime.lava_backend import arithmetic
+from dsf.runtime.lava_backend.stages import arithmetic
 counted = 0
 original = arithmetic.CoincidenceHistory.{method}
 def broken(*arguments):

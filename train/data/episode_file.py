@@ -31,7 +31,7 @@ def append_episodes(storage: Any, episodes: Iterable[EpisodeBuffer], on_episode:
     """Add episodes with flat observations to an empty dataset of Minari's, in its HDF5 format.
 
     Args:
-        storage: of the dataset (:class:`minari.dataset.minari_storage.MinariStorage`).
+        storage: of the dataset (``minari.dataset.minari_storage.MinariStorage``).
         episodes: with arrays, without infos; options are strings.
         on_episode: called with the number of those written since the last call (progress bars).
 
