@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network

@@ -72,10 +72,10 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
                 graded[edge] += network.ticks * decisions
     found = core_edges(mapping, backend.counter)
     assert {(edge["source"], edge["target"]) for edge in found} == {*spikes, *graded}
-    for edge in found:
-        ends = edge["source"], edge["target"]
-        assert edge["spikes_per_decision"] == spikes[ends] / decisions
-        assert edge["graded_per_decision"] == graded[ends] / decisions
+    for counted in found:
+        ends = counted["source"], counted["target"]
+        assert counted["spikes_per_decision"] == spikes[ends] / decisions
+        assert counted["graded_per_decision"] == graded[ends] / decisions
     activity = mapping.activity(backend.counter)
     assert activity.total("messages") == spikes.total() > 0
 

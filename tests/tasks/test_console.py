@@ -40,7 +40,13 @@ def interrupted_import() -> ImportError:
         (ImportError("broken"), 1, "internal error, ImportError: broken; --debug shows where"),
     ],
 )
-def test_every_end_has_a_code_and_one_line(error, code, line, capsys, monkeypatch):
+def test_every_end_has_a_code_and_one_line(
+    error: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("sys.argv", ["dsf-test"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
@@ -57,7 +63,7 @@ def test_every_end_has_a_code_and_one_line(error, code, line, capsys, monkeypatc
     assert capsys.readouterr().err == f"dsf-test: {line}\n"
 
 
-def test_an_ordinary_exit_says_nothing(capsys, monkeypatch):
+def test_an_ordinary_exit_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["dsf-test", "--help"])
     with pytest.raises(SystemExit) as stop:
         run_command(lambda _: 0, Nothing, "dsf-test", "Tests.")
