@@ -249,10 +249,10 @@ def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPat
 
 IN_A_PROCESS = """
 import sys, torch
-from dsf.train.terminal import describe_computation
-from dsf.train.config.training import TrainConfig
+from dsf.train import TrainConfig
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
 from dsf.train.models.neurons import LIF
+from dsf.train.terminal import describe_computation
 current = torch.randn(4, 50, 70, generator=torch.Generator().manual_seed(0)).requires_grad_()
 spikes = LIF(0.25, 0.5)(current)
 spikes.backward(torch.ones_like(spikes))
