@@ -8,12 +8,15 @@ BIN := .venv/bin
 READY := .venv/.dsf-ready
 DEMO := build/demo
 TYPECHECK := build/typecheck
+PYTHONS := 3.11 3.12 3.13
 EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra robotics --extra dev
 
-.PHONY: help env demo test performance lint format lock artifact clean
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+.PHONY: help env demo test test-quick check-pythons performance lint format lock artifact clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 env: $(READY) ## Create the pinned Python 3.10 environment in .venv
 
@@ -56,8 +59,25 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	$(BIN)/dsf-sim-run --json $(DEMO)/shipped.json --html $(DEMO)/report.html
 	say "done: open $(DEMO)/report.html; figures in $(DEMO)/fresh.json and $(DEMO)/shipped.json"
 
-test: $(READY) ## Run the whole test suite
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
+test: $(READY) ## Run the whole test suite in two workers
+	@$(PYTEST)
+
+test-quick: $(READY) ## Run the tests that are quick, of every room (under 90 seconds)
+	@$(PYTEST) -m "not slow"
+
+# Lava is frozen on 3.10, so the environments of newer Pythons are not pinned: they get what is current today.
+check-pythons: $(READY) ## Run what runs without Lava on newer Pythons, with current torch and numpy (PYTHONS="3.12")
+	@uv=uv; if ! uv --version >/dev/null 2>&1; then uv=$(CURDIR)/$(BIN)/uv; fi
+	for version in $(PYTHONS); do
+	  place=build/python$$version python=$$version  # where there is none, uv fetches it
+	  for candidate in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version*/bin/python; do
+	    if "$$candidate" -c '' >/dev/null 2>&1; then python=$$candidate; break; fi
+	  done
+	  $$uv venv --quiet --allow-existing --python "$$python" $$place
+	  $$uv pip install --quiet --upgrade --python $$place/bin/python -e '.[train,onnx,nir,report,robotics,dev]'
+	  $$place/bin/python -c 'import sys, torch, numpy; print("== Python", sys.version.split()[0], "torch", torch.__version__, "numpy", numpy.__version__)'
+	  OMP_WAIT_POLICY=passive $$place/bin/python -m pytest -q -n 2 --dist worksteal
+	done
 
 performance: $(READY) ## Measure decisions on every engine and in Lava (minutes); write docs/performance.md
 	@$(BIN)/python benchmarks/decision.py
