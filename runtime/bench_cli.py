@@ -22,7 +22,7 @@ from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.generated_section import replace_section, require_section
 
 SECTION = "energy-table"
-"""Of the document that is written."""
+"""Name of the section that is written."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dsf.runtime.loop.replay import ReplayConfig, replay
-from dsf.runtime.robustness import command as robustness_command
-from dsf.runtime.robustness.command import RobustnessConfig
+from dsf.runtime.robustness import command
 from dsf.shell.command import Command, Commands
 
 COMMANDS: Commands = {
     "replay": Command(replay, ReplayConfig, "Replay a recorded run and compare it bit for bit."),
-    "robustness": Command(robustness_command.run, RobustnessConfig, "Return curves under disturbances and faults."),
+    "robustness": Command(command.run, command.RobustnessConfig, "Return curves under disturbances and faults."),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dsf.testing.leftovers import children, shared_memory_segments
 from dsf.testing.random_networks import random_model
@@ -105,3 +106,11 @@ def tiny_store(filled_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The store with both datasets as this test's own; nobody writes to it."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(filled_store))
     return filled_store
+
+
+@pytest.fixture
+def same_threads() -> Iterator[None]:
+    """A training in this process sets torch's number of threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -42,7 +42,7 @@ class SpeedColumn(ProgressColumn):
 
 
 COLUMNS = ("training", BarColumn, MofNCompleteColumn, SpeedColumn, TimeRemainingColumn, "{task.description}")
-"""Of the bar."""
+"""Columns of the bar."""
 
 
 class TerminalTraining(TrainingObserver):

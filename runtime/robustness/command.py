@@ -35,7 +35,7 @@ from dsf.tasks import get_task
 
 PLOT_SUFFIX = ".png"
 SECTION = "robustness"
-"""Of the document that is written."""
+"""Name of the section that is written."""
 
 
 @dataclass(frozen=True)

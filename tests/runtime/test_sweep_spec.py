@@ -286,7 +286,7 @@ def test_a_package_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def module_path(name: str) -> Path | None:
-    """Of a module; None where the name is that of something in a module."""
+    """Path of a module; None where the name is that of something in a module."""
     try:
         spec = find_spec(name)
     except ModuleNotFoundError:

@@ -71,7 +71,7 @@ class Few:
     """At most three."""
 
     count: int = 1
-    """Of them."""
+    """How many."""
 
     def __post_init__(self) -> None:
         if self.count > 3:
@@ -83,7 +83,7 @@ class Many:
     """Any number."""
 
     count: int = 100
-    """Of them."""
+    """How many."""
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""Of the checkout that measures."""
+"""The checkout that measures."""
 
 
 def when_and_what() -> str:

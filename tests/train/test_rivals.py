@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-import dsf.export.cli
-import dsf.runtime.cli
+from dsf.export.cli import main as export_main
+from dsf.runtime.cli import main as sim_main
+from dsf.shell.command import parse_arguments
 from dsf.shell.errors import CommandFailed
 from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, run_here, train_here, trained
+from dsf.train import TrainConfig, train
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
+from dsf.train.observer import TrainingObserver
 from dsf.train.run_directory import LOSS
-from dsf.train.trainer import Trainer
 
 STEPS = 100
 SCORED = ("--eval-episodes", "1", "--eval-targets", "3600")
@@ -41,30 +42,30 @@ def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_s
     model = checkpoint.build_model()
     assert not model.training and model.rival is not None and model.kind == kind
     out = tmp_path / "network.dsf.h5"
-    refused = run_here(dsf.export.cli.main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
+    refused = run_here(export_main, "dsf-export", str(tmp_path), "--target", "loihi", "-o", str(out))
     assert_refused(refused, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
-    driven = run_here(dsf.runtime.cli.main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
+    driven = run_here(sim_main, "dsf-sim-run", "--backend", "reference", "--checkpoint", str(tmp_path))
     assert_refused(driven, f"--policy {kind}) cannot become spikes", "train with --policy dsformer")
     assert not out.exists()
 
 
+class PowerCut(TrainingObserver):
+    """Ends a run after its seventh step."""
+
+    def stepped(self, step: int, steps: int, loss: float) -> None:
+        if step == 7:
+            raise CommandFailed("the power went off")
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_interrupted_rival_continues_bit_for_bit(
-    kind: str, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("same_threads")
+def test_interrupted_rival_continues_bit_for_bit(kind: str, tiny_store: Path, tmp_path: Path) -> None:
     settings = ("--steps", "12", "--checkpoint-every", "5", *TINY, *UNSCORED, "--policy", kind)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     trained(HOPPER, "--out", str(whole), *settings)
-    report = Trainer.report
-
-    def die(trainer: Trainer, *arguments: Any) -> None:
-        report(trainer, *arguments)
-        if trainer.step == 7:
-            raise CommandFailed("the power went off")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "report", die)
-        assert train_here(HOPPER, "--out", str(broken), *settings).returncode == 1
+    config = parse_arguments(TrainConfig, "dsf-train", "", [HOPPER, "--out", str(broken), *settings])
+    with pytest.raises(CommandFailed, match="the power went off"):
+        train(config, PowerCut())
     assert load_checkpoint(broken).header["step"] == 5
     torch.rand(3)  # what is left of the generator does not matter
     trained(HOPPER, "--out", str(broken), *settings, "--resume")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.testing.training_runs import HOPPER
@@ -25,12 +24,7 @@ from dsf.train.run_directory import BEST_NAME
 STEPS, TARGETS, SEED = 6, (3600.0, 1800.0), 40
 
 
-@pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """A training sets torch's number of threads."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("same_threads")
 
 
 def tiny(out: Path) -> TrainConfig:

@@ -11,7 +11,7 @@ from dsf.tasks import Episode, Task, mean_confidence_interval
 
 @dataclass(frozen=True)
 class Goals:
-    """Of episodes that have a goal to reach.
+    """How episodes with a goal ended.
 
     Attributes:
         success_rate: share of the episodes that reached it.
