@@ -63,13 +63,14 @@ performance: $(READY) ## Measure decisions on every engine and in Lava (minutes)
 	@$(BIN)/python benchmarks/decision.py
 	$(BIN)/python benchmarks/lava_decision.py
 
-lint: $(READY) ## Format check, ruff, and mypy on the installed package
+lint: $(READY) ## Format check, ruff, and mypy on the installed package, tests and scripts
 	@$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	rm -rf $(TYPECHECK) build/lib build/bdist.*
 	uv=uv; if ! uv --version >/dev/null 2>&1; then uv=$(BIN)/uv; fi
 	$$uv pip install --quiet --python $(BIN)/python --no-deps --target $(TYPECHECK) .
 	MYPYPATH=$(TYPECHECK) $(BIN)/mypy -p dsf
+	MYPYPATH=$(TYPECHECK):benchmarks:experiments:endurance $(BIN)/mypy tests benchmarks experiments endurance
 
 format: $(READY) ## Apply ruff's formatting and fixes
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

@@ -37,9 +37,18 @@ def export(folder: Path, name: str) -> dict[str, float]:
     width, blocks, window = SIZES[name]
     sizes = {"width": width, "blocks": blocks, "window": window, "context": CONTEXT, "mlp_ratio": MLP_RATIO}
     checkpoint = write_checkpoint(folder / f"{width}.safetensors", **sizes)
-    command = [PROGRAMS / "dsf-export", checkpoint, "--episodes", "0", "--dataset", DATASET, "-o", folder / "x.dsf.h5"]
+    command: list[str | Path] = [
+        PROGRAMS / "dsf-export",
+        checkpoint,
+        "--episodes",
+        "0",
+        "--dataset",
+        DATASET,
+        "-o",
+        folder / "x.dsf.h5",
+    ]
     started = time.perf_counter()
-    run(command, folder)
+    run([*command, "-o", folder / "x.dsf.h5"], folder)
     megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     exported = time.perf_counter() - started
     compared = prove_fast_engine(folder / "x.dsf.h5")
@@ -53,17 +62,16 @@ def export(folder: Path, name: str) -> dict[str, float]:
 
 def prove_fast_engine(path: Path) -> int:
     """Compare L3 with L2, and end where they differ; returns how many spike slots were compared."""
-    from engine_parity import Recorded
-
     from dsf.export.network.file import read_network
     from dsf.export.network.reference import ReferenceEngine
     from dsf.export.proof.rungs import compare_engines, random_proof_tokens
+    from dsf.testing.recorded_engine import RecordedEngine
 
     network = read_network(path)
     tokens = random_proof_tokens(network, DECISIONS, seed=0)
     lanes = tokens.shape[1]
-    engines = ReferenceEngine(network, lanes), Recorded(network, "stream", lanes)
-    rung = compare_engines("L3", network, *engines, tokens)
+    fast = RecordedEngine(network, "stream", lanes)
+    rung = compare_engines("L3", network, ReferenceEngine(network, lanes), fast, tokens)
     if not rung.passed:
         raise SystemExit(f"export_cost: the fast engine differs: {rung.summary}")
     return int(rung.details["compared_spikes"])

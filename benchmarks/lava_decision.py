@@ -67,7 +67,7 @@ class Group:
 
 
 GROUPS = tuple(
-    Group(network, mode, model)  # type: ignore[arg-type]
+    Group(network, mode, model)
     for model in ("fused", "expanded")
     for mode in ("stream", "window")
     for network in (SHIPPED, WIDE)
@@ -99,7 +99,7 @@ def wide_network(shipped: Network) -> Network:
     """Twice as wide as the shipped one, with random weights."""
     from dsf.testing.random_networks import random_network
 
-    sizes = {"width": 256, "blocks": 3, "window": 7, "context": shipped.context, "mlp_ratio": 4}
+    sizes: dict[str, Any] = {"width": 256, "blocks": 3, "window": 7, "context": shipped.context, "mlp_ratio": 4}
     return random_network(0, features=shipped.encoder.size, **sizes)
 
 

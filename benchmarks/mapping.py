@@ -45,7 +45,7 @@ from dsf.shell.console import table_console
 from dsf.tasks import Token, get_task, rollout
 
 PRESETS = ("loihi2_derived", "loihi1_fitted")
-WIDE = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
+WIDE: dict[str, Any] = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
 DECISIONS, QUICK_DECISIONS = 200, 50
 TARGET = 3600.0
 MICROSECOND = 1e-6

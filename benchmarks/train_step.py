@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,7 +177,7 @@ def bare_products(trainer: Trainer) -> Callable[[], None]:
     return run
 
 
-def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(width: int, rounds: int, options: argparse.Namespace) -> dict[str, Any]:
     """Median seconds of the three."""
     with tempfile.TemporaryDirectory() as scratch:
         config = TrainConfig(

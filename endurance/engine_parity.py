@@ -28,8 +28,6 @@ from rich.progress import track
 
 from dsf.export.conversion.calibrate import calibrate
 from dsf.export.conversion.folded import FoldedModel
-from dsf.export.network.network import Mode, Network
-from dsf.runtime.engines.fast_engine import FastEngine
 from dsf.shell.child_processes import die_with_parent
 from dsf.train.quantization.rounding import QuantizationConfig
 
@@ -70,20 +68,6 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
     }
 
 
-class Recorded:
-    """The fast engine, recording, as :func:`dsf.export.proof.rungs.compare_engines` drives engines."""
-
-    def __init__(self, network: Network, mode: Mode, lanes: int = LANES) -> None:
-        self.engine = FastEngine(network, lanes, mode, record=True)
-
-    def step_graded(self, graded: Any, observe: Any) -> Any:
-        """One decision of every lane; spikes as (ticks, lanes, neurons)."""
-        answers = self.engine.step_graded(graded)
-        for name, spikes in self.engine.spikes.items():
-            observe(name, spikes.swapaxes(0, 1))
-        return answers
-
-
 def draw_quantization(generator: np.random.Generator, folded: FoldedModel) -> dict[str, Any]:
     """Arguments of quantize: any width, an embedding of one or two synapses, one residual unit or one per channel."""
     rules = QuantizationConfig(
@@ -109,10 +93,12 @@ def compare(seed: int) -> Outcome:
     from dsf.export.conversion.fold import fold
     from dsf.export.conversion.quantize import quantize
     from dsf.export.network.reference import ReferenceEngine, WindowReference
-    from dsf.export.proof.levels import FoldComparison, in_float64, run_folded, run_torch
+    from dsf.export.proof.levels import in_float64, run_folded, run_torch
     from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch
     from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
+    from dsf.testing.fold import compare_fold
     from dsf.testing.random_networks import random_model
+    from dsf.testing.recorded_engine import RecordedEngine
 
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))
@@ -121,14 +107,14 @@ def compare(seed: int) -> Outcome:
     limit, context = network.encoder.limit, network.context
     tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
     window = tokens[:context].swapaxes(0, 1)
-    mode: Mode = "stream" if seed % 2 == 0 else "window"
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
+    fast = RecordedEngine(network, "stream" if seed % 2 == 0 else "window", LANES)
     rungs = [
-        FoldComparison().add(*run_torch(in_float64(model), window), *run_folded(folded, window)).rung(),
+        compare_fold(run_torch(in_float64(model), window), run_folded(folded, window)),
         compare_stream(network, tokens),
         replace(compare_torch(network, tokens), name="torch target"),
         compare_engines("ONNX Runtime", network, reference(network, LANES), onnx(network, LANES), tokens),
-        compare_engines("fast engine", network, reference(network, LANES), Recorded(network, mode), tokens),
+        compare_engines("fast engine", network, reference(network, LANES), fast, tokens),
     ]
     spikes = {rung.name: rung.details["compared_spikes"] for rung in rungs if "compared_spikes" in rung.details}
     return Outcome(seed, spikes, tuple(rung.name for rung in rungs if rung.passed is False))
@@ -166,7 +152,12 @@ def main() -> None:
     for outcome in failed[:20]:
         console.print(f"seed {outcome.seed}: {', '.join(outcome.failed)}")
     if options.json:
-        figures = {"networks": len(seeds), "compared_spikes": spikes, "failed": len(failed), "seconds": seconds}
+        figures: dict[str, Any] = {
+            "networks": len(seeds),
+            "compared_spikes": spikes,
+            "failed": len(failed),
+            "seconds": seconds,
+        }
         figures["compared_by_rung"] = dict(rungs)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     sys.exit(int(bool(failed)))

@@ -68,9 +68,9 @@ class Usage:
         status = [(place / "status").read_text() for place in places]
         return Usage(
             decisions,
-            sum(int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) for text in status),  # type: ignore[union-attr]
+            sum(int(size) for text in status for size in re.findall(r"VmRSS:\s+(\d+)", text)),
             sum(len(list((place / "fd").iterdir())) for place in places),
-            sum(int(re.search(r"Threads:\s+(\d+)", text).group(1)) for text in status),  # type: ignore[union-attr]
+            sum(int(count) for text in status for count in re.findall(r"Threads:\s+(\d+)", text)),
             len(children),
             len({name for place in places for name in re.findall(r"/dev/shm/\S+", (place / "maps").read_text())}),
         )

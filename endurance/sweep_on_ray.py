@@ -62,7 +62,7 @@ def finish(program: subprocess.Popen[str]) -> str:
     """
     printed, errors = program.communicate(timeout=PATIENCE_S)
     if program.returncode:
-        raise RuntimeError(f"{program.args} ended with {program.returncode}: {printed.strip()} {errors.strip()}")
+        raise RuntimeError(f"{program.args!r} ended with {program.returncode}: {printed.strip()} {errors.strip()}")
     return printed
 
 

@@ -111,8 +111,8 @@ def render(figures: dict[str, Any]) -> str:
 
 def chip_table(figures: dict[str, Any]) -> list[str]:
     """Cores and times of the presets with a chip."""
-    heads = ("preset", "cores, chips", "in order", "hops", "us per decision (low to high)", "grade", "binds")
-    heads += ("static uJ while deciding",)
+    heads = ["preset", "cores, chips", "in order", "hops", "us per decision (low to high)", "grade", "binds"]
+    heads += ["static uJ while deciding"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, values in figures["presets"].items():
         if "latency" not in values:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dsf.export.network.network import Network
+from dsf.export.network.network import Mode, Network
 from dsf.shell.files import write_text
 from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task, mean_confidence_interval, rollout
@@ -103,7 +103,8 @@ def score(network: Network, options: argparse.Namespace) -> dict[str, Any]:
     from dsf.hardware_models import estimate_energy, load_preset, measure_activity
     from dsf.runtime.engines.fast_engine import FastEngine
 
-    task, mode = get_task(network.task), "stream" if network.stream_is_exact else "window"
+    task = get_task(network.task)
+    mode: Mode = "stream" if network.stream_is_exact else "window"
     engine = FastEngine(network, mode=mode)
     episodes = rollout(task, IntegerPolicy(engine), seeds(options), task.target_returns[0])
     activity = measure_activity(engine.counter)

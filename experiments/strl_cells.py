@@ -138,7 +138,11 @@ def budget_of(pair: tuple[str, str], options: argparse.Namespace) -> Budget:
 def training_arguments(cell: Cell, budget: Budget) -> list[str]:
     """What ``dsf-train`` is told; sizes are chosen so that all models have DSFormer's number of parameters."""
     window = 1 + (budget.context - 1) // budget.blocks  # the receptive field then fits into the context: stream mode
-    settings = {"model.width": budget.width, "model.blocks": budget.blocks, "model.context": budget.context}
+    settings: dict[str, object] = {
+        "model.width": budget.width,
+        "model.blocks": budget.blocks,
+        "model.context": budget.context,
+    }
     settings |= {"model.window": window, "steps": budget.steps, "batch-size": budget.batch, "seed": cell.seed}
     settings |= {"learning-rate": budget.learning_rate, "eval-episodes": 0, "checkpoint-every": 500}
     if cell.model != "strl-spike":

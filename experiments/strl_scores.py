@@ -223,7 +223,8 @@ def closed_loop(task: Task, policy: Policy, expert: str, seeds: Sequence[int]) -
 
 def lookup(names: list[str], scored: int | None, observation: str) -> dict[str, Any]:
     """The best causal table and the best that may see the next observation, of (train, validation, test)."""
-    found = best_tables(*(load_dataset(name) for name in names), scored, PARTS[observation])
+    train, validation, test = map(load_dataset, names)
+    found = best_tables(train, validation, test, scored, PARTS[observation])
     lines = {"causal": found.causal, "next": found.with_next}
     return {**{label: table_line(score) for label, score in lines.items()}, "tokens": found.causal.test.tokens}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.terminal import TerminalReporter
 
 from dsf.testing.leftovers import children, shared_memory_segments
 from dsf.testing.random_networks import random_model
@@ -66,7 +67,7 @@ def pytest_testnodedown(node: Any) -> None:
     TALLY.add_plain(getattr(node, "workeroutput", {}).get("spikes", {}))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     """Say how much was compared."""
     if TALLY.compared:
         terminalreporter.write_line(TALLY.line())

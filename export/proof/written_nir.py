@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nir  # type: ignore[import-untyped]
+import nir
 import numpy as np
 
 from dsf.export.network.network import Network

@@ -27,7 +27,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import nir  # type: ignore[import-untyped]
+import nir
 import numpy as np
 import numpy.typing as npt
 

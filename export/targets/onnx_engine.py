@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import NetworkError

@@ -134,7 +134,6 @@ TRAINING: dict[str, tuple[str, ...]] = {
         "evaluation/lookup_table.py",
         "evaluation/token_accuracy.py",
         "event_file.py",
-        "observer.py",
         "terminal.py",
     ),
 }

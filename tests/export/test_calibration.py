@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,13 +21,15 @@ from dsf.export.conversion.layer_report import LayerFigures, layer_report, print
 from dsf.export.conversion.quantize import quantize
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, NetworkError, Residual, Synapses, Window
+from dsf.export.network.nodes import LIF, Count, NetworkError, Outer, PlacedWindow, Residual, Synapses, Window
 from dsf.export.network.reference import decode, replay_window
 from dsf.export.proof.levels import run_folded, run_reference
 from dsf.shell.errors import UserError
+from dsf.testing.narrowed import node_of, present
 from dsf.testing.quantization_settings import CONFIGS
 from dsf.testing.random_networks import exportable, random_model
 from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.integers import EmbedIntegers, HeadIntegers, LifIntegers, ResidualIntegers
 from dsf.train.quantization.layers import (
     embed_integers,
     head_integers,
@@ -98,13 +100,15 @@ def test_bias_correction_removes_the_mean_error(sizes: dict[str, Any], config: Q
     rules = dataclasses.replace(config, bias_correction=True)
     scales = Scales(rules.bits, folded.threshold, 1024, decay_units(folded.decay), False, rules, inputs)
     for name, affine in activity.layers.items():
+        integers: EmbedIntegers | HeadIntegers | ResidualIntegers | LifIntegers
+        step: Any = scales.unit
         try:
             if name == "embed":
-                integers, step = embed_integers(affine, folded.codec.bits, scales), scales.unit
+                integers = embed_integers(affine, folded.codec.bits, scales)
             elif name == "readout":
                 integers, step = head_integers(affine, scales, folded.discrete), 0.0
             elif name.endswith(("project", "contract")):
-                integers, step = residual_integers(affine, scales, name), scales.unit
+                integers = residual_integers(affine, scales, name)
             else:
                 integers = lif_integers(affine, scales, name)
                 step = folded.threshold / integers.thresholds * 2.0**integers.bias_exponent / 64
@@ -132,7 +136,8 @@ def test_any_settings_give_a_proven_network_or_one_line(
         return
     require_no_overflow(network)
     limit = 2 ** (config.bits - 1) - 1
-    assert all(np.abs(node.weights).max() <= limit for node in (*network.of_kind(Synapses), network.readout))
+    weights = [*(node.weights for node in network.of_kind(Synapses)), network.readout.weights]
+    assert all(np.abs(values).max() <= limit for values in weights)
     for lif in network.of_kind(LIF):
         reads_residual = isinstance(network[lif.source], Residual)
         if not config.per_channel and not (reads_residual and config.residual_scales == "channel"):
@@ -169,7 +174,8 @@ def test_calibrated_clipping_and_correction_pay_at_few_bits() -> None:
         folded, tokens = fold(model), draw_tokens(model, 24, seed=2).swapaxes(0, 1)
         calibration = calibrate(folded, draw_tokens(model, 32, seed=1))
         _, truth, _ = run_folded(folded, tokens)
-        for clipping, correction in (("max", False), ("max", True), ("mse", True)):
+        tried: tuple[tuple[Literal["max", "mse"], bool], ...] = (("max", False), ("max", True), ("mse", True))
+        for clipping, correction in tried:
             config = QuantizationConfig(3, clipping=clipping, bias_correction=correction)
             _, spikes = run_reference(quantize(folded, "hopper", config=config, calibration=calibration), tokens)
             equal = [np.mean(spikes[name] == truth[name]) for name in truth]
@@ -224,11 +230,12 @@ def test_figures_of_a_layer_in_front_of_neurons(reported: Any) -> None:
 
 def test_figures_of_layers_that_write_and_read_the_residual(reported: Any) -> None:
     folded, network, tokens, figures = reported
-    unit = folded.threshold / int(network["blocks.0.attention.input_lif"].threshold[0])
-    embed, values = network["embed"], {}
+    unit = folded.threshold / int(node_of(network, "blocks.0.attention.input_lif", LIF).threshold[0])
+    embed = node_of(network, "embed", Synapses)
+    values: dict[str, np.ndarray] = {}
     replay_window(network, tokens, observe=values.__setitem__)
     real = tokens @ folded.embed.weight.T
-    got = (values["embed"][0] + network["residual.0"].bias) * unit - folded.embed.bias
+    got = (values["embed"][0] + node_of(network, "residual.0", Residual).bias) * unit - folded.embed.bias
     layer = figures["embed"]
     assert layer.sums_db == pytest.approx(decibels(list(real.ravel()), list(got.ravel())))
     stood_for = embed.weights * unit * 2.0**embed.exponent * 2.0**network.encoder.shift
@@ -252,8 +259,9 @@ def test_figures_of_a_window(bias: Any) -> None:
     folded, tokens = fold(model), draw_tokens(model, 4, seed=5, count=5)
     network = quantize(folded, "hopper")
     node = network["blocks.0.attention.window"]
+    assert isinstance(node, (Window, PlacedWindow))
     layer = next(layer for layer in layer_report(folded, network, tokens) if layer.name == node.name)
-    unit = folded.threshold / int(network["blocks.0.attention.attention_lif"].threshold[0])
+    unit = folded.threshold / int(node_of(network, "blocks.0.attention.attention_lif", LIF).threshold[0])
     assert layer.scale_min == layer.scale_max == pytest.approx(unit) and layer.exponent is None
     _, l1, _ = run_folded(folded, tokens.swapaxes(0, 1))
     query, key, value = np.split(l1["blocks.0.attention.qkv_lif"], 3, axis=-1)  # (tokens, ticks, lanes, channels)
@@ -262,7 +270,7 @@ def test_figures_of_a_window(bias: Any) -> None:
         terms, rounded = np.zeros(query.shape[1:]), np.zeros(query.shape[1:])
         for k in range(min(i + 1, model.config.window)):
             place = 8 - 5 + i
-            positional = folded.blocks[0].attention.positional_bias
+            positional = present(present(folded.blocks[0].attention).positional_bias)
             weight = positional[k] if isinstance(node, Window) else positional[place, place - k]
             both = key[i - k] & value[i - k]
             terms = terms + weight * both
@@ -277,10 +285,11 @@ def test_figures_of_a_window(bias: Any) -> None:
 def test_figures_of_a_count(attention: Any, kind: str, scale: float) -> None:
     """Its scale is gain over threshold, and nothing else errs: measured here on the sums themselves."""
     model = random_model(3, width=12, attention=attention)
-    model.blocks[0].attention.scale = scale
+    present(model.blocks[0].attention).scale = scale
     folded, tokens = fold(model), draw_tokens(model, 4, seed=5, count=5)
     network = quantize(folded, "hopper")
-    node, lif = network[f"blocks.0.attention.{kind}"], network["blocks.0.attention.attention_lif"]
+    node, lif = network[f"blocks.0.attention.{kind}"], node_of(network, "blocks.0.attention.attention_lif", LIF)
+    assert isinstance(node, (Outer, Count))
     layer = next(layer for layer in layer_report(folded, network, tokens) if layer.name == node.name)
     values: dict[str, np.ndarray] = {}
     replay_window(network, tokens, observe=values.__setitem__)

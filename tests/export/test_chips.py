@@ -19,6 +19,7 @@ from dsf.export.placement.chips import (
     LOIHI_1,
     LOIHI_2,
     Figure,
+    Grade,
     Violation,
     get_chip,
     stored_weight_bits,
@@ -27,6 +28,7 @@ from dsf.export.placement.chips import (
     violations,
 )
 from dsf.shell.errors import UserError
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import exportable, random_network
 from dsf.train.quantization.integers import DECAY_BITS
 
@@ -71,7 +73,7 @@ def test_loihi_2_takes_what_can_be_exported(sizes: dict[str, Any]) -> None:
 
 
 def test_only_what_is_published_binds() -> None:
-    grades = ("published", "vendor brief", "inferred", "inferred", "inferred")
+    grades: tuple[Grade, ...] = ("published", "vendor brief", "inferred", "inferred", "inferred")
     found = [Violation("node", "rule", 2, 1, grade) for grade in grades]
     assert [item.binds for item in found] == [True, True, False, False, False]
     assert verdict(found) == "2 published limits broken, and 3 inferred ones"
@@ -97,7 +99,8 @@ def test_all_violations_at_once(sizes: dict[str, Any], weight_bits: int, thresho
     """Against widths counted from the arrays, for chips narrower than any real one."""
     network = random_network(**sizes)
     figures = {"weight_bits": weight_bits, "threshold_bits": threshold_bits, "bias_mantissa_bits": bias_bits}
-    chip = dataclasses.replace(LOIHI_2, **{name: strict(value) for name, value in figures.items()})
+    strictly: dict[str, Any] = {name: strict(value) for name, value in figures.items()}
+    chip = dataclasses.replace(LOIHI_2, **strictly)
     expected = set()
     for node in network.nodes:
         if isinstance(node, Synapses) and not fits(node.weights, weight_bits):
@@ -108,7 +111,8 @@ def test_all_violations_at_once(sizes: dict[str, Any], weight_bits: int, thresho
             expected.add((node.name, "bias mantissa bits", bias_bits))
     found = {(item.node, item.rule, item.limit) for item in violations(network, chip) if item.rule != "decay bits"}
     assert found == expected
-    loose = dataclasses.replace(chip, **{name: Figure(None, None, "unknown") for name in figures})
+    unknown: dict[str, Any] = {name: Figure(None, None, "unknown") for name in figures}
+    loose = dataclasses.replace(chip, **unknown)
     assert not {item.rule for item in violations(network, loose)} - {"decay bits"}
     assert {name.replace("_", " ") for name in figures} <= set(unchecked(loose))
 
@@ -128,7 +132,7 @@ def test_weight_exponent(exponent: int, expected: tuple[int, int] | None) -> Non
     """A weight of 8 bits and mixed sign is stored doubled, so the chip's exponent is one lower."""
     name = "blocks.0.mlp.expand"
     network = replaced(random_network(0, blocks=1), name, exponent=exponent)
-    assert stored_weight_bits(network[name].weights) == 8
+    assert stored_weight_bits(node_of(network, name, Synapses).weights) == 8
     found = [item for item in violations(network, LOIHI_1) if item.rule == "weight exponent"]
     assert found == ([] if expected is None else [Violation(name, "weight exponent", *expected, "published")])
 
@@ -136,7 +140,7 @@ def test_weight_exponent(exponent: int, expected: tuple[int, int] | None) -> Non
 def test_narrow_weights_need_a_lower_exponent() -> None:
     name = "blocks.0.mlp.expand"
     network = replaced(random_network(0, bits=4, blocks=1), name, exponent=9)
-    assert stored_weight_bits(network[name].weights) == 4
+    assert stored_weight_bits(node_of(network, name, Synapses).weights) == 4
     assert "weight exponent" not in {item.rule for item in violations(network, LOIHI_1)}
 
 

@@ -17,7 +17,8 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.attention import lag_rows
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual
+from dsf.export.network.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
+from dsf.testing.narrowed import node_of, present
 from dsf.testing.random_networks import exportable, random_model
 from dsf.train.quantization.integers import Affine
 
@@ -68,7 +69,7 @@ def plain_shifts(folded: FoldedModel, bits: int) -> list[int]:
 
 
 def assert_default_stage(network: Network, name: str, expected: dict[str, Any]) -> None:
-    node, lif = network[name], reader(network, name)
+    node, lif = node_of(network, name, Synapses), reader(network, name)
     assert np.array_equal(node.weights, expected["weights"]) and node.exponent == expected["exponent"]
     assert np.array_equal(lif.threshold, expected["threshold"]) and lif.bias_exponent == expected["shift"]
     assert np.array_equal(lif.bias_mantissa, expected["mantissa"])
@@ -77,12 +78,14 @@ def assert_default_stage(network: Network, name: str, expected: dict[str, Any]) 
 def assert_default_writer(network: Network, name: str, expected: tuple[list[list[int]], int, list[int]]) -> None:
     weights, exponent, bias = expected
     residual = next(other for other in network.of_kind(Residual) if other.sources[-1] == name)
-    assert np.array_equal(network[name].weights, weights) and network[name].exponent == exponent
+    node = node_of(network, name, Synapses)
+    assert np.array_equal(node.weights, weights) and node.exponent == exponent
     assert np.array_equal(residual.bias, bias)
 
 
 def assert_default_window(network: Network, name: str, attention: FoldedAttention, threshold: float) -> None:
-    bias, node = attention.positional_bias, network[name]
+    bias, node = present(attention.positional_bias), network[name]
+    assert isinstance(node, (Window, PlacedWindow))
     units = min(math.floor(threshold * 127 / np.abs(bias).max()), 131071)
     expected = np.array([round(b * units / threshold) for b in bias.ravel().tolist()]).reshape(bias.shape)
     if isinstance(node, PlacedWindow):

@@ -185,7 +185,7 @@ def test_options_that_only_the_run_can_judge(
 def trained_integers(checkpoint: Path, per_channel: bool) -> Path:
     """The checkpoint once more, as quantization-aware training at 4 bits leaves one."""
     found = load_checkpoint(checkpoint)
-    model = quantization_aware(found.build_model(), 4, threshold_units=256, per_channel=per_channel)
+    model = quantization_aware(found.build_trained(), 4, threshold_units=256, per_channel=per_channel)
     path = checkpoint.with_name(f"qat-{per_channel}.safetensors")
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     save_checkpoint(path, tensors, {**found.header, "quantization": model.to_json()})

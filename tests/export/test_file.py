@@ -226,7 +226,7 @@ def test_failed_write_leaves_the_old_file_and_no_litter(path: Path) -> None:
     assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def change(network: Network, name: str, **fields: object) -> Network:
+def change(network: Network, name: str, **fields: Any) -> Network:
     """The network with one node's fields replaced."""
     nodes = [dataclasses.replace(node, **fields) if node.name == name else node for node in network.nodes]
     return dataclasses.replace(network, nodes=tuple(nodes))

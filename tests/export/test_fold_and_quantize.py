@@ -24,6 +24,8 @@ from dsf.export.proof.rungs import ProofStopped, compare_stream, prove_network, 
 from dsf.export.proof.verify import PROOF_SEQUENCES, Recorder, prove_run, spread_windows
 from dsf.shell.errors import UserError
 from dsf.tasks import Token
+from dsf.testing.fold import compare_fold
+from dsf.testing.narrowed import node_of, present
 from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.evaluation.torch_policy import TorchPolicy
@@ -39,7 +41,7 @@ def test_fold_is_exact(sizes: dict[str, Any]) -> None:
     model = random_model(**sizes)
     limit, context = model.codec.limit, sizes["context"]
     tokens = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (5, context, 6)).astype(np.int32)
-    rung = FoldComparison().add(*run_torch(in_float64(model), tokens), *run_folded(fold(model), tokens)).rung()
+    rung = compare_fold(run_torch(in_float64(model), tokens), run_folded(fold(model), tokens))
     assert rung.passed, rung.summary
     populations = 3 if sizes["attention"] == "none" else 8
     per_slot = sizes["ticks"] * sizes["blocks"] * sizes["width"] * populations
@@ -128,8 +130,9 @@ def test_a_negative_sum_is_not_saved_by_the_half_that_is_added_for_rounding() ->
     last, head = network["residual.1"], network.readout
     assert isinstance(last, Residual)
     bias = np.full(last.size, -(2**22) - 8000, np.int32)
-    silent = dataclasses.replace(network["blocks.0.mlp.contract"], weights=np.zeros((12, 24), np.int8))
-    changed = {
+    silent = node_of(network, "blocks.0.mlp.contract", Synapses)
+    silent = dataclasses.replace(silent, weights=np.zeros((12, 24), np.int8))
+    changed: dict[str, Any] = {
         last.name: dataclasses.replace(last, sources=(silent.name,), bias=bias),
         silent.name: silent,
         head.name: dataclasses.replace(head, shift=15),
@@ -161,9 +164,10 @@ def test_scale_rules() -> None:
     qkv, lif = network["blocks.0.attention.qkv"], network["blocks.0.attention.qkv_lif"]
     assert isinstance(qkv, Synapses) and isinstance(lif, LIF)
     scale = (model.config.threshold / lif.threshold * 2.0**qkv.exponent)[:, None]
-    assert (np.abs(qkv.weights * scale - folded.blocks[0].attention.qkv.weight) <= scale / 2 + 1e-9).all()
+    affine = present(folded.blocks[0].attention).qkv
+    assert (np.abs(qkv.weights * scale - affine.weight) <= scale / 2 + 1e-9).all()
     scales = Scales(8, model.config.threshold, 1, lif.decay)
-    capped = lif.threshold == largest_threshold_for_bias(folded.blocks[0].attention.qkv.bias, scales)
+    capped = lif.threshold == largest_threshold_for_bias(affine.bias, scales)
     assert np.abs(qkv.weights)[~capped].max(axis=1).min() > 120 and capped.mean() < 0.2
     entry = network["blocks.0.attention.input_lif"]
     assert isinstance(entry, LIF)
@@ -227,12 +231,13 @@ def test_actions_that_are_not_numbers_are_no_proof() -> None:
     model = random_model(0)
     tokens = random_tokens(quantize(fold(model), "hopper"), 8, 4, 0).swapaxes(0, 1).astype(np.int32)
     truth, folded = run_torch(in_float64(model), tokens), run_folded(fold(model), tokens)
-    good = FoldComparison().add(*truth, *folded)
-    assert good.rung().passed is True
+    assert compare_fold(truth, folded).passed is True
     actions = truth[0].copy()
     actions[2, 1, 0] = np.nan
     for l0, l1 in ((actions, folded[0]), (truth[0], actions)):
-        broken = FoldComparison().add(*truth, *folded).add(l0, truth[1], l1, *folded[1:]).add(*truth, *folded)
+        broken = FoldComparison()
+        for actions_l0, actions_l1 in ((truth[0], folded[0]), (l0, l1), (truth[0], folded[0])):
+            broken.add(actions_l0, truth[1], actions_l1, folded[1], folded[2])
         assert broken.rung().passed is False and "nan" in broken.rung().summary
     assert FoldComparison().rung().passed is False  # nothing was compared
 
@@ -329,8 +334,9 @@ def test_windows_are_spread_evenly_and_cross_no_episode() -> None:
 
 @pytest.mark.parametrize(("name", "value", "words"), [("bits", 9, "--bits"), ("bits", 1, "--bits")])
 def test_bits_out_of_range(name: str, value: int, words: str) -> None:
+    settings: dict[str, Any] = {name: value}
     with pytest.raises(UserError, match=words):
-        quantize(fold(random_model(0)), "hopper", **{name: value})
+        quantize(fold(random_model(0)), "hopper", **settings)
 
 
 def test_decay_that_loihi_cannot_say() -> None:
@@ -338,7 +344,7 @@ def test_decay_that_loihi_cannot_say() -> None:
         quantize(fold(random_model(0, decay=0.3)), "hopper")
 
 
-def test_layernorm_is_refused_with_field_and_way_out(model: torch.nn.Module) -> None:
+def test_layernorm_is_refused_with_field_and_way_out(model: DSFormer) -> None:
     model.embed_norm = torch.nn.LayerNorm(12)
     with pytest.raises(UserError, match=r"embed_norm is a LayerNorm.*--model.embed-norm ptbn"):
         fold(model)
@@ -399,7 +405,7 @@ def test_a_scale_of_a_count_that_integers_cannot_say_is_refused(scale: float, la
 
 
 def test_unscaled_scores_of_a_wide_model_are_refused_and_the_scaled_ones_are_not() -> None:
-    wide = {"width": 1024, "blocks": 1, "context": 20, "attention": "tssa", "mlp_ratio": 1}
+    wide: dict[str, Any] = {"width": 1024, "blocks": 1, "context": 20, "attention": "tssa", "mlp_ratio": 1}
     folded = fold(random_model(0, **wide))
     attention = folded.blocks[0].attention
     assert attention is not None and attention.scale == 1 / 512

@@ -23,6 +23,7 @@ from dsf.export.network.nodes import LIF, Readout, Synapses
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, verdict, violations
 from dsf.export.placement.placement import place
 from dsf.runtime.artifacts import network_path
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import exportable, random_network
 
 
@@ -117,7 +118,7 @@ def changed(network: Network, name: str, **fields: Any) -> Network:
 
 def test_every_difference_is_named() -> None:
     first = dataclasses.replace(random_network(0, blocks=1), provenance={"model": {"width": 12}, "seeds": [1, 2]})
-    weights = copy.deepcopy(first["blocks.0.mlp.expand"].weights)
+    weights = copy.deepcopy(node_of(first, "blocks.0.mlp.expand", Synapses).weights)
     weights[0, :3] = np.where(weights[0, :3] > 0, weights[0, :3] - 7, weights[0, :3] + 7)
     second = changed(first, "blocks.0.mlp.expand", weights=weights, exponent=3)
     second = dataclasses.replace(

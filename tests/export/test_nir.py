@@ -65,7 +65,7 @@ def euler(node: nir.LIF | nir.IF, currents: np.ndarray) -> tuple[np.ndarray, np.
 
 def currents_of(graph: nir.NIRGraph, name: str, values: Values) -> np.ndarray:
     """What arrives at a node, from the reference's values; a neuron's current is its affine source's, bias included."""
-    total = 0.0
+    total: Any = 0.0
     for source, target in graph.edges:
         if target == name:
             node = graph.nodes[source]
@@ -198,6 +198,7 @@ def test_an_euler_reader_gives_the_reference_values(
             wanted = values[node.name] + (bias if isinstance(node, Synapses) else 0.0)
             rounded = mapped(found, arrived) - wanted
             assert (rounded >= 0).all() and (rounded < 1).all()
+            assert isinstance(node, (Residual, Synapses))
             if isinstance(node, Residual) or node.exponent >= 0:
                 assert not rounded.any()
 

@@ -263,9 +263,9 @@ def test_inputs_and_outputs_say_what_they_are(attention: AttentionKind) -> None:
             expected["exists"] = (TensorProto.UINT8, [context, "lanes"])
         else:
             expected["token"] = (TensorProto.DOUBLE, ["lanes", features])
-            for node in network.with_history:
-                kept = [node.reach - 1, ticks, "lanes", network[node.remembered].size]
-                expected |= {f"{side}.{node.name}": (TensorProto.UINT8, kept) for side in ("state", "next")}
+            for history in network.with_history:
+                kept = [history.reach - 1, ticks, "lanes", network[history.remembered].size]
+                expected |= {f"{side}.{history.name}": (TensorProto.UINT8, kept) for side in ("state", "next")}
         for node in network.nodes:
             if isinstance(node, SPIKING_KINDS):
                 shape = [ticks, *([context] if window else []), "lanes", node.size]
@@ -292,7 +292,7 @@ def test_another_runtime_computes_the_same(attention: AttentionKind) -> None:
         generator = np.random.default_rng(3)
         for value in model.graph.input:
             if value.name.startswith("state."):
-                shape = [lanes if axis == "lanes" else axis for axis in described(value)[1]]
+                shape = [lanes if axis == "lanes" else int(axis) for axis in described(value)[1]]
                 feeds[value.name] = generator.integers(0, 2, shape).astype(np.uint8)
         found = ReferenceEvaluator(model).run(None, feeds)
         for (name, expected), value in zip(run(open_session(model), feeds).items(), found):

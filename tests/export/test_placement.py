@@ -28,7 +28,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, stored_weight_bits
+from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, Grade, stored_weight_bits
 from dsf.export.placement.placement import LIMITED_QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
 from dsf.testing.random_networks import exportable, random_network
@@ -68,9 +68,9 @@ def readings(network: Network, node: Node, neuron: int) -> list[Reading]:
 
 def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[dict[str, int]]:
     """What every core holds, from the slices alone."""
-    inputs = [defaultdict(int) for _ in placement.cores]  # (population, reading) -> synapses
+    inputs: list[dict[Any, int]] = [defaultdict(int) for _ in placement.cores]  # (population, reading) -> synapses
     outputs: dict[tuple[str, int], set[Any]] = defaultdict(set)  # neuron -> destinations
-    thresholds = [set() for _ in placement.cores]
+    thresholds: list[set[int]] = [set() for _ in placement.cores]
     home = {}
     for core in placement.cores:
         for part in core.slices:
@@ -78,7 +78,7 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
             for neuron in range(part.first, part.first + part.count):
                 home[node.name, neuron] = core.index
                 for reading in readings(network, node, neuron):
-                    inputs[core.index][(node.name, *reading)] += 1
+                    inputs[core.index][node.name, reading[0], reading[1], reading[2], reading[3]] += 1
                     outputs[reading[1], reading[2]].add((core.index, node.name, reading[0]))
                 if isinstance(node, LIF):
                     thresholds[core.index].add(int(node.threshold[neuron]))
@@ -119,8 +119,10 @@ def small_chips(draw: Any) -> Chip:
         "output_axons": draw(st.sampled_from([100, 4096, None])),
         "thresholds": draw(st.sampled_from([1, 2, 8, None])),
     }
-    grade = {name: None if limit is None else "inferred" for name, limit in limits.items()}
-    figures = {f"{name}_per_core": Figure(limit, grade[name], "a test's own") for name, limit in limits.items()}
+    grade: dict[str, Grade | None] = {name: None if limit is None else "inferred" for name, limit in limits.items()}
+    figures: dict[str, Any] = {
+        f"{name}_per_core": Figure(limit, grade[name], "a test's own") for name, limit in limits.items()
+    }
     return dataclasses.replace(
         draw(st.sampled_from([LOIHI_1, LOIHI_2])), cores=Figure(16, "inferred", "own"), **figures
     )
@@ -179,16 +181,17 @@ def test_routes_are_the_output_axons(sizes: dict[str, Any], chip: Chip) -> None:
             assert 0 <= route.mean_hops <= route.most_hops <= 8 + 4 - 2
 
 
-def unlimited_axons() -> dict[str, Figure]:
+def unlimited_axons() -> dict[str, Any]:
     return {name: Figure(None, None, "none") for name in ("input_axons_per_core", "output_axons_per_core")}
 
 
 def test_one_neuron_that_no_core_can_hold() -> None:
     network = random_network(0, blocks=1)
-    for limits, expected in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"input_axons_per_core": Figure(5, "inferred", "own")}, "input axons of 5"),
         ({"synapse_bits_per_core": Figure(100, "inferred", "own")}, "synapse bits of 100"),
-    ):
+    )
+    for limits, expected in cases:
         with pytest.raises(NetworkError, match=f"'residual.1': one neuron needs .*{expected} of a core of Loihi 1"):
             place(network, dataclasses.replace(LOIHI_1, **limits))
 

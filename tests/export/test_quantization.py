@@ -15,8 +15,9 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.attention import lag_rows
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Encoder, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
-from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
+from dsf.export.proof.levels import IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.shell.errors import UserError
+from dsf.testing.fold import compare_fold
 from dsf.testing.random_networks import ACTIONS, exportable, random_model
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, quantization_aware
@@ -104,7 +105,8 @@ def assert_round_trip(wanted: np.ndarray, got: np.ndarray, integers: np.ndarray,
 def trained_a_little(model: DSFormer, bits: int, units: int, steps: int, per_channel: bool = True) -> Recording:
     """A few optimizer steps, then one more forward pass."""
     start = quantization_aware(model, bits, units, per_channel)
-    network = Recording(model.config, model.codec, ACTIONS, model.discrete, **start.to_json())
+    arguments: dict[str, Any] = start.to_json()
+    network = Recording(model.config, model.codec, ACTIONS, model.discrete, **arguments)
     network.load_state_dict(start.state_dict())
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -170,7 +172,7 @@ def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
     limit = model.codec.limit
     tokens = np.random.default_rng(0).integers(-limit, limit + 1, (20, 8, 6)).astype(np.int32)
     folded = run_folded(fold(model), tokens)
-    rung = FoldComparison().add(*run_torch(in_float64(model), tokens), *folded).rung()
+    rung = compare_fold(run_torch(in_float64(model), tokens), folded)
     assert rung.passed, rung.summary
     exported = quantize(fold(network), "hopper", 4, threshold_units=256)
     rung = IntegerComparison().add(*folded[:2], *run_reference(exported, tokens)).rung()

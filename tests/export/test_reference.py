@@ -15,6 +15,7 @@ from dsf.export.network.nodes import (
     SPIKING_KINDS,
     And,
     Count,
+    Encoder,
     Gate,
     HistoryNode,
     NetworkError,
@@ -37,7 +38,8 @@ def slow_decisions(
     ``replayed``: the tokens are a window, so each has its place; in a stream all take the last one.
     """
     history: dict[str, list[list[list[int]]]] = {}
-    answers, spikes = [], {}
+    answers: list[list[int]] = []
+    spikes: dict[str, list[list[list[int]]]] = {}
     for index, token in enumerate(tokens.tolist()):
         place = network.context - (len(tokens) - index if replayed else 1)
         graded = [q << s for q, s in zip(token, network.encoder.shift.tolist())]
@@ -69,6 +71,7 @@ def slow_decisions(
                     for query, tick in zip(values[node.query], values[node.source])
                 ]
             else:
+                assert not isinstance(node, Encoder)  # it is the first one
                 past = [values[node.remembered], *history.get(node.name, [])][: node.reach]
                 history[node.name] = past
                 out = [
@@ -130,7 +133,8 @@ def _slow_readout(node: Readout, residual: list[list[int]]) -> list[int]:
 def test_reference_is_the_docstrings(sizes: dict[str, Any], bits: int) -> None:
     network = random_network(bits=bits, **sizes)
     tokens = random_tokens(network, 7, 1, sizes["seed"])
-    engine, observed = ReferenceEngine(network), {}
+    engine = ReferenceEngine(network)
+    observed: dict[str, Any] = {}
 
     def observe(name: str, values: np.ndarray) -> None:
         if isinstance(network[name], SPIKING_KINDS):
@@ -146,7 +150,8 @@ def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bit
     """Every token of a window that is replayed whole, and the decisions of lanes that started at different times."""
     network = random_network(bits=bits, **sizes)
     length = data.draw(st.integers(1, network.context))
-    window, observed = random_tokens(network, length, 2, sizes["seed"]), {}
+    window = random_tokens(network, length, 2, sizes["seed"])
+    observed: dict[str, Any] = {}
 
     def observe(name: str, values: np.ndarray) -> None:
         if isinstance(network[name], SPIKING_KINDS):
@@ -166,7 +171,7 @@ def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bit
 
 @pytest.mark.parametrize("weight_type", [np.int8, np.uint8, np.int16])
 @pytest.mark.parametrize("value_type", [np.int8, np.int16, np.int64])
-def test_products_are_exact_on_both_sides_of_float32(value_type: type, weight_type: type) -> None:
+def test_products_are_exact_on_both_sides_of_float32(value_type: Any, weight_type: Any) -> None:
     """Sums of extreme values, odd ones too, of as few terms as float32 holds and of more."""
     least, most = np.iinfo(value_type).min, np.iinfo(value_type).max
     values = np.array([max(least, -(1 << 17)), min(most, (1 << 17) - 1), 1], value_type)

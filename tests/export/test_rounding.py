@@ -56,7 +56,7 @@ def random_layer(seed: int, outputs: int, inputs: int) -> tuple[Affine, InputSta
     """Weights with outliers and rows of unequal size, and inputs some of which are silent."""
     generator = np.random.default_rng(seed)
     rows = generator.uniform(0.02, 1.0, (outputs, 1))
-    weight = generator.standard_t(2.5, (outputs, inputs)) * rows * (generator.random((outputs, inputs)) < 0.9)
+    weight: Any = generator.standard_t(2.5, (outputs, inputs)) * rows * (generator.random((outputs, inputs)) < 0.9)
     rates = generator.uniform(0.0, 1.0, inputs) * (generator.random(inputs) < 0.8)
     return Affine(weight, generator.normal(0.0, 1.0, outputs)), InputStatistics(rates, rates * (1.0 - rates))
 

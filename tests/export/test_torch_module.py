@@ -24,7 +24,7 @@ def test_every_spike_and_accumulator_of_a_window(sizes: dict[str, Any], bits: in
     length = data.draw(st.integers(1, network.context))
     graded = random_tokens(network, length, 3, sizes["seed"])
     absent = np.array([0, length - 1, data.draw(st.integers(0, length - 1))])
-    exists = np.arange(length)[:, None] >= absent
+    exists: Any = np.arange(length)[:, None] >= absent
     expected: dict[str, np.ndarray] = {}
     observed: dict[str, np.ndarray] = {}
     truth = replay_window(network, graded, exists, expected.__setitem__)

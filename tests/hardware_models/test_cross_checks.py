@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.arrays import Int64Array
 from dsf.shell.units import NANOSECOND, PICOJOULE
+from dsf.testing.narrowed import node_of, present
 from dsf.testing.random_networks import random_network
 from dsf.testing.sanafe_description import Chain, Core, Population, Projection
 
-TESTS = Path(__file__).parents[1] / "testing"
+PROGRAMS = resources.files("dsf.testing")
 BLOCK, TOKENS = "blocks.1", 2
 QKV, HIDDEN = f"{BLOCK}.attention.qkv_lif", f"{BLOCK}.mlp.hidden_lif"
 FIRING = {
@@ -59,7 +61,7 @@ def run_tool(module: str, variable: str, script: str, *arguments: str) -> Any:
     if site is None and importlib.util.find_spec(module) is None:
         return None
     environment = {**os.environ, "PYTHONPATH": site or "", "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, str(TESTS / script), *arguments]
+    command = [sys.executable, str(PROGRAMS / script), *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -137,7 +139,11 @@ def observed(network: Network) -> tuple[list[dict[str, Int64Array]], Activity]:
     values: list[dict[str, Int64Array]] = []
     for token in tokens:
         seen: dict[str, Int64Array] = {}
-        reference.step_graded(token, lambda name, found, seen=seen: seen.update({name: found.reshape(len(found), -1)}))
+
+        def observe(name: str, found: Int64Array, seen: dict[str, Int64Array] = seen) -> None:
+            seen[name] = found.reshape(len(found), -1)
+
+        reference.step_graded(token, observe)
         values.append(seen)
         engine.step_graded(token)
     return values, measure_activity(engine.counter)
@@ -150,15 +156,16 @@ def block_chain(network: Network, values: dict[str, Int64Array]) -> Chain:
     size = network[stages["p"]].size
     populations = (
         Population("x", (Core(0, 0),), replayed=values[f"{attention}.input_lif"]),
-        Population("qkv", (Core(0, 1), Core(9, 0), Core(18, 3)), lif=network[QKV]),
+        Population("qkv", (Core(0, 1), Core(9, 0), Core(18, 3)), lif=node_of(network, QKV, LIF)),
         Population("a", (Core(2, 0),), replayed=values[f"{attention}.attention_lif"]),
         Population("p", (Core(3, 0),), lif=sink("p", size)),
         Population("z", (Core(3, 1),), replayed=values[f"{mlp}.input_lif"]),
-        Population("h", (Core(4, 0), Core(31, 0)), lif=network[HIDDEN]),
+        Population("h", (Core(4, 0), Core(31, 0)), lif=node_of(network, HIDDEN, LIF)),
         Population("y", (Core(4, 1),), lif=sink("y", size)),
     )
     sources = {"qkv": "x", "p": "a", "h": "z", "y": "h"}
-    weights = {target: network[name].weights.astype(int) << network[name].exponent for target, name in stages.items()}
+    synapses = {target: node_of(network, name, Synapses) for target, name in stages.items()}
+    weights = {target: node.weights.astype(int) << node.exponent for target, node in synapses.items()}
     return Chain(populations, tuple(Projection(sources[target], target, weights[target]) for target in stages))
 
 
@@ -178,10 +185,10 @@ def pipelined(chain: Chain, activity: Activity, values: list[dict[str, Int64Arra
             updates = {"spikes": measured[source].spikes, "active_updates": measured[source].active_updates + biased}
             updates["inactive_updates"] = measured[source].inactive_updates + idle
         nodes.append(NodeActivity(name, "LIF", population.size, **routed, **updates))
-    for name, (currents, population) in sinks(chain, values).items():
-        active = sum(int(active_updates(population, current[:, None]).sum()) for current in currents)
+    for name, (currents, node) in sinks(chain, values).items():
+        active = sum(int(active_updates(node, current[:, None]).sum()) for current in currents)
         slots = sum(current.size for current in currents)
-        nodes.append(NodeActivity(name, "LIF", population.size, active_updates=active, inactive_updates=slots - active))
+        nodes.append(NodeActivity(name, "LIF", node.size, active_updates=active, inactive_updates=slots - active))
     return Activity(TOKENS, TOKENS, network.ticks + 1, tuple(nodes))
 
 
@@ -192,7 +199,7 @@ def sinks(chain: Chain, values: list[dict[str, Int64Array]]) -> dict[str, tuple[
         name: [np.pad(value[synapses], ((delay, 0), (0, 0)))[: len(value[synapses]) + 1] for value in values]
         for name, (delay, synapses) in late.items()
     }
-    return {name: (currents, chain[name].lif) for name, currents in arrived.items()}
+    return {name: (currents, present(chain[name].lif)) for name, currents in arrived.items()}
 
 
 def inputs_of_zero(chain: Chain, values: list[dict[str, Int64Array]]) -> int:
@@ -201,7 +208,7 @@ def inputs_of_zero(chain: Chain, values: list[dict[str, Int64Array]]) -> int:
     """
     arriving = sinks(chain, values)
     for name, synapses in (("qkv", f"{BLOCK}.attention.qkv"), ("h", f"{BLOCK}.mlp.expand")):
-        arriving[name] = [value[synapses] for value in values], chain[name].lif
+        arriving[name] = [value[synapses] for value in values], present(chain[name].lif)
     found = 0
     for currents, population in arriving.values():
         for current in currents:

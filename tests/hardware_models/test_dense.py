@@ -15,6 +15,7 @@ from dsf.hardware_models.dense import (
     WINDOW,
     BreakEven,
     Perceptron,
+    Precision,
     TransformerSizes,
     break_even,
     decision_transformer,
@@ -25,6 +26,7 @@ from dsf.hardware_models.dense import (
     rivals,
 )
 from dsf.runtime.artifacts import network_path
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import random_network
 
 TINY = TransformerSizes(observations=2, actions=1, width=4, blocks=2, context=2, mlp_hidden=12)
@@ -62,7 +64,8 @@ def test_a_cache_computes_one_step() -> None:
 
 
 def test_an_mlp_is_its_matrices_once() -> None:
-    for precision, bytes_each, counted in (("fp32", 4, "macs_fp32"), ("int8", 1, "macs")):
+    cases: tuple[tuple[Precision, int, str], ...] = (("fp32", 4, "macs_fp32"), ("int8", 1, "macs"))
+    for precision, bytes_each, counted in cases:
         activity = perceptron(Perceptron(observations=5, actions=3, width=7), precision).activity
         assert activity.total(counted) == 5 * 7 + 7 * 7 + 7 * 3
         assert activity.total("weight_bytes") == bytes_each * (5 * 7 + 7 * 7 + 7 * 3)
@@ -96,7 +99,8 @@ def test_spiking_every_synapse_in_every_tick_is_what_the_dense_machine_does() ->
     counter = one_token(network)
     for fired in counter.fired.values():
         fired[:] = network.ticks
-    dense, embed, readout = dense_ticks(network).activity, network["embed"].weights.size, network.readout.weights.size
+    embed, readout = node_of(network, "embed", Synapses).weights.size, network.readout.weights.size
+    dense = dense_ticks(network).activity
     assert measure_activity(counter).total("synaptic_events") == dense.total("macs") - embed - readout
 
 

@@ -26,8 +26,8 @@ from dsf.hardware_models import (
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.latency import barrier
 from dsf.hardware_models.preset import parse_preset
-from dsf.hardware_models.schedule import Schedule, Spikes, count_ticks
-from dsf.hardware_models.work import stages
+from dsf.hardware_models.schedule import Spikes, count_ticks
+from dsf.hardware_models.work import Schedule, stages
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.errors import UserError
 from dsf.testing.chain_network import CHIP, TICKS, chain_network
@@ -71,7 +71,7 @@ def test_lockstep_by_hand() -> None:
     assert (found.busiest_core, found.busiest_populations) == (5, ("r1",))
     assert found.busiest_share == pytest.approx(64 / 2064)
     assert found.terms == pytest.approx({"synaptic_events": 60 * NS, "active_updates": 4 * NS, "barrier": 2000 * NS})
-    assert found.binding == ("barrier", pytest.approx(2000 / 2064))
+    assert found.binding[0] == "barrier" and found.binding[1] == pytest.approx(2000 / 2064)
     assert found.idle_updates == 0
     points = found.floorline
     assert points.synaptic_events.tolist() == [4, 2] and points.messages.tolist() == [2, 2]
@@ -177,7 +177,8 @@ def test_what_cannot_be_timed_is_refused() -> None:
 
 def recorded(network: Network, window: bool, count: int = 3) -> tuple[list[Spikes], SpikeCounter]:
     """Decisions of the reference, with all tokens of a window, and their sums."""
-    counter, decisions = SpikeCounter(network), []
+    counter = SpikeCounter(network)
+    decisions: list[Spikes] = []
     stream, replayed = ReferenceLoopEngine(network), WindowReference(network)
     for token in random_tokens(network, count, 1, seed=0):
         spikes: dict[str, np.ndarray] = {}

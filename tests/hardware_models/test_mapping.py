@@ -65,7 +65,10 @@ def chain_counter() -> SpikeCounter:
 def small_chips(draw: Any) -> Chip:
     """Few neurons per core and few cores per chip, so that layers and networks are split."""
     neurons, cores = draw(st.sampled_from([3, 8, 1024])), draw(st.sampled_from([4, 16, 128]))
-    limits = {"neurons_per_core": Figure(neurons, "inferred", "own"), "cores": Figure(cores, "inferred", "own")}
+    limits: dict[str, Any] = {
+        "neurons_per_core": Figure(neurons, "inferred", "own"),
+        "cores": Figure(cores, "inferred", "own"),
+    }
     return dataclasses.replace(LOIHI_2, **limits)
 
 
@@ -189,7 +192,7 @@ def test_counts_are_exact_and_conserved(sizes: dict[str, Any], chip: Chip, share
         expected_cores = np.zeros(len(mapping.seats) + 1, np.int64)
         for (_, home), counts in found.items():
             expected_cores[home] += counts[quantity]
-        assert (cores.get(quantity, 0) == expected_cores).all(), quantity
+        assert np.all(cores.get(quantity, 0) == expected_cores), quantity
     assert sum(mapping.link_messages(counter).values()) == sum(activity.total(name) for name in HOPS)
 
 
@@ -243,7 +246,7 @@ def spikes_of(network: Network) -> SpikeCounter:
 )
 def test_search_is_never_worse(width: int, preset: str) -> None:
     """Neither in load nor, for the same cores, in hops; within every limit. The shipped network, and a wider one."""
-    wider = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
+    wider: dict[str, Any] = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
     network = read_network(network_path()) if width == 128 else random_network(0, **wider)
     counter, prices = spikes_of(network), load_preset(preset)
     naive = map_in_order(network, CHIPS[str(prices.chip)])

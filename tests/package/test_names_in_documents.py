@@ -97,8 +97,8 @@ def is_known_in(path: Path, name: str) -> bool:
 
 
 def test_modules_and_what_is_in_them_are_told_from_what_is_not() -> None:
-    there = ("dsf.train", "dsf.train.trainer", "dsf.train.trainer.Trainer", "dsf.testing.spike_tally.TALLY")
-    there += ("dsf.export.network.nodes.LIF.size", "dsf.simulate")
+    there = ["dsf.train", "dsf.train.trainer", "dsf.train.trainer.Trainer", "dsf.testing.spike_tally.TALLY"]
+    there += ["dsf.export.network.nodes.LIF.size", "dsf.simulate"]
     assert [name for name in there if not exists(name)] == []
     gone = ("dsf.trian", "dsf.train.trianer", "dsf.train.trainer.Trianer", "dsf.export.network.nodes.LIF.sizes")
     assert [name for name in gone if exists(name)] == []

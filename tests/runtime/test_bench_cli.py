@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsf.export.network.file import read_network, write_network
+from dsf.export.network.network import Mode
 from dsf.hardware_models import estimate_energy, load_preset, measure_activity, preset_names
 from dsf.hardware_models.paper_table import TSSA_RATES, paper_rows
 from dsf.runtime.artifacts import network_path
@@ -44,7 +46,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def table() -> EnergyTable:
     network = read_network(network_path())
-    counters = {mode: count_decisions(network, 60, mode, "reference") for mode in ("window", "stream")}
+    modes: tuple[Mode, ...] = ("window", "stream")
+    counters = {mode: count_decisions(network, 60, mode, "reference") for mode in modes}
     return work_out(network, counters, TSSA_RATES, TSSA_RATES)
 
 
@@ -82,7 +85,7 @@ def test_mistakes_are_one_line() -> None:
 def test_files_that_cannot_work_are_refused_before_anything_runs(tmp_path: Path) -> None:
     plain = tmp_path / "plain.md"
     plain.write_text("nothing to replace")
-    for options, words in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"markdown": plain}, "has no part between <!-- energy-table:begin -->"),
         ({"markdown": tmp_path / "no" / "x.md"}, "create it first"),
         ({"json": tmp_path / "no" / "x.json"}, "create it first"),
@@ -90,7 +93,8 @@ def test_files_that_cannot_work_are_refused_before_anything_runs(tmp_path: Path)
         ({"json": network_path()}, "is the input"),
         ({"network": plain, "json": plain}, "is the input"),
         ({"markdown": plain, "json": plain}, "is the input"),
-    ):
+    )
+    for options, words in cases:
         with pytest.raises(UserError, match=words) as caught:
             energy_table(EnergyTableConfig(**options))
         assert "\n" not in str(caught.value)
@@ -102,8 +106,9 @@ def test_a_network_of_another_attention_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sssa.dsf.h5"
     write_network(random_network(0, blocks=1, attention="sssa", features=15), path)
     for option, name in (("network", "PSSA"), ("tssa", "TSSA")):
+        chosen: dict[str, Any] = {option: path}
         with pytest.raises(UserError, match=f"has no {name}"):
-            energy_table(EnergyTableConfig(decisions=1, **{option: path}))
+            energy_table(EnergyTableConfig(decisions=1, **chosen))
 
 
 def test_tssa_is_measured_where_a_network_is_given(tmp_path: Path) -> None:
@@ -166,5 +171,5 @@ def test_the_document_holds_what_depends_on_no_run(table: EnergyTable) -> None:
     for model in ("DT", "FCNet", "SpikeGPT", "SpikeBERT", "TSSA"):
         row = next(line for line in lines if line.startswith(f"| {model} |"))
         assert row in text
-    for row in paper_rows(TSSA_RATES, TSSA_RATES)[:5]:
-        assert row.difference in text
+    for rival in paper_rows(TSSA_RATES, TSSA_RATES)[:5]:
+        assert rival.difference in text

@@ -15,8 +15,9 @@ from dsf.export.network.nodes import SPIKING_KINDS
 from dsf.runtime import cli
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import BackendName
-from dsf.runtime.loop.closed_loop import ClosedLoopResult, run_closed_loop
+from dsf.runtime.loop.closed_loop import run_closed_loop
 from dsf.runtime.loop.env_task import env_task
+from dsf.runtime.loop.results import ClosedLoopResult
 from dsf.runtime.open_engine import open_engine
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused

@@ -71,11 +71,11 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
             else:
                 graded[edge] += network.ticks * decisions
     found = core_edges(mapping, engine.counter)
-    assert {(edge.source, edge.target) for edge in found} == {*spikes, *graded}
-    for edge in found:
-        ends = edge.source, edge.target
-        assert edge.spikes == spikes[ends] / decisions
-        assert edge.graded == graded[ends] / decisions
+    assert {(counted.source, counted.target) for counted in found} == {*spikes, *graded}
+    for counted in found:
+        ends = counted.source, counted.target
+        assert counted.spikes == spikes[ends] / decisions
+        assert counted.graded == graded[ends] / decisions
     activity = mapping.activity(engine.counter)
     assert activity.total("messages") == spikes.total() > 0
 

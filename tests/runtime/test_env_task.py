@@ -69,13 +69,18 @@ def test_a_users_own_environment_with_another_range_of_actions(path: Path) -> No
     assert "states no horizon: episodes are cut after 1000 steps, as in hopper" in result.stdout
 
 
-def test_scaling_maps_the_ends_to_the_ends(network: Network) -> None:
+def test_scaling_maps_the_ends_to_the_ends(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     task = env_task("dsf.testing.gym_worlds:Throttle-v0", network)
     assert task.rescaled and not env_task("dsf.testing.gym_worlds:Point-v0", network).rescaled
     env = task.make_env()
     executed: list[np.ndarray] = []
     original = env.unwrapped.step
-    env.unwrapped.step = lambda action: executed.append(action) or original(action)
+
+    def step(action: np.ndarray) -> Any:
+        executed.append(action)
+        return original(action)
+
+    monkeypatch.setattr(env.unwrapped, "step", step)
     env.reset(seed=0)
     for value in (-1.0, 0.0, 1.0):
         env.step(task.env_action(np.full(ACTION, value)))

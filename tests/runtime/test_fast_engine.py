@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
-from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError
+from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError, Node, Synapses
 from dsf.export.network.reference import ReferenceEngine, WindowReference, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines import fast_engine
 from dsf.runtime.engines.adapters import FastLoopEngine, ReferenceLoopEngine
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.runtime.engines.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
-from dsf.shell.arrays import Int64Array
+from dsf.shell.arrays import FloatArray, Int64Array
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import exportable, random_network, random_tokens
 from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
@@ -41,7 +42,7 @@ BUILDS = {"as this processor likes it": (), **(OTHER_BUILDS if platform.machine(
 MAX_THRESHOLD, MAX_BIAS = 2**17 - 1, 4095
 
 
-@pytest.fixture(params=BUILDS.values(), ids=BUILDS)
+@pytest.fixture(params=list(BUILDS.values()), ids=list(BUILDS))
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The engine, compiled for another processor."""
     monkeypatch.setattr(fast_engine, "SOURCE", dataclasses.replace(fast_engine.SOURCE, flags=request.param))
@@ -131,25 +132,25 @@ def test_the_shipped_network_in_a_batch(build: None) -> None:
 def test_rows_of_weights_longer_than_one_block_and_wider_than_one_tile() -> None:
     """More than 256 inputs, whose sums would leave 16 bits, and more ticks than one pattern holds."""
     network = random_network(5, width=150, blocks=1, ticks=7)
-    assert network["blocks.0.mlp.contract"].weights.shape[1] > 256
+    assert node_of(network, "blocks.0.mlp.contract", Synapses).weights.shape[1] > 256
     assert compare(network, 2, "stream", 4, seed=2) > 0
 
 
 def test_all_inputs_at_once_with_the_largest_weights() -> None:
     """The worst case of the 16-bit sums: 256 spikes on weights of 127, of both signs."""
     network = random_network(5, width=128, blocks=1)
-    weights = np.full_like(network["blocks.0.mlp.contract"].weights, 127)
+    weights = np.full_like(node_of(network, "blocks.0.mlp.contract", Synapses).weights, 127)
     weights[::2] = -127
     assert compare(with_weights(network, "blocks.0.mlp.contract", weights), 1, "stream", 5, seed=3) > 0
 
 
 def with_weights(network: Network, name: str, weights: np.ndarray) -> Network:
     """The same network with other weights behind neurons that always fire."""
-    changed = []
+    changed: list[Node] = []
     for node in network.nodes:
-        if node.name == name:
+        if node.name == name and isinstance(node, Synapses):
             node = dataclasses.replace(node, weights=weights, exponent=-8)
-        if node.name == "blocks.0.mlp.hidden_lif":
+        if node.name == "blocks.0.mlp.hidden_lif" and isinstance(node, LIF):
             node = dataclasses.replace(
                 node,
                 threshold=np.ones_like(node.threshold),
@@ -175,13 +176,13 @@ def test_vectors_are_encoded_as_the_reference_does() -> None:
 def test_what_is_not_finite_is_refused_and_changes_nothing(bad: float) -> None:
     network = random_network(1)
     fast, other = FastEngine(network), FastEngine(network)
-    vector = np.full((1, network.encoder.size), 0.3)
+    vector: FloatArray = np.full((1, network.encoder.size), 0.3)
     fast.step(vector), other.step(vector)
     broken = vector.copy()
     broken[0, 2] = bad
     with pytest.raises(NetworkError, match="not finite"):
         fast.step(broken)
-    assert np.array_equal(fast.step(vector * 2), other.step(vector * 2)) and fast.tokens == 2
+    assert np.array_equal(fast.step(vector * 2.0), other.step(vector * 2.0)) and fast.tokens == 2
 
 
 @pytest.mark.parametrize("mode", ["stream", "window"])

@@ -29,6 +29,7 @@ from dsf.runtime.open_engine import open_engine
 from dsf.runtime.robustness.network_faults import dead_cores, flipped_weight_bits, silenced_nodes, stuck_neurons
 from dsf.shell.arrays import Int64Array
 from dsf.shell.errors import UserError
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import random_model, random_network, random_tokens
 
 CHIP = get_chip("loihi2")
@@ -132,7 +133,7 @@ def marks(network: Network, faulty: Network) -> set[tuple[Any, ...]]:
             if isinstance(old, LIF if field == "threshold" else Residual):
                 different = getattr(old, field) != getattr(new, field)
                 differences |= {(old.name, field, int(at)) for at in np.flatnonzero(different)}
-        if isinstance(old, (Synapses, Window)):
+        if isinstance(old, (Synapses, Window)) and isinstance(new, (Synapses, Window)):
             bits = (old.weights.astype(np.int64) ^ new.weights.astype(np.int64)) & 0x7F
             for bit in range(7):  # -128 reads as -127, so of all bits only bit 0 may differ without a flip
                 places = np.flatnonzero(bits >> bit & 1 & (new.weights != -127))
@@ -269,7 +270,7 @@ def saturating_network(exponent: int = 5) -> Network:
     sign = np.where(np.arange(12) % 2, 1, -1)
     swing = 127 * 24 << exponent
     fields: dict[str, dict[str, Any]] = {
-        "embed": {"weights": np.zeros_like(network["embed"].weights)},
+        "embed": {"weights": np.zeros_like(node_of(network, "embed", Synapses).weights)},
         "residual.0": {"bias": np.rint(10_000 / (first_spike + 0.5)).astype(np.int32)},
         "blocks.0.mlp.input_lif": {"decay": 0, "threshold": np.full(12, 10_000, np.int32)},
         "blocks.0.mlp.expand": {"weights": np.full((24, 12), 127, np.int8), "exponent": 0},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def network() -> Network:
 
 def run_slow(network: Network, period: float, decision: float, on_miss: OnMiss) -> tuple[TapedLane, Timing, list]:
     """One episode under a policy that takes its time and answers 0.1, 0.2, and so on."""
-    lane, answers = TapedLane(env_task(WORLD, network), Tape(network)), []
+    lane = TapedLane(env_task(WORLD, network), Tape(network))
+    answers: list[np.ndarray] = []
 
     def decide(vector: np.ndarray) -> np.ndarray:
         assert vector.shape == (1, FEATURES)
@@ -101,16 +103,26 @@ def test_a_backend_that_fails_ends_the_run(network: Network) -> None:
     with pytest.raises(EngineDied, match="gone"):
         run_in_real_time(lane, decide, WallClock(0.01))
     lane.start(0, 1.0)
+
+    def decide_late(vector: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)
+        return decide(vector)
+
     with pytest.raises(EngineDied, match="gone"):  # also where nobody waits for the answer
-        run_in_real_time(lane, lambda vector: time.sleep(0.05) or decide(vector), WallClock(0.01, "stop"))
+        run_in_real_time(lane, decide_late, WallClock(0.01, "stop"))
     lane.close()
 
 
-def test_lateness_does_not_add_up(network: Network) -> None:
+def test_lateness_does_not_add_up(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of the environment takes three quarters of a period; periods counted from its end would last 1.75."""
     lane = TapedLane(env_task(WORLD, network), Tape(network))
     original = lane.env.step
-    lane.env.step = lambda action: time.sleep(0.3) or original(action)
+
+    def step(action: np.ndarray) -> Any:
+        time.sleep(0.3)
+        return original(action)
+
+    monkeypatch.setattr(lane.env, "step", step)
     lane.start(0, 1.0)
     _, timing = run_in_real_time(lane, lambda vector: np.zeros((1, ACTION)), WallClock(0.4))
     lane.close()

@@ -118,7 +118,8 @@ def test_one_altered_number_is_found(path: Path, recording: Path, tmp_path: Path
     truth = read_recording(recording)
     values: np.ndarray = getattr(truth.episodes[-1], name).copy()
     values[1] = np.nextafter(values[1], 9) if name in ("observations", "rewards") else values[1] + values.dtype.type(1)
-    altered = dataclasses.replace(truth.episodes[-1], **{name: values})
+    change: dict[str, Any] = {name: values}
+    altered = dataclasses.replace(truth.episodes[-1], **change)
     out = tmp_path / "altered.h5"
     write_recording(dataclasses.replace(truth, episodes=(*truth.episodes[:-1], altered)), out)
     replayed = sim_run("replay", out, "--network", path, "--json", tmp_path / "out.json")

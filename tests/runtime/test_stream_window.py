@@ -41,7 +41,7 @@ def whose_field_fits(draw: Any) -> dict[str, Any]:
 
 def answers(network: Network, decisions: int, restart: int) -> dict[str, np.ndarray]:
     """Accumulators (decisions, lanes, actions) of all engines in both modes; one lane starts anew at ``restart``."""
-    engines = {
+    engines: dict[str, Any] = {
         "reference, stream": ReferenceEngine(network, LANES),
         "reference, window": WindowReference(network, LANES),
         "fast, stream": FastEngine(network, LANES, "stream"),

@@ -143,8 +143,8 @@ def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Pat
 
 def start_sweep(spec: Path, out: Path) -> subprocess.Popen[str]:
     command = [str(Path(sys.executable).parent / "dsf-bench"), "sweep", str(spec), "--out", str(out)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, **pipes, text=True, preexec_fn=default_signals)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=default_signals)
 
 
 def wait_for(found: Any) -> None:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def sim_run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_here(cli.main, "dsf-sim-run", *map(str, arguments))
 
 
-def outputs(path: Path, place: Path, *options: object) -> tuple[bytes, dict[str, object]]:
+def outputs(path: Path, place: Path, *options: object) -> tuple[bytes, dict[str, Any]]:
     """The recording and the report of seven episodes, without wall times."""
     record, report = place / f"{uuid.uuid4()}.h5", place / f"{uuid.uuid4()}.json"
     common = ("--episodes", "7", "--parity-decisions", "30", "--no-compare", "--record", record, "--json", report)

@@ -19,7 +19,7 @@ def test_interquartile_mean_leaves_a_quarter_out_at_either_end() -> None:
 
 def test_interval_of_one_task_is_that_of_all_equally_likely_samples() -> None:
     runs = [0.0, 1.0, 5.0]
-    means = sorted(np.mean(drawn) for drawn in itertools.product(runs, repeat=3))
+    means = sorted(float(np.mean(drawn)) for drawn in itertools.product(runs, repeat=3))
     found = stratified_bootstrap([runs])
     assert found.mean == 2.0
     # 27 equally likely samples; 2.5 % is less than 1 of 27, so the ends are the extremes
@@ -35,7 +35,7 @@ def test_runs_are_drawn_within_their_task() -> None:
 def test_tasks_may_have_different_numbers_of_runs() -> None:
     found = stratified_bootstrap([[1.0], [2.0, 4.0]])
     assert found.mean == pytest.approx(7 / 3)
-    assert (found.low, found.high) == (pytest.approx(5 / 3), pytest.approx(3.0))  # 1 2 2 and 1 4 4, a quarter each
+    assert (found.low, found.high) == pytest.approx((5 / 3, 3.0))  # 1 2 2 and 1 4 4, a quarter each
 
 
 def test_probability_of_improvement_counts_pairs_and_half_of_ties() -> None:

@@ -1,10 +1,15 @@
+"""The command line: errors in one line, exit codes, sub-commands, terminals."""
+
+from __future__ import annotations
+
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from dsf.shell.command import Command, one_of, parse_arguments, run_command, run_commands
+from dsf.shell.command import Command, Commands, one_of, parse_arguments, run_command, run_commands
 from dsf.shell.errors import CommandFailed, UserError
 
 
@@ -41,7 +46,13 @@ def interrupted_import() -> ImportError:
         (ImportError("broken"), 1, "internal error, ImportError: broken; --debug shows where"),
     ],
 )
-def test_every_end_has_a_code_and_one_line(error, code, line, capsys, monkeypatch):
+def test_every_end_has_a_code_and_one_line(
+    error: BaseException,
+    code: int,
+    line: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("sys.argv", ["dsf-test"])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
@@ -58,7 +69,7 @@ def test_every_end_has_a_code_and_one_line(error, code, line, capsys, monkeypatc
     assert capsys.readouterr().err == f"dsf-test: {line}\n"
 
 
-def test_an_ordinary_exit_says_nothing(capsys, monkeypatch):
+def test_an_ordinary_exit_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["dsf-test", "--help"])
     with pytest.raises(SystemExit) as stop:
         run_command(lambda _: 0, Nothing, "dsf-test", "Tests.")
@@ -95,18 +106,24 @@ def handlers_kept() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def ended(capsys, monkeypatch, action, *arguments):
+def ended(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: Callable[[], object], *arguments: str
+) -> tuple[object, str, str]:
     """Exit code, stdout and stderr of a program named dsf-test."""
     monkeypatch.setattr("sys.argv", ["dsf-test", *arguments])
     with pytest.raises(SystemExit) as stop:
         action()
-    return (stop.value.code or 0, *capsys.readouterr())
+    output, errors = capsys.readouterr()
+    return stop.value.code or 0, output, errors
 
 
-def test_a_config_that_refuses_itself_ends_in_its_own_words(capsys, monkeypatch, handlers_kept):
+def test_a_config_that_refuses_itself_ends_in_its_own_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, handlers_kept: None
+) -> None:
     """tyro builds the dataclass, and lets the error through, from a command line and from a function call alike."""
-    few = Command(lambda config: print(config.count), Few, "Few.")
-    commands = {"few": few, "many": Command(lambda config: print(config.count), Many, "Many.")}
+    few: Command[Few] = Command(lambda config: print(config.count), Few, "Few.")
+    many: Command[Many] = Command(lambda config: print(config.count), Many, "Many.")
+    commands: Commands = {"few": few, "many": many}
     line = "--count is 4: it must be at most 3"
     for action, arguments, program in (
         (lambda: run_commands("dsf-test", few, {}), ("--count", "4"), "dsf-test"),
@@ -118,12 +135,18 @@ def test_a_config_that_refuses_itself_ends_in_its_own_words(capsys, monkeypatch,
         parse_arguments(Few, "dsf-test", "Few.", ["--count", "4"])
 
 
-def test_sub_commands_are_found_by_their_names(capsys, monkeypatch, handlers_kept):
-    few = Command(lambda config: print("few", config.count), Few, "Few.")
-    many = Command(lambda config: print("many", config.count) or 7, Many, "Many.")
-    both = {"few": few, "many": many}
+def test_sub_commands_are_found_by_their_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, handlers_kept: None
+) -> None:
+    def say_many(config: Many) -> int:
+        print("many", config.count)
+        return 7
 
-    def end(default, commands, *arguments):
+    few: Command[Few] = Command(lambda config: print("few", config.count), Few, "Few.")
+    many: Command[Many] = Command(say_many, Many, "Many.")
+    both: Commands = {"few": few, "many": many}
+
+    def end(default: Command[Any] | None, commands: Commands, *arguments: str) -> tuple[object, str, str]:
         return ended(capsys, monkeypatch, lambda: run_commands("dsf-test", default, commands), *arguments)
 
     assert end(few, {"many": many}, "many") == (7, "many 100\n", "")

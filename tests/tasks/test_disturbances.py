@@ -50,8 +50,10 @@ def executed(
     task: Task, policy: Any, seed: int, disturbances: Disturbances
 ) -> tuple[list[FloatArray], list[FloatArray]]:
     """The actions that the environment got, and the observations it gave, in one episode."""
-    lane, actions = Lane(task, disturbances), []
-    step, observations = lane.env.step, []
+    lane = Lane(task, disturbances)
+    step = lane.env.step
+    actions: list[FloatArray] = []
+    observations: list[FloatArray] = []
 
     def spy(action: FloatArray) -> Any:
         actions.append(action)
@@ -59,10 +61,11 @@ def executed(
         observations.append(task.flat_observation(answer[0]))
         return answer
 
-    lane.env.step = spy
-    lane.start(seed, 100.0)
-    while lane.running:
-        lane.step(policy(lane))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane.env, "step", spy)
+        lane.start(seed, 100.0)
+        while lane.running:
+            lane.step(policy(lane))
     lane.close()
     return actions, observations
 
@@ -95,7 +98,7 @@ def test_actions_arrive_late_and_tokens_hold_what_was_commanded(latency: int) ->
     def policy(lane: Lane) -> FloatArray:
         if commanded:
             assert np.array_equal(lane.previous_action, np.clip(commanded[-1], -1.0, 1.0))
-        commanded.append(np.full(3, 0.3) + len(commanded))
+        commanded.append(np.full(3, 0.3 + len(commanded)))
         return commanded[-1]
 
     arrived, _ = executed(hopper(), policy, 0, Disturbances(action_latency=latency))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
@@ -43,13 +43,13 @@ def test_environment_fits_the_task(name: str) -> None:
     if task.discrete:
         assert isinstance(actions, Discrete) and (actions.n, actions.start) == (task.action_size, 0)
     else:
-        assert actions.shape == (task.action_size,)
+        assert isinstance(actions, Box) and actions.shape == (task.action_size,)
         assert (actions.low == -1.0).all() and (actions.high == 1.0).all()
     base = env.unwrapped
     moved = next(getattr(base, part) for part in ("ant_env", "point_env", "unwrapped") if hasattr(base, part))
     period = moved.tau if name == "cartpole" else getattr(moved, "dt", np.nan)  # a maze has no clock
     assert period == pytest.approx(task.control_period_s, nan_ok=True)
-    assert env.spec.max_episode_steps == task.max_steps
+    assert env.spec is not None and env.spec.max_episode_steps == task.max_steps
     assert task_for_env(task.env_id) is task
     env.close()
 
@@ -154,7 +154,8 @@ class ActorPolicy:
     """The shipped expert without noise; keeps the tokens it saw."""
 
     def __init__(self, lanes: int) -> None:
-        self.lanes, self.actor, self.tokens = lanes, load_actor("hopper_expert", noise=0.0), []
+        self.lanes, self.actor = lanes, load_actor("hopper_expert", noise=0.0)
+        self.tokens: list[Token] = []
 
     def reset(self, lane: int) -> None:
         """No memory."""

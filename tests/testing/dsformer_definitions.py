@@ -315,7 +315,7 @@ def sdsa3(query: Stream, key: Stream, value: Stream, heads: int) -> Stream:
     """q_i (sum_{j<=i} k_j v_j^T): keys and values first, as Spike-driven Transformer v2 writes it."""
 
     def out(tick: int, window: int, token: int, part: slice) -> Vector:
-        memory = 0.0
+        memory = torch.zeros(())
         for other in range(token + 1):
             memory = memory + torch.outer(key[tick][window][other][part], value[tick][window][other][part])
         return query[tick][window][token][part] @ memory

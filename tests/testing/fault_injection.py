@@ -174,7 +174,8 @@ class Run:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        self.process.stdout.close()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         os.close(self.notes)
         if os.environ.get(PRIVATE):  # whatever is left there was this run's
             for path in SHARED_MEMORY.iterdir():

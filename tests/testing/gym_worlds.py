@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete
 
 STARTED_VARIABLE = "GYM_WORLDS_STARTED"
@@ -20,9 +21,9 @@ OBSERVATION, ACTION = 11, 3
 class Point(gymnasium.Env):
     """A point that actions push around; it falls after some steps, sooner or later by its seed."""
 
-    dt = 0.02
-    observation_space = Box(-np.inf, np.inf, (OBSERVATION,), np.float64)
-    action_space = Box(-1.0, 1.0, (ACTION,), np.float32)
+    dt: float | None = 0.02
+    observation_space: Space[Any] = Box(-np.inf, np.inf, (OBSERVATION,), np.float64)
+    action_space: Space[Any] = Box(-1.0, 1.0, (ACTION,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
@@ -43,7 +44,7 @@ class Throttle(Point):
     action_space = Box(0.0, 2.0, (ACTION,), np.float32)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        assert self.action_space.low.min() <= np.min(action) and np.max(action) <= self.action_space.high.max()
+        assert np.min(action) >= 0.0 and np.max(action) <= 2.0
         return super().step(action)
 
 
@@ -104,5 +105,6 @@ class Endless(Point):
 
 
 for world in (Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
-    gymnasium.register(f"{world.__name__}-v0", world, max_episode_steps=None if world is Throttle else 50)
-gymnasium.register("Endless-v0", Endless, max_episode_steps=10**9)
+    steps = None if world is Throttle else 50
+    gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)
+gymnasium.register("Endless-v0", f"{__name__}:Endless", max_episode_steps=10**9)

@@ -15,6 +15,7 @@ from dsf.export.conversion.fold import fold
 from dsf.export.conversion.quantize import quantize
 from dsf.export.network.network import Network
 from dsf.tasks import get_task
+from dsf.testing.narrowed import present
 from dsf.train.checkpoint import codec_to_json, save_checkpoint
 from dsf.train.config.training import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
 from dsf.train.models.dsformer import DSFormer
@@ -114,8 +115,8 @@ def randomise(model: nn.Module, generator: np.random.Generator) -> None:
             for tensor, low, high in (
                 (module.weight, 0.3, 1.0),
                 (module.bias, -0.2, 1.0),
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.05, 1.5),
+                (present(module.running_mean), -0.5, 0.5),
+                (present(module.running_var), 0.05, 1.5),
             ):
                 tensor.data.copy_(torch.from_numpy(generator.uniform(low, high, len(tensor))))
     for name, parameter in model.named_parameters():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ FEATURES = OBSERVATIONS + ACTIONS + 1
 SMALL = ModelConfig(width=32, blocks=2, context=CONTEXT, window=3, ticks=3)
 
 
-def small_model(kind: PolicyKind, seed: int = 0, **settings: int) -> DecisionModel:
+def small_model(kind: PolicyKind, seed: int = 0, **settings: Any) -> DecisionModel:
     """A random rival for hopper, in evaluation mode and a little away from its start."""
     torch.manual_seed(seed)
     codec = random_codec(FEATURES, 8, np.random.default_rng(seed))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dsf.export.network.nodes import LIF
 from dsf.shell.arrays import Int64Array
+from dsf.testing.narrowed import present
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 MESH_ROWS, CORES_PER_TILE = 4, 4
@@ -47,7 +48,7 @@ class Population:
     @property
     def size(self) -> int:
         """Number of neurons."""
-        return self.lif.size if self.lif is not None else self.replayed.shape[1]
+        return self.lif.size if self.lif is not None else present(self.replayed).shape[1]
 
     @property
     def slices(self) -> Iterator[tuple[Core, range]]:
@@ -105,7 +106,7 @@ def _group(population: Population) -> list[str]:
     """A LIF starts at minus its bias: in the first tick nothing has arrived yet, and the bias has to leave no trace."""
     lines = [f"    - name: {population.name}", "      attributes: [log_spikes: true]", "      neurons:"]
     if population.lif is None:
-        trains = population.replayed.T.tolist()
+        trains = present(population.replayed).T.tolist()
         return lines + [f"        - {index}: [spikes: {train}]" for index, train in enumerate(trains)]
     node = population.lif
     keep = ((1 << DECAY_BITS) - node.decay) / (1 << DECAY_BITS)

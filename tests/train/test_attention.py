@@ -21,6 +21,7 @@ from dsf.testing.dsformer_definitions import (
     stream_of,
     tensor_of,
 )
+from dsf.testing.narrowed import gradient, present
 from dsf.testing.random_networks import randomise, randomise_layer_norms
 from dsf.train.config.training import AttentionKind, ModelConfig, NeuronKind, NormKind
 from dsf.train.models.attention import PSSA, PackedTokens, make_attention
@@ -119,18 +120,18 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
 @given(cases(ATTENTIONS))
 def test_rules_that_mix_tokens_agree_with_their_definitions(case: Case) -> None:
     """Spikes from random spikes, and gradients down to query, key, value and positional bias."""
-    rule = case.module.attention
+    rule = present(case.module.attention)
     generator = torch.Generator().manual_seed(case.residual.numel())
     spikes = (torch.rand(3, *case.residual.shape, generator=generator) < 0.5).double()
     ours, defined = spikes.clone().requires_grad_(), spikes.clone().requires_grad_()
-    streams = [stream_of(part, case.lengths) for part in defined]
-    expected = tensor_of(case.definition.mix(*streams, "attention."))
+    query, key, value = (stream_of(part, case.lengths) for part in defined)
+    expected = tensor_of(case.definition.mix(query, key, value, "attention."))
     assume(case.definition.margin > SAFE_MARGIN)
-    mixed = rule.mix(*ours, PackedTokens(case.mask))
+    mixed = rule.mix(ours[0], ours[1], ours[2], PackedTokens(case.mask))
     assert torch.equal(mixed, expected)
     mixed.backward(case.upstream)
     expected.backward(case.upstream)
-    assert_close(ours.grad, defined.grad, 1e-10, "gradients of query, key and value")
+    assert_close(gradient(ours), gradient(defined), 1e-10, "gradients of query, key and value")
     assert_same_gradients(case.module, case.definition.values, 1e-10)
 
 
@@ -145,7 +146,7 @@ def test_whole_blocks_agree_with_their_definition(case: Case, kind: NeuronKind) 
     assert_close(output, expected, 1e-9, "values")
     output.backward(case.upstream)
     expected.backward(case.upstream)
-    assert_close(ours.grad, defined.grad, TOLERANCE[kind], "gradient of the residual stream")
+    assert_close(gradient(ours), gradient(defined), TOLERANCE[kind], "gradient of the residual stream")
     assert_same_gradients(case.module, case.definition.values, TOLERANCE[kind])
 
 
@@ -163,7 +164,7 @@ def test_snntorch_neurons_give_a_block_the_same_spikes_and_gradients_in_float32(
         given_residual = residual.clone().requires_grad_()
         output = block(given_residual, tokens)
         output.square().sum().backward()
-        found.append([output.detach(), given_residual.grad, *(p.grad.clone() for p in block.parameters())])
+        found.append([output.detach(), gradient(given_residual), *(gradient(p).clone() for p in block.parameters())])
     for fused, snntorch in zip(*found):
         assert_close(fused, snntorch, 1e-4, attention)
 
@@ -203,7 +204,7 @@ def test_gradients_reach_queries_keys_and_values_from_the_first_step(attention: 
         residual = torch.randn(4, 40, 16, generator=torch.Generator().manual_seed(0))
         module(residual, PackedTokens(torch.ones(2, 20, dtype=torch.bool))).square().sum().backward()
         assert module.attention is not None
-        parts = module.attention.qkv.weight.grad.chunk(3)
+        parts = gradient(module.attention.qkv.weight).chunk(3)
         reached[width] = [bool(part.abs().max() > 0.0) for part in parts]
     assert reached[2.0] == [True, True, True]
     if attention in ("pssa", "tssa", "sssa"):

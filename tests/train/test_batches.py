@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -87,7 +87,8 @@ def test_batches_drawn_ahead_are_those_of_their_steps(source: BatchSource) -> No
 
 
 def test_a_loop_that_stops_early_leaves_no_thread_behind(source: BatchSource) -> None:
-    batches: Iterator[Batch] = source.from_step(0, 100)
+    batches = source.from_step(0, 100)
+    assert isinstance(batches, Generator)
     next(batches)
     assert any(thread.name.startswith("dsf-batches") for thread in threading.enumerate())
     batches.close()

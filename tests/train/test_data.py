@@ -486,7 +486,7 @@ def test_a_context_longer_than_every_episode_is_refused(minari_store: Path) -> N
         require_context(load_dataset(ID, DataConfig(top_percent=60.0)), 7)
 
 
-def cart_pole(choices: Sequence[int]) -> EpisodeBuffer:
+def cart_pole(choices: Sequence[float]) -> EpisodeBuffer:
     """A short episode of CartPole."""
     return episode(len(choices), observations=np.zeros((len(choices) + 1, 4)), actions=np.array(choices))
 

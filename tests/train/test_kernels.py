@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsf.shell.child_processes import start_method_kept
+from dsf.testing.narrowed import gradient
 from dsf.train.kernels import native
 from dsf.train.kernels.build import KernelsUnavailable, load_kernels
 from dsf.train.models import portable
@@ -43,6 +45,9 @@ def no_compiler() -> Iterator[None]:
         yield
 
 
+Results: TypeAlias = Callable[[Tensor, Tensor], list[Tensor]]
+
+
 @pytest.fixture
 def torch_threads() -> Iterator[None]:
     """Restore the number of threads that a test changes."""
@@ -60,7 +65,7 @@ def lif_results(currents: Tensor, upstream: Tensor) -> list[Tensor]:
     current = currents.detach().requires_grad_()
     spikes = fused_lif(current, NEURON, upstream.dtype)
     spikes.backward(upstream)
-    return [spikes.detach(), current.grad]
+    return [spikes.detach(), gradient(current)]
 
 
 def norm_results(currents: Tensor, upstream: Tensor, training: bool = True) -> list[Tensor]:
@@ -74,7 +79,7 @@ def norm_results(currents: Tensor, upstream: Tensor, training: bool = True) -> l
         moments = type(moments)(moments.mean, moments.inverse_deviation, moments.variance, 0)
     spikes = fused_batch_norm_lif(current, weight, bias, skip, moments, NEURON, upstream.dtype)
     spikes.backward(upstream)
-    return [spikes.detach(), moments.mean, moments.variance, current.grad, weight.grad, bias.grad, skip.grad]
+    return [spikes.detach(), moments.mean, moments.variance, *map(gradient, (current, weight, bias, skip))]
 
 
 def assert_all_close(left: list[Tensor], right: list[Tensor], tolerance: float) -> None:
@@ -120,7 +125,8 @@ def test_kernels_equal_torch_operations(
         current = currents.clone().requires_grad_()
         spikes = fused_batch_norm_lif(current, weight, bias, skip, moments, NEURON, spike_dtype)
         spikes.backward(upstream)
-        return lif_results(currents, upstream), [spikes.detach(), current.grad, weight.grad, bias.grad, skip.grad]
+        normed = [spikes.detach(), *map(gradient, (current, weight, bias, skip))]
+        return lif_results(currents, upstream), normed
 
     alone, normed = results()
     with no_compiler():
@@ -163,17 +169,19 @@ def other_layouts(contiguous: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("results", [lif_results, norm_results])
-def test_layout_in_memory_changes_nothing(results) -> None:
+def test_layout_in_memory_changes_nothing(results: Results) -> None:
     currents, upstream = (random_currents((4, 33, 70), torch.float32, seed) for seed in (0, 1))
     expected = results(currents, upstream)
     for name, current in other_layouts(currents).items():
-        for gradient in (upstream, *other_layouts(upstream).values()):
+        for sent in (upstream, *other_layouts(upstream).values()):
             assert not current.is_contiguous()
-            assert all(torch.equal(a, b) for a, b in zip(results(current, gradient), expected)), name
+            assert all(torch.equal(a, b) for a, b in zip(results(current, sent), expected)), name
 
 
 @pytest.mark.parametrize("results", [lif_results, norm_results])
-def test_one_embedding_for_all_ticks_is_read_without_being_copied_first(results) -> None:
+def test_one_embedding_for_all_ticks_is_read_without_being_copied_first(
+    results: Callable[[Tensor, Tensor], list[Tensor]],
+) -> None:
     """The residual stream starts as an expanded view, and sum() sends back an expanded gradient."""
     held = random_currents((33, 70), torch.float32, 0).expand(4, 33, 70)
     ones = torch.ones(()).expand(4, 33, 70)
@@ -274,7 +282,7 @@ def expected_spikes() -> tuple[Tensor, Tensor]:
     current = torch.randn(4, 50, 70, generator=torch.Generator().manual_seed(0)).requires_grad_()
     spikes = LIF(0.25, 0.5)(current)
     spikes.backward(torch.ones_like(spikes))
-    return spikes.detach(), current.grad
+    return spikes.detach(), gradient(current)
 
 
 @pytest.mark.parametrize(

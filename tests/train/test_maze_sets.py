@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_data_read_back_or_not(minari_store: Path) 
 
 def test_splits_of_one_seed_share_no_maze() -> None:
     found = {
-        split: {episode.options["maze"] for episode in collect_mazes(MazeSet(split=split), 200, 0, lambda count: None)}  # type: ignore[index, arg-type]
+        split: {episode.options["maze"] for episode in collect_mazes(MazeSet(split=split), 200, 0, lambda count: None)}
         for split in SPLITS
     }
     assert sum(map(len, found.values())) == 600 == len(set().union(*found.values()))
@@ -149,7 +149,7 @@ def write_walk(env_id: str, observations: int, actions: Any, space: Any, **optio
         )
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "continuous data, discrete head": (
         ("dsf/Maze-v0", 8, np.zeros((9, 4), np.float32), Box(-1, 1, (4,))),
         "Box action space, but task 'maze' chooses among 4 actions",

@@ -170,8 +170,9 @@ def test_default_scales_of_attention() -> None:
     [("width", 0), ("window", 21), ("decay", 1.0), ("threshold", 0.0), ("input_bits", 17), ("attention_scale", 0.0)],
 )
 def test_config_names_the_wrong_field(field: str, value: float) -> None:
+    wrong: dict[str, Any] = {field: value}
     with pytest.raises(UserError, match=f"model.{field}"):
-        ModelConfig(**{field: value})
+        ModelConfig(**wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from dsf.testing.dsformer_definitions import (
     stream_of,
     tensor_of,
 )
+from dsf.testing.narrowed import gradient, present
 from dsf.testing.random_networks import randomise, randomise_layer_norms
 from dsf.train.config.training import NeuronKind, NormKind
 from dsf.train.models.fused import batch_moments
@@ -39,7 +40,7 @@ TOLERANCE: dict[NeuronKind, float] = {"fused": 1e-10, "snntorch": 1e-6}
 class Case:
     """A norm with random parameters, its definition, currents (ticks, rows, channels) and a gradient to send back."""
 
-    module: nn.Module
+    module: nn.ModuleDict
     definition: Definition
     currents: Tensor
     upstream: Tensor
@@ -90,7 +91,7 @@ def test_norms_agree_with_their_definitions(case: Case) -> None:
     expected = tensor_of(case.definition.normed(stream_of(defined, [ours.shape[1]]), "norm"))
     expected.backward(case.upstream)
     assert_close(values, expected, 1e-10, "values")
-    assert_close(ours.grad, defined.grad, 1e-10, "gradient of the input")
+    assert_close(gradient(ours), gradient(defined), 1e-10, "gradient of the input")
     assert_same_gradients(case.module, case.definition.values, 1e-10)
     check_statistics(case)
 
@@ -108,7 +109,7 @@ def test_a_norm_and_its_neuron_agree_with_their_definitions(case: Case, kind: Ne
     spikes = neuron(ours, case.module["norm"])
     spikes.backward(case.upstream)
     assert torch.equal(spikes, expected)
-    assert_close(ours.grad, defined.grad, TOLERANCE[kind], "gradient of the input")
+    assert_close(gradient(ours), gradient(defined), TOLERANCE[kind], "gradient of the input")
     assert_same_gradients(case.module, definition.values, TOLERANCE[kind])
     check_statistics(case)
 
@@ -126,15 +127,15 @@ def test_training_follows_torch_batch_norm_in_float32() -> None:
         answer.backward(upstream)
         expected.backward(upstream)
         assert torch.allclose(answer, expected, atol=1e-4)
-        assert torch.allclose(left.grad, right.grad, atol=1e-5)
-    assert torch.allclose(ours.batch.weight.grad, torchs.weight.grad, rtol=1e-4, atol=1e-2)
+        assert torch.allclose(gradient(left), gradient(right), atol=1e-5)
+    assert torch.allclose(gradient(ours.batch.weight), gradient(torchs.weight), rtol=1e-4, atol=1e-2)
     for name, buffer in torchs.named_buffers():
         assert torch.allclose(ours.batch.get_buffer(name).float(), buffer.float(), rtol=1e-5, atol=1e-5), name
 
 
 def test_ptbn_is_batch_norm_at_inference_whatever_lambda() -> None:
     norm = PTBN(5, gain=0.5).eval()
-    norm.batch.running_mean.copy_(torch.randn(5))
+    present(norm.batch.running_mean).copy_(torch.randn(5))
     x = torch.randn(3, 2, 5)
     expected = norm.batch(x.reshape(-1, 5)).view_as(x)
     for blend in (1.0, 0.4, 0.0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.random_networks import random_model
 from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, train_here, trained
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.config.training import ModelConfig, TrainConfig
+from dsf.train.config.training import ModelConfig, NormKind, TrainConfig
 from dsf.train.data.batches import BatchSource
 from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.initial import with_model_of_checkpoint
-from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.folding import fold_norms
 from dsf.train.models.qat import QuantizedDSFormer, deployed, quantization_aware
 from dsf.train.quantization.integers import LifIntegers
@@ -39,7 +40,7 @@ def float_run(filled_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run
 
 
-def loss(model: DSFormer, data: OfflineDataset) -> float:
+def loss(model: DecisionModel, data: OfflineDataset) -> float:
     """Mean squared action error on windows that the run has not drawn in this order."""
     batch = BatchSource(data, model.codec, windows=128, context=model.config.context, seed=7).draw(0)
     with torch.no_grad():
@@ -78,7 +79,7 @@ def test_exported_integers_are_the_trained_ones(float_run: Path, tiny_store: Pat
 def test_training_recovers_what_rounding_loses(bits: int, float_run: Path, tiny_store: Path, tmp_path: Path) -> None:
     start = ("--init", str(float_run), "--qat-steps", "200", "--bits", str(bits))
     trained(HOPPER, "--out", str(tmp_path), *start, *SMALL, *UNSCORED)
-    data, model = load_dataset(HOPPER), load_checkpoint(float_run).build_model()
+    data, model = load_dataset(HOPPER), load_checkpoint(float_run).build_trained()
     rounded = quantization_aware(model, bits, threshold_units=256).dequantized()
     assert loss(load_checkpoint(tmp_path).build_model(), data) < 0.9 * loss(rounded, data)
     assert loss(model, data) < 0.9 * loss(rounded, data)
@@ -122,7 +123,7 @@ def test_gradient_reaches_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("norm", ["ptbn", "tdbn", "reptbn", "none"])
-def test_folding_leaves_no_norm_and_the_same_policy(norm: str) -> None:
+def test_folding_leaves_no_norm_and_the_same_policy(norm: NormKind) -> None:
     model = random_model(2, norm=norm).double()
     mask, integers = torch.ones(4, 8, dtype=torch.bool), torch.randint(-100, 100, (4, 8, 6)).double()
     with torch.no_grad():
@@ -162,7 +163,7 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
         ({"threshold_units": 100}, "--threshold-units is 100: it must be a power of two, 16 to 4096"),
     ],
 )
-def test_settings_that_cannot_work(fields: dict[str, int], words: str) -> None:
+def test_settings_that_cannot_work(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         TrainConfig("x", **fields)
 

@@ -119,7 +119,9 @@ def test_matched_rivals_have_dsformers_parameters(kind: PolicyKind, config: Mode
     assert torch.equal(torch.get_rng_state(), generator)
     model = make_rival(kind, RivalConfig(), config, codec, found)
     assert abs(model.parameter_count() / wanted - 1) < 0.005
-    assert model.rival is not None and model.rival.mlp_hidden >= model.rival.width
+    assert model.rival is not None
+    width, hidden = model.rival.sizes
+    assert hidden >= width
 
 
 def test_matching_draws_nothing_from_the_runs_random_numbers() -> None:

@@ -14,6 +14,7 @@ import dsf.runtime.cli
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused
+from dsf.testing.narrowed import gradient, present
 from dsf.testing.random_networks import ACTIONS, random_codec
 from dsf.testing.training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, trained
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
@@ -53,7 +54,7 @@ def test_fused_neuron_is_snntorchs_leaky_forward_and_backward(tau: float, thresh
         mine = drive.clone().requires_grad_()
         spikes = neuron(mine)
         (spikes * weights).sum().backward()
-        found.append((spikes.detach(), mine.grad))
+        found.append((spikes.detach(), gradient(mine)))
     assert 0.05 < found[0][0].mean() < 0.9 and torch.equal(found[0][0], found[1][0])
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
 
@@ -73,14 +74,15 @@ def test_bidirectional_sees_the_next_token_and_causal_does_not() -> None:
 
 def hidden_spikes_by_hand(model: Strl, window: torch.Tensor) -> list[int]:
     """Spikes in each block's MLP, for one window (tokens, features) without padding: layer after layer."""
-    ticks, counted, tokens = model.rival.strl.ticks, [], len(window)
+    rival, tokens = present(model.rival), len(window)
+    ticks, counted = rival.strl.ticks, []
     place = torch.arange(tokens)
     stream = model.embed_token(window * model.input_unit) + model.embed_step(place) + model.embed_place[:tokens]
     stream, later = model.embed_norm(stream), torch.full((tokens, tokens), -torch.inf).triu(1)
     for block in model.blocks:
         spikes = block.attention.qkv_lif.hold(block.attention.qkv(block.attention_norm(stream)), ticks)
         heads = []
-        for q, k, v in zip(*(part.chunk(model.rival.heads, dim=-1) for part in spikes.chunk(3, dim=-1))):
+        for q, k, v in zip(*(part.chunk(rival.heads, dim=-1) for part in spikes.chunk(3, dim=-1))):
             seen = block.attention.score_lif(q @ k.mT) + (later if model.causal else 0.0)
             heads.append((seen.softmax(dim=-1) @ v).mean(dim=0))
         stream = stream + torch.cat(heads, dim=-1)
@@ -98,14 +100,14 @@ def test_events_are_the_hidden_spikes_of_tokens_that_exist(attention: StrlAttent
     with record_activity(model) as activity:
         model(whole, mask)
     by_window = [hidden_spikes_by_hand(model, window[-length:]) for window, length in zip(whole, lengths)]
-    width, hidden = model.rival.sizes
+    width, hidden = present(model.rival).sizes
     expected = {
         f"blocks.{number}.mlp.contract": sum(counts) * width / sum(lengths)
         for number, counts in enumerate(zip(*by_window))
     }
     assert {name: float(events) for name, events in activity.events.items()} == pytest.approx(expected, rel=1e-6)
     assert all(events > 0 for events in expected.values()) and len(expected) == CONFIG.blocks
-    assert activity.capacity == CONFIG.blocks * model.rival.strl.ticks * hidden * width
+    assert activity.capacity == CONFIG.blocks * present(model.rival).strl.ticks * hidden * width
     assert activity.as_metrics()["events_per_token"] == pytest.approx(sum(expected.values()), rel=1e-6)
     assert activity.rates.keys() == {name for name, module in model.named_modules() if isinstance(module, SigmoidLIF)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.testing.random_networks import random_codec
 from dsf.train.config.rivals import RivalConfig
-from dsf.train.config.strl import StrlConfig
+from dsf.train.config.strl import StrlAttention, StrlConfig
 from dsf.train.config.training import ModelConfig
 from dsf.train.data.dataset import OfflineDataset
 from dsf.train.evaluation.lookup_table import best_tables
@@ -74,9 +75,10 @@ def test_accuracy_of_a_window_is_that_of_the_closed_loops_policy_for_causal_mode
     data = toy(*random_toy(3))
     codec = random_codec(7, 8, np.random.default_rng(0))
     config = ModelConfig(width=16, blocks=1, context=CONTEXT, window=3)
-    for attention in ("causal", "bidirectional"):
+    kinds: tuple[StrlAttention, ...] = ("causal", "bidirectional")
+    for attention in kinds:
         torch.manual_seed(0)
-        rival = RivalConfig(strl=StrlConfig(attention=attention, threshold=0.1))  # type: ignore[arg-type]
+        rival = RivalConfig(strl=StrlConfig(attention=attention, threshold=0.1))
         model = make_rival("strl", rival, config, codec, TASK)
         with torch.no_grad():
             model.get_parameter("head.weight")[1] *= -3.0
@@ -99,10 +101,10 @@ def test_continuous_actions_and_other_heads_are_refused() -> None:
         best_tables(data, data, dataclasses.replace(data, task=get_task("hopper")), CONTEXT)
 
 
-def splits(make: object, next_too: bool = False) -> float:
+def splits(make: Callable[[int], tuple[list[int], np.ndarray, np.ndarray]], next_too: bool = False) -> float:
     """Test accuracy of the best table of three toy datasets of one rule."""
-    sets = [toy(*make(seed)) for seed in range(3)]  # type: ignore[operator]
-    found = best_tables(*sets, CONTEXT)
+    train, validation, test = (toy(*make(seed)) for seed in range(3))
+    found = best_tables(train, validation, test, CONTEXT)
     return (found.with_next if next_too else found.causal).test.share
 
 
@@ -145,7 +147,8 @@ def test_table_is_as_good_as_the_known_best_answer() -> None:
     first = np.concatenate([np.arange(length) < CONTEXT for length in lengths])
     best = ((observed == 0).astype(int) == choices)[first].mean()
     assert splits(rule) == pytest.approx(best, abs=0.002)
-    found = best_tables(*(toy(*rule(seed)) for seed in range(3)), CONTEXT, [([1], 0), ([0, 1, 2, 3], 0)])
+    train, validation, test = (toy(*rule(seed)) for seed in range(3))
+    found = best_tables(train, validation, test, CONTEXT, [([1], 0), ([0, 1, 2, 3], 0)])
     assert found.causal.test.share == pytest.approx(best, abs=0.002)
     assert found.causal.finest == "part 2 of the observation"
     # The next observation tells nothing here: the table that sees it keeps what the causal one knows.
@@ -167,7 +170,7 @@ def test_a_part_of_the_observation_with_the_last_choice_can_be_all_there_is_to_k
         data.tokens[:, 1] = np.random.default_rng(seed).standard_normal(len(data.tokens))
         return data
 
-    sets = [unique(seed) for seed in range(3)]
-    assert best_tables(*sets, CONTEXT).causal.test.share < 0.8
-    found = best_tables(*sets, CONTEXT, [([0], 1)]).causal
+    train, validation, test = (unique(seed) for seed in range(3))
+    assert best_tables(train, validation, test, CONTEXT).causal.test.share < 0.8
+    found = best_tables(train, validation, test, CONTEXT, [([0], 1)]).causal
     assert found.test.share == 1.0 and found.finest == "part 1 of the observation, last choice"

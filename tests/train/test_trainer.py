@@ -10,6 +10,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
@@ -89,10 +90,8 @@ def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -
 def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_store: Path, tmp_path: Path) -> None:
     steps = 300
     settings = ("--out", str(tmp_path), "--steps", str(steps), "--checkpoint-every", "5", *TINY, *UNSCORED)
-    settings = (*settings, "--model.width", "32")
-    program = str(Path(sys.executable).parent / "dsf-train")
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([program, HOPPER, *settings], text=True, **pipes)
+    command = [str(Path(sys.executable).parent / "dsf-train"), HOPPER, *settings, "--model.width", "32"]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + DISK_FULL_TIMEOUT_S
     while not (tmp_path / CHECKPOINT_NAME).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -184,8 +183,9 @@ def test_missing_dataset_is_refused(minari_store: Path, tmp_path: Path) -> None:
     [("seed", -1), ("eval_seed", -1), ("eval_episodes", -1), ("batch_size", 1), ("learning_rate", float("nan"))],
 )
 def test_config_refuses_numbers_that_cannot_work(field: str, value: float) -> None:
+    wrong: dict[str, Any] = {field: value}
     with pytest.raises(UserError, match=f"--{field.replace('_', '-')} is"):
-        TrainConfig("x", **{field: value})
+        TrainConfig("x", **wrong)
 
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY, UNSCORED, metrics, trained
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.models.dsformer import DSFormer
+from dsf.train.models.decision_model import DecisionModel
 from dsf.train.run_directory import LOSS
 
 STEPS = 100
@@ -37,7 +37,7 @@ CANNOT_BECOME_SPIKES = {
 }
 
 
-def answers(model: DSFormer) -> torch.Tensor:
+def answers(model: DecisionModel) -> torch.Tensor:
     """Actions of a model for one batch of windows, the first of them padded."""
     mask = torch.ones(2, model.config.context, dtype=torch.bool)
     mask[0, :-1] = False
