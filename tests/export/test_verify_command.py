@@ -11,9 +11,9 @@ import pytest
 from dsf.export.cli import main
 from dsf.export.network.file import write_network
 from dsf.export.targets.options import SUFFIXES, Target
-from dsf.testing.command_line import assert_refused
+from dsf.testing.command_line import assert_failed, assert_refused
 from dsf.testing.random_networks import random_network, write_checkpoint
-from dsf.testing.training_runs import assert_failed, run_here
+from dsf.testing.training_runs import run_here
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -160,3 +160,10 @@ def test_programs_in_strings_import_what_exists(folder: str) -> None:
                     names = [f"{module}.{name.split(' as ')[0].strip()}" for name in taken.split(",") if name]
                     wrong += [f"{path.relative_to(ROOT)}: {name}" for name in names or [module] if not exists(name)]
     assert wrong == []
+
+
+def test_every_folder_of_the_rooms_has_a_line_in_the_architecture() -> None:
+    table = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    folders = [ROOT / FOLDERS.get(room, room) for room in ROOMS]
+    packages = {path.parent.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob("__init__.py")}
+    assert sorted(table) == sorted(packages)

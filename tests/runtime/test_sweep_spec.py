@@ -318,6 +318,7 @@ NAMES_AND_FILES = {
     "dsf.train.data.recipes": "names datasets",
     "dsf.train.data.registry": "names datasets",
     "dsf.train.event_file": "writes what TensorBoard reads",
+    "dsf.train.observer": "hears how a training goes on",
 }
 """What a training imports and its result does not depend on."""
 

@@ -15,7 +15,17 @@ def run_command(*arguments: str, timeout: float = 120.0) -> subprocess.Completed
 
 def assert_refused(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
     """Exit code 2, one line on stderr that holds every fragment, no traceback."""
-    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert_ended_with_one_line(result, 2, *fragments)
+
+
+def assert_failed(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
+    """The same with exit code 1."""
+    assert_ended_with_one_line(result, 1, *fragments)
+
+
+def assert_ended_with_one_line(result: subprocess.CompletedProcess[str], code: int, *fragments: str) -> None:
+    """The exit code, and one line on stderr that holds every fragment."""
+    assert result.returncode == code, (result.stdout, result.stderr)
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
     for fragment in fragments:

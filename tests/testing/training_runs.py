@@ -60,12 +60,3 @@ def trained(*arguments: str) -> str:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics, every one of them whole."""
     return [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
-
-
-def assert_failed(result: subprocess.CompletedProcess[str], *fragments: str) -> None:
-    """Exit code 1 and one line on stderr that holds every fragment."""
-    assert result.returncode == 1, (result.stdout, result.stderr)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    for fragment in fragments:
-        assert fragment in lines[0], lines[0]

@@ -22,8 +22,8 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
-from dsf.testing.command_line import assert_refused, run_command
-from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, assert_failed, metrics, train_here, trained
+from dsf.testing.command_line import assert_failed, assert_refused, run_command
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config.training import TrainConfig
 from dsf.train.evaluation.closed_loop import evaluate
