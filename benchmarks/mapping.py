@@ -42,13 +42,13 @@ from dsf.hardware_models.schedule import Spikes
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.adapters import FastLoopEngine
 from dsf.shell.console import table_console
+from dsf.shell.units import MICROSECOND
 from dsf.tasks import Token, get_task, rollout
 
 PRESETS = ("loihi2_derived", "loihi1_fitted")
 WIDE: dict[str, Any] = {"width": 256, "blocks": 3, "window": 7, "context": 20, "features": 15, "mlp_ratio": 4}
 DECISIONS, QUICK_DECISIONS = 200, 50
 TARGET = 3600.0
-MICROSECOND = 1e-6
 COLUMNS = (
     "mapping",
     "cores",

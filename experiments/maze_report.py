@@ -26,12 +26,12 @@ from dsf.runtime.loop.tape import TapedEpisode
 from dsf.runtime.report.figures import draw_spikes
 from dsf.shell.files import replacing
 from dsf.shell.generated_section import replace_section
+from dsf.shell.units import MICROJOULE
 from dsf.tasks.maze_picture import Picture
 from dsf.testing.measurement import ROOT
 
 DOCUMENT, PICTURE = ROOT / "docs" / "strl.md", ROOT / "docs" / "maze_solved.png"
 MARKER = "maze-on-cores"
-MICROJOULE = 1e-6
 PRESETS = ("paper_45nm", "int8_45nm", "loihi2_derived")
 """What dsf-sim-run prices by default."""
 NOT_RUN = "not run"

@@ -49,11 +49,11 @@ class ExportConfig:
     rounding: Rounding = "nearest"
     """To the nearest integer, or stochastic (seeded by --rounding-seed)."""
     rounding_seed: int = 0
-    """Of stochastic rounding."""
+    """Seed of stochastic rounding."""
     clipping: Clipping = "max"
     """What a scale must hold: the largest weight, a --percentile of them, or the smallest squared error (mse)."""
     percentile: float = 99.9
-    """Of the magnitudes, for --clipping percentile."""
+    """Percentile of the magnitudes, for --clipping percentile."""
     residual_scales: ResidualScales = "shared"
     """One unit for all channels of the residual, or one per channel, which thresholds absorb; needs --calibration."""
     embed_synapses: int = 1
@@ -79,13 +79,13 @@ class ExportConfig:
     """Chip whose published limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if
     there is one. Without it, the network is placed on loihi2 and what breaks its limits is only counted."""
     onnx_mode: OnnxMode = "auto"
-    """Of --target onnx: one token per call (stream), K tokens per call (window), or stream where that is exact."""
+    """With --target onnx: one token per call (stream), K tokens per call (window), or stream where that is exact."""
     precision: Literal["integer", "float"] = "integer"
-    """Of --target onnx: the integer network, or the folded float one."""
+    """With --target onnx: the integer network, or the folded float one."""
     partial: bool = False
-    """Of --target nir: leave out what NIR cannot say; the file lists it."""
+    """With --target nir: leave out what NIR cannot say; the file lists it."""
     netx: Path | None = None
-    """Of --target loihi: directory for lava-dl .net files of the dense stages; needs --whole-biases."""
+    """With --target loihi: directory for lava-dl .net files of the dense stages; needs --whole-biases."""
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 0), ("seed", 0)):

@@ -44,14 +44,21 @@ class EnergyTableConfig:
     markdown: Path | None = None
     """Also write the tables into this document, between its energy-table:begin and energy-table:end lines."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UserError: naming the option.
+        """
+        if self.decisions < 1:
+            raise UserError(f"--decisions is {self.decisions}: it must be at least 1")
+
 
 def energy_table(config: EnergyTableConfig) -> None:
     """``dsf-bench energy-table``."""
     console = table_console()
-    if config.decisions < 1:
-        raise UserError(f"--decisions is {config.decisions}: it must be at least 1")
     path = config.network or network_path()
-    check_outputs(config, path)
+    require_possible(config, path)
     network = require_attention(path, "PSSA", (Window, PlacedWindow))
     modes: tuple[Mode, ...] = ("window", "stream")
     counters = {mode: count_decisions(network, config.decisions, mode, config.backend) for mode in modes}
@@ -67,7 +74,7 @@ def energy_table(config: EnergyTableConfig) -> None:
         replace_section(config.markdown, SECTION, "\n".join(sheet.markdown() for sheet in sheets(table)))
 
 
-def check_outputs(config: EnergyTableConfig, network: Path) -> None:
+def require_possible(config: EnergyTableConfig, network: Path) -> None:
     """Refuse what cannot be written, before anything runs.
 
     Raises:

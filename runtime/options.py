@@ -87,7 +87,7 @@ class SimRunConfig:
     launcher: Literal["local", "ray"] = "local"
     """Where workers run: on this machine, or as tasks of a Ray cluster."""
     ray_address: str | None = None
-    """Of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this run."""
+    """Cluster of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this run."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -102,7 +102,7 @@ class SimRunConfig:
         if self.target_return is not None and not math.isfinite(self.target_return):
             raise UserError(f"--target-return is {self.target_return}: it must be a finite number")
         if self.checkpoint is not None and not self.compare:
-            raise UserError("--checkpoint is not read with --no-compare: drop one of them")
+            raise UserError("--no-compare does not use --checkpoint: drop one of them")
         if self.parity_decisions < 0:
             raise UserError(f"--parity-decisions is {self.parity_decisions}: it must be 0 or more")
         if self.env is not None and self.task is not None:
@@ -130,7 +130,7 @@ class SimRunConfig:
 
     def _check_probes(self) -> None:
         if self.lava_fast_channels and self.backend != "lava":
-            raise UserError(f"--lava-fast-channels: backend '{self.backend}' has no channels; drop it")
+            raise UserError(f"--lava-fast-channels requires --backend lava, and this is {self.backend}: drop it")
         if self.probe and (self.record is not None or self.html is not None):
             raise UserError("--record and --html keep digests of all populations: drop --probe")
         if self.probe_file is not None and (self.workers > 1 or self.launcher != "local"):

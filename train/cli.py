@@ -9,7 +9,7 @@ from rich.console import Console
 from dsf.shell.command import Command, Commands, run_commands
 from dsf.train import conservative_q_learning
 from dsf.train.config.training import TrainConfig
-from dsf.train.evaluation import command as rescore
+from dsf.train.evaluation import command as evaluation
 from dsf.train.terminal import TerminalTraining
 from dsf.train.training import train
 
@@ -26,8 +26,8 @@ COMMANDS: Commands = {
         "Train CQL, the value-based rival, through d3rlpy.",
     ),
     "evaluate": Command(
-        rescore.run,
-        rescore.EvaluateConfig,
+        evaluation.run,
+        evaluation.EvaluateConfig,
         "Score a finished run again, a dense rival also at int8.",
     ),
 }

@@ -64,7 +64,7 @@ class CQLConfig:
     conservative_weight: float = 5.0
     """Weight of the conservative term; d3rlpy's results have 10 on medium sets and 5 on all others."""
     seed: int = 0
-    """Of weights and batches."""
+    """Seed of weights and batches."""
     device: DeviceKind = "auto"
     """Where to train; auto takes a GPU if there is one."""
     threads: int = 2

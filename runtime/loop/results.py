@@ -82,7 +82,7 @@ class ClosedLoopResult:
 
     @property
     def timings(self) -> list[Timing]:
-        """Of each against the clock, in real time."""
+        """Each episode against the clock, in real time."""
         return [result.timing for result in self.results if result.timing is not None]
 
     @property

@@ -37,7 +37,7 @@ from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Task
 
 SAMPLED_DECISIONS = {"stream": 200, "window": 40}
-"""Of the first episode, whose ticks are timed one by one."""
+"""Decisions of the first episode whose ticks are timed one by one."""
 MAPPING_SEED = 0
 
 
@@ -79,7 +79,7 @@ class HardwareFigures:
 
     @property
     def latency(self) -> Latency | None:
-        """Of the mapping that counts; None where there is no chip, or no times of it."""
+        """Time per decision on the mapping that counts; None where there is no chip, or no times of it."""
         return None if self.on_chip is None else self.on_chip.latency
 
     def static_energy(self, task: Task) -> Band | None:

@@ -22,11 +22,11 @@ from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
 from dsf.runtime.report.terminal import chip_rows
 from dsf.shell.files import write_text
+from dsf.shell.units import MICROJOULE
 
 RASTER_DECISIONS = 40
 """Decisions whose spikes are drawn."""
 FILM_WIDTH, FILM_HEIGHT = 960, 420
-MICROJOULE = 1e-6
 
 Row = Sequence[str]
 

@@ -15,16 +15,15 @@ from dsf.runtime.loop.real_time import QUANTILES, RealTimeFigures
 from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures, real_time_verdict
 from dsf.runtime.report.run_report import RunReport
-from dsf.shell.units import MILLISECOND, NANOSECOND
+from dsf.shell.units import MICROJOULE, MICROSECOND, MILLISECOND, NANOSECOND
 from dsf.tasks import Task
 
-MICROJOULE = MICROSECOND = 1e-6
 SHOWN_TERMS = 3
 """The largest ones of a sum; JSON holds all."""
 LOAD_ROWS = ("busiest core: events, updates per tick", "busiest core, mean tick")
 """Without and with times."""
 COUNT_COLUMNS = ("events", "macs", "updates", "messages", "hops")
-"""Of a layer, see :class:`~dsf.hardware_models.layers.LayerRow`."""
+"""Counts of a layer that are shown, see :class:`~dsf.hardware_models.layers.LayerRow`."""
 SHOWN_EDGES = 12
 """The busiest ones between cores; JSON holds all."""
 TIME_ROWS = (
@@ -36,7 +35,7 @@ TIME_ROWS = (
     "energy-delay product",
     "static energy while deciding",
 )
-"""Of a preset with times."""
+"""Rows of a preset with times."""
 
 
 def print_report(report: RunReport, console: Console) -> None:
@@ -200,7 +199,7 @@ def _words(name: str) -> str:
 
 
 def _shares(terms: dict[str, float], total: float) -> str:
-    """Of a sum, the largest first."""
+    """The largest terms of a sum as shares, the largest first."""
     largest = sorted(terms.items(), key=lambda item: -item[1])[:SHOWN_TERMS]
     return ", ".join(f"{value / total:.0%} {_words(name)}" for name, value in largest if total)
 

@@ -67,29 +67,33 @@ class RobustnessConfig:
     plot: Path | None = None
     """Write the curves here, as PNG."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
 
-def check_config(config: RobustnessConfig) -> None:
-    """Refuse settings that cannot work, before anything starts.
+        Raises:
+            UserError: naming the option.
+        """
+        for name in ("episodes", "fault_seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}: it must be 0 or more")
+        if self.target_return is not None and not math.isfinite(self.target_return):
+            raise UserError(f"--target-return is {self.target_return}: it must be a finite number")
+        if not self.kind or len(set(self.kind)) < len(self.kind):
+            raise UserError("--kind names a kind twice, or none: name each once")
+        if self.levels and len(self.kind) > 1:
+            raise UserError(f"--levels needs a single --kind, whose unit they are in: here are {len(self.kind)}")
+        if self.plot is not None and self.plot.suffix != PLOT_SUFFIX:
+            raise UserError(f"--plot is {self.plot}: it writes PNG, so let the name end in {PLOT_SUFFIX}")
+
+
+def require_possible(config: RobustnessConfig) -> None:
+    """Refuse files that cannot be written on this machine, before anything starts.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the file.
     """
-    for name in ("episodes", "fault_seeds"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(config, name)}: it must be at least 1")
-    if config.seed < 0:
-        raise UserError(f"--seed is {config.seed}: it must be 0 or more")
-    if config.target_return is not None and not math.isfinite(config.target_return):
-        raise UserError(f"--target-return is {config.target_return}: it must be a finite number")
-    if not config.kind or len(set(config.kind)) < len(config.kind):
-        raise UserError("--kind names a kind twice, or none: name each once")
-    if config.levels and len(config.kind) > 1:
-        raise UserError(f"--levels needs a single --kind, whose unit they are in: here are {len(config.kind)}")
-    _check_outputs(config)
-
-
-def _check_outputs(config: RobustnessConfig) -> None:
-    """Check the files that are written."""
     outputs = [path for path in (config.json, config.markdown, config.plot) if path is not None]
     for path in outputs:
         require_writable_parent(path, config.network or network_path())
@@ -97,8 +101,6 @@ def _check_outputs(config: RobustnessConfig) -> None:
         raise UserError("two of --json, --markdown and --plot write the same file: name one for each")
     if config.plot is not None:
         require_installed("report", "matplotlib")
-        if config.plot.suffix != PLOT_SUFFIX:
-            raise UserError(f"--plot is {config.plot}: it writes PNG, so let the name end in {PLOT_SUFFIX}")
     if config.markdown is not None:
         require_section(config.markdown, SECTION)
 
@@ -147,7 +149,7 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
 def run(config: RobustnessConfig) -> None:
     """``dsf-sim-run robustness``."""
     console = Console()
-    check_config(config)
+    require_possible(config)
     path = config.network or network_path()
     sweep = sweep_of(config, path)
     points = sweep_levels(config, sweep, console)

@@ -68,12 +68,29 @@ class SweepConfig:
     """Time limit of a cell with --launcher submitit. A cell that runs out of it has failed, and goes on where it was
     with --retry-failed."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UserError: naming the option.
+        """
+        for flag, value in (("--workers", self.workers), ("--cores-per-cell", self.cores_per_cell)):
+            if value is not None and value < 1:
+                raise UserError(f"{flag} is {value}: it must be at least 1")
+        if self.gpus_per_cell < 0.0 or (self.gpus_per_cell > 1.0 and not self.gpus_per_cell.is_integer()):
+            raise UserError(f"--gpus-per-cell is {self.gpus_per_cell}: it must be a share up to 1, or whole GPUs")
+        if self.ray_address is not None and self.launcher != "ray":
+            raise UserError("--ray-address requires --launcher ray: add that, or drop it")
+        if self.launcher == "submitit" and self.workers is not None:
+            raise UserError(
+                "--launcher submitit does not use --workers (Slurm decides how many cells run at a time): drop it"
+            )
+
 
 def sweep(config: SweepConfig) -> None:
     """``dsf-bench sweep``."""
-    require_installed("train", "minari", "safetensors")
+    require_possible(config)
     console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
-    check_config(config)
     path = sweep_path(config.spec)
     spec = read_sweep(path)
     try:
@@ -95,26 +112,16 @@ def sweep(config: SweepConfig) -> None:
     conclude(cells, config, store, console)
 
 
-def check_config(config: SweepConfig) -> None:
-    """Refuse what cannot work, before anything starts.
+def require_possible(config: SweepConfig) -> None:
+    """Refuse what this machine cannot do, before anything starts.
 
     Raises:
-        UserError: naming the option.
+        UserError: naming the option, or the package that is missing.
     """
-    for flag, value in (("--workers", config.workers), ("--cores-per-cell", config.cores_per_cell)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}: it must be at least 1")
-    if config.gpus_per_cell < 0.0 or (config.gpus_per_cell > 1.0 and not config.gpus_per_cell.is_integer()):
-        raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: it must be a share up to 1, or whole GPUs")
+    require_installed("train", "minari", "safetensors")
     if config.launcher == "local" and config.gpus_per_cell > len(visible_gpus()):
         here = len(visible_gpus())
         raise UserError(f"--gpus-per-cell is {config.gpus_per_cell}: this machine shows {here} GPUs; use 0 for the CPU")
-    if config.ray_address is not None and config.launcher != "ray":
-        raise UserError("--ray-address requires --launcher ray: add that, or drop it")
-    if config.launcher == "submitit" and config.workers is not None:
-        raise UserError(
-            "--launcher submitit does not use --workers (Slurm decides how many cells run at a time): drop it"
-        )
     if config.launcher != "local":
         require_installed("cluster", config.launcher)
 

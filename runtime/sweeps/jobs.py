@@ -30,7 +30,7 @@ WRITING_LOCK_NAME = "job.lock"
 DIGEST_LENGTH = 12
 DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
 ORDER_VERSION = 1
-"""Of the protocol between a sweep and its workers."""
+"""Version of the protocol between a sweep and its workers."""
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def plan(cells: list[Resolved]) -> list[Planned]:
 
 
 def _content_hash(cell: Resolved) -> tuple[str, str]:
-    """Of a dataset, and why there is none."""
+    """A dataset's content hash, and why there is none."""
     from dsf.train.data.dataset import load_dataset
 
     try:

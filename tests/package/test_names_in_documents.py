@@ -34,7 +34,7 @@ def tracked() -> frozenset[str]:
 
 @cache
 def module_file(name: str) -> Path | None:
-    """Of a module or package of dsf."""
+    """The file of a module or package of dsf."""
     _, *parts = name.split(".")
     place = ROOT / FOLDERS.get(parts[0], parts[0]) if parts else ROOT / "dsf"
     place = place.joinpath(*parts[1:])
@@ -79,7 +79,7 @@ def exists(name: str) -> bool:
 
 
 def is_member(owner: ast.AST | None, name: str) -> bool:
-    """Of a class; what is imported or no class is not looked into."""
+    """Whether a class has a member; what is imported or no class is not looked into."""
     if not isinstance(owner, ast.ClassDef):
         return owner is None
     inherits = any(ast.unparse(base) not in ("Protocol", "Enum") for base in owner.bases)

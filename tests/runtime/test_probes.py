@@ -80,7 +80,7 @@ def test_probe_file_of_a_closed_loop(tmp_path: Path) -> None:
         (("--probe", "blocks.9.*"), "--probe blocks.9.*: no population matches"),
         (("--probe-file", "/nowhere/x.npz"), "/nowhere does not exist"),
         (("--probe-file", "out.json", "--json", "out.json"), "--json and --probe-file both write"),
-        (("--lava-fast-channels",), "--lava-fast-channels: backend 'fast' has no channels"),
+        (("--lava-fast-channels",), "--lava-fast-channels requires --backend lava, and this is fast"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

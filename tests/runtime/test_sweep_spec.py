@@ -16,7 +16,7 @@ import pytest
 
 from dsf.runtime import bench_cli
 from dsf.runtime.sweeps import identity
-from dsf.runtime.sweeps.command import SweepConfig, check_config, settle
+from dsf.runtime.sweeps.command import SweepConfig, require_possible, settle
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweeps.identity import INTEGERS, TRAINING, code_version, folder_code, resolve_cell
@@ -482,4 +482,4 @@ def test_small_trainings_share_gpus_and_large_ones_take_several() -> None:
 def test_gpus_that_no_cell_can_have_are_refused(share: float, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(UserError, match=re.escape(said)):
-        check_config(SweepConfig("hopper_rivals", gpus_per_cell=share))
+        require_possible(SweepConfig("hopper_rivals", gpus_per_cell=share))

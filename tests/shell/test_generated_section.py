@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsf.runtime import bench_cli
-from dsf.runtime.robustness.command import RobustnessConfig, check_config
+from dsf.runtime.robustness.command import RobustnessConfig, require_possible
 from dsf.shell.errors import UserError
 from dsf.shell.generated_section import markers, replace_section, require_section
 from dsf.testing.command_line import assert_refused
@@ -99,7 +99,7 @@ def test_no_command_replaces_a_readme(tmp_path: Path) -> None:
     )
     assert_refused(bench("energy-table", "--markdown", readme), "has no part between <!-- energy-table:begin -->")
     with pytest.raises(UserError, match="has no part between <!-- robustness:begin -->"):
-        check_config(RobustnessConfig(markdown=readme))
+        require_possible(RobustnessConfig(markdown=readme))
     assert readme.read_text() == "# Mine\n"
     made = tmp_path / "made.md"
     printed = bench(*table, "--markdown", made)
