@@ -87,7 +87,7 @@ class SimRunConfig:
     launcher: Literal["local", "ray"] = "local"
     """Where workers run: on this machine, or as tasks of a Ray cluster."""
     ray_address: str | None = None
-    """Cluster of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else a cluster for this run."""
+    """Cluster of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else one for this run."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
