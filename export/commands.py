@@ -52,6 +52,11 @@ class VerifyConfig:
         if self.seed < 0:
             raise UserError(f"--seed is {self.seed}: it must be 0 or more")
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """What is read."""
+        return (self.file,) if self.network is None else (self.file, self.network)
+
 
 @dataclass(frozen=True)
 class InspectConfig:
@@ -69,6 +74,11 @@ class InspectConfig:
     def __post_init__(self) -> None:
         get_chip(self.chip)
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """What is read."""
+        return (self.file,)
+
 
 @dataclass(frozen=True)
 class DiffConfig:
@@ -81,11 +91,25 @@ class DiffConfig:
     json: Path | None = None
     """Also write the differences here."""
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """What is read."""
+        return self.first, self.second
+
+
+def require_possible(config: VerifyConfig | InspectConfig | DiffConfig) -> None:
+    """Refuse a file of figures that cannot be written, before anything is read.
+
+    Raises:
+        UserError: naming it.
+    """
+    if config.json is not None:
+        require_writable_parent(config.json, *config.inputs)
+
 
 def verify(config: VerifyConfig) -> None:
     """``dsf-export verify``."""
-    if config.json is not None:
-        require_writable_parent(config.json, *inputs_of(config))
+    require_possible(config)
     rungs = prove_file(config)
     print_ladder([dataclasses.asdict(rung) for rung in rungs], Console())
     if config.json is not None:
@@ -103,11 +127,6 @@ def verify(config: VerifyConfig) -> None:
         raise CommandFailed(f"{config.file} fails at {', '.join(failed)}")
     if not any(rung.passed for rung in rungs):
         raise CommandFailed(f"nothing could be proven of {config.file}: {'; '.join(rung.summary for rung in rungs)}")
-
-
-def inputs_of(config: VerifyConfig) -> list[Path]:
-    """What is read."""
-    return [config.file] if config.network is None else [config.file, config.network]
 
 
 def prove_file(config: VerifyConfig) -> list[Rung]:
@@ -155,10 +174,8 @@ def digest_of(path: Path) -> str:
 
 def inspect(config: InspectConfig) -> None:
     """``dsf-export inspect``."""
-    chip = get_chip(config.chip)
-    if config.json is not None:
-        require_writable_parent(config.json, config.file)
-    network, digest = read_network(config.file), file_digest(config.file)
+    require_possible(config)
+    chip, network, digest = get_chip(config.chip), read_network(config.file), file_digest(config.file)
     print_network(network, table_console(), chip, digest, config.share_cores)
     if config.json is not None:
         write_json(config.json, inspect_network(network, chip, digest, config.share_cores))
@@ -166,8 +183,7 @@ def inspect(config: InspectConfig) -> None:
 
 def diff(config: DiffConfig) -> int:
     """``dsf-export diff``."""
-    if config.json is not None:
-        require_writable_parent(config.json, config.first, config.second)
+    require_possible(config)
     differences = compare_networks(read_network(config.first), read_network(config.second))
     print_differences(differences, Console())
     if config.json is not None:

@@ -199,8 +199,6 @@ def describe(data: OfflineDataset, console: Console) -> None:
 
 def show_list(config: ListSets, console: Console) -> None:
     """Print the registry and the store."""
-    if config.json is not None:
-        require_writable_parent(config.json)
     store = Path(store_path())
     rows = list(stored(store))
     here = {row["dataset_id"] for row in rows}
@@ -257,11 +255,22 @@ def show_info(config: Info, console: Console) -> None:
     describe(load_dataset(resolve(config.dataset)), console)
 
 
+def require_possible(config: object) -> None:
+    """Refuse what cannot work on this machine.
+
+    Raises:
+        UserError: packages are missing, or a list cannot be written.
+    """
+    require_installed("train", "minari")
+    if isinstance(config, ListSets) and config.json is not None:
+        require_writable_parent(config.json)
+
+
 def printing(action: Callable[[Config, Console], None]) -> Callable[[Config], None]:
     """The action of a command that prints, and reads or writes the store."""
 
     def act(config: Config) -> None:
-        require_installed("train", "minari")
+        require_possible(config)
         action(config, Console())
 
     return act

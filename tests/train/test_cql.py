@@ -13,7 +13,7 @@ from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.cli import main
 from dsf.train.config.training import DataConfig
-from dsf.train.conservative_q_learning import transitions
+from dsf.train.conservative_q_learning import CQLConfig, header_of, train_cql, transitions
 from dsf.train.data.dataset import load_dataset
 
 
@@ -62,4 +62,19 @@ if importlib.util.find_spec("d3rlpy"):
         assert_refused(again, "exists already")
         assert_refused(
             run_here(main, "dsf-train", "cql", CARTPOLE, "--out", str(tmp_path / "x")), "continuous actions only"
+        )
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.usefixtures("same_threads")
+    def test_cql_as_a_function_returns_its_score(
+        tiny_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        config = CQLConfig(HOPPER, out=tmp_path / "run", steps=20, batch_size=8, eval_episodes=1, threads=1)
+        steps: list[int] = []
+        run = train_cql(config, steps.append)
+        assert capfd.readouterr().out == "" and steps == [20]
+        assert run.checkpoint.is_file() and run.best_checkpoint is None and run.parameters > 0
+        assert [score.to_json() for score in run.scores] == json.loads((tmp_path / "run" / "scores.json").read_text())
+        assert (
+            run.header == header_of(tmp_path / "run") and run.dataset.content_hash == load_dataset(HOPPER).content_hash
         )
