@@ -164,7 +164,7 @@ def driven(
 
 def scored_at_int8(target: float, evaluation: Evaluation, directory: Path) -> list[float]:
     """Returns of the trained rival with 8-bit integers, on the sweep's seeds."""
-    from dsf.train.evaluation.command import score_run
+    from dsf.train.evaluation.finished_run import score_run
 
     (score,) = score_run(directory / TRAINING_NAME, "int8", (target,), evaluation.episodes, evaluation.seed)
     return list(score.returns)

@@ -26,7 +26,7 @@ from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.fault_injection import default_signals
 from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 from dsf.train.checkpoint import load_checkpoint
-from dsf.train.evaluation.command import score_run
+from dsf.train.evaluation.finished_run import score_run
 
 ENDURANCE = Path(__file__).parents[2] / "endurance"
 TINY: dict[str, Any] = {

@@ -17,7 +17,7 @@ from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, run_here, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.cli import main
 from dsf.train.config.rivals import PolicyKind
-from dsf.train.evaluation.command import score_run
+from dsf.train.evaluation.finished_run import score_run
 from dsf.train.models.rivals.int8 import Int8Linear, int8_copy, int8_product, to_int8
 
 

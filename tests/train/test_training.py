@@ -16,7 +16,7 @@ from dsf.train import TrainConfig, TrainedRun, load_dataset, train
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.config.training import ModelConfig
 from dsf.train.data.dataset import OfflineDataset
-from dsf.train.evaluation.command import score_run
+from dsf.train.evaluation.finished_run import score_run
 from dsf.train.evaluation.score import Goals, Score, goals_reached
 from dsf.train.observer import TrainingObserver, TrainingStart
 from dsf.train.run_directory import BEST_NAME

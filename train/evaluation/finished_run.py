@@ -1,0 +1,56 @@
+"""Scores of a finished run: its checkpoint once more in closed loop, a dense rival also at int8."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from dsf.shell.errors import UserError
+from dsf.tasks import get_task
+from dsf.train.config.rivals import EvaluationPrecision
+from dsf.train.evaluation.score import Score
+
+
+def score_run(
+    run: Path,
+    precision: EvaluationPrecision = "fp32",
+    targets: Sequence[float] = (),
+    episodes: int = 10,
+    seed: int = 1_000,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Score]:
+    """Score a run's checkpoint, of DSFormer or of a rival.
+
+    Args:
+        run: run directory (its last checkpoint), or a checkpoint file.
+        precision: "fp32", or "int8" for the dense rivals that have it.
+        targets: returns to ask for (reward units); none means the task's own.
+        episodes: per target, on reset seeds ``seed`` upwards.
+        seed: of the first episode; training's own evaluations begin at ``--eval-seed``.
+        on_step: see :func:`dsf.tasks.rollout`.
+
+    Returns:
+        One score per target, with engine "torch" or "torch int8".
+
+    Raises:
+        UserError: no such run or precision, or the run has no int8 form.
+    """
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.evaluation.closed_loop import evaluate
+    from dsf.train.models.rivals.int8 import int8_copy
+    from dsf.train.run_directory import BEST_NAME
+
+    if precision not in get_args(EvaluationPrecision):
+        raise UserError(f"precision is {precision!r}: use one of {', '.join(get_args(EvaluationPrecision))}")
+    checkpoint = load_checkpoint(run)
+    model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
+    engine = "torch"
+    if precision == "int8":
+        model, engine = int8_copy(model), "torch int8"
+    which = "best" if checkpoint.path.name == BEST_NAME else "last"
+    seeds = range(seed, seed + episodes)
+    asked = tuple(targets) or task.target_returns
+    scores = evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)
+    return [dataclasses.replace(score, engine=engine) for score in scores]
