@@ -1,7 +1,7 @@
 """The options of ``dsf-export RUN``, and what is wrong with them before any work starts.
 
-What the values alone show is refused by :class:`ExportConfig` itself, what only this machine's files and packages show by
-:func:`require_possible` (see :mod:`dsf.shell.command`).
+What the values alone show is refused by :class:`ExportConfig` itself, what only this machine's files and packages show
+by :func:`require_possible` (see :mod:`dsf.shell.command`).
 """
 
 from __future__ import annotations

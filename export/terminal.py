@@ -66,8 +66,8 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
     neurons = sum(node.size for node in network.of_kind(LIF))
     mode = "equals" if network.stream_is_exact else "differs from"
     console.print(
-        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} window "
-        f"mode (receptive field {network.receptive_field}, K {network.context})",
+        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} "
+        f"window mode (receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )
     if written.sha256 is not None:
