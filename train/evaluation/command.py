@@ -16,6 +16,7 @@ from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task
 from dsf.train.config.rivals import EvaluationPrecision
+from dsf.train.evaluation.finished_run import score_run
 
 
 @dataclass(frozen=True)
