@@ -7,6 +7,7 @@ import builtins
 import importlib
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -166,4 +167,12 @@ def test_every_folder_of_the_rooms_has_a_line_in_the_architecture() -> None:
     table = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
     folders = [ROOT / FOLDERS.get(room, room) for room in ROOMS]
     packages = {path.parent.relative_to(ROOT).as_posix() for folder in folders for path in folder.rglob("__init__.py")}
-    assert sorted(table) == sorted(packages)
+    assert sorted(table) == sorted({*packages, "dsf"})
+
+
+def test_the_readme_s_python_runs() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        result = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
