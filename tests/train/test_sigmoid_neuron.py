@@ -47,13 +47,16 @@ def assert_kinds_agree(neuron: SigmoidLIF, drive: Tensor, upstream: Tensor, hold
     """The spikes are the same and the gradients close, three ways; the answer is the spikes."""
     (spikes, gradient), *others = (fired(neuron, kind, drive, upstream, hold) for kind in KINDS)
     assert spikes.dtype == drive.dtype and spikes.shape == upstream.shape
-    scale = max(1.0, float(gradient.abs().max())) if gradient.numel() else 1.0
+    defined = gradient.isfinite()  # snnTorch's sigmoid is NaN in float32 far below the threshold, ours nowhere
+    scale = max(1.0, float(gradient[defined].abs().max())) if gradient.numel() else 1.0
     for other_spikes, other in others:
-        assert other_spikes.dtype == drive.dtype and torch.equal(other_spikes, spikes)
-        assert torch.allclose(other, gradient, rtol=0.0, atol=TOLERANCE[drive.dtype] * scale)
+        assert other_spikes.dtype == drive.dtype and torch.equal(other_spikes, spikes) and other.isfinite().all()
+        assert torch.allclose(other[defined], gradient[defined], rtol=0.0, atol=TOLERANCE[drive.dtype] * scale)
+        assert torch.allclose(other, others[0][1], rtol=0.0, atol=TOLERANCE[drive.dtype] * scale)
     return spikes
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     dtype=st.sampled_from(list(TOLERANCE)),
@@ -70,6 +73,7 @@ def assert_kinds_agree(neuron: SigmoidLIF, drive: Tensor, upstream: Tensor, hold
 @example(torch.float64, 1.25, 1.0, 1.0, 8, 5, 63, False, 0)
 @example(torch.float32, 2.0, 1.0, 1.0, 4, 0, 65, True, 0)
 @example(torch.float64, 2.0, 1.0, 1.0, 4, 0, 65, False, 0)
+@example(torch.float32, 8.0, 1.0, 1.0, 5, 1, 63, True, 66)
 def test_definition_torch_and_kernels_agree(
     dtype: torch.dtype,
     tau: float,
