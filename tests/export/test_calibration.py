@@ -121,6 +121,7 @@ def test_bias_correction_removes_the_mean_error(sizes: dict[str, Any], config: Q
         assert (np.abs(mean_error) <= step / 2 * (1 + 1e-9) + size * 1e-9).all(), name
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(sizes=exportable(), config=CONFIGS, whole=st.booleans())
 def test_any_settings_give_a_proven_network_or_one_line(

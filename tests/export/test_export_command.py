@@ -44,6 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("run") / "run.safetensors")
 
 
+@pytest.mark.slow
 def test_network_file_carries_the_whole_ladder(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "net.dsf.h5"
     result = export(str(run), "--target", "loihi", "-o", str(out), "--episodes", "2")
@@ -67,6 +68,7 @@ def test_network_file_carries_the_whole_ladder(run: Path, tiny_store: Path, tmp_
         assert words in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["tssa", "sdsa1"])
 def test_windowed_attentions_are_exported_and_say_that_stream_is_another_policy(
     attention: str, tiny_store: Path, tmp_path: Path
@@ -84,6 +86,7 @@ def test_windowed_attentions_are_exported_and_say_that_stream_is_another_policy(
     assert all(len(np.unique(lif.threshold)) == 1 for lif in stages)
 
 
+@pytest.mark.slow
 def test_the_other_targets(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     """From a run, and from the network file it was exported to."""
     file = tmp_path / "net.dsf.h5"
@@ -109,6 +112,7 @@ def test_the_other_targets(run: Path, tiny_store: Path, tmp_path: Path) -> None:
     onnx.checker.check_model(onnx.load(floats), full_check=True)
 
 
+@pytest.mark.slow
 def test_verify_inspect_and_diff(tiny_store: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "a.dsf.h5", tmp_path / "b.dsf.h5"
     write_network(random_network(0, features=15), first)

@@ -210,6 +210,7 @@ def test_trained_integers_stay_as_they_are(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_scales_are_those_of_training(checkpoint: Path, tiny_store: Path, tmp_path: Path) -> None:
     """Asked for or not: per layer here."""
     out = tmp_path / "out"
@@ -258,6 +259,7 @@ def test_a_name_does_not_promise_another_target(target: str, name: str, file: Pa
     assert not (tmp_path / name).exists()
 
 
+@pytest.mark.slow
 def test_the_content_says_what_a_file_is(file: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A network under any name can be read, and is digested; a broken one is called that."""
     result = export(str(file), "-o", str(tmp_path / "second"))

@@ -45,6 +45,7 @@ def test_same_network_same_bytes(path: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
     generator = np.random.default_rng(0)
@@ -79,6 +80,7 @@ WRONG_HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), [(name, value) for name in WRONG_HEADERS for value in WRONG_HEADERS[name]])
 def test_a_signed_header_of_wrong_types_names_file_and_field(path: Path, field: str, value: Any) -> None:
     with h5py.File(path, "r+") as file:

@@ -35,6 +35,7 @@ from dsf.train.quantization.layers import LARGEST_RATIO_ERROR, bias_parts, count
 from dsf.train.quantization.scales import Scales, largest_threshold_for_bias
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(sizes=exportable(largest_width=16, largest_blocks=3))
 def test_fold_is_exact(sizes: dict[str, Any]) -> None:
@@ -108,6 +109,7 @@ class Largest:
         self.seen[name, quantity] = max(self.seen.get((name, quantity), 0), int(np.abs(values).max()))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8), extreme=st.booleans())
 def test_no_run_leaves_the_proven_bounds(sizes: dict[str, Any], bits: int, extreme: bool) -> None:

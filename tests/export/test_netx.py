@@ -226,6 +226,7 @@ def stage_spikes(network: Network, stage: DenseStage, seed: int) -> tuple[np.nda
     return np.concatenate(read), np.concatenate(fired)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava is frozen on Python 3.10")
 def test_netx_in_lava_fires_the_references_spikes(tmp_path: Path) -> None:
     wanted = {}

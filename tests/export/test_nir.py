@@ -94,6 +94,7 @@ def assert_same_graph(graph: nir.NIRGraph, again: nir.NIRGraph) -> None:
                 assert np.array_equal(getattr(node, field), getattr(other, field)), (name, field)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=exportable(), bits=st.integers(2, 8))
 def test_round_trip_gives_back_the_graph(tmp_path: Path, sizes: dict[str, Any], bits: int) -> None:
@@ -173,6 +174,7 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     assert (tmp_path / "x.nir").read_text() == "older"
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=exportable(), bits=st.integers(2, 8), whole=st.booleans())
 def test_an_euler_reader_gives_the_reference_values(

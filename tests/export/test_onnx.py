@@ -65,6 +65,7 @@ def assert_same(reference: Engine, engine: Engine, token: np.ndarray, graded: bo
     TALLY.add("ONNX Runtime", sum(spikes.size for spikes in fired.values()))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8))
 def test_a_stream_is_the_reference_engine(sizes: dict[str, Any], bits: int) -> None:
@@ -80,6 +81,7 @@ def test_a_stream_is_the_reference_engine(sizes: dict[str, Any], bits: int) -> N
         assert_same(reference, engine, graded[step] if step % 2 else vectors[step], graded=bool(step % 2))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8), graded=st.booleans())
 def test_a_window_is_the_window_reference(sizes: dict[str, Any], bits: int, graded: bool) -> None:

@@ -156,6 +156,7 @@ def assert_same_integers(network: Network, recorded: dict[str, Integers]) -> Non
     assert len(recorded) == sum(isinstance(node, kinds) for node in network.nodes)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sizes=exportable(), bits=BITS, per_channel=st.booleans())
 def test_export_finds_exactly_the_integers_trained_with(sizes: dict[str, Any], bits: int, per_channel: bool) -> None:

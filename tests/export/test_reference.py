@@ -128,6 +128,7 @@ def _slow_readout(node: Readout, residual: list[list[int]]) -> list[int]:
     return [sum(w * g for w, g in zip(row, graded)) + int(b) for row, b in zip(node.weights.tolist(), node.bias)]
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(sizes=exportable(largest_width=6, largest_context=6), bits=st.integers(2, 8))
 def test_reference_is_the_docstrings(sizes: dict[str, Any], bits: int) -> None:
@@ -144,6 +145,7 @@ def test_reference_is_the_docstrings(sizes: dict[str, Any], bits: int) -> None:
     assert (answers, observed) == slow_decisions(network, tokens[:, 0])
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(sizes=exportable(largest_width=6, largest_context=6), bits=st.integers(2, 8), data=st.data())
 def test_windows_that_are_replayed_are_the_docstrings(sizes: dict[str, Any], bits: int, data: st.DataObject) -> None:

@@ -56,6 +56,7 @@ def tokens_of(network: Network, lanes: int = 3) -> np.ndarray:
     return random_tokens(network, 2 * network.context, lanes, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8), kind=st.sampled_from(KINDS))
 def test_every_file_of_every_network_is_what_was_proven(

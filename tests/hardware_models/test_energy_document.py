@@ -16,6 +16,7 @@ def written() -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow
 def test_the_documents_figures_come_out_again(written: dict[str, Any]) -> None:
     measured, _ = energy.measure()
     assert energy.drifted(written, measured) == []

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -34,6 +36,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     assert not names & {"utils", "helpers", "common"}
 
 
+@pytest.mark.slow
 def test_robot_side_runs_without_torch() -> None:
     """Reader, reference engine, hardware models, and a closed-loop run, with torch and friends blocked."""
     script = """
@@ -42,6 +45,7 @@ for name in ("torch", "snntorch", "minari", "safetensors", "onnx"):
     sys.modules[name] = None
 import dsf.export.network.network, dsf.export.network.file, dsf.export.network.bounds
 import dsf.hardware_models, dsf.runtime.cli
+import pytest
 from dsf.runtime.cli import SimRunConfig, run
 run(SimRunConfig(backend="reference", parity_decisions=0, compare=False))
 """

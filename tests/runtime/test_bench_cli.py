@@ -51,6 +51,7 @@ def table() -> EnergyTable:
     return work_out(network, counters, TSSA_RATES, TSSA_RATES)
 
 
+@pytest.mark.slow
 def test_the_table_is_printed_and_written(tmp_path: Path) -> None:
     document, values = tmp_path / "page.md", tmp_path / "table.json"
     begin, end = markers(SECTION)
@@ -70,6 +71,7 @@ def test_the_table_is_printed_and_written(tmp_path: Path) -> None:
     assert document.read_text() == again, "the same figures, written twice"
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line() -> None:
     for arguments, words in (
         ((), "name one of energy-table"),
@@ -119,6 +121,7 @@ def test_tssa_is_measured_where_a_network_is_given(tmp_path: Path) -> None:
     assert rates_of_tssa(EnergyTableConfig()) == TSSA_RATES
 
 
+@pytest.mark.slow
 def test_decisions_are_counted_over_episodes() -> None:
     """A network that falls soon needs more than one; the count is exact in both modes."""
     network = read_network(network_path())

@@ -32,6 +32,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_main_job_without_arguments(tmp_path: Path) -> None:
     """The shipped network, one whole Hopper episode in Lava (or the reference, where Lava cannot run)."""
     arguments = [] if sys.version_info < (3, 11) else ["--backend", "reference"]
@@ -50,6 +51,7 @@ def test_main_job_without_arguments(tmp_path: Path) -> None:
         assert words in result.stdout
 
 
+@pytest.mark.slow
 def test_reference_and_lava_returns_are_equal_to_the_last_bit(tmp_path: Path) -> None:
     backend = "lava" if sys.version_info < (3, 11) else "reference"
     arguments = ["--backend", backend, "--seed", "11", "--parity-decisions", "0"]
@@ -73,6 +75,7 @@ def test_shipped_network_carries_its_proof_and_provenance() -> None:
     assert header["dataset"] == network.provenance["dataset"]
 
 
+@pytest.mark.slow
 def test_bad_network_files(tmp_path: Path) -> None:
     content, bad = network_path().read_bytes(), tmp_path / "bad.dsf.h5"
     out = tmp_path / "out.json"
@@ -86,6 +89,7 @@ def test_bad_network_files(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "small.dsf.h5"
     write_network(random_network(0), path)
@@ -98,6 +102,7 @@ def test_network_of_another_task_is_refused(tmp_path: Path) -> None:
     assert_refused(run_command("dsf-sim-run", str(path), "--backend", "reference"), "unknown task 'chess'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -56,6 +56,7 @@ def test_an_engine_that_was_used_before_starts_counting_anew() -> None:
         assert first.activity == again.activity and first.episode_spikes == again.episode_spikes
 
 
+@pytest.mark.slow
 def test_a_longer_receptive_field_than_the_context_runs_in_window_mode(tmp_path: Path) -> None:
     """As trained; stream mode is another policy, and runs only when asked for."""
     network = random_network(4, features=FEATURES, attention="tssa", context=3)

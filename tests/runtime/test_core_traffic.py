@@ -80,6 +80,7 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
     assert activity.total("messages") == spikes.total() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 @pytest.mark.parametrize("sizes", KINDS)
 def test_lavas_processes_are_connected_as_the_placed_network(

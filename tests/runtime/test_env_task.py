@@ -61,6 +61,7 @@ def test_another_version_of_the_networks_own_environment(path: Path, network: Ne
     assert env_task("Hopper-v4", network).control_period_s == get_task("hopper").control_period_s
 
 
+@pytest.mark.slow
 def test_a_users_own_environment_with_another_range_of_actions(path: Path) -> None:
     """Throttle-v0 asserts that actions lie in its [0, 2]; the whole range is used."""
     result = sim_run(str(path), *QUICK, "--env", "dsf.testing.gym_worlds:Throttle-v0", "--episodes", "2")

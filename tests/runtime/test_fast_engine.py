@@ -91,6 +91,7 @@ def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int)
     return compared
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(sizes=exportable(largest_width=48), bits=st.integers(2, 8), lanes=st.integers(1, 5), windowed=st.booleans())
 def test_every_spike_equals_the_reference(sizes: dict[str, Any], bits: int, lanes: int, windowed: bool) -> None:
@@ -106,6 +107,7 @@ def test_more_lanes_than_are_computed_together(attention: Any, mode: Mode) -> No
     assert compare(network, CHUNK_ELEMENTS + 7, mode, 6, seed=1) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
     """Silent, saturated and other populations, any number of ticks, rows that fill tiles and rows that do not."""

@@ -46,6 +46,7 @@ THREADS_END_S = 5.0
 """They are told to, but not waited for."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.quick], ids=lambda fault: fault.name)
 def test_a_fault_ends_the_run_with_one_line_and_leaves_nothing(fault: Fault, tmp_path: Path) -> None:
     """The same faults as endurance/faults.py, which tries all of them and many times: docs/reliability.md."""
@@ -80,6 +81,7 @@ def test_an_engine_takes_everything_with_it() -> None:
     assert counts[1] == counts[2] and counts[2][1:] == (threads, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["fused", "expanded"])
 def test_exception_inside_a_process_model_is_reported(model: LavaModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second token raises inside a block's process (the patch reaches the children through fork)."""
@@ -155,6 +157,7 @@ def looked(patience_: Patience, children: list[int], seconds: float) -> None:
         patience_.look(children)
 
 
+@pytest.mark.slow
 def test_who_sleeps_hangs_and_who_computes_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "QUIET_S", 0.5)
     with Sleeper("import time; time.sleep(60)") as children:
@@ -270,6 +273,7 @@ with open_engine(network, "lava") as engine:
 """
 
 
+@pytest.mark.slow
 def test_a_program_leaves_no_temporary_files() -> None:
     """Lava's memory server is killed, and its socket lies in a directory that only it would remove."""
     with tempfile.TemporaryDirectory() as place:  # not pytest's: a socket's path has room for about 100 characters

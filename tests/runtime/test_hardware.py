@@ -43,6 +43,7 @@ def run(tmp_path: Path, *options: str) -> tuple[dict[str, Any], str]:
     return json.loads((tmp_path / "out.json").read_text()), result.stdout
 
 
+@pytest.mark.slow
 def test_repeated_presets_and_a_users_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump(MINE))

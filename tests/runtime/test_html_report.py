@@ -48,6 +48,7 @@ class Page(HTMLParser):
                 self.fetched.append(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stream", "window"])
 def test_the_page_holds_everything_and_fetches_nothing(mode: str, tmp_path: Path) -> None:
     network, page = tmp_path / "<b>net&work.dsf.h5", tmp_path / "report.html"

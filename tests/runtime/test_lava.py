@@ -43,7 +43,7 @@ MODES: tuple[Mode, ...] = ("stream", "window")
 NETWORKS_PER_CASE = {"fused": 2, "expanded": 1}
 """Networks of random sizes for each kind of attention and mode."""
 CASES = [
-    (model, mode, kind, number)
+    pytest.param(model, mode, kind, number, marks=[pytest.mark.slow] if model == "expanded" else [])
     for model in MODELS
     for mode in MODES
     for kind in KINDS
@@ -117,6 +117,7 @@ def test_random_networks_match_spike_by_spike(model: LavaModel, mode: Mode, kind
     assert result.exact, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stream", "window"])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mode: Mode) -> None:
@@ -126,6 +127,7 @@ def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mod
     assert compare(network, model, random_tokens(network, TOKENS, 1, seed=5), {RESET}, mode).exact
 
 
+@pytest.mark.slow
 def test_the_second_synapses_have_a_place_in_lavas_graph() -> None:
     network = finely_scaled_network(4, width=10, blocks=2, ticks=2, context=3, window=2)
     with open_engine(network, "lava", "expanded") as engine:
@@ -148,6 +150,7 @@ def test_attention_remembers_in_the_networks_of_the_sweep(kind: str) -> None:
     assert remembered
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(exportable(), st.sampled_from(MODES))
 def test_fused_blocks_are_the_reference(arguments: dict[str, Any], mode: Mode) -> None:
@@ -196,6 +199,7 @@ def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
     assert [ReferenceLoopEngine(network, mode).ticks_per_token for mode in MODES] == [4, 4]
 
 
+@pytest.mark.slow
 def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     from dsf.runtime.lava_backend.supervisor import LavaSupervisor
 
@@ -220,6 +224,7 @@ def test_window_mode_runs_one_period_for_each_token_there_is(monkeypatch: pytest
     assert totals == [whole // 3, 2 * whole // 3, whole, whole, whole, whole // 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_trained_network_matches_over_200_closed_loop_decisions(model: LavaModel) -> None:
     network, task = read_network(network_path()), get_task("hopper")
@@ -238,6 +243,7 @@ def test_trained_network_matches_over_200_closed_loop_decisions(model: LavaModel
     assert result.exact, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "beyond"), [("fused", 2), ("expanded", -17)])
 def test_trained_network_matches_in_window_mode(model: LavaModel, beyond: int) -> None:
     """Fused beyond a full window; the expanded network takes minutes for that, and its random ones go there."""
@@ -247,6 +253,7 @@ def test_trained_network_matches_in_window_mode(model: LavaModel, beyond: int) -
     assert result.exact, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("probes", [("blocks.0.attention.*_lif", "blocks.1.mlp.hidden_lif"), ("none",)])
 def test_only_probed_populations_are_reported_and_all_are_counted(model: LavaModel, probes: tuple[str, ...]) -> None:

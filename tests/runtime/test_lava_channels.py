@@ -124,6 +124,7 @@ def test_lava_is_as_before_once_an_engine_has_started(fails: bool, monkeypatch: 
     assert names() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "mode"), [("fused", "stream"), ("fused", "window"), ("expanded", "stream")])
 def test_spikes_are_the_same(model: LavaModel, mode: Mode) -> None:
     network = random_network(0, blocks=2, ticks=2, attention="tssa")
@@ -153,6 +154,7 @@ def test_exception_inside_a_process_model_is_reported(monkeypatch: pytest.Monkey
     assert_dies(random_network(0), message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [0, -1])
 def test_killed_child_is_reported(position: int) -> None:
     """A block, or the service that drives all of them."""

@@ -76,6 +76,7 @@ def test_the_fast_engine_runs_faulty_networks_as_the_reference(fault: str, atten
     assert result.exact and result.compared_spikes > 1_000, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "attention", "mode", "lava"),
     [

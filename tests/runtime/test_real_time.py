@@ -54,6 +54,7 @@ def run_slow(network: Network, period: float, decision: float, on_miss: OnMiss) 
     return lane, timing, answers
 
 
+@pytest.mark.slow
 def test_without_a_miss_the_clock_changes_nothing(network: Network) -> None:
     task, results = env_task(WORLD, network), []
     for clock in (None, WallClock(RELAXED_S, "stop")):
@@ -113,6 +114,7 @@ def test_a_backend_that_fails_ends_the_run(network: Network) -> None:
     lane.close()
 
 
+@pytest.mark.slow
 def test_lateness_does_not_add_up(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of the environment takes three quarters of a period; periods counted from its end would last 1.75."""
     lane = TapedLane(env_task(WORLD, network), Tape(network))
@@ -139,6 +141,7 @@ def test_taped_and_checked_in_real_time(network: Network) -> None:
     assert result.decisions == sum(len(tape.graded) for tape in result.tapes)
 
 
+@pytest.mark.slow
 def test_command_line(network: Network, tmp_path: Path) -> None:
     path, out = tmp_path / "net.dsf.h5", tmp_path / "out.json"
     write_network(network, path)

@@ -52,6 +52,7 @@ def recording(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recorded(path, tmp_path_factory.mktemp("recordings") / "run.h5", "--backend", "fast", "--env", WORLD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stream", "window"])
 def test_engines_record_the_same_and_replay_each_other(path: Path, mode: str, tmp_path: Path) -> None:
     """Everything but the backend's name is equal, in a registered task."""
@@ -76,6 +77,7 @@ def test_engines_record_the_same_and_replay_each_other(path: Path, mode: str, tm
         assert (compared["observations"], compared["returns"]) == (decisions + 3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava is frozen on Python 3.10")
 def test_lava_records_and_replays(path: Path, recording: Path, tmp_path: Path) -> None:
     lava = recorded(path, tmp_path / "lava.h5", "--backend", "lava", "--env", WORLD)

@@ -59,6 +59,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return run_here(cli.main, "dsf-sim-run", "robustness", *map(str, arguments))
 
 
+@pytest.mark.slow
 def test_every_kind_in_one_call(path: Path, tmp_path: Path) -> None:
     out, table, curves = tmp_path / "out.json", tmp_path / "table.md", tmp_path / "curves.png"
     options = ("--episodes", "2", "--fault-seeds", "2", "--seed", "7", "--target-return", "1000")

@@ -56,6 +56,7 @@ def answers(network: Network, decisions: int, restart: int) -> dict[str, np.ndar
     return {name: np.stack(values) for name, values in found.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(sizes=whose_field_fits(), data=st.data())
 def test_both_modes_agree_from_the_first_token_on(sizes: dict[str, Any], data: st.DataObject) -> None:

@@ -38,6 +38,7 @@ def test_budgets_are_declared_per_pair_and_options_change_all(monkeypatch: pytes
     assert (pairs["--seed"], pairs["--steps"], pairs["--model.window"]) == ("3", "7", "10")
 
 
+@pytest.mark.slow
 def test_one_cell_is_trained_scored_and_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     only = "walls-wall_follower-strl-causal"

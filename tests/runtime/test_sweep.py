@@ -62,6 +62,7 @@ def trainings_begun(out: Path) -> int:
     return sum(log.read_text().count("parameters, on") for log in out.glob("*/log.txt"))
 
 
+@pytest.mark.slow
 def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_path: Path) -> None:
     models = {"pssa": {"energy": "spiking"}, "int8": {"export": {"bits": 8}, "energy": "spiking"}}
     spec = write_spec(tmp_path / "s.yaml", models={**models, "wild": {"settings": DIVERGING}}, seeds=[0, 1])
@@ -92,6 +93,7 @@ def test_cells_are_run_once_and_failed_ones_on_request(tiny_store: Path, tmp_pat
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path) -> None:
     """Two cells, one training; energies are those of the sizes that were trained."""
     rival = {"settings": {"policy": "dt"}, "energy": "decision-transformer"}
@@ -131,6 +133,7 @@ def test_cql_is_a_cell_and_where_it_is_not_installed_a_reason(tiny_store: Path, 
     assert line["energy"]["microjoules"]["fp32"]["paper_45nm"] == pytest.approx(macs * 4.6e-6, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Path, tmp_path: Path) -> None:
     """Each gets a whole file back, and two sweeps with different cells of one training keep theirs apart."""
     planned = plan(resolve_all(read_sweep(write_spec(tmp_path / "s.yaml"))))
@@ -162,6 +165,7 @@ def running(process: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_sweeps_lose_and_double_nothing(tiny_store: Path, tmp_path: Path) -> None:
     """Ctrl-C, then kill -9, then two sweeps at once on what is left."""
     settings = {**TINY, "steps": 300, "checkpoint-every": 10}
@@ -220,6 +224,7 @@ def test_a_launcher_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatc
         assert_refused(result, f"needs {launcher}", "dsf[cluster]")
 
 
+@pytest.mark.slow
 def test_a_missing_dataset_is_said_and_nothing_else_is_lost(minari_store: Path, tmp_path: Path) -> None:
     result = run_command("dsf-bench", "sweep", str(write_spec(tmp_path / "s.yaml")), "--out", str(tmp_path / "out"))
     assert result.returncode == 1 and "dsf-data collect cartpole-expert" in result.stdout

@@ -74,6 +74,7 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("found", "written", "words"),
     [
@@ -150,6 +151,7 @@ def test_a_worker_reads_the_order_that_a_sweep_wrote_and_no_other_version(tmp_pa
     assert "is a job of version 2, and this dsf reads version 1" in found.stderr
 
 
+@pytest.mark.slow
 def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert_refused(bench("sweep", "no_such"), "there is no sweep no_such", "hopper_rivals")
@@ -159,6 +161,7 @@ def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
     assert_refused(bench("table", "good", "--spec", path, "--results", tmp_path / "none"), "no results at", "dsf-bench")
 
 
+@pytest.mark.slow
 def test_cells_are_the_same_where_nothing_that_matters_differs(tmp_path: Path) -> None:
     path = write(tmp_path)
     first, second = (resolve_cell(read_sweep(path).cells()[index]) for index in (0, 1))
@@ -342,6 +345,7 @@ def test_what_computes_a_result_is_hashed(start: str, room: str, hashed: dict[st
         assert not {inside, f"{inside}.py"} & set(hashed[packages[0]]), f"{name} is left out of the hash"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped_sweeps())
 def test_shipped_sweeps_fit_the_parser(name: str) -> None:
     spec = read_sweep(sweep_path(name))
@@ -353,6 +357,7 @@ def test_shipped_sweeps_fit_the_parser(name: str) -> None:
     assert all(resolve_cell(cell).place for cell in different.values())
 
 
+@pytest.mark.slow
 def test_settings_younger_than_sweeps_leave_earlier_places_as_they_are() -> None:
     cells = read_sweep(sweep_path("hopper_rivals")).cells()
     policies = {cell.model: resolve_cell(cell).training for cell in cells if cell.model in ("pssa", "dt")}

@@ -60,6 +60,7 @@ def outputs(path: Path, place: Path, *options: object) -> tuple[bytes, dict[str,
 LAUNCHERS = ("local", "ray") if importlib.util.find_spec("ray") else ("local",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_results_are_those_of_the_serial_run(
@@ -79,6 +80,7 @@ def test_the_budget_of_checked_decisions_is_spread_evenly() -> None:
     assert checked_per_episode(0, 5) == 0
 
 
+@pytest.mark.slow
 def test_workers_leave_the_way_of_starting_processes_alone(path: Path) -> None:
     """Lava refuses to be imported once a way was chosen."""
     script = "import multiprocessing; from dsf.runtime import cli\n" + (
@@ -176,6 +178,7 @@ def endless(backend: str, path: Path, tmp_path: Path) -> Iterator[tuple[subproce
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "fault", "code", "line"),
     [

@@ -5,10 +5,13 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 PAGES, ARRAYS, TIMES = 1024, 8, 50  # arrays of 4 MiB: below the largest heap block; eight are more than glibc keeps
 PROGRAM = f"""
 import resource
 import numpy as np
+import pytest
 from dsf.shell.allocator import keep_freed_memory
 
 def faults():
@@ -26,6 +29,7 @@ print(int(found), as_it_was, faults())
 """
 
 
+@pytest.mark.slow
 def test_arrays_that_come_and_go_fetch_their_pages_once() -> None:
     environment = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}  # small pages, so that each of them is counted
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=environment)

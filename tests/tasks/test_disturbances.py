@@ -81,6 +81,7 @@ def test_no_disturbance_changes_nothing_to_the_last_bit() -> None:
         assert np.array_equal(one.vector(), other.vector())
 
 
+@pytest.mark.slow
 def test_an_episode_does_not_depend_on_its_order_or_on_the_lanes() -> None:
     task, seeds = hopper(), [5, 6, 7, 8]
     alone = rollout(task, SteadyPolicy(1, 3), seeds, 3600.0, disturbances=EVERYTHING)

@@ -41,6 +41,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["network", "netx", "nir"])
 def test_an_export_fails_with_an_error_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
     directory = tmp_path / "out"

@@ -116,6 +116,7 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
     return Case(module, definition, padded_mask(lengths, context), lengths, residual, upstream)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cases(ATTENTIONS))
 def test_rules_that_mix_tokens_agree_with_their_definitions(case: Case) -> None:
@@ -135,6 +136,7 @@ def test_rules_that_mix_tokens_agree_with_their_definitions(case: Case) -> None:
     assert_same_gradients(case.module, case.definition.values, 1e-10)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(cases((*ATTENTIONS, "none")), st.sampled_from(["fused", "snntorch"]))
 def test_whole_blocks_agree_with_their_definition(case: Case, kind: NeuronKind) -> None:

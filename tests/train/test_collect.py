@@ -27,6 +27,7 @@ The content hash is no such constant: float32 products differ in their last bit 
 """
 
 
+@pytest.mark.slow
 def test_collecting_is_deterministic_and_makes_a_genuine_minari_dataset(minari_store: Path) -> None:
     recipe = get_recipe("hopper-medium-expert")
     hashes = []
@@ -51,6 +52,7 @@ def test_every_recipe_finds_its_actors(recipe: Recipe) -> None:
     assert sum(len(episode.actions) for episode in episodes) == 4 * len(recipe.actors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_collection_that_is_ended_leaves_no_process_and_no_file(number: signal.Signals, minari_store: Path) -> None:
     program = str(Path(sys.executable).parent / "dsf-data")
@@ -74,6 +76,7 @@ def test_a_collection_that_is_ended_leaves_no_process_and_no_file(number: signal
     assert list(minari_store.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cli_collects_and_describes(minari_store: Path) -> None:
     made = run_command("dsf-data", "collect", "hopper-medium", "--steps", "300")
     assert made.returncode == 0, made.stderr
@@ -82,6 +85,7 @@ def test_cli_collects_and_describes(minari_store: Path) -> None:
     assert_refused(run_command("dsf-data", "collect", "hopper-medium", "--steps", "300"), "--overwrite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -94,6 +98,7 @@ def test_wrong_arguments_are_refused(arguments: tuple[str, ...], words: str, min
     assert_refused(run_command("dsf-data", "collect", *arguments), words)
 
 
+@pytest.mark.slow
 def test_waypoint_controller_fills_a_goal_dataset(minari_store: Path) -> None:
     made = run_command("dsf-data", "collect", "pointmaze-umaze-dense", "--steps", "650", "--seed", "3")
     assert made.returncode == 0, made.stderr
@@ -121,6 +126,7 @@ def test_controller_is_the_expert_and_random_actions_are_the_zero_of_a_score() -
         assert abs(task.score(float(episode_returns(task, "random", 10).mean()))) < 15.0
 
 
+@pytest.mark.slow
 def test_references_are_measured_on_the_command_line() -> None:
     result = run_command("dsf-data", "reference", "cartpole", "--episodes", "3")
     assert result.returncode == 0, result.stderr

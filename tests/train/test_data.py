@@ -260,6 +260,7 @@ def test_damaged_flat_files_are_built_again(name: str, harm: Callable[[Path], No
     assert the_store(directory / CACHE_NAME) == store and open_store(store).content_hash == first.content_hash
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_all_succeed(minari_store: Path) -> None:
     directory = write_minari([episode(500, number) for number in range(40)])
     script = f"from dsf.train.data.dataset import load_dataset; print(load_dataset('{ID}').content_hash)"
@@ -357,6 +358,7 @@ print(data.tokens.nbytes + data.actions.nbytes)
 """
 
 
+@pytest.mark.slow
 def test_a_dataset_larger_than_memory_is_built_and_sampled(minari_store: Path) -> None:
     allowed = 48 << 20
     long_episode = episode(20_000)
@@ -433,6 +435,7 @@ def test_the_first_wrong_episode_is_named(later: EpisodeBuffer | None) -> None:
             list(flat_episodes(ID, HOPPER, recorded(), steps))
 
 
+@pytest.mark.slow
 def test_wrong_rewards_end_the_command_with_one_line(minari_store: Path, tmp_path: Path) -> None:
     write_minari([episode(4, 1), episode(4, rewards=np.zeros((4, 1)))])
     result = run_command("dsf-train", ID, "--out", str(tmp_path / "run"))

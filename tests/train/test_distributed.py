@@ -46,6 +46,7 @@ def messages(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if line.startswith("dsf-train: ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("--rate-penalty", "0.1", "--model.norm", "reptbn")], ids=["plain", "penalty"])
 def test_two_processes_train_as_one(extra: tuple[str, ...], tiny_store: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -66,6 +67,7 @@ def test_two_processes_train_as_one(extra: tuple[str, ...], tiny_store: Path, tm
     assert {row["train/blend"] for row in metrics(two)[10:STEPS]} == {0.0}
 
 
+@pytest.mark.slow
 def test_batch_that_ranks_cannot_share_is_refused(tiny_store: Path, tmp_path: Path) -> None:
     done = torchrun(HOPPER, "--out", str(tmp_path / "run"), *TINY, "--batch-size", "7")
     assert done.returncode != 0
@@ -86,6 +88,7 @@ def rank_of(process: int) -> str:
     return next((value.decode()[5:] for value in variables if value.startswith(b"RANK=")), "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["0", "1"])
 def test_killed_rank_ends_the_run(victim: str, tiny_store: Path, tmp_path: Path) -> None:
     endless = ("--steps", "1000000", "--checkpoint-every", "5", *UNSCORED)

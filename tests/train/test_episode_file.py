@@ -52,6 +52,7 @@ def write(quickly: bool) -> tuple[Path, list[dict[str, Any]]]:
         return path, [content(file[f"episode_{number}"]) for number in range(len(file))]
 
 
+@pytest.mark.slow
 def test_it_holds_what_minaris_own_holds(minari_store: Path) -> None:
     path, own = write(quickly=False)
     size = path.stat().st_size

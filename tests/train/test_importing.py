@@ -52,6 +52,7 @@ def hdf5(path: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_npz_becomes_a_genuine_minari_dataset(minari_store: Path, tmp_path: Path) -> None:
     final = np.arange(33, dtype=np.float32).reshape(3, 11)
     path = npz(tmp_path / "steps.npz", final_observations=final)
@@ -93,6 +94,7 @@ def test_hdf5_that_stops_in_the_middle_of_an_episode_is_cut_there(tmp_path: Path
     assert "marked as a truncation" in imported.notes[0]
 
 
+@pytest.mark.slow
 def test_actions_out_of_range_are_clipped_only_on_request(minari_store: Path, tmp_path: Path) -> None:
     actions = steps(("a", "b"))["actions"]
     actions[3, 1], actions[7, 0] = -2.5, 1.01

@@ -66,6 +66,7 @@ def test_int8_decides_nearly_as_fp32_and_leaves_the_model_alone(kind: PolicyKind
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_at_both_precisions(tiny_store: Path, tmp_path: Path) -> None:
     run, scored = tmp_path / "run", ("--eval-episodes", "2", "--eval-targets", "3600", "--eval-seed", "7")
     trained(HOPPER, "--out", str(run), "--steps", "100", *TINY, *scored, "--policy", "dt")
@@ -102,6 +103,7 @@ def test_a_matrix_that_is_no_linear_is_named() -> None:
         int8_copy(model)
 
 
+@pytest.mark.slow
 def test_dsformer_and_its_best_checkpoint_are_scored_too(tiny_store: Path, tmp_path: Path) -> None:
     scored = ("--eval-episodes", "1", "--eval-targets", "3600", "--eval-seed", "7", "--eval-every", "5")
     trained(HOPPER, "--out", str(tmp_path), "--steps", "10", *TINY, *scored)

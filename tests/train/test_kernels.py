@@ -223,6 +223,7 @@ def test_vectors_of_another_length_are_refused_before_the_kernel_reads_past_thei
         native.forward(torch.zeros(2, 3, 16), torch.ones(8), torch.zeros(16), torch.float32, 0.25, 0.5)
 
 
+@pytest.mark.slow
 @start_method_kept()  # torch.compile fixes it, and Lava refuses to be imported then
 def test_torch_compile_traces_the_portable_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated by dynamo, run without inductor, whose C++ build would take a minute."""
@@ -285,6 +286,7 @@ def expected_spikes() -> tuple[Tensor, Tensor]:
     return spikes.detach(), gradient(current)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
@@ -306,6 +308,7 @@ def test_without_a_working_compiler_neurons_compute_the_same_and_training_says_s
     assert not list(tmp_path.glob("cache/**/*.so"))
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_all_work(tmp_path: Path) -> None:
     """Two processes, one empty cache: both load whole kernels, and one library stays behind."""
     processes = [start_process(tmp_path / f"{n}.pt", tmp_path / "cache") for n in range(2)]

@@ -34,6 +34,7 @@ def data_here(*arguments: str) -> Any:
     return run_here(data_cli.main, "dsf-data", *arguments)
 
 
+@pytest.mark.slow
 def test_the_command_line_collects_and_trains(minari_store: Path, tmp_path: Path) -> None:
     options = ("--observation", "walls", "--expert", "wall_follower")
     made = run_command("dsf-data", *FEW, *options)

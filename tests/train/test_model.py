@@ -139,6 +139,7 @@ def copy_loss(attention: AttentionKind, seed: int) -> float:
     return float(np.mean(losses[-30:]))
 
 
+@pytest.mark.slow
 def test_attention_carries_information() -> None:
     assert copy_loss("none", seed=0) > 0.95
     assert copy_loss("pssa", seed=0) < 0.5

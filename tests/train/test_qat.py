@@ -47,6 +47,7 @@ def loss(model: DecisionModel, data: OfflineDataset) -> float:
         return float((model(batch.integers, batch.mask) - batch.actions)[batch.mask].square().mean())
 
 
+@pytest.mark.slow
 def test_exported_integers_are_the_trained_ones(float_run: Path, tiny_store: Path, tmp_path: Path) -> None:
     run, file = tmp_path / "qat", tmp_path / "net.dsf.h5"
     start = ("--init", str(float_run), "--qat-steps", "30", "--bits", "4")
@@ -75,6 +76,7 @@ def test_exported_integers_are_the_trained_ones(float_run: Path, tiny_store: Pat
     assert max(int(abs(node.weights).max()) for node in network.of_kind(Synapses)) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [3, 4])
 def test_training_recovers_what_rounding_loses(bits: int, float_run: Path, tiny_store: Path, tmp_path: Path) -> None:
     start = ("--init", str(float_run), "--qat-steps", "200", "--bits", str(bits))

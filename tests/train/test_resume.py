@@ -41,6 +41,7 @@ def run(finished: Path, tiny_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_the_unbroken_one(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     command = [sys.executable, str(ENDURANCE / "kill_and_resume.py"), "--quick", "--json", str(report)]

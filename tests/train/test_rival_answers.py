@@ -26,6 +26,7 @@ FIRM = 0.8
 """Size of the synthetic behaviour's actions."""
 
 
+@pytest.mark.slow
 def test_decision_transformer_overfits_one_trajectory(tiny_store: Path, tmp_path: Path) -> None:
     sizes = ("--model.width", "64", "--model.blocks", "2", "--model.context", "10", "--batch-size", "32")
     plain = ("--policy", "dt", "--rival.mlp-hidden", "128", "--rival.width", "64", "--rival.dropout", "0")
@@ -35,6 +36,7 @@ def test_decision_transformer_overfits_one_trajectory(tiny_store: Path, tmp_path
     assert np.mean(losses[-20:]) < 1e-3 < losses[0]
 
 
+@pytest.mark.slow
 def test_cloning_an_expert_reaches_nine_tenths_of_its_return(minari_store: Path, tmp_path: Path) -> None:
     recipe = get_recipe("hopper-expert")
     write_dataset(recipe, collect_episodes(recipe, 10_000, 0, lambda: None), "test", overwrite=False)
@@ -68,6 +70,7 @@ def commanded_data(directory: Path, shuffled: bool) -> OfflineDataset:
     return configure("commanded", get_task("hopper"), open_store(directory), DataConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dsformer", "dt"])
 def test_shuffled_returns_take_away_what_return_to_go_gave(kind: PolicyKind, tmp_path: Path) -> None:
     obedience = {}

@@ -26,6 +26,7 @@ KINDS = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
 SPIKING = ("spikegpt", "spikebert", "strl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_rival_trains_reloads_is_scored_and_not_exported(kind: str, tiny_store: Path, tmp_path: Path) -> None:
     settings = ("--steps", str(STEPS), *TINY, *FAST, *SCORED, "--policy", kind)
@@ -57,6 +58,7 @@ class PowerCut(TrainingObserver):
             raise CommandFailed("the power went off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("same_threads")
 def test_interrupted_rival_continues_bit_for_bit(kind: str, tiny_store: Path, tmp_path: Path) -> None:
@@ -75,6 +77,7 @@ def test_interrupted_rival_continues_bit_for_bit(kind: str, tiny_store: Path, tm
     assert_refused(train_here(HOPPER, "--out", str(broken), *settings[:-2], "--resume"), "another policy")
 
 
+@pytest.mark.slow
 def test_rivals_choose_among_actions_too(tiny_store: Path, tmp_path: Path) -> None:
     for kind in KINDS:
         out = tmp_path / kind

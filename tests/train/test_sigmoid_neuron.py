@@ -61,9 +61,9 @@ def assert_kinds_agree(neuron: SigmoidLIF, drive: Tensor, upstream: Tensor, hold
     """The spikes are the same and the gradients close, three ways; the answer is the spikes."""
     (spikes, gradient), *others = (fired(neuron, kind, drive, upstream, hold) for kind in KINDS)
     assert spikes.dtype == drive.dtype and spikes.shape == upstream.shape
-    scale = max(1.0, float(gradient.abs().max())) if gradient.numel() else 1.0
     if not torch.isfinite(gradient).all():
         gradient = without_overflow(neuron, drive, upstream, hold, spikes, gradient)
+    scale = max(1.0, float(gradient.abs().max())) if gradient.numel() else 1.0
     for other_spikes, other in others:
         assert other_spikes.dtype == drive.dtype and torch.equal(other_spikes, spikes)
         assert torch.allclose(other, gradient, rtol=0.0, atol=TOLERANCE[drive.dtype] * scale)

@@ -130,6 +130,7 @@ def test_published_size_is_buildable_and_counts() -> None:
     assert model.rival is not None and model.rival.strl == StrlConfig()
 
 
+@pytest.mark.slow
 def test_discrete_run_is_refused_for_spikes_and_names_the_way(tiny_store: Path, tmp_path: Path) -> None:
     run, network = tmp_path / "run", tmp_path / "network.dsf.h5"
     settings = ("--steps", "100", *TINY, *UNSCORED, "--policy", "strl", "--rival.strl.attention", "causal")

@@ -135,6 +135,7 @@ def test_table_finds_what_history_returns_and_the_future_tell() -> None:
     assert 0.4 < splits(by_future) < 0.6 and 1 - splits(by_future, next_too=True) < last_in_reach
 
 
+@pytest.mark.slow
 def test_table_is_as_good_as_the_known_best_answer() -> None:
     """Choice 1 with probability 0.9 after observation 0, else 0.2: nobody does better than 0.9 or 0.8."""
 

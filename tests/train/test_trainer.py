@@ -36,6 +36,7 @@ EVALUATED = ("--eval-episodes", "2", "--eval-seed", "40", "--eval-targets", *TAR
 DISK_FULL_TIMEOUT_S = 120.0
 
 
+@pytest.mark.slow
 def test_train_writes_a_run_that_reloads(tiny_store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = ("--steps", "20", *TINY, "--log-every", "5", "--eval-episodes", "1")
@@ -52,6 +53,7 @@ def test_train_writes_a_run_that_reloads(tiny_store: Path, tmp_path: Path) -> No
     assert checkpoint.build_model().config.width == 8
 
 
+@pytest.mark.slow
 def test_best_and_last_are_kept_apart(tiny_store: Path, tmp_path: Path) -> None:
     said = trained(HOPPER, "--out", str(tmp_path), "--steps", "80", "--eval-every", "20", *TINY, *EVALUATED)
     last, best = load_checkpoint(tmp_path).header, load_checkpoint(tmp_path / BEST_NAME).header
@@ -79,6 +81,7 @@ def test_best_and_last_are_kept_apart(tiny_store: Path, tmp_path: Path) -> None:
     assert not load_checkpoint(tmp_path / BEST_NAME).group("optimizer")
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -> None:
     for name, evaluations in (("often", ("--eval-every", "5", *EVALUATED)), ("never", UNSCORED)):
         trained(HOPPER, "--out", str(tmp_path / name), "--steps", "15", *TINY, *evaluations)
@@ -86,6 +89,7 @@ def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -
     assert often.keys() == never.keys() and all(torch.equal(often[name], never[name]) for name in often)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_name", [CHECKPOINT_NAME, METRICS_NAME])
 def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_store: Path, tmp_path: Path) -> None:
     steps = 300

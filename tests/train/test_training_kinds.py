@@ -53,6 +53,7 @@ def assert_learned(run: Path) -> None:
     assert len(losses) == STEPS and np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_trains_reloads_and_is_scored(kind: str, tiny_store: Path, tmp_path: Path) -> None:
     said = trained(HOPPER, "--out", str(tmp_path), "--steps", str(STEPS), *TINY, *FAST, *SCORED, *KINDS[kind])
@@ -73,6 +74,7 @@ def test_every_kind_trains_reloads_and_is_scored(kind: str, tiny_store: Path, tm
     assert warning not in said or kind not in ("pssa", "norm tdbn", "norm none", "rate penalty")
 
 
+@pytest.mark.slow
 def test_choices_are_trained_and_scored(tiny_store: Path, tmp_path: Path) -> None:
     scored = ("--eval-episodes", "2", "--eval-targets", "50")
     trained(CARTPOLE, "--out", str(tmp_path), "--steps", str(STEPS), *TINY, *FAST, *scored)
@@ -83,6 +85,7 @@ def test_choices_are_trained_and_scored(tiny_store: Path, tmp_path: Path) -> Non
     assert model.discrete and answers(model).shape == (2, 6, 2)
 
 
+@pytest.mark.slow
 def test_rate_penalty_lowers_activity(tiny_store: Path, tmp_path: Path) -> None:
     events = []
     for weight in ("0", "5"):
