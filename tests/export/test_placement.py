@@ -135,6 +135,7 @@ EIGHT_NEURONS = dataclasses.replace(
 """A core's end lies within a head of 6 channels."""
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(exportable(), small_chips(), st.booleans())
 @example(WITHIN_HEADS, EIGHT_NEURONS, False)

@@ -30,6 +30,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "own.dsf.h5", folder / "other.dsf.h5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "arguments"),
     [("onnx", ()), ("onnx", ("--onnx-mode", "window")), ("torch", ()), ("nir", ("--partial",))],

@@ -173,6 +173,7 @@ def by_brute_force(mapping: NetworkMapping, counter: SpikeCounter) -> dict[tuple
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(exportable(), small_chips(), st.booleans(), st.integers(0, 9))
 def test_counts_are_exact_and_conserved(sizes: dict[str, Any], chip: Chip, share_cores: bool, seed: int) -> None:
@@ -241,6 +242,7 @@ def spikes_of(network: Network) -> SpikeCounter:
     return engine.counter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "preset"), [(128, "loihi1_fitted"), (128, "loihi2_derived"), (256, "loihi2_derived")]
 )

@@ -49,6 +49,7 @@ def test_an_unknown_name_is_an_attribute_error(name: str = "simulte") -> None:
         getattr(dsf, name)
 
 
+@pytest.mark.slow
 def test_names_are_imported_without_torch_and_a_closed_loop_runs_and_is_priced() -> None:
     script = """
 import sys
@@ -82,6 +83,7 @@ def test_bad_values_are_refused_when_the_config_is_made() -> None:
         SimRunConfig(episodes=0)
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_decides_as_simulate_does() -> None:
     """Open a network, decide, price: the pieces behind :func:`dsf.simulate`."""
     network, task = read_network(network_path()), get_task("hopper")

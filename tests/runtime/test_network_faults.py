@@ -202,6 +202,7 @@ def truth_with_silent(network: Network, slices: list[Slice], mode: Mode) -> list
     return [engine.step_graded(token, silence) for token in tokens]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_every_dead_population_decides_as_if_it_sent_nothing(attention: Any) -> None:
     """Halves of all populations, and whole residuals: that of the first block's end, say, leaves the second block."""

@@ -88,6 +88,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return run_here(bench_cli.main, "dsf-bench", *map(str, arguments))
 
 
+@pytest.mark.slow
 def test_no_command_replaces_a_readme(tmp_path: Path) -> None:
     """``dsf-bench table --markdown`` once wrote the table over the whole file."""
     readme = tmp_path / "README.md"

@@ -166,6 +166,7 @@ class ActorPolicy:
         return np.stack([self.actor.sample(row, generator) for row in token.observation]).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_lanes_do_not_change_an_episode() -> None:
     task = get_task("hopper")
     alone = rollout(task, ActorPolicy(1), [3, 4, 5], 3600.0)
@@ -189,6 +190,7 @@ def test_return_to_go_falls_by_the_reward_and_previous_action_is_the_executed_on
     assert episode.decisions == len(policy.tokens) - 1  # the line above asked once more
 
 
+@pytest.mark.slow
 def test_expert_reaches_what_its_readme_says() -> None:
     task = get_task("hopper")
     returns = [episode.episode_return for episode in rollout(task, ActorPolicy(3), range(3), 3600.0)]

@@ -586,6 +586,7 @@ def test_spaces_that_do_not_fit_are_refused(misfit: Misfit, minari_store: Path) 
     assert len(str(refusal.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_unknown_local_dataset_names_the_way_out(minari_store: Path, tmp_path: Path) -> None:
     result = run_command("dsf-train", "dsf/hopper/unknown-v0", "--out", str(tmp_path / "run"))
     assert_refused(result, "dsf/hopper/unknown-v0", "dsf-data collect")
@@ -593,6 +594,7 @@ def test_unknown_local_dataset_names_the_way_out(minari_store: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_remote_dataset_without_network_names_the_way_out(
     minari_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_training_recovers_what_rounding_loses(bits: int, float_run: Path, tiny_
     assert loss(model, data) < 0.9 * loss(rounded, data)
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_bit_identical_without_its_first_checkpoint(
     float_run: Path, tiny_store: Path, tmp_path: Path
 ) -> None:

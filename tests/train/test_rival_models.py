@@ -108,6 +108,7 @@ def test_decision_transformer_sees_what_the_sources_sequence_holds() -> None:
         assert torch.equal(model(changed, mask), whole) != matters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["hopper", "halfcheetah", "pen", "pointmaze-umaze", "antmaze-umaze", "cartpole"])
 @pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(width=64, blocks=2), ModelConfig(attention="tssa")])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bc"])
