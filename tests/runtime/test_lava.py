@@ -20,7 +20,6 @@ from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.engines.interface import STOCK_LAVA, LavaModel, LavaOptions
 from dsf.runtime.engines.parity import Parity, ParityCheck
 from dsf.runtime.engines.probes import choose_populations
-from dsf.runtime.lava_backend.graph import lava_edges, network_edges
 from dsf.runtime.lava_backend.stages.blocks import split_network
 from dsf.runtime.lava_backend.stages.layout import CONTINUES
 from dsf.runtime.loop.closed_loop import run_closed_loop
@@ -129,6 +128,8 @@ def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mod
 
 @pytest.mark.slow
 def test_the_second_synapses_have_a_place_in_lavas_graph() -> None:
+    from dsf.runtime.lava_backend.graph import lava_edges, network_edges
+
     network = finely_scaled_network(4, width=10, blocks=2, ticks=2, context=3, window=2)
     with open_engine(network, "lava", "expanded") as engine:
         lava: Any = engine

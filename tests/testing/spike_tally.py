@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-EXPECTED = 200_000_000
-"""What a run of the whole suite has to reach."""
+from dsf.testing.lava import lava_runs_here
+
+EXPECTED = 200_000_000 if lava_runs_here() else 175_000_000
+"""What a run of the whole suite has to reach; Lava's share is missing where it does not run."""
 
 
 class SpikeTally:
