@@ -94,7 +94,8 @@ def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -
 def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_store: Path, tmp_path: Path) -> None:
     steps = 300
     settings = ("--out", str(tmp_path), "--steps", str(steps), "--checkpoint-every", "5", *TINY, *UNSCORED)
-    command = [str(Path(sys.executable).parent / "dsf-train"), HOPPER, *settings, "--model.width", "32"]
+    settings = (*settings, "--model.width", "32")  # its checkpoints take long enough to be cut short
+    command = [str(Path(sys.executable).parent / "dsf-train"), HOPPER, *settings]
     process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + DISK_FULL_TIMEOUT_S
     while not (tmp_path / CHECKPOINT_NAME).exists() and time.monotonic() < deadline:
