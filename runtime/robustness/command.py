@@ -25,7 +25,7 @@ from dsf.runtime.robustness.levels import (
     prepare_level,
     undisturbed,
 )
-from dsf.runtime.robustness.report import markdown, plot, print_table, summarise
+from dsf.runtime.robustness.report import RobustnessReport, markdown, plot, print_table
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
@@ -153,11 +153,11 @@ def run(config: RobustnessConfig) -> None:
     path = config.network or network_path()
     sweep = sweep_of(config, path)
     points = sweep_levels(config, sweep, console)
-    summary = summarise(sweep, points, path.name, file_digest(path))
-    print_table(summary, table_console())
+    report = RobustnessReport(sweep, points, path.name, file_digest(path))
+    print_table(report, table_console())
     if config.json is not None:
-        write_json(config.json, summary)
+        write_json(config.json, report.to_json())
     if config.markdown is not None:
-        replace_section(config.markdown, SECTION, markdown(summary))
+        replace_section(config.markdown, SECTION, markdown(report))
     if config.plot is not None:
-        plot(summary, config.plot)
+        plot(report, config.plot)

@@ -163,6 +163,11 @@ class Point:
     returns: dict[int, list[float]]
 
     @property
+    def unit(self) -> str:
+        """The unit of the level; empty where nothing is disturbed."""
+        return "" if self.kind is None else KINDS[self.kind].unit
+
+    @property
     def interval_over(self) -> Literal["fault seeds", "episodes"]:
         """What counts as independent samples.
 

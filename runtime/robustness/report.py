@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from dsf.runtime.robustness.levels import KINDS, Point, Sweep
+from dsf.runtime.robustness.levels import Point, Sweep
 from dsf.shell.files import replacing
-from dsf.tasks import Task
+from dsf.tasks import ConfidenceInterval
 
 UNDISTURBED = "undisturbed"
 BAR_WIDTH = 20
@@ -20,85 +21,116 @@ PANELS_PER_ROW = 4
 DOTS_PER_INCH = 150
 
 
-def summarise(sweep: Sweep, points: list[Point], name: str, digest: str) -> dict[str, Any]:
-    """A sweep as JSON values with stable keys.
+@dataclass(frozen=True)
+class RobustnessReport:
+    """A finished sweep.
 
-    Args:
+    Attributes:
         sweep: what stayed the same.
         points: what came out, the undisturbed one first.
         name: of the network file.
         digest: its SHA-256.
     """
-    provenance = sweep.network.provenance
-    return {
-        "network": name,
-        "sha256": digest,
-        "task": sweep.task.name,
-        "env_id": sweep.task.env_id,
-        "dataset": provenance.get("dataset", {}).get("id"),
-        "checkpoint": {key: provenance.get(key) for key in ("train_steps", "train_revision")},
-        "backend": "fast",
-        "mode": sweep.mode,
-        "target_return": sweep.target_return,
-        "seeds": list(sweep.seeds),
-        "fault_seeds": list(sweep.fault_seeds),
-        "chip": sweep.chip.name,
-        "observation_scale": list(sweep.observation_scale),
-        "score_label": sweep.task.score_label,
-        "points": [_values(point, sweep.task) for point in points],
-    }
+
+    sweep: Sweep
+    points: list[Point]
+    name: str
+    digest: str
+
+    @property
+    def dataset(self) -> str | None:
+        """Id of the data that the network was trained on, as its file says."""
+        found: str | None = self.sweep.network.provenance.get("dataset", {}).get("id")
+        return found
+
+    @property
+    def train_steps(self) -> int | None:
+        """Optimizer steps behind the network, as its file says."""
+        found: int | None = self.sweep.network.provenance.get("train_steps")
+        return found
+
+    @property
+    def title(self) -> str:
+        """What was run, in one line."""
+        sweep, steps = self.sweep, "an unknown number of" if self.train_steps is None else f"{self.train_steps:,}"
+        return (
+            f"{self.name} (sha256 {self.digest[:12]}; {self.dataset or 'unknown dataset'}, "
+            f"checkpoint after {steps} steps) on {sweep.task.env_id}, "
+            f"target return {sweep.target_return:.0f}, {sweep.mode} mode, "
+            f"reset seeds {sweep.seeds[0]} to {sweep.seeds[-1]}, "
+            f"fault seeds {sweep.fault_seeds[0]} to {sweep.fault_seeds[-1]}, cores of {sweep.chip.name}"
+        )
+
+    @property
+    def caption(self) -> str:
+        """How much was run, and what the intervals are."""
+        episodes, faults = len(self.sweep.seeds), len(self.sweep.fault_seeds)
+        return (
+            f"{episodes} episodes per fault seed, {faults} fault seeds (action-latency and the undisturbed loop: one). "
+            "Intervals: bootstrap over fault seeds for faults of the network, where there are several, else over "
+            "episodes."
+        )
+
+    def score(self, point: Point) -> ConfidenceInterval:
+        """A point's mean normalised score with its interval."""
+        interval, score = point.interval, self.sweep.task.score
+        return ConfidenceInterval(score(interval.mean), score(interval.low), score(interval.high))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values with stable keys."""
+        sweep = self.sweep
+        return {
+            "network": self.name,
+            "sha256": self.digest,
+            "task": sweep.task.name,
+            "env_id": sweep.task.env_id,
+            "dataset": self.dataset,
+            "checkpoint": {
+                "train_steps": self.train_steps,
+                "train_revision": sweep.network.provenance.get("train_revision"),
+            },
+            "backend": "fast",
+            "mode": sweep.mode,
+            "target_return": sweep.target_return,
+            "seeds": list(sweep.seeds),
+            "fault_seeds": list(sweep.fault_seeds),
+            "chip": sweep.chip.name,
+            "observation_scale": list(sweep.observation_scale),
+            "score_label": sweep.task.score_label,
+            "points": [self._point_json(point) for point in self.points],
+        }
+
+    def _point_json(self, point: Point) -> dict[str, Any]:
+        interval, score = point.interval, self.score(point)
+        return {
+            "kind": point.kind,
+            "level": point.level,
+            "unit": point.unit,
+            "return_mean": interval.mean,
+            "return_interval_95": [interval.low, interval.high],
+            "interval_over": point.interval_over,
+            "score_mean": score.mean,
+            "score_interval_95": [score.low, score.high],
+            "returns": {str(seed): returns for seed, returns in point.returns.items()},
+        }
 
 
-def _values(point: Point, task: Task) -> dict[str, Any]:
-    interval = point.interval
-    return {
-        "kind": point.kind,
-        "level": point.level,
-        "unit": "" if point.kind is None else KINDS[point.kind].unit,
-        "return_mean": interval.mean,
-        "return_interval_95": [interval.low, interval.high],
-        "interval_over": point.interval_over,
-        "score_mean": task.score(interval.mean),
-        "score_interval_95": [task.score(interval.low), task.score(interval.high)],
-        "returns": {str(seed): returns for seed, returns in point.returns.items()},
-    }
-
-
-def title(summary: dict[str, Any]) -> str:
-    """What was run, in one line."""
-    dataset, steps = summary["dataset"] or "unknown dataset", summary["checkpoint"]["train_steps"]
-    seeds, faults = summary["seeds"], summary["fault_seeds"]
-    return (
-        f"{summary['network']} (sha256 {summary['sha256'][:12]}; {dataset}, "
-        f"checkpoint after {'an unknown number of' if steps is None else f'{steps:,}'} steps) on {summary['env_id']}, "
-        f"target return {summary['target_return']:.0f}, {summary['mode']} mode, reset seeds {seeds[0]} to {seeds[-1]}, "
-        f"fault seeds {faults[0]} to {faults[-1]}, cores of {summary['chip']}"
-    )
-
-
-def print_table(summary: dict[str, Any], console: Console) -> None:
+def print_table(report: RobustnessReport, console: Console) -> None:
     """The sweep for a person, with a bar per level: a curve that lies on its side."""
-    console.print(title(summary), soft_wrap=True)
-    table = Table(caption=_caption(summary), caption_justify="left")
+    console.print(report.title, soft_wrap=True)
+    table = Table(caption=report.caption, caption_justify="left")
     for name in ("kind", "level", "unit"):
         table.add_column(name)
-    for name in ("return, mean [95 %]", f"{summary['score_label']} score"):
+    for name in ("return, mean [95 %]", f"{report.sweep.task.score_label} score"):
         table.add_column(name, justify="right")
     table.add_column("")
-    best, earlier = summary["points"][0]["score_mean"], ""
-    for point in summary["points"]:
-        name = point["kind"] or UNDISTURBED
-        found = _shown(point["return_mean"], point["return_interval_95"])
+    best, earlier = report.score(report.points[0]).mean, ""
+    for point in report.points:
+        name, score = point.kind or UNDISTURBED, report.score(point).mean
         if name != earlier:
             table.add_section()
-        table.add_row(
-            name if name != earlier else "",
-            _level(point),
-            point["unit"],
-            found,
-            f"{point['score_mean']:.1f}",
-            bar(point["score_mean"], best),
-        )
+        shown = "" if name == earlier else name
+        table.add_row(shown, _level(point), point.unit, str(point.interval), f"{score:.1f}", bar(score, best))
         earlier = name
     console.print(table)
 
@@ -108,53 +140,39 @@ def bar(score: float, best: float) -> str:
     return "#" * round(BAR_WIDTH * max(score, 0.0) / best) if best > 0 else ""
 
 
-def markdown(summary: dict[str, Any]) -> str:
+def markdown(report: RobustnessReport) -> str:
     """The table in Markdown."""
-    columns = ("kind", "level", "unit", "return, mean [95 %]", f"{summary['score_label']} score [95 %]")
-    lines = [f"{title(summary)}.", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for point in summary["points"]:
-        found = _shown(point["return_mean"], point["return_interval_95"])
-        score = _shown(point["score_mean"], point["score_interval_95"])
-        lines.append(f"| {point['kind'] or UNDISTURBED} | {_level(point)} | {point['unit']} | {found} | {score} |")
-    return "\n".join([*lines, "", _caption(summary), ""])
+    columns = ("kind", "level", "unit", "return, mean [95 %]", f"{report.sweep.task.score_label} score [95 %]")
+    lines = [f"{report.title}.", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for point in report.points:
+        level = f"{point.kind or UNDISTURBED} | {_level(point)} | {point.unit}"
+        lines.append(f"| {level} | {point.interval} | {report.score(point)} |")
+    return "\n".join([*lines, "", report.caption, ""])
 
 
-def _shown(mean: float, interval: list[float]) -> str:
-    """A mean with its interval."""
-    return f"{mean:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+def _level(point: Point) -> str:
+    return "" if point.kind is None else f"{point.level:g}"
 
 
-def _level(point: dict[str, Any]) -> str:
-    return "" if point["kind"] is None else f"{point['level']:g}"
-
-
-def _caption(summary: dict[str, Any]) -> str:
-    episodes, faults = len(summary["seeds"]), len(summary["fault_seeds"])
-    return (
-        f"{episodes} episodes per fault seed, {faults} fault seeds (action-latency and the undisturbed loop: one). "
-        "Intervals: bootstrap over fault seeds for faults of the network, where there are several, else over episodes."
-    )
-
-
-def plot(summary: dict[str, Any], path: Path) -> None:
+def plot(report: RobustnessReport, path: Path) -> None:
     """Write curves as PNG: one panel per kind, scores with intervals at evenly spaced levels, the first undisturbed."""
     from matplotlib.figure import Figure
 
-    base, *points = summary["points"]
-    kinds = list(dict.fromkeys(point["kind"] for point in points))
+    base, *points = report.points
+    kinds = list(dict.fromkeys(point.kind for point in points))
     columns = min(PANELS_PER_ROW, len(kinds))
     rows = -(-len(kinds) // columns)
     figure = Figure(figsize=(columns * PANEL_INCHES[0], rows * PANEL_INCHES[1]), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, kind in zip(panels, kinds):
-        curve = [base, *(point for point in points if point["kind"] == kind)]
-        places, (low, high) = range(len(curve)), zip(*(point["score_interval_95"] for point in curve))
-        axes.fill_between(places, low, high, alpha=0.25)
-        axes.plot(places, [point["score_mean"] for point in curve], marker="o")
-        axes.set(title=kind, xlabel=curve[-1]["unit"])
-        axes.set_xticks(places, [f"{point['level']:g}" for point in curve])
+        curve = [base, *(point for point in points if point.kind == kind)]
+        places, scores = range(len(curve)), [report.score(point) for point in curve]
+        axes.fill_between(places, [score.low for score in scores], [score.high for score in scores], alpha=0.25)
+        axes.plot(places, [score.mean for score in scores], marker="o")
+        axes.set(title=kind, xlabel=curve[-1].unit)
+        axes.set_xticks(places, [f"{point.level:g}" for point in curve])
     for axes in panels[len(kinds) :]:
         axes.remove()
-    figure.supylabel(f"{summary['score_label']} score")
+    figure.supylabel(f"{report.sweep.task.score_label} score")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)

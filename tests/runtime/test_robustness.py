@@ -29,7 +29,7 @@ from dsf.runtime.robustness.levels import (
     undisturbed,
 )
 from dsf.runtime.robustness.network_faults import stuck_neurons
-from dsf.runtime.robustness.report import bar, summarise
+from dsf.runtime.robustness.report import RobustnessReport, bar
 from dsf.tasks import Disturbances, get_task, rollout
 from dsf.testing.command_line import assert_refused
 from dsf.testing.random_networks import random_network
@@ -150,7 +150,7 @@ def test_bars_are_scores_beside_the_undisturbed_one() -> None:
 def test_a_report_names_the_data_and_the_checkpoint() -> None:
     provenance = {"dataset": {"id": "some/data-v0"}, "train_steps": 12_000, "train_revision": "abc"}
     sweep = sweep_of(dataclasses.replace(hopper_network(), provenance=provenance), episodes=1)
-    summary = summarise(sweep, [measure_level(sweep, undisturbed(sweep))], "n.dsf.h5", "0" * 64)
+    summary = RobustnessReport(sweep, [measure_level(sweep, undisturbed(sweep))], "n.dsf.h5", "0" * 64).to_json()
     assert summary["dataset"] == "some/data-v0"
     assert summary["checkpoint"] == {"train_steps": 12_000, "train_revision": "abc"}
 
