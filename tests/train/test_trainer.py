@@ -93,8 +93,8 @@ def test_evaluation_leaves_the_weights_alone(tiny_store: Path, tmp_path: Path) -
 @pytest.mark.parametrize("file_name", [CHECKPOINT_NAME, METRICS_NAME])
 def test_full_disk_ends_in_one_line_and_the_run_goes_on(file_name: str, tiny_store: Path, tmp_path: Path) -> None:
     steps = 300
-    settings = ("--out", str(tmp_path), "--steps", str(steps), "--checkpoint-every", "5", *TINY, *UNSCORED)
-    settings = (*settings, "--model.width", "32")  # its checkpoints take long enough to be cut short
+    often = ("--steps", str(steps), "--checkpoint-every", "5")
+    settings = ("--out", str(tmp_path), *often, *TINY, *UNSCORED, "--model.width", "32")
     command = [str(Path(sys.executable).parent / "dsf-train"), HOPPER, *settings]
     process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + DISK_FULL_TIMEOUT_S
