@@ -29,6 +29,7 @@ from rich.console import Console
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import replacing, write_json
+from dsf.shell.held_directory import LOCK_NAME, held
 from dsf.shell.installed import require_installed
 from dsf.tasks import Task, Token, get_task, rollout
 from dsf.train.config.training import DataConfig, DeviceKind
@@ -185,7 +186,7 @@ def require_possible(config: CQLConfig) -> None:
     out = config.out
     if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
         raise UserError(f"--out {out} is, or lies below, a file: name a directory")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != LOCK_NAME for path in out.iterdir()):
         raise UserError(f"--out {out} exists already: name a new directory")
 
 
@@ -206,6 +207,13 @@ def train_cql(config: CQLConfig, on_steps: Callable[[int], None] = lambda _step:
     """
     begun = time.monotonic()
     require_possible(config)
+    with held(config.out):
+        require_possible(config)  # once more: who held it until now may have left a run there
+        return _train_cql(config, on_steps, bar, begun)
+
+
+def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, begun: float) -> TrainedRun:
+    """The training in a directory that is held; it began at this monotonic time."""
     import torch
     from safetensors.torch import save
 

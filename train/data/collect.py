@@ -25,6 +25,7 @@ from minari.data_collector import EpisodeBuffer
 from dsf.shell.child_processes import die_with_parent, start_method_kept
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.interrupts import interrupts_deferred
+from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
@@ -209,16 +210,16 @@ def write_dataset(
     final = require_free_place(destination.dataset_id, overwrite)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
-            _write(destination, episodes, description, Path(staging), facts or {}, on_episode)
+        with scratch_directory(Path(store_path()), ".collect-") as staging:
+            _write(destination, episodes, description, staging, facts or {}, on_episode)
             for level in PurePosixPath(destination.dataset_id).parents:
-                metadata = Path(staging) / level / "namespace_metadata.json"
+                metadata = staging / level / "namespace_metadata.json"
                 target = Path(store_path()) / level / metadata.name
                 if metadata.exists() and not target.exists():
                     metadata.replace(target)
             if final.exists():
-                final.replace(Path(staging) / "replaced")
-            (Path(staging) / destination.dataset_id).replace(final)
+                final.replace(staging / "replaced")
+            (staging / destination.dataset_id).replace(final)
     except OSError as error:
         if error.errno not in FULL:
             raise
