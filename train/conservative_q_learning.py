@@ -170,7 +170,11 @@ def header_of(out: Path) -> dict[str, Any] | None:
     """What a finished run's checkpoint would say in its header, as far as its score needs it; None before the end."""
     if not (out / SCORES_NAME).exists():  # the last file that is written
         return None
-    facts, scores = (json.loads((out / name).read_text()) for name in (CONFIG_NAME, SCORES_NAME))
+    return _header(*(json.loads((out / name).read_text()) for name in (CONFIG_NAME, SCORES_NAME)))
+
+
+def _header(facts: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """The header from what the run's two files hold."""
     sizes = {"policy": "cql", "rival": {"width": HIDDEN[0], "hidden_layers": len(HIDDEN)}}
     return {**facts, **sizes, "step": facts["steps"], "scores": scores, "precision": "fp32"}
 
@@ -240,10 +244,8 @@ def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, be
     facts = {"task": data.task.name, "dataset": dataset, "revision": git_revision(), "torch": torch.__version__}
     write_json(config.out / CONFIG_NAME, {**settings, **facts})
     write_json(config.out / SCORES_NAME, [score.to_json()])
-    header = header_of(config.out)
-    assert header is not None
     return TrainedRun.of_header(
-        header,
+        _header({**settings, **facts}, [score.to_json()]),
         config.out / ACTOR_NAME,
         config.out / BEST_NAME,
         parameters=sum(tensor.numel() for tensor in actor.values()),
