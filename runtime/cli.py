@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from rich.progress import Progress
 from dsf.runtime.loop.closed_loop import OnStep
 from dsf.runtime.loop.record import write_recording
 from dsf.runtime.options import SimRunConfig
+from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
 from dsf.shell.command import Command, run_commands
@@ -33,26 +36,36 @@ def run(config: SimRunConfig) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
     found = execute(plan, progress)
-    try:
-        write_files(found)
-    finally:  # a full disk costs the files, a closed terminal the table, neither of them both
-        print_report(found.report, console)
+    with contextlib.ExitStack() as outputs:  # in reverse; each is tried, whatever has become of the others
+        outputs.callback(print_report, found.report, console)
+        for write in reversed(writers(found)):
+            outputs.callback(write)
     found.require_exact()
 
 
-def write_files(found: Run) -> None:
-    """Write the files that the run's configuration names."""
+def writers(found: Run) -> list[Callable[[], None]]:
+    """What writes the files that the run's configuration names."""
     config, report = found.plan.config, found.report
+    writing: list[Callable[[], None]] = []
     if config.probe_file is not None and found.spikes is not None:
-        found.spikes.save(config.probe_file)
+        writing.append(functools.partial(found.spikes.save, config.probe_file))
     if config.record is not None:
-        write_recording(found.recording, config.record)
+        writing.append(functools.partial(write_recording, found.recording, config.record))
     if config.json is not None:
-        write_json(config.json, report.to_json())
+        writing.append(functools.partial(_write_report, config.json, report))
     if config.html is not None:
-        from dsf.runtime.report.html import write_html
+        writing.append(functools.partial(_write_page, config.html, found))
+    return writing
 
-        write_html(config.html, found.plan.network, report)
+
+def _write_report(path: Path, report: RunReport) -> None:
+    write_json(path, report.to_json())
+
+
+def _write_page(path: Path, found: Run) -> None:
+    from dsf.runtime.report.html import write_html
+
+    write_html(path, found.plan.network, found.report)
 
 
 def main() -> NoReturn:

@@ -1,7 +1,8 @@
-"""``dsf-sim-run`` does not write its report over what it reads."""
+"""The files of ``dsf-sim-run``: none is written over what it reads, and none costs another."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from dsf.export.network.file import write_network
 from dsf.runtime.cli import main
 from dsf.testing.command_line import assert_refused
+from dsf.testing.full_disk import small_files
 from dsf.testing.random_networks import random_network, write_checkpoint
 from dsf.testing.training_runs import run_here
 
@@ -22,3 +24,15 @@ def test_the_report_replaces_no_input(which: str, tmp_path: Path) -> None:
     result = run_here(main, "dsf-sim-run", *arguments, "--json", str(inputs[which]))
     assert_refused(result, "cannot write", "it is the input")
     assert inputs[which].read_bytes() == before
+
+
+def test_a_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
+    """The recording, which is written first, does not fit on the disk; the report does, and the table is printed."""
+    out = tmp_path / "out.json"
+    options = ("--backend", "fast", "--no-compare", "--parity-decisions", "0")
+    with small_files(100_000):
+        result = run_here(main, "dsf-sim-run", *options, "--record", str(tmp_path / "run.h5"), "--json", str(out))
+    assert result.returncode == 2 and result.stderr.startswith("dsf-sim-run: File too large"), result.stderr
+    assert result.stderr.count("\n") == 1 and "run.h5" in result.stderr
+    assert json.loads(out.read_text())["decisions"] == 1000 and "spikes per decision" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
