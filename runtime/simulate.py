@@ -175,7 +175,7 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     run_directory, why_not = choose_float_policy(config)
     notes = (*warnings_about(network, task, target, mode), *why_not)
     plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes)
-    choose_populations(network, config.probe or ALL_POPULATIONS)  # a pattern without a population ends here
+    _ = plan.probed  # a pattern without a population ends here
     return plan
 
 

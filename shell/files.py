@@ -50,9 +50,9 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(partial_name(path.name))
     try:
         yield temporary
-        _flush(temporary)
+        flush_to_disk(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        flush_to_disk(path.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -66,7 +66,7 @@ def partial_name(name: str) -> str:
     return f".{name}.partial"
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     """Wait until the disk has a file or a directory."""
     handle = os.open(path, os.O_RDONLY)
     try:

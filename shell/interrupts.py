@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+"""What a terminal sends to a whole job: the parent answers for its workers."""
 
 
 @contextlib.contextmanager
@@ -40,3 +42,13 @@ def interrupts_deferred() -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+@contextlib.contextmanager
+def terminal_signals_held() -> Iterator[None]:
+    """Processes that start in the block never get them; this one gets them at its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -19,14 +19,16 @@ YOUNGEST_LEFTOVER_S = 60.0
 def scratch_directory(parent: Path, prefix: str) -> Iterator[Path]:
     """A new directory whose name begins with ``prefix``, removed at the end.
 
-    Its maker holds a lock on it, which the kernel takes from the dead. Directories of this prefix that nobody holds
-    were left by commands that were killed.
+    Its maker holds a lock on it, which the kernel takes from the dead. Directories of this prefix and machine that
+    nobody holds were left by commands that were killed; machines on a shared file system do not see each other's locks.
     """
-    _remove_leftovers(parent, prefix)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as name:
+    own = f"{prefix}{os.uname().nodename}-"
+    _remove_leftovers(parent, own)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=own) as name:
         handle = os.open(name, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield Path(name)
         finally:
             os.close(handle)

@@ -165,6 +165,8 @@ def _read(file: h5py.File, header: dict[str, Any]) -> Recording:
         TapedEpisode(Episode(int(seed), float(total), int(steps)), **{name: rows[name][index] for name in rows})
         for index, (seed, total, steps) in enumerate(zip(table["seeds"], table["returns"], table["steps"]))
     )
+    if not all(np.isfinite(taped.actions).all() for taped in episodes) or (table["seeds"] < 0).any():
+        raise SEAL.error(f"/steps/actions or /episodes/seeds hold what no run has: {SEAL.remake}")
     return Recording(facts, episodes)
 
 

@@ -21,6 +21,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.reference import TANH_TOLERANCE, decode, encode
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine, LavaModel
+from dsf.runtime.loop.closed_loop import check_fits
 from dsf.runtime.loop.env_task import env_task
 from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, recorded_versions
 from dsf.runtime.loop.tape import TapedEpisode, spike_digest
@@ -170,7 +171,9 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
         UserError: it, or its environment, does not exist here, or the environment is a module's that nobody asked for.
     """
     if facts.task is not None:
-        return get_task(facts.task)
+        task = get_task(facts.task)
+        check_fits(network, task)
+        return task
     if ":" in facts.env_id and env is None:
         raise UserError(f"that would import a module which the file chooses: add --env {facts.env_id} if you trust it")
     return env_task(facts.env_id, network)

@@ -22,13 +22,12 @@ from dsf.runtime.loop.closed_loop import LoopSettings, OnStep, run_episodes, tot
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.shell.child_processes import die_with_parent, start_method_kept, start_quiet_resource_tracker
 from dsf.shell.errors import EXIT_SIGNAL, CommandFailed, UserError
+from dsf.shell.interrupts import terminal_signals_held
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
 """Starts an engine; travels to other processes."""
 STOP_S = 4.0
 """Time for a worker to stop its engine by itself; Lava's processes are killed with it after that."""
-TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
-"""What a terminal sends to a whole job: the parent answers for its workers."""
 
 
 def run_share(
@@ -133,7 +132,7 @@ def _crew(open_engine: OpenEngine, settings: LoopSettings, count: int) -> Iterat
     start_quiet_resource_tracker()  # workers share it
     crew: list[_Worker] = []
     try:
-        with _terminal_signals_held(), start_method_kept():
+        with terminal_signals_held(), start_method_kept():
             for number in range(1, count + 1):
                 crew.append(_Worker(mp.get_context("spawn"), number, open_engine, settings))
         yield crew
@@ -148,16 +147,6 @@ def _crew(open_engine: OpenEngine, settings: LoopSettings, count: int) -> Iterat
             worker.process.kill()
             worker.process.join()
             worker.connection.close()
-
-
-@contextlib.contextmanager
-def _terminal_signals_held() -> Iterator[None]:
-    """Processes that start in the block never get them; this one gets them at its end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(connection: Connection, open_engine: OpenEngine, settings: LoopSettings) -> None:

@@ -12,6 +12,7 @@ from dsf.runtime.loop.real_time import RealTimeFigures
 from dsf.runtime.loop.results import ClosedLoopResult
 from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures
+from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
 
 
@@ -97,8 +98,15 @@ class RunReport:
         return None if clock is None else RealTimeFigures.of(clock, self.result.timings)
 
     def figures(self, preset: str) -> HardwareFigures:
-        """The run under one preset."""
-        return next(figures for figures in self.hardware if figures.preset.name == preset)
+        """The run under one preset.
+
+        Raises:
+            UserError: the run was not priced with it.
+        """
+        found = {figures.preset.name: figures for figures in self.hardware}
+        if preset not in found:
+            raise UserError(f"this run was not priced with {preset}: use one of {', '.join(found)}")
+        return found[preset]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values with stable keys; scores are null where the environment has no reference."""

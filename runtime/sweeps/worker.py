@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -157,12 +158,12 @@ def is_scored(header: dict[str, Any], evaluation: Evaluation) -> bool:
 
 
 @contextlib.contextmanager
-def _one_line_on_signals() -> Iterator[None]:
+def _quiet_on_interrupt() -> Iterator[None]:
     """End quietly where the sweep is stopped."""
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit(EXIT_SIGNAL + 2)
+        sys.exit(EXIT_SIGNAL + signal.SIGINT)
 
 
 def environment_of(threads: int) -> dict[str, str]:
@@ -181,7 +182,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_USAGE
     if order.datasets is not None:
         os.environ.setdefault(DATASETS_VARIABLE, order.datasets)
-    with _one_line_on_signals():
+    with _quiet_on_interrupt():
         return work(order, job.parent, WAIT in arguments)
 
 

@@ -35,7 +35,7 @@ from dsf.testing.random_networks import exportable, random_network, random_token
 
 NS = 1e-9
 SPIKES = {"A": np.array([[1, 0, 1], [0, 1, 0]], np.uint8)}
-"""One decision of the network in tests/chain_network.py."""
+"""One decision of the network in tests/testing/chain_network.py."""
 
 
 def price(nominal: float, grade: str = "P") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The table of layers: by hand on the network of tests/chain_network.py, and sums that are the run's."""
+"""The table of layers: by hand on the network of tests/testing/chain_network.py, and sums that are the run's."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def small_chips(draw: Any) -> Chip:
 
 
 def test_counts_by_hand() -> None:
-    """The placement is drawn in tests/chain_network.py; 5 decisions of 2 ticks."""
+    """The placement is drawn in tests/testing/chain_network.py; 5 decisions of 2 ticks."""
     mapping, counter, slots = map_in_order(chain_network(), CHIP), chain_counter(), 5 * TICKS
     assert mapping.tiles == ((0, 0), (1, 0), (2, 0), (2, 1), (1, 1), (0, 1))
     activity = {node.node: node for node in mapping.activity(counter).nodes}

@@ -39,7 +39,16 @@ def test_exactly_one_process_holds_a_directory_and_the_other_says_who(tmp_path: 
         assert (place / LOCK_NAME).read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
         with pytest.raises(UserError, match=f"process {os.getpid()}"), held(place):
             pass
-    assert not place.exists(), "nothing but the lock was ever in it"
+    assert list(place.iterdir()) == [], "who made it is dead, so it stays"
+
+
+def test_a_directory_that_was_there_stays_there_and_parents_that_were_made_go(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="typo"), held(tmp_path / "mine"):
+        raise ValueError("typo")
+    with pytest.raises(ValueError, match="typo"), held(tmp_path / "runs" / "x"):
+        raise ValueError("typo")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"] and not list((tmp_path / "mine").iterdir())
 
 
 def test_what_was_made_stays_and_the_lock_goes(tmp_path: Path) -> None:
@@ -50,7 +59,9 @@ def test_what_was_made_stays_and_the_lock_goes(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_commands_are_removed_and_those_at_work_stay(tmp_path: Path) -> None:
     old = time.time() - 2 * YOUNGEST_LEFTOVER_S
-    for name in (".work-dead", ".work-young", ".other-dead"):
+    here = os.uname().nodename
+    dead, young, elsewhere = f".work-{here}-dead", f".work-{here}-young", ".work-elsewhere-dead"
+    for name in (dead, young, elsewhere, ".other-dead"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
         if "young" not in name:
@@ -59,5 +70,5 @@ def test_leftovers_of_killed_commands_are_removed_and_those_at_work_stay(tmp_pat
         os.utime(mine, (old, old))
         with scratch_directory(tmp_path, ".work-") as second:
             found = {path.name for path in tmp_path.iterdir()}
-            assert found == {mine.name, second.name, ".work-young", ".other-dead"}
-    assert {path.name for path in tmp_path.iterdir()} == {".work-young", ".other-dead"}
+            assert found == {mine.name, second.name, young, elsewhere, ".other-dead"}
+    assert {path.name for path in tmp_path.iterdir()} == {young, elsewhere, ".other-dead"}

@@ -24,7 +24,7 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.child_processes import die_with_parent, start_method_kept
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.interrupts import interrupts_deferred
+from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
 from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
@@ -78,7 +78,7 @@ def collect_episodes(
         main = threading.current_thread() is threading.main_thread()
         try:
             # An exception while a worker is being started would leave it half told what to do, and it would print that.
-            with interrupts_deferred() if main else contextlib.nullcontext():
+            with interrupts_deferred() if main else contextlib.nullcontext(), terminal_signals_held():
                 answers = pool.map(_share_episodes, shares)
             for made, share in zip(answers, shares):
                 episodes += made

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from dsf.shell.files import flush_to_disk
 from dsf.shell.scratch_directory import scratch_directory
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -162,9 +163,7 @@ def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str],
         _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
         _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
         shared.chmod(LIBRARY_MODE)
-        handle = os.open(shared, os.O_RDONLY)
-        os.fsync(handle)  # before it gets its name: a power cut must not leave half a file behind a whole name
-        os.close(handle)
+        flush_to_disk(shared)  # before it gets its name: a power cut must not leave half a file behind a whole name
         library = cache / f"{stem}-{_digest(shared)}.so"
         shared.replace(library)
         return library
