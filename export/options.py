@@ -116,9 +116,22 @@ class ExportConfig:
 
 DEFAULTS = {item.name: item.default for item in dataclasses.fields(ExportConfig)}
 NEEDS_RUN = (
-    *("bits", "per_channel", "no_per_channel", "rounding", "rounding_seed", "clipping", "percentile"),
-    *("residual_scales", "embed_synapses"),
-    *("bias_correction", "calibration", "whole_biases", "episodes", "target_return", "max_score_drop", "precision"),
+    "bits",
+    "per_channel",
+    "no_per_channel",
+    "rounding",
+    "rounding_seed",
+    "clipping",
+    "percentile",
+    "residual_scales",
+    "embed_synapses",
+    "bias_correction",
+    "calibration",
+    "whole_biases",
+    "episodes",
+    "target_return",
+    "max_score_drop",
+    "precision",
 )
 """Options that shape or measure the integers: a network file already has its own."""
 

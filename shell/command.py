@@ -30,6 +30,8 @@ import tyro
 from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
 
 DEBUG_FLAG = "--debug"
+_HOME = re.compile(r"^(--[\w.-]+=)~(?=/|$)")
+"""A home directory that no shell expands: in ``--out=~/runs``, for which it would make a directory called ``~``."""
 UNREAD = "nobody reads the output any more (broken pipe)"
 
 Config = TypeVar("Config")
@@ -61,9 +63,10 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
         UserError: the arguments do not fit; tyro's boxed message is folded into one line.
     """
     shown = io.StringIO()
+    words = [_HOME.sub(lambda found: f"{found[1]}{os.path.expanduser('~')}", word) for word in arguments]  # noqa: PTH111
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(config_type, prog=program, description=description, args=list(arguments))
+            return tyro.cli(config_type, prog=program, description=description, args=words)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

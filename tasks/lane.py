@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import CommandFailed
 from dsf.tasks.disturbances import UNDISTURBED, Disturbances, DisturbedLink
 from dsf.tasks.policy import Token
 from dsf.tasks.task import Task
@@ -73,11 +74,22 @@ class Lane:
         return Token(self.observation[None], self.previous_action[None], wanted)
 
     def step(self, action: FloatArray) -> Episode | None:
-        """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it."""
+        """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it.
+
+        Raises:
+            CommandFailed: an action is no finite number; the environment does not get it.
+        """
+        if not np.isfinite(action).all():
+            found = ", ".join(f"{value:g}" for value in np.ravel(action))
+            raise CommandFailed(
+                f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the policy's actions are {found}: "
+                "nothing but finite numbers is sent to a robot"
+            )
         arrived = self.task.env_action(self.link.actuate(action))
         observation, reward, terminated, truncated, self.info = self.env.step(arrived)
         self.observation = self.link.sense(self.task.flat_observation(observation))
-        self.previous_action, self.reward = self.task.executed(action), float(reward)
+        self.previous_action = self.task.executed(action)
+        self.reward = float(np.asarray(reward, np.float64).item())  # of shape () or (1,)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
             self.wanted -= self.reward
         self.total += self.reward
@@ -87,12 +99,27 @@ class Lane:
     def cut(self) -> Episode:
         """End the running episode here."""
         self.running = False
-        success, shortest = (self.info.get(name) for name in ("success", "shortest"))
-        return Episode(self.seed, self.total, self.decisions, success, shortest)
+        success, shortest = (_number(self.info.get(name)) for name in ("success", "shortest"))
+        return Episode(
+            self.seed,
+            self.total,
+            self.decisions,
+            None if success is None else bool(success),
+            None if shortest is None else int(shortest),
+        )
 
     def close(self) -> None:
         """Free the environment."""
         self.env.close()
+
+
+def _number(told: Any) -> float | None:
+    """What an environment tells as a bool, a number, or an array of one; None where it is none of these."""
+    try:
+        value = float(np.asarray(told, np.float64).item())
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
 
 
 def stack_tokens(lanes: list[Lane], task: Task, idle: int = 0) -> Token:

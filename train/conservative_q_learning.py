@@ -29,6 +29,7 @@ from rich.console import Console
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import replacing, write_json
+from dsf.shell.held_directory import LOCK_NAME, held
 from dsf.shell.installed import require_installed
 from dsf.tasks import Task, Token, get_task, rollout
 from dsf.train.config.training import DataConfig, DeviceKind
@@ -169,7 +170,11 @@ def header_of(out: Path) -> dict[str, Any] | None:
     """What a finished run's checkpoint would say in its header, as far as its score needs it; None before the end."""
     if not (out / SCORES_NAME).exists():  # the last file that is written
         return None
-    facts, scores = (json.loads((out / name).read_text()) for name in (CONFIG_NAME, SCORES_NAME))
+    return _header(*(json.loads((out / name).read_text()) for name in (CONFIG_NAME, SCORES_NAME)))
+
+
+def _header(facts: dict[str, Any], scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """The header from what the run's two files hold."""
     sizes = {"policy": "cql", "rival": {"width": HIDDEN[0], "hidden_layers": len(HIDDEN)}}
     return {**facts, **sizes, "step": facts["steps"], "scores": scores, "precision": "fp32"}
 
@@ -185,7 +190,7 @@ def require_possible(config: CQLConfig) -> None:
     out = config.out
     if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
         raise UserError(f"--out {out} is, or lies below, a file: name a directory")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != LOCK_NAME for path in out.iterdir()):
         raise UserError(f"--out {out} exists already: name a new directory")
 
 
@@ -206,6 +211,13 @@ def train_cql(config: CQLConfig, on_steps: Callable[[int], None] = lambda _step:
     """
     begun = time.monotonic()
     require_possible(config)
+    with held(config.out):
+        require_possible(config)  # once more: who held it until now may have left a run there
+        return _train_cql(config, on_steps, bar, begun)
+
+
+def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, begun: float) -> TrainedRun:
+    """The training in a directory that is held; it began at this monotonic time."""
     import torch
     from safetensors.torch import save
 
@@ -232,10 +244,8 @@ def train_cql(config: CQLConfig, on_steps: Callable[[int], None] = lambda _step:
     facts = {"task": data.task.name, "dataset": dataset, "revision": git_revision(), "torch": torch.__version__}
     write_json(config.out / CONFIG_NAME, {**settings, **facts})
     write_json(config.out / SCORES_NAME, [score.to_json()])
-    header = header_of(config.out)
-    assert header is not None
     return TrainedRun.of_header(
-        header,
+        _header({**settings, **facts}, [score.to_json()]),
         config.out / ACTOR_NAME,
         config.out / BEST_NAME,
         parameters=sum(tensor.numel() for tensor in actor.values()),

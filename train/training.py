@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from pathlib import Path
 
 from dsf.shell.errors import UserError
+from dsf.shell.held_directory import held
 from dsf.shell.installed import require_installed
 from dsf.train.config.training import CONFIG_NAME, TrainConfig
 from dsf.train.observer import SILENT, TrainingObserver, TrainingStart
@@ -24,7 +27,7 @@ def train(config: TrainConfig, observer: TrainingObserver = SILENT) -> TrainedRu
         observer: hears how it goes on.
 
     Raises:
-        UserError: the config cannot work here.
+        UserError: the config cannot work here, or another process trains in the same directory.
         CommandFailed: the training diverged, a file cannot be written, or another process of the run is gone.
     """
     begun = time.monotonic()
@@ -32,7 +35,9 @@ def train(config: TrainConfig, observer: TrainingObserver = SILENT) -> TrainedRu
     from dsf.train.distributed import process_group, rank
     from dsf.train.initial import with_model_of_checkpoint
 
-    with process_group(config.device):
+    first = int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes, one holds the directory for all
+    with held(config.out) if first else contextlib.nullcontext(), process_group(config.device):
+        require_possible(config)  # once more: who held it until now may have left a run there
         return _train(with_model_of_checkpoint(config.of_phase()), observer if rank() == 0 else SILENT, begun)
 
 

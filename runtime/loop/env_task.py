@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
@@ -19,6 +20,8 @@ from dsf.tasks import Task, get_task
 if TYPE_CHECKING:
     import gymnasium
 
+LARGEST_BOUND = 1e9
+"""Bounds of actions beyond this mean that there are none, as float32's largest number does."""
 NO_REFERENCE = math.nan
 """Nobody has measured random and expert returns of an environment that is no registered task."""
 
@@ -41,18 +44,11 @@ class EnvTask(Task):
         Raises:
             UserError: it cannot be made.
         """
-        from gymnasium.spaces import Box
-        from gymnasium.wrappers import RescaleAction
-
         try:
             env = super().make_env()
         except Exception as error:  # of Gymnasium, of a missing dependency, or anything in the environment's own code
             raise UserError(f"--env {self.env_id} cannot be made: {_told(error)}") from None
-        if not self.rescaled:
-            return env
-        assert isinstance(env.action_space, Box)
-        one = np.ones_like(env.action_space.low)  # Gymnasium warns of bounds that it has to cast
-        return RescaleAction(env, -one, one)
+        return _stretched(env) if self.rescaled else env
 
 
 def env_task(env_id: str, network: Network) -> EnvTask:
@@ -96,8 +92,24 @@ def env_task(env_id: str, network: Network) -> EnvTask:
     return dataclasses.replace(draft, rescaled=rescaled, control_period_s=period, notes=tuple(notes))
 
 
+def _stretched(env: gymnasium.Env) -> gymnasium.Env:
+    """An environment whose actions lie in [-1, 1]: the ends become its own bounds, and nothing beyond them arrives."""
+    from gymnasium.spaces import Box
+    from gymnasium.wrappers import TransformAction
+
+    space = env.action_space
+    assert isinstance(space, Box)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+
+    def stretch(action: FloatArray) -> npt.NDArray[np.generic]:
+        stretched = np.clip(low + (np.asarray(action, np.float64) + 1.0) * ((high - low) / 2.0), low, high)
+        return stretched.astype(space.dtype)
+
+    return TransformAction(env, stretch, Box(-1.0, 1.0, space.shape, np.float64))
+
+
 def _horizon(env_id: str) -> int | None:
-    """Steps after which the environment's registration cuts an episode.
+    """Steps after which the environment's registration cuts an episode; None where it never does (0 and -1 mean that).
 
     Raises:
         UserError: nothing is registered under this id, or its module cannot be imported.
@@ -108,7 +120,8 @@ def _horizon(env_id: str) -> int | None:
     try:
         if module:
             importlib.import_module(module)
-        return gymnasium.spec(name).max_episode_steps
+        horizon = gymnasium.spec(name).max_episode_steps
+        return horizon if horizon is not None and horizon > 0 else None
     except Exception as error:
         raise UserError(f"--env {env_id}: {_told(error)}; module:id imports a module that registers it") from None
 
@@ -157,8 +170,14 @@ def _action_bounds(space: gymnasium.Space, task: EnvTask, network: Network) -> t
         return None
     if not isinstance(space, Box) or space.shape != (task.action_size,):
         raise UserError(f"{told} {task.action_size} numbers in [-1, 1]: take a network that fits")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise UserError(f"{told} numbers in [-1, 1]: whole numbers are no scale for them, wrap it to round as it needs")
     if not (space.is_bounded("both") and np.all(space.low < space.high)):
         raise UserError(f"{told} numbers in [-1, 1]: actions without bounds have no scale, wrap it to give it some")
+    if not np.abs((space.low, space.high)).max() <= LARGEST_BOUND:
+        raise UserError(
+            f"{told} numbers in [-1, 1]: bounds beyond {LARGEST_BOUND:g} are no scale, wrap it to give it some"
+        )
     return space.low, space.high
 
 

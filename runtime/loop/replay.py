@@ -46,6 +46,8 @@ class ReplayConfig:
     """Process model of --backend lava."""
     environment: bool = True
     """Also execute the recorded actions in the environment."""
+    env: str | None = None
+    """Environment of a recording that was made with --env MODULE:ID, as it was named there: its module is imported."""
     json: Path | None = None
     """Write the table here as well."""
 
@@ -159,13 +161,19 @@ def recorded_network(config: ReplayConfig, recording: Recording) -> Network:
     return network
 
 
-def recorded_task(facts: RunFacts, network: Network) -> Task:
+def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
     """The task that was recorded.
 
+    A recording may come from a stranger: a module that it names is imported only where the command line names it, too.
+
     Raises:
-        UserError: it, or its environment, does not exist here.
+        UserError: it, or its environment, does not exist here, or the environment is a module's that nobody asked for.
     """
-    return env_task(facts.env_id, network) if facts.task is None else get_task(facts.task)
+    if facts.task is not None:
+        return get_task(facts.task)
+    if ":" in facts.env_id and env is None:
+        raise UserError(f"that would import a module which the file chooses: add --env {facts.env_id} if you trust it")
+    return env_task(facts.env_id, network)
 
 
 def replay(config: ReplayConfig) -> None:
@@ -175,6 +183,8 @@ def replay(config: ReplayConfig) -> None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
     network, facts = recorded_network(config, recording), recording.facts
+    if config.env is not None and config.env != facts.env_id:
+        raise UserError(f"--env is {config.env}, and {config.recording} was made in {facts.env_id}: name that one")
     for name, version in recorded_versions().items():
         if facts.versions.get(name) != version:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
@@ -187,7 +197,7 @@ def replay(config: ReplayConfig) -> None:
         skipped = "" if config.environment else "--no-environment"
         if config.environment:
             try:
-                lane = Lane(recorded_task(facts, network))
+                lane = Lane(recorded_task(facts, network, config.env))
             except UserError as error:
                 skipped = str(error)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -16,7 +17,8 @@ from dsf.runtime import cli
 from dsf.runtime.loop.closed_loop import run_closed_loop
 from dsf.runtime.loop.env_task import EnvTask, env_task
 from dsf.runtime.open_engine import open_engine
-from dsf.tasks import get_task
+from dsf.shell.errors import CommandFailed
+from dsf.tasks import Lane, get_task
 from dsf.testing.command_line import assert_refused
 from dsf.testing.gym_worlds import ACTION, OBSERVATION
 from dsf.testing.random_networks import random_network
@@ -89,6 +91,45 @@ def test_scaling_maps_the_ends_to_the_ends(network: Network, monkeypatch: pytest
     env.close()
 
 
+def test_no_action_lies_beyond_an_environments_bounds(network: Network) -> None:
+    """Not by a rounding either: the ends are the bounds themselves, in the environment's own type."""
+    task = env_task("dsf.testing.gym_worlds:Lopsided-v0", network)
+    env = task.make_env()
+    env.reset(seed=0)
+    for value in np.linspace(-1.0, 1.0, 201):
+        env.step(np.full(ACTION, value))
+    space = env.unwrapped.action_space
+    assert np.array_equal(env.action(np.full(ACTION, 1.0)), space.high)  # type: ignore[attr-defined]
+    assert np.array_equal(env.action(np.full(ACTION, -1.0)), space.low)  # type: ignore[attr-defined]
+    env.close()
+
+
+def test_a_horizon_below_one_is_none(network: Network) -> None:
+    task = env_task("dsf.testing.gym_worlds:MinusOne-v0", network)
+    assert task.max_steps == 1000
+    assert any("states no horizon: episodes are cut after 1000 steps" in note for note in task.notes)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_action_that_is_no_finite_number_reaches_no_robot(value: float, network: Network) -> None:
+    lane = Lane(env_task("dsf.testing.gym_worlds:Point-v0", network))
+    with contextlib.closing(lane):
+        lane.start(7, 1.0)
+        lane.step(np.zeros(ACTION))
+        told = rf"gym_worlds:Point-v0, seed 7, decision 1: the policy's actions are 0, {value:g}, 0: nothing but finite"
+        with pytest.raises(CommandFailed, match=told):
+            lane.step(np.array([0.0, value, 0.0]))
+        assert lane.decisions == 1
+
+
+def test_success_and_rewards_may_be_numpys(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    result = sim_run(str(path), *QUICK, "--env", "dsf.testing.gym_worlds:NumpyTold-v0", "--json", str(out))
+    assert result.returncode == 0, result.stderr
+    (episode,) = json.loads(out.read_text())["episodes"]
+    assert (episode["success"], episode["shortest"]) == (True, 3)
+
+
 def test_a_network_of_choices(tmp_path: Path) -> None:
     path = tmp_path / "choices.dsf.h5"
     write_network(random_network(4, features=FEATURES, discrete=True), path)
@@ -104,6 +145,8 @@ def test_a_network_of_choices(tmp_path: Path) -> None:
         ("no_such_module:World-v0", ("No module named 'no_such_module'",)),
         ("Pendulum-v1", ("observations have 3 numbers", "(of task hopper) reads 11")),
         ("dsf.testing.gym_worlds:Unbounded-v0", ("actions without bounds",)),
+        ("dsf.testing.gym_worlds:WholeNumbers-v0", ("int64", "whole numbers are no scale", "wrap it to round")),
+        ("dsf.testing.gym_worlds:Boundless-v0", ("bounds beyond 1e+09 are no scale",)),
         ("dsf.testing.gym_worlds:Image-v0", ("Box of shape (11, 1)", "FlattenObservation")),
         ("dsf.testing.gym_worlds:Parts-v0", ("are a Dict",)),
         ("dsf.testing.gym_worlds:Choices-v0", ("Discrete(3)", "3 numbers in [-1, 1]")),

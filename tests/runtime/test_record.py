@@ -85,7 +85,7 @@ def test_lava_records_and_replays(path: Path, recording: Path, tmp_path: Path) -
     for taped, truth in zip(read_recording(lava).episodes, read_recording(recording).episodes):
         assert np.array_equal(taped.spikes, truth.spikes) and np.array_equal(taped.accumulators, truth.accumulators)
     for file, backend in ((lava, "fast"), (recording, "lava")):
-        replayed = sim_run("replay", file, "--network", path, "--backend", backend)
+        replayed = sim_run("replay", file, "--network", path, "--backend", backend, "--env", WORLD)
         assert replayed.returncode == 0, replayed.stderr
 
 
@@ -101,7 +101,7 @@ def test_a_run_in_real_time_replays(path: Path, tmp_path: Path) -> None:
     timed = read_recording(out)
     assert timed.facts.control_period_s == 0.0001 and timed.facts.on_deadline_miss == "hold"
     assert sum(len(taped.graded) for taped in timed.episodes) < sum(len(taped.actions) for taped in timed.episodes)
-    replayed = sim_run("replay", out, "--network", path)
+    replayed = sim_run("replay", out, "--network", path, "--env", WORLD)
     assert replayed.returncode == 0, replayed.stderr
 
 
@@ -124,7 +124,7 @@ def test_one_altered_number_is_found(path: Path, recording: Path, tmp_path: Path
     altered = dataclasses.replace(truth.episodes[-1], **change)
     out = tmp_path / "altered.h5"
     write_recording(dataclasses.replace(truth, episodes=(*truth.episodes[:-1], altered)), out)
-    replayed = sim_run("replay", out, "--network", path, "--json", tmp_path / "out.json")
+    replayed = sim_run("replay", out, "--network", path, "--env", WORLD, "--json", tmp_path / "out.json")
     assert replayed.returncode == 1 and len(replayed.stderr.strip().splitlines()) == 1
     assert CHANGES[name] in replayed.stderr and "seed 7" in replayed.stderr, replayed.stderr
     assert not json.loads((tmp_path / "out.json").read_text())["exact"]
@@ -135,7 +135,7 @@ def test_an_altered_return_is_found(path: Path, recording: Path, tmp_path: Path)
     episode = dataclasses.replace(truth.episodes[0].episode, episode_return=1.0)
     altered = dataclasses.replace(truth.episodes[0], episode=episode)
     write_recording(dataclasses.replace(truth, episodes=(altered,)), tmp_path / "altered.h5")
-    replayed = sim_run("replay", tmp_path / "altered.h5", "--network", path)
+    replayed = sim_run("replay", tmp_path / "altered.h5", "--network", path, "--env", WORLD)
     assert replayed.returncode == 1 and "returns: 1 of 1 differ" in replayed.stderr
 
 
@@ -189,11 +189,32 @@ def test_without_its_environment_the_decisions_are_replayed(path: Path, recordin
     truth = read_recording(recording)
     facts = dataclasses.replace(truth.facts, env_id="no_such_module:Point-v0")
     write_recording(dataclasses.replace(truth, facts=facts), tmp_path / "elsewhere.h5")
-    replayed = sim_run("replay", tmp_path / "elsewhere.h5", "--network", path)
+    elsewhere = ("replay", tmp_path / "elsewhere.h5", "--network", path, "--env", "no_such_module:Point-v0")
+    replayed = sim_run(*elsewhere)
     assert replayed.returncode == 0 and "observations" not in replayed.stdout
     assert "note: not replayed in no_such_module:Point-v0" in replayed.stdout
     switched = sim_run("replay", recording, "--network", path, "--no-environment")
     assert switched.returncode == 0 and "--no-environment" in switched.stdout
+
+
+def test_a_recording_makes_nobody_import_what_it_names(
+    path: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the command line chooses code: the module that a stranger's file names writes a file when it is imported."""
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    truth = read_recording(recording)
+    facts = dataclasses.replace(truth.facts, env_id="stranger:Point-v0")
+    write_recording(dataclasses.replace(truth, facts=facts), tmp_path / "theirs.h5")
+    replayed = sim_run("replay", tmp_path / "theirs.h5", "--network", path)
+    assert replayed.returncode == 0, replayed.stderr
+    told = " ".join(replayed.stdout.split())
+    assert "note: not replayed in stranger:Point-v0: that would import a module which the file chooses" in told
+    assert not (tmp_path / "was_here").exists()
+    asked = sim_run("replay", recording, "--network", path, "--env", truth.facts.env_id)
+    assert asked.returncode == 0 and "observations" in asked.stdout
+    other = sim_run("replay", recording, "--network", path, "--env", "Hopper-v4")
+    assert_refused(other, "--env is Hopper-v4", truth.facts.env_id)
 
 
 def test_outputs_replace_no_input(path: Path, recording: Path, tmp_path: Path) -> None:

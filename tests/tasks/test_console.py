@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,24 @@ def test_a_config_that_refuses_itself_ends_in_its_own_words(
         assert ended(capsys, monkeypatch, action, *arguments) == (2, "", f"{program}: {line}\n")
     with pytest.raises(UserError, match=line):
         parse_arguments(Few, "dsf-test", "Few.", ["--count", "4"])
+
+
+@dataclass(frozen=True)
+class Places:
+    out: Path = Path("x")
+    """Where."""
+
+
+def test_a_home_directory_that_no_shell_has_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the ~ of --out=~/runs alone, and nobody means a directory called ~."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for given, meant in (
+        ("--out=~/runs", "/home/somebody/runs"),
+        ("--out=~", "/home/somebody"),
+        ("--out=a~/b", "a~/b"),
+        ("--out=~other/b", "~other/b"),
+    ):
+        assert parse_arguments(Places, "dsf-test", "", [given]).out == Path(meant)
 
 
 def test_sub_commands_are_found_by_their_names(

@@ -77,6 +77,35 @@ class Broken(Point):
         raise RuntimeError("no robot\nis connected")
 
 
+class WholeNumbers(Point):
+    action_space = Box(0, 10, (ACTION,), np.int64)
+
+
+class Boundless(Point):
+    """float32's largest numbers as bounds, which is how people say that there are none."""
+
+    action_space = Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (ACTION,), np.float32)
+
+
+class Lopsided(Point):
+    """Bounds that no power of two divides; an action beyond them breaks it."""
+
+    action_space = Box(np.array([-0.1, 0.0, -0.7], np.float32), np.array([0.3, 1.1, 3.3], np.float32))
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        return super().step(action)
+
+
+class NumpyTold(Point):
+    """Success as every comparison of numpy gives it, a number in an array, and a reward of numpy's."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        place, reward, fallen, cut, _ = super().step(action)
+        told = {"success": np.linalg.norm(place) >= 0.0, "shortest": np.array([3])}
+        return place, np.float32(reward), fallen, cut, told
+
+
 class Failing(Point):
     """Breaks in the third step of some seeds."""
 
@@ -104,7 +133,9 @@ class Endless(Point):
         return np.zeros(OBSERVATION), 0.0, False, False, {}
 
 
-for world in (Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
+OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold)
+for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)
+gymnasium.register("MinusOne-v0", f"{__name__}:Point", max_episode_steps=-1)
 gymnasium.register("Endless-v0", f"{__name__}:Endless", max_episode_steps=10**9)

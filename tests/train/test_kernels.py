@@ -320,6 +320,45 @@ def test_processes_that_build_at_once_all_work(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "cache" / "dsf").iterdir()] == [".so"]
 
 
+@pytest.mark.slow
+def test_a_library_that_was_cut_short_or_changed_is_built_again(tmp_path: Path) -> None:
+    """Mapped, it would end the process with SIGBUS; a changed one would run somebody's code."""
+    cache = tmp_path / "cache" / "dsf"
+
+    def loaded() -> Path:
+        output, errors = start_process(tmp_path / "found.pt", tmp_path / "cache").communicate(
+            timeout=SUBPROCESS_TIMEOUT_S
+        )
+        assert output.startswith("kernels loaded"), errors
+        assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "found.pt"), expected_spikes()))
+        (library,) = cache.glob("lif_kernels-*.so")
+        return library
+
+    library = loaded()
+    whole = library.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        library.write_bytes(damaged)
+        assert loaded().read_bytes() == whole
+
+
+@pytest.mark.slow
+def test_a_cache_that_others_can_write_is_not_loaded_from(tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "dsf"
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+    output, errors = start_process(tmp_path / "found.pt", tmp_path / "cache").communicate(timeout=SUBPROCESS_TIMEOUT_S)
+    assert output.startswith("kernels loaded"), errors
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_compiler_may_have_options(tmp_path: Path) -> None:
+    """As make's and configure's CC has."""
+    process = start_process(tmp_path / "found.pt", tmp_path / "cache", CC="cc -O2")
+    output, errors = process.communicate(timeout=SUBPROCESS_TIMEOUT_S)
+    assert output.startswith("kernels loaded"), errors
+
+
 COUNTING_COMPILER = """#!/bin/sh
 echo run >> "{log}"
 exit 1

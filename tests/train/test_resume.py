@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dsf.shell.files import partial_name
+from dsf.shell.held_directory import LOCK_NAME, held
 from dsf.testing.command_line import assert_refused
 from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
@@ -153,3 +155,17 @@ def test_nothing_to_resume_and_nothing_to_overwrite(run: Path, tmp_path: Path) -
     assert_refused(
         train_here(HOPPER, "--out", str(run), *SETTINGS, *UNSCORED), "already holds a checkpoint", "--resume"
     )
+
+
+@pytest.mark.slow
+def test_two_runs_do_not_share_a_directory(tiny_store: Path, tmp_path: Path) -> None:
+    """The second ends at once and says who is there; what the first one writes is its own."""
+    out = tmp_path / "run"
+    with held(out):
+        refused = train_here(HOPPER, "--out", str(out), "--steps", "2", *TINY, *UNSCORED)
+    assert_refused(refused, f"{out} is in use by process {os.getpid()}", "name another directory")
+    trained(HOPPER, "--out", str(out), "--steps", "2", *TINY, *UNSCORED)
+    assert LOCK_NAME not in {path.name for path in out.iterdir()}
+    with held(out):
+        again = train_here(HOPPER, "--out", str(out), "--steps", "4", *TINY, *UNSCORED, "--resume")
+    assert_refused(again, "is in use by process")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +24,8 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.child_processes import die_with_parent, start_method_kept
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.interrupts import interrupts_deferred
+from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
@@ -71,8 +75,12 @@ def collect_episodes(
     context = multiprocessing.get_context("spawn")
     episodes: list[EpisodeBuffer] = []
     with start_method_kept(), ProcessPoolExecutor(min(workers, count), context, _start_worker, (os.getpid(),)) as pool:
+        main = threading.current_thread() is threading.main_thread()
         try:
-            for made, share in zip(pool.map(_share_episodes, shares), shares):
+            # An exception while a worker is being started would leave it half told what to do, and it would print that.
+            with interrupts_deferred() if main else contextlib.nullcontext():
+                answers = pool.map(_share_episodes, shares)
+            for made, share in zip(answers, shares):
                 episodes += made
                 for _ in range(share.steps):
                     on_step()
@@ -202,16 +210,16 @@ def write_dataset(
     final = require_free_place(destination.dataset_id, overwrite)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store_path(), prefix=".collect-") as staging:
-            _write(destination, episodes, description, Path(staging), facts or {}, on_episode)
+        with scratch_directory(Path(store_path()), ".collect-") as staging:
+            _write(destination, episodes, description, staging, facts or {}, on_episode)
             for level in PurePosixPath(destination.dataset_id).parents:
-                metadata = Path(staging) / level / "namespace_metadata.json"
+                metadata = staging / level / "namespace_metadata.json"
                 target = Path(store_path()) / level / metadata.name
                 if metadata.exists() and not target.exists():
                     metadata.replace(target)
             if final.exists():
-                final.replace(Path(staging) / "replaced")
-            (Path(staging) / destination.dataset_id).replace(final)
+                final.replace(staging / "replaced")
+            (staging / destination.dataset_id).replace(final)
     except OSError as error:
         if error.errno not in FULL:
             raise

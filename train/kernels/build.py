@@ -21,9 +21,16 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from dsf.shell.scratch_directory import scratch_directory
+
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILER_TIMEOUT_S = 120.0
 CACHE_MODE = 0o700
+LIBRARY_MODE = 0o700
+OTHERS_MAY_WRITE = 0o022
+DIGEST_DIGITS = 32
+BUILD_PREFIX = ".build-"
+"""How the directories of a compiler at work are called."""
 
 
 class KernelsUnavailable(Exception):
@@ -73,24 +80,40 @@ def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | str
         return f"the kernels could not be stored or loaded: {' '.join(str(error).split())}"
 
 
-def _obtain(source: KernelSource, name: str) -> ctypes.CDLL:
-    compiler = shutil.which(name)
-    if compiler is None:
-        raise KernelsUnavailable(f"no C compiler '{name}' on the PATH")
+def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
+    name, *options = command.split() or [command]  # such as CC="gcc -m64"
+    program = shutil.which(name)
+    if program is None:
+        raise KernelsUnavailable(f"no C compiler '{command}' on the PATH")
+    compiler = [program, *options]
     openmp = _openmp_of_torch() if source.threads else None
     flags = (*FLAGS, *source.flags, "-c", *(["-fopenmp"] if openmp else []))
     texts = {file: (resources.files(source.package) / file).read_text() for file in source.files}
-    version = _run([compiler, "--version"]).partition("\n")[0]
-    key = hashlib.sha256(repr((texts, flags, version, _processor())).encode()).hexdigest()[:16]
+    version = _run([*compiler, "--version"]).partition("\n")[0]
+    key = hashlib.sha256(repr((texts, options, flags, version, _processor())).encode()).hexdigest()[:16]
     if openmp:
         ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)  # already mapped: this only makes its symbols visible
     with _cache_directory() as cache:
-        library = cache / f"{Path(source.files[0]).stem}-{key}.so"
-        if library.exists():
-            with contextlib.suppress(OSError):  # a power cut may have left half a file behind a whole name
-                return ctypes.CDLL(str(library))
-        _compile(compiler, flags, texts, library)
-        return ctypes.CDLL(str(library))
+        stem = f"{Path(source.files[0]).stem}-{key}"
+        for library in sorted(cache.glob(f"{stem}-*.so")):
+            if _is_ours(library) and library.stem == f"{stem}-{_digest(library)}":
+                with contextlib.suppress(OSError):  # of another machine's kind, say
+                    return ctypes.CDLL(str(library))
+        return ctypes.CDLL(str(_compile(compiler, flags, texts, cache, stem)))
+
+
+def _digest(library: Path) -> str:
+    """What a library's name ends with: one that was cut short, or changed, does not have its own name any more.
+
+    A process that has mapped such a file dies with SIGBUS, and no line says why.
+    """
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:DIGEST_DIGITS]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody but this user (and root) can have written a file or directory: its code is about to run."""
+    found = path.stat()
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & OTHERS_MAY_WRITE
 
 
 def use_torch_threads() -> bool:
@@ -114,11 +137,13 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def _cache_directory() -> Iterator[Path]:
-    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or one for this process alone where that cannot be written."""
+    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or one for this process alone where that cannot be written, or can be
+    by others.
+    """
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
         root.mkdir(parents=True, exist_ok=True, mode=CACHE_MODE)
-        writable = os.access(root, os.W_OK)
+        writable = os.access(root, os.W_OK) and _is_ours(root)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
         writable = False
     if writable:
@@ -128,15 +153,21 @@ def _cache_directory() -> Iterator[Path]:
             yield Path(scratch)
 
 
-def _compile(compiler: str, flags: tuple[str, ...], texts: dict[str, str], library: Path) -> None:
-    """Compile beside the final place and rename, so that processes racing for it see a whole file or none."""
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str], cache: Path, stem: str) -> Path:
+    """Compile in the cache and rename: processes racing for the library see a whole one or none; returns its path."""
+    with scratch_directory(cache, BUILD_PREFIX) as scratch:
         for name, text in texts.items():
-            (Path(scratch) / name).write_text(text)
-        object_file, shared = f"{scratch}/kernels.o", Path(scratch) / library.name
-        _run([compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
-        _run([compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
+            (scratch / name).write_text(text)
+        object_file, shared = f"{scratch}/kernels.o", scratch / "kernels.so"
+        _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
+        _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
+        shared.chmod(LIBRARY_MODE)
+        handle = os.open(shared, os.O_RDONLY)
+        os.fsync(handle)  # before it gets its name: a power cut must not leave half a file behind a whole name
+        os.close(handle)
+        library = cache / f"{stem}-{_digest(shared)}.so"
         shared.replace(library)
+        return library
 
 
 def _run(command: list[str]) -> str:
