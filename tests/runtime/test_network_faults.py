@@ -78,6 +78,7 @@ def test_the_fast_engine_runs_faulty_networks_as_the_reference(fault: str, atten
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 @pytest.mark.parametrize(
     ("fault", "attention", "mode", "lava"),
     [

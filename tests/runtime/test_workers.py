@@ -31,7 +31,6 @@ WALL_TIMES = ("seconds", "decisions_per_second", "ticks_per_second")
 LIMIT_S = 10.0
 MARK = "DSF_TEST_MARK"
 """Environment variable that all processes of one run inherit, orphans too."""
-PYTHON_PATH = os.pathsep.join(filter(None, sys.path))
 BACKENDS = ("fast", "lava") if sys.version_info < (3, 11) else ("fast",)
 
 
@@ -63,11 +62,8 @@ LAUNCHERS = ("local", "ray") if importlib.util.find_spec("ray") else ("local",)
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_results_are_those_of_the_serial_run(
-    path: Path, tmp_path: Path, backend: str, launcher: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_those_of_the_serial_run(path: Path, tmp_path: Path, backend: str, launcher: str) -> None:
     """Recording and report: returns, spikes, activity, energy, parity."""
-    monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)  # for Ray's processes
     world = ("--backend", backend, "--env", "dsf.testing.gym_worlds:Point-v0")
     serial = outputs(path, tmp_path, *world)
     assert serial[1]["parity"]["compared_spikes"] > 0 and len(serial[1]["episodes"]) == 7
@@ -97,9 +93,8 @@ def test_workers_leave_the_way_of_starting_processes_alone(path: Path) -> None:
         "2",
         "--no-compare",
     )
-    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path), *options], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-c", script, str(path), *options], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "None", done.stderr
 
@@ -152,7 +147,6 @@ def endless(backend: str, path: Path, tmp_path: Path) -> Iterator[tuple[subproce
     signed, mark = tmp_path / "started", uuid.uuid4().hex
     signed.mkdir()
     environment = {**os.environ, STARTED_VARIABLE: str(signed), MARK: mark}
-    environment["PYTHONPATH"] = PYTHON_PATH
     options = (
         "--backend",
         backend,
