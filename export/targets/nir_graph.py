@@ -134,7 +134,7 @@ def write_nir(network: Network, path: Path, partial: bool = False, source_digest
     content = io.BytesIO()  # a full disk is the end of libhdf5, see dsf.shell.hdf5_image
     nir.write(content, graph)
     with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())  # no view: where it fails, Python 3.12 crashes as it collects one
     return omitted
 
 
