@@ -18,7 +18,7 @@ from dsf.train.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
-from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.rivals import rival_from_json
 from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.data.batches import Batch, BatchSource
 from dsf.train.data.dataset import OfflineDataset, require_context
@@ -149,10 +149,8 @@ class Trainer:
         different += [
             name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
         ]
-        sizes = mine["rival"], theirs.get("rival")
-        if sizes[0] != (
-            sizes[1] and {**dataclasses.asdict(RivalConfig()), **sizes[1]}
-        ):  # its younger fields at their defaults
+        rival = theirs.get("rival")
+        if mine["rival"] != (rival and dataclasses.asdict(rival_from_json(rival))):  # with its younger fields' defaults
             different.append("rival")
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from dsf.shell.errors import UserError
 
 StrlAttention = Literal["bidirectional", "causal"]
+StrlNeurons = Literal["on", "off"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class StrlConfig:
     """Membrane time constant: a tick keeps 1 - 1/tau of the potential and takes 1/tau of the current."""
     threshold: float = 1.0
     """Membrane potential above which (strictly) a neuron fires."""
+    neurons: StrlNeurons = "on"
+    """off is STRL's dense control: ReLU stands where neurons were, in one pass instead of T ticks; all else stays."""
 
     def __post_init__(self) -> None:
         if self.attention not in get_args(StrlAttention):
             raise UserError(f"rival.strl.attention is {self.attention!r}: use {' or '.join(get_args(StrlAttention))}")
+        if self.neurons not in get_args(StrlNeurons):
+            raise UserError(f"rival.strl.neurons is {self.neurons!r}: use {' or '.join(get_args(StrlNeurons))}")
         if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or self.ticks < 1:
             raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, at least 1")
         for name, least in (("tau", 1.0), ("threshold", 0.0)):
@@ -40,6 +45,15 @@ class StrlConfig:
                 raise UserError(f"rival.strl.{name} is {value!r}: it must be a finite number")
             if value <= least:
                 raise UserError(f"rival.strl.{name} is {value}: it must be above {least:g}")
+        if self.neurons == "off":
+            for name in ("ticks", "tau", "threshold"):
+                if getattr(self, name) != StrlConfig.__dataclass_fields__[name].default:
+                    raise UserError(f"rival.strl.neurons off does not use rival.strl.{name}: drop it")
+
+    @property
+    def passes(self) -> int:
+        """Ticks per layer; 1 without neurons."""
+        return self.ticks if self.neurons == "on" else 1
 
     @property
     def decay(self) -> float:
