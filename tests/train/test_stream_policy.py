@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from dsf.tasks import Token, rollout
-from dsf.tasks.registry import get_task
+from dsf.tasks import Token
 from dsf.testing.random_networks import ACTIONS, random_model
 from dsf.testing.rival_models import small_model
 from dsf.train.evaluation.stream_policy import StreamPolicy, float_policy, streams_exactly

@@ -11,6 +11,9 @@ from dsf.shell.errors import UserError
 StrlAttention = Literal["bidirectional", "causal"]
 StrlNeurons = Literal["on", "off"]
 
+ADDED_TO_STRL = {"neurons": "on"}
+"""Fields younger than the first published scores, with what the models were that do not name them."""
+
 
 @dataclass(frozen=True)
 class StrlConfig:

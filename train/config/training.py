@@ -44,7 +44,7 @@ ADDED_FIELDS = {
     "key_value_offset": 0.0,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
-ADDED_SETTINGS = {"policy": "dsformer", "rival": dataclasses.asdict(RivalConfig())}
+ADDED_SETTINGS = {"policy": "dsformer", "rival": dataclasses.asdict(RivalConfig()), "ema": None, "norm_batches": 0}
 """The same for TrainConfig."""
 
 
@@ -184,6 +184,7 @@ QAT_LEARNING_RATE_SHARE = 0.1
 _LEAST = {
     "steps": 1,
     "qat_steps": 0,
+    "norm_batches": 0,
     "batch_size": 2,  # batch norm needs two tokens
     "threads": 1,
     "log_every": 1,
@@ -228,6 +229,12 @@ class TrainConfig:
     """Share of the steps over which PTBN moves from LayerNorm to BatchNorm (lambda 1 -> 0)."""
     rate_penalty: float = 0.0
     """Weight of the synaptic events, as a share of the most possible ones, in the loss; 0 leaves activity free."""
+    ema: float | None = None
+    """Share that averaged weights keep of themselves at every step (exponential moving average), such as 0.998. The
+    averaged weights are then what is scored, kept as the checkpoint and exported; None: the last ones."""
+    norm_batches: int = 0
+    """Batches of training data on which batch-norm statistics are estimated anew, for the very weights that are scored,
+    kept and exported. 0: the running statistics of training."""
     seed: int = 0
     """Seeds the weights and the sampling. Evaluation episodes use --eval-seed."""
     threads: int = 2
@@ -281,6 +288,8 @@ class TrainConfig:
         for name in ("warmup_fraction", "blend_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise UserError(f"--ema is {self.ema}: it is a share, above 0 and below 1 (drop it for the last weights)")
         self._check_quantization()
         for target in self.eval_targets:
             if not math.isfinite(target):
