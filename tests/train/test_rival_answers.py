@@ -28,12 +28,14 @@ FIRM = 0.8
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "plain", [("--policy", "dt", "--rival.dropout", "0"), ("--policy", "twin")], ids=["dt", "twin"]
+    "plain",
+    [("--policy", "dt", "--rival.dropout", "0", "--steps", "600"), ("--policy", "twin", "--steps", "1200")],
+    ids=["dt", "twin"],
 )
 def test_dense_rivals_overfit_one_trajectory(plain: tuple[str, ...], tiny_store: Path, tmp_path: Path) -> None:
     sizes = ("--model.width", "64", "--model.blocks", "2", "--model.context", "10", "--batch-size", "32")
     plain += ("--rival.mlp-hidden", "128", "--rival.width", "64")
-    fitting = ("--data.top-percent", "1", "--steps", "600", "--learning-rate", "2e-3", "--weight-decay", "0")
+    fitting = ("--data.top-percent", "1", "--learning-rate", "2e-3", "--weight-decay", "0")
     trained(HOPPER, "--out", str(tmp_path), *sizes, *plain, *fitting, *UNSCORED, "--threads", "1", "--log-every", "1")
     losses = [row[LOSS] for row in metrics(tmp_path) if LOSS in row]
     assert np.mean(losses[-20:]) < 1e-3 < losses[0]
