@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 
 from dsf.shell.errors import UserError
+from dsf.shell.files import require_plain_file
 from dsf.shell.plain_text import plain
 
 FREE_BYTES = 1 << 26
@@ -28,6 +32,14 @@ KNOWN_FILTERS = (
     h5py.h5z.FILTER_LZF,
 )
 """What h5py brings; for any other one libhdf5 would look for a library to load."""
+PACKING_FILTERS = (
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+    h5py.h5z.FILTER_SCALEOFFSET,
+    h5py.h5z.FILTER_LZF,
+)
+"""Those of them that make an array smaller."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,98 @@ class ReadLimits:
         return min(self.expanded, max(FREE_BYTES, self.ratio * file_bytes))
 
 
+@dataclass
+class ArrayBudget:
+    """What all arrays that are read of one file may take together, for readers that take some arrays and no others.
+
+    Attributes:
+        file_bytes: size of the file.
+        limits: what the reader takes; ``objects`` are not counted here.
+        remedy: what to do with a file that is refused.
+        claimed: bytes of the arrays so far, once they are unpacked.
+    """
+
+    file_bytes: int
+    limits: ReadLimits
+    remedy: str
+    claimed: int = 0
+
+    def take(self, place: str, numbers: int, size: int) -> None:
+        """Count an array in, before it is read.
+
+        Args:
+            place: where it is, for the message.
+            numbers: that it claims to hold.
+            size: bytes that it claims to take.
+
+        Raises:
+            UserError: it is too large, by itself or for such a file.
+        """
+        if numbers > self.limits.numbers:
+            raise UserError(f"{place} claims {numbers:,} numbers, limit {self.limits.numbers:,}: {self.remedy}")
+        self.claimed += size
+        allowed = self.limits.allowed(self.file_bytes)
+        if self.claimed > allowed:
+            raise UserError(
+                f"{place}: the arrays claim {self.claimed:,} bytes, and a file of {self.file_bytes:,} bytes may hold "
+                f"{allowed:,}: {self.remedy}"
+            )
+
+
+def open_hdf5(path: Path, what: str) -> h5py.File:
+    """Open a file for reading.
+
+    Args:
+        path: of the file.
+        what: it is, for messages.
+
+    Raises:
+        UserError: it is no file, or another program holds it open for writing.
+        OSError: it is missing or damaged, or cannot be read.
+    """
+    require_plain_file(path, what)
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError:
+        raise UserError(
+            f"cannot read {what} {path}: another program holds it open for writing (it is locked); wait until it is done"
+        ) from None
+
+
+def own_child(group: h5py.Group, name: str, remedy: str) -> Any:
+    """What a group holds under a name, if it is the file's own.
+
+    Raises:
+        UserError: nothing is there, or a link to elsewhere.
+    """
+    place = _place(group, name)
+    if not group.id.links.exists(name.encode()):  # "in" would follow a link
+        raise UserError(f"{place} is missing: {remedy}")
+    if not isinstance(_link(group, name), h5py.HardLink):
+        raise UserError(f"{place} is a link out of the file: {remedy}")
+    return group[name]
+
+
+def read_own_array(group: h5py.Group, name: str, budget: ArrayBudget) -> npt.NDArray[Any]:
+    """One array, after a look at where its bytes are and how many it claims.
+
+    Raises:
+        UserError: naming the place: see :func:`own_child`, :func:`require_own_bytes` and :class:`ArrayBudget`; or there
+            is no array.
+    """
+    place = _place(group, name)
+    found = own_child(group, name, budget.remedy)
+    if not isinstance(found, h5py.Dataset) or found.size is None:
+        raise UserError(f"{place} is no array: {budget.remedy}")
+    require_own_bytes(found, place, budget.remedy)
+    budget.take(place, int(found.size), _claimed_bytes(found, budget.file_bytes))
+    return np.asarray(found[()])
+
+
+def _place(group: h5py.Group, name: str) -> str:
+    return f"{plain(str(group.name)).rstrip('/')}/{plain(name)}"
+
+
 def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits, remedy: str) -> None:
     """Look through an open file: everything in it is its own, and of a size that fits it.
 
@@ -71,7 +175,7 @@ def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits,
             raise UserError(f"it holds more than {limits.objects:,} groups and arrays: {remedy}")
         claimed += sum(_attribute_bytes(found, file_bytes))
         if isinstance(found, h5py.Dataset):
-            _require_own_bytes(found, place, remedy)
+            require_own_bytes(found, place, remedy)
             if found.size is not None and found.size > limits.numbers:
                 raise UserError(f"{place} claims {found.size:,} numbers, limit {limits.numbers:,}: {remedy}")
             claimed += _claimed_bytes(found, file_bytes)
@@ -109,13 +213,20 @@ def _link(group: h5py.Group, name: str) -> Any:
         return None
 
 
-def _require_own_bytes(dataset: h5py.Dataset, place: str, remedy: str) -> None:
+def require_own_bytes(dataset: h5py.Dataset, place: str, remedy: str) -> None:
+    """Refuse an array whose bytes are elsewhere, need a library of somebody's, or are packed more than once.
+
+    Raises:
+        UserError: naming the place.
+    """
     if dataset.external or dataset.is_virtual:
         raise UserError(f"{place} holds no data of its own, it names another file's: {remedy}")
     created = dataset.id.get_create_plist()
     filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
     if unknown := [number for number in filters if number not in KNOWN_FILTERS]:
         raise UserError(f"{place} is packed by the unknown filter {unknown[0]}: {remedy}")
+    if sum(number in PACKING_FILTERS for number in filters) > 1:  # each unpacks to a thousand times as much
+        raise UserError(f"{place} is packed several times over: {remedy}")
 
 
 def _claimed_bytes(dataset: h5py.Dataset, file_bytes: int) -> int:
@@ -124,7 +235,9 @@ def _claimed_bytes(dataset: h5py.Dataset, file_bytes: int) -> int:
         return 0
     if dataset.dtype.hasobject and dataset.size == 1:
         return len(bytes(str(dataset[()]), "utf-8", "surrogateescape"))  # one text is never longer than the file
-    return int(dataset.size) * _item_bytes(dataset.dtype, file_bytes)
+    # What is read of a piece, a piece is unpacked for, and it may be larger than the array.
+    count = max(int(dataset.size), math.prod(dataset.chunks or ()))
+    return count * _item_bytes(dataset.dtype, file_bytes)
 
 
 def _attribute_bytes(found: Any, file_bytes: int) -> Iterator[int]:
