@@ -53,6 +53,7 @@ class Task:
             return-to-go stays at the target all along. Such a task is called NAME-delayed.
         extra: the optional part of dsf that brings the environment; empty where none is needed.
         registered_by: the module that registers the environment; empty where Gymnasium knows it.
+        never_terminates: the environment itself never ends an episode, only the horizon does.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Task:
     delayed_reward: bool = False
     extra: str = ""
     registered_by: str = ""
+    never_terminates: bool = False
 
     @property
     def score_label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +20,7 @@ from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
+from dsf.shell.plain_text import plain
 from dsf.tasks import get_task
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
@@ -27,6 +28,7 @@ from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
 from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
+from dsf.train.data.minari_files import METADATA_NAME, read_metadata
 from dsf.train.data.minari_store import store_path
 from dsf.train.data.recipes import MAZE
 from dsf.train.data.registry import REGISTRY, resolve
@@ -80,15 +82,22 @@ class Import:
     """Turn an npz or D4RL-style hdf5 file into a Minari dataset."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """npz (observations, actions, rewards, terminations, truncations) or hdf5 (terminals and timeouts instead)."""
+    """npz or hdf5 with observations, actions, rewards, terminations, truncations (or D4RL's terminals and timeouts)."""
     dataset_id: str
     """Minari id to give it, such as dsf/hopper/imported-v0."""
     task: str | None = None
     """Task that the data belong to, where the file names no known environment."""
     clip_actions: bool = False
     """Clip actions that leave [-1, 1]; they are reported either way."""
+    max_steps: int | None = None
+    """Steps of the longest episode: what is longer is cut after every so many, as truncations (default: the task's
+    horizon, and what is longer is refused)."""
     overwrite: bool = False
     """Replace a dataset of the same id."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max-steps is {self.max_steps}: it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -174,9 +183,9 @@ def import_dataset(config: Import, console: Console) -> None:
     from dsf.train.data.importing import import_file
 
     require_free_place(config.dataset_id, config.overwrite)
-    imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions)
+    imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
     description = "; ".join((imported.algorithm, *imported.notes))
-    path = write_dataset(imported, imported.episodes, description, config.overwrite)
+    path = write_dataset(imported, imported.episodes, description, config.overwrite, max_steps=config.max_steps)
     for note in imported.notes:
         console.print(note, soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
@@ -185,13 +194,19 @@ def import_dataset(config: Import, console: Console) -> None:
 
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
-    returns = data.episode_returns
+    returns, longest = data.episode_returns, int(data.lengths.max())
+    scored = longest <= data.task.max_steps
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), "
-        f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}",
+        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f})"
+        + (f", {data.task.score_label} {data.task.score(float(returns.mean())):.1f}" if scored else ""),
         soft_wrap=True,
     )
+    if not scored:
+        console.print(
+            f"no {data.task.score_label} score: that is of {data.task.max_steps} steps, and episodes have up to {longest}",
+            soft_wrap=True,
+        )
     if data.out_of_range_actions:
         console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)
@@ -223,16 +238,32 @@ def show_list(config: ListSets, console: Console) -> None:
 
 def stored(store: Path) -> Iterator[dict[str, Any]]:
     """Every dataset of a Minari store: its id, and its numbers of steps and episodes (None where unreadable)."""
-    for metadata in sorted(store.glob("**/data/metadata.json")):
-        directory = metadata.parents[1].relative_to(store)
-        if any(part.startswith(HIDDEN_PREFIX) for part in directory.parts):
-            continue  # being written, or derived files
+    for directory in sorted(dataset_directories(store)):
         try:
-            values = json.loads(metadata.read_text())
-            steps, episodes = values.get("total_steps"), values.get("total_episodes")
-        except (OSError, ValueError, AttributeError):
-            steps = episodes = None
-        yield {"dataset_id": str(directory), "steps": steps, "episodes": episodes}
+            values = read_metadata(directory / "data")
+            counts = [values.get(name) for name in ("total_steps", "total_episodes")]
+        except (OSError, UserError):
+            counts = []
+        steps, episodes = counts if len(counts) == 2 and all(isinstance(count, int) for count in counts) else (None, None)
+        yield {"dataset_id": plain(str(directory.relative_to(store))), "steps": steps, "episodes": episodes}
+
+
+def dataset_directories(store: Path) -> Iterator[Path]:
+    """Every dataset of a store, also behind links; what is hidden is being written, or derived."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {str(store): ()}
+    for place, names, _ in os.walk(store, followlinks=True):
+        found = os.stat(place)  # noqa: PTH116 (os.walk gives texts)
+        here = (found.st_dev, found.st_ino)
+        way = above.pop(place, ())
+        if here in way:  # a link that leads back
+            names.clear()
+            continue
+        if (Path(place) / "data" / METADATA_NAME).exists():
+            names.clear()
+            yield Path(place)
+            continue
+        names[:] = [name for name in names if not name.startswith(HIDDEN_PREFIX)]
+        above |= {os.path.join(place, name): (*way, here) for name in names}  # noqa: PTH118
 
 
 def measure_references(config: Reference, console: Console) -> None:

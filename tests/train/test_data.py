@@ -201,22 +201,38 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_in_place(path: Path, content: bytes) -> None:
+    """Write other bytes under the size and the times of those that are there."""
+    state = path.stat()
+    assert len(content) == state.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 def test_flat_files_are_reused_until_the_source_changes(minari_store: Path) -> None:
     directory = write_minari([episode(5, 1), episode(7, 2)])
     first = load_dataset(ID)
     assert not first.tokens.flags.writeable and first.tokens.base is not None
     built = the_store(directory / CACHE_NAME)
+    written = built.stat().st_ctime_ns
+    assert load_dataset(ID, DataConfig(top_percent=50.0)).content_hash == first.content_hash
+    assert the_store(directory / CACHE_NAME) == built and built.stat().st_ctime_ns == written
     source = directory / "data" / "main_data.hdf5"
-    state = source.stat()
-    content = source.read_bytes()
-    source.write_bytes(bytes(len(content)))
-    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert load_dataset(ID, DataConfig(top_percent=50.0)).content_hash == first.content_hash  # the source is not read
-    source.write_bytes(content)
-    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    os.utime(source, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns + 1))
     assert load_dataset(ID).content_hash == first.content_hash
     assert the_store(directory / CACHE_NAME).name != built.name  # one store per dataset: the old one is gone
     assert np.isfinite(first.tokens).all()  # and who has it mapped keeps it
+
+
+def test_a_source_that_is_replaced_under_its_size_and_times_is_read_again(minari_store: Path) -> None:
+    source = write_minari([episode(5, rewards=np.full(5, 2.0))]) / "data" / "main_data.hdf5"
+    first, old = load_dataset(ID), np.full(5, 2.0).tobytes()
+    assert first.episode_returns.tolist() == [10.0]
+    content = source.read_bytes()
+    assert content.count(old) == 1
+    replace_in_place(source, content.replace(old, np.full(5, 3.0).tobytes()))
+    again = load_dataset(ID)
+    assert again.episode_returns.tolist() == [15.0] and again.content_hash != first.content_hash
 
 
 def test_a_changed_task_has_other_flat_files(minari_store: Path) -> None:
@@ -361,11 +377,11 @@ print(data.tokens.nbytes + data.actions.nbytes)
 @pytest.mark.slow
 def test_a_dataset_larger_than_memory_is_built_and_sampled(minari_store: Path) -> None:
     allowed = 48 << 20
-    long_episode = episode(20_000)
-    directory = write_minari([long_episode])
+    whole_episode = episode(1000)
+    directory = write_minari([whole_episode])
     dataset = minari.load_dataset(ID)
     while (directory / "data" / "main_data.hdf5").stat().st_size < 200 << 20:
-        dataset.update_dataset_from_buffer([long_episode] * 10)
+        dataset.update_dataset_from_buffer([whole_episode] * 200)
     script = MEMORY_SCRIPT.replace("ALLOWED", str(allowed)).replace("DATASET", repr(ID))
     # One thread: every other one's stack and heap would count.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
