@@ -40,6 +40,8 @@ PACKING_FILTERS = (
     h5py.h5z.FILTER_LZF,
 )
 """Those of them that make an array smaller."""
+UNPACKED = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+"""How arrays lie that no filter has gone over."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +81,24 @@ class ArrayBudget:
     remedy: str
     claimed: int = 0
 
-    def take(self, place: str, numbers: int, size: int) -> None:
+    def take(self, numbers: int, size: int) -> None:
         """Count an array in, before it is read.
 
         Args:
-            place: where it is, for the message.
             numbers: that it claims to hold.
             size: bytes that it claims to take.
 
         Raises:
-            UserError: it is too large, by itself or for such a file.
+            UserError: it is too large, by itself or for such a file; the array's name belongs in front of the message.
         """
         if numbers > self.limits.numbers:
-            raise UserError(f"{place} claims {numbers:,} numbers, limit {self.limits.numbers:,}: {self.remedy}")
+            raise UserError(f"claims {numbers:,} numbers, limit {self.limits.numbers:,}: {self.remedy}")
         self.claimed += size
         allowed = self.limits.allowed(self.file_bytes)
         if self.claimed > allowed:
             raise UserError(
-                f"{place}: the arrays claim {self.claimed:,} bytes, and a file of {self.file_bytes:,} bytes may hold "
-                f"{allowed:,}: {self.remedy}"
+                f"brings what the arrays claim to {self.claimed:,} bytes, and a file of {self.file_bytes:,} bytes may "
+                f"hold {allowed:,}: {self.remedy}"
             )
 
 
@@ -127,11 +128,12 @@ def own_child(group: h5py.Group, name: str, remedy: str) -> Any:
     Raises:
         UserError: nothing is there, or a link to elsewhere.
     """
-    place = _place(group, name)
-    if not group.id.links.exists(name.encode()):  # "in" would follow a link
-        raise UserError(f"{place} is missing: {remedy}")
-    if not isinstance(_link(group, name), h5py.HardLink):
-        raise UserError(f"{place} is a link out of the file: {remedy}")
+    try:  # asking the group whether it holds the name, or for it, would follow a link
+        kind = group.id.links.get_info(name.encode()).type
+    except KeyError:
+        raise UserError(f"{_place(group, name)} is missing: {remedy}") from None
+    if kind != h5py.h5l.TYPE_HARD:
+        raise UserError(f"{_place(group, name)} is a link out of the file: {remedy}")
     return group[name]
 
 
@@ -142,12 +144,16 @@ def read_own_array(group: h5py.Group, name: str, budget: ArrayBudget) -> npt.NDA
         UserError: naming the place: see :func:`own_child`, :func:`require_own_bytes` and :class:`ArrayBudget`; or there
             is no array.
     """
-    place = _place(group, name)
     found = own_child(group, name, budget.remedy)
     if not isinstance(found, h5py.Dataset) or found.size is None:
-        raise UserError(f"{place} is no array: {budget.remedy}")
-    require_own_bytes(found, place, budget.remedy)
-    budget.take(place, int(found.size), _claimed_bytes(found, budget.file_bytes))
+        raise UserError(f"{_place(group, name)} is no array: {budget.remedy}")
+    created = found.id.get_create_plist()
+    if created.get_layout() not in UNPACKED or created.get_external_count():  # else there is nothing to look at
+        require_own_bytes(found, _place(group, name), budget.remedy)
+    try:
+        budget.take(int(found.size), _claimed_bytes(found, budget.file_bytes))
+    except UserError as error:
+        raise UserError(f"{_place(group, name)} {error}") from None
     return np.asarray(found[()])
 
 

@@ -29,7 +29,7 @@ from dsf.tasks.mazes import Split
 from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
 from dsf.train.data.minari_files import METADATA_NAME, read_metadata
-from dsf.train.data.minari_store import store_path
+from dsf.train.data.minari_store import store_directory
 from dsf.train.data.recipes import MAZE
 from dsf.train.data.registry import REGISTRY, resolve
 
@@ -155,7 +155,7 @@ def collect_maze_set(config: Collect, console: Console) -> None:
         soft_wrap=True,
     )
     describe(load_dataset(maze_set.dataset_id, written=episodes), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def collect(config: Collect, console: Console) -> None:
@@ -174,7 +174,7 @@ def collect(config: Collect, console: Console) -> None:
     description = f"dsf-data collect {config.name} --steps {steps} --seed {config.seed}"
     path = write_dataset(recipe, episodes, description, config.overwrite)
     describe(load_dataset(recipe.dataset_id), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def import_dataset(config: Import, console: Console) -> None:
@@ -187,9 +187,9 @@ def import_dataset(config: Import, console: Console) -> None:
     description = "; ".join((imported.algorithm, *imported.notes))
     path = write_dataset(imported, imported.episodes, description, config.overwrite, max_steps=config.max_steps)
     for note in imported.notes:
-        console.print(note, soft_wrap=True)
+        console.print(plain(note), soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def describe(data: OfflineDataset, console: Console) -> None:
@@ -214,7 +214,7 @@ def describe(data: OfflineDataset, console: Console) -> None:
 
 def show_list(config: ListSets, console: Console) -> None:
     """Print the registry and the store."""
-    store = Path(store_path())
+    store = store_directory()
     rows = list(stored(store))
     here = {row["dataset_id"] for row in rows}
     table = Table("D4RL name", "task", "stands for it here", "in the store", "note", box=box.SIMPLE)
@@ -225,7 +225,8 @@ def show_list(config: ListSets, console: Console) -> None:
     table_console().print(table)  # no id is cut short, in a pipe too
     for number, note in enumerate(notes, start=1):
         console.print(f"{number}: {note}", soft_wrap=True)
-    console.print(f"in {store}:" if rows else f"no dataset in {store}", soft_wrap=True)
+    where = plain(str(store))
+    console.print(f"in {where}:" if rows else f"no dataset in {where}", soft_wrap=True)
     for row in rows:
         console.print(f"  {row['dataset_id']}: {row['steps']} steps, {row['episodes']} episodes", soft_wrap=True)
     if config.json is not None:
@@ -302,7 +303,7 @@ def printing(action: Callable[[Config, Console], None]) -> Callable[[Config], No
 
     def act(config: Config) -> None:
         require_possible(config)
-        action(config, Console())
+        action(config, Console(markup=False, emoji=False))  # paths and ids may look like either
 
     return act
 

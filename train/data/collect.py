@@ -29,7 +29,7 @@ from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.data.episode_file import append_episodes
-from dsf.train.data.minari_store import STORE_VARIABLE, minari_store, store_path
+from dsf.train.data.minari_store import minari_store, store_directory, store_path
 from dsf.train.data.recipes import RECIPES, Recipe, get_recipe
 
 EPISODE_BYTES, GROWTH = 24_000, 1.5
@@ -174,10 +174,7 @@ def require_free_place(dataset_id: str, overwrite: bool) -> Path:
     Raises:
         UserError: one is there already and ``overwrite`` is false.
     """
-    store = Path(store_path())
-    if store.exists() and not store.is_dir():
-        raise UserError(f"{STORE_VARIABLE} is {store}, which is no directory: set it to one")
-    final = store / dataset_id
+    final = store_directory() / dataset_id
     if final.exists() and not overwrite:
         raise UserError(f"dataset '{dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
     return final

@@ -73,10 +73,12 @@ def find_ends(
     lengths = np.diff(last, prepend=-1)
     horizon = max(task.max_steps, max_steps or 0)
     if (wrong := unbelievable(task, lengths, terminated[last], truncated[last], horizon)) is not None:
+        possible = lengths.max() <= MOST_HORIZONS * horizon
         raise UserError(
             f"{path}: episode {wrong} has {lengths[wrong]:,} steps, and one of task '{task.name}' ends after "
             f"{task.max_steps:,}: time-outs are not marked; pass --max-steps {task.max_steps} to cut every "
-            f"{task.max_steps:,} steps, or --max-steps {lengths.max()} if episodes really were so long"
+            f"{task.max_steps:,} steps"
+            + (f", or --max-steps {lengths.max()} if episodes really were so long" if possible else "")
         )
     if (lengths > task.max_steps).any():
         notes.append(

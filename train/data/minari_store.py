@@ -29,9 +29,7 @@ def open_minari(dataset_id: str) -> Any:
     local = way_to_make(dataset_id)
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
-    store = Path(store_path())
-    if store.exists() and not store.is_dir():
-        raise UserError(f"{STORE_VARIABLE} is {store}, which is no directory: set it to one")
+    store = store_directory()
     data = store / dataset_id / "data"
     if data.exists():
         try:
@@ -79,6 +77,18 @@ def store_path() -> str:
     if place is None:
         raise UserError(f"this user has no home directory: set {STORE_VARIABLE} to the directory of the datasets")
     return str(place / ".minari" / "datasets")
+
+
+def store_directory() -> Path:
+    """The store, which need not exist.
+
+    Raises:
+        UserError: it is something else than a directory, or see :func:`store_path`.
+    """
+    store = Path(store_path())
+    if store.exists() and not store.is_dir():
+        raise UserError(f"{STORE_VARIABLE} is {store}, which is no directory: set it to one")
+    return store
 
 
 @contextmanager

@@ -118,7 +118,10 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, budget: 
         raise ValueError(f"{name} holds pickled objects, which could run any code")
     numbers = math.prod(shape)
     claimed, held = numbers * dtype.itemsize, info.file_size - start.tell()
-    budget.take(name, numbers, claimed)
+    try:
+        budget.take(numbers, claimed)
+    except UserError as error:
+        raise UserError(f"{name} {error}") from None
     if min(shape, default=0) < 0 or claimed != held:
         raise ValueError(f"{name} claims {claimed:,} bytes and holds {held:,}")
     with archive.open(info) as member:
