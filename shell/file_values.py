@@ -19,7 +19,7 @@ from dsf.shell.plain_text import DEEPEST, plain, require_plain
 
 LARGEST_YAML = 1 << 18
 """Bytes of a YAML file."""
-LARGEST_JSON = 1 << 28
+LARGEST_JSON = 1 << 26
 """Bytes of a JSON file, or of all lines of one."""
 MOST_VALUES = 100_000
 """Values of a YAML file, those that it repeats by reference counted each time."""

@@ -6,6 +6,7 @@ to as many gigabytes as they claim. Nothing of that is an error to it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dsf.shell.plain_text import plain
 
 FREE_BYTES = 1 << 26
 """Arrays of a file, together, may be this large however small the file is: constant arrays pack to next to nothing."""
+MOST_TEXTS = 1 << 16
+"""Texts of variable length in one file: each has to be looked up to be measured, for many may all be the same one."""
 KNOWN_FILTERS = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
@@ -61,20 +64,26 @@ def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits,
         remedy: what to do with a file that is refused.
 
     Raises:
-        UserError: naming the place: a link to elsewhere, an array whose bytes are elsewhere or need a library of
+        UserError: naming the place: a link to elsewhere or to something that has a name already, an array whose bytes are elsewhere or need a library of
             somebody's, more or larger arrays than ``limits`` allow. The caller puts the file's name in front.
     """
-    allowed, claimed, count = limits.allowed(file_bytes), 0, 0
+    allowed, claimed, count, texts = limits.allowed(file_bytes), 0, 0, 0
     for place, found in _walk(file, remedy):
         count += 1
         if count > limits.objects:
             raise UserError(f"it holds more than {limits.objects:,} groups and arrays: {remedy}")
         claimed += sum(_attribute_bytes(found, file_bytes))
-        if isinstance(found, h5py.Dataset):
+        if isinstance(found, h5py.Dataset) and found.size is not None:
             _require_own_bytes(found, place, remedy)
-            if found.size is not None and found.size > limits.numbers:
+            if found.size > limits.numbers:
                 raise UserError(f"{place} claims {found.size:,} numbers, limit {limits.numbers:,}: {remedy}")
-            claimed += _claimed_bytes(found, file_bytes)
+            if found.dtype.hasobject:
+                texts += found.size
+                if texts > MOST_TEXTS:
+                    raise UserError(f"{place}: there are more than {MOST_TEXTS:,} texts: {remedy}")
+                claimed += _text_bytes(found, allowed)
+            else:
+                claimed += found.size * found.dtype.itemsize
         if claimed > allowed:
             raise UserError(
                 f"{place}: its arrays claim {claimed:,} bytes, and a file of {file_bytes:,} bytes may hold "
@@ -83,7 +92,7 @@ def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits,
 
 
 def _walk(file: h5py.File, remedy: str) -> Iterator[tuple[str, Any]]:
-    """Every object once, with its place; hard links may go round in circles."""
+    """Every object, with its place."""
     waiting: list[tuple[str, Any]] = [("/", file["/"])]
     seen = {h5py.h5o.get_info(file["/"].id).addr}
     while waiting:
@@ -97,9 +106,10 @@ def _walk(file: h5py.File, remedy: str) -> Iterator[tuple[str, Any]]:
                 raise UserError(f"{inner} is a link out of the file: {remedy}")
             child = found[name]
             address = h5py.h5o.get_info(child.id).addr
-            if address not in seen:
-                seen.add(address)
-                waiting.append((inner, child))
+            if address in seen:  # who reads it under every name takes its memory as often
+                raise UserError(f"{inner} is another name of something in the file: {remedy}")
+            seen.add(address)
+            waiting.append((inner, child))
 
 
 def _link(group: h5py.Group, name: str) -> Any:
@@ -118,23 +128,21 @@ def _require_own_bytes(dataset: h5py.Dataset, place: str, remedy: str) -> None:
         raise UserError(f"{place} is packed by the unknown filter {unknown[0]}: {remedy}")
 
 
-def _claimed_bytes(dataset: h5py.Dataset, file_bytes: int) -> int:
-    """What an array would take in memory."""
-    if dataset.size is None:
-        return 0
-    if dataset.dtype.hasobject and dataset.size == 1:
-        return len(bytes(str(dataset[()]), "utf-8", "surrogateescape"))  # one text is never longer than the file
-    return int(dataset.size) * _item_bytes(dataset.dtype, file_bytes)
+def _text_bytes(dataset: h5py.Dataset, allowed: int) -> int:
+    """What texts would take in memory, one by one, until it is more than ``allowed``."""
+    total = 0
+    for index in itertools.product(*map(range, dataset.shape)):
+        total += len(str(dataset[index]))
+        if total > allowed:
+            break
+    return total
 
 
 def _attribute_bytes(found: Any, file_bytes: int) -> Iterator[int]:
     for name in found.attrs:
         attribute = found.attrs.get_id(name)
         count = math.prod(attribute.shape)
-        if not (attribute.dtype.hasobject and count <= 1):
-            yield count * _item_bytes(attribute.dtype, file_bytes)
-
-
-def _item_bytes(dtype: Any, file_bytes: int) -> int:
-    """Bytes of one entry; many texts of any length may all be the same one, as long as the file."""
-    return file_bytes if dtype.hasobject else int(dtype.itemsize)
+        if not attribute.dtype.hasobject:
+            yield count * attribute.dtype.itemsize
+        elif count > 1:  # all may be the same text, as long as the file; one alone never is longer
+            yield count * file_bytes

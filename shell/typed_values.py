@@ -57,7 +57,9 @@ def _checked(declared: Any, value: Any, where: str) -> Any:
         return _one_of_several(declared, value, where)
     if origin is Literal:
         known = get_args(declared)
-        return value if isinstance(value, str) and value in known else _refuse(where, value, " or ".join(map(str, known)))
+        return (
+            value if isinstance(value, str) and value in known else _refuse(where, value, " or ".join(map(str, known)))
+        )
     if origin in (list, tuple):
         return _sequence(declared, value, where)
     if origin is dict:
