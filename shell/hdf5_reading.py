@@ -20,7 +20,7 @@ from dsf.shell.plain_text import plain
 FREE_BYTES = 1 << 26
 """Arrays of a file, together, may be this large however small the file is: constant arrays pack to next to nothing."""
 MOST_TEXTS = 1 << 16
-"""Texts of variable length in one file: each has to be looked up to be measured, for many may all be the same one."""
+"""Texts of variable length in one file. Each has to be looked up to be measured: many may all be the same one."""
 KNOWN_FILTERS = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
@@ -64,12 +64,12 @@ def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits,
         remedy: what to do with a file that is refused.
 
     Raises:
-        UserError: naming the place: a link to elsewhere or to something that has a name already, an array whose bytes are elsewhere or need a library of
-            somebody's, more or larger arrays than ``limits`` allow. The caller puts the file's name in front.
+        UserError: naming the place: a link to elsewhere, or to something that has a name already; an array whose bytes
+            are elsewhere, or need a library of somebody's; more or larger arrays than ``limits`` allow. The caller puts
+            the file's name in front.
     """
-    allowed, claimed, count, texts = limits.allowed(file_bytes), 0, 0, 0
-    for place, found in _walk(file, remedy):
-        count += 1
+    allowed, claimed, texts = limits.allowed(file_bytes), 0, 0
+    for count, (place, found) in enumerate(_walk(file, remedy), 1):
         if count > limits.objects:
             raise UserError(f"it holds more than {limits.objects:,} groups and arrays: {remedy}")
         claimed += sum(_attribute_bytes(found, file_bytes))

@@ -23,7 +23,7 @@ SHOWN = 60
 
 
 def plain(text: str) -> str:
-    """A text on one line that steers nothing: whatever would is written as an escape, such as ``\\x1b``."""
+    r"""A text on one line that steers nothing: whatever would is written as an escape, such as ``\x1b``."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) if _steers(character) else character for character in text)

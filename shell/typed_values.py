@@ -1,6 +1,6 @@
 """Values that a file brings (JSON's or YAML's), checked against the types that a dataclass declares.
 
-A record of a stranger's file is checked once, where it is read, for all of its fields; whoever uses it need not doubt it.
+A record of a stranger's file is checked once, where it is read, for all of its fields; nobody need doubt it later.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ LARGEST_WHOLE = (1 << 63) - 1
 def read_record(kind: type[Record], values: Any, where: str, remedy: str) -> Record:
     """A dataclass from names and values; names that it does not declare are left alone.
 
-    Declared types may be ``int``, ``float`` (finite), ``str``, ``bool``, ``None``, ``Any``, literals, dataclasses, lists,
-    tuples, mappings from ``str``, and unions of these. A whole number is a ``float``, too; a truth value is no number.
+    Declared types may be ``int``, ``float`` (finite), ``str``, ``bool``, ``None``, ``Any``, literals, dataclasses,
+    lists, tuples, mappings from ``str``, and unions of these. A whole number is a ``float``, too; a truth value is no
+    number.
 
     Args:
         kind: dataclass.

@@ -30,8 +30,10 @@ MOST_OPERATORS = 1 << 18
 LARGEST_TENSOR = 1 << 28
 """Numbers, for one lane."""
 OPERATORS = frozenset(
-    "Add Cast Clip Concat Div Greater Identity MatMul MatMulInteger Mod Mul Pad ReduceMean ReduceSum Reshape Round Slice "
-    "Split Sub Tanh Unsqueeze Where".split()
+    {
+        *("Add", "Cast", "Clip", "Concat", "Div", "Greater", "Identity", "MatMul", "MatMulInteger", "Mod", "Mul"),
+        *("Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "Slice", "Split", "Sub", "Tanh", "Unsqueeze", "Where"),
+    }
 )
 """What dsf-export writes; none repeats itself, and none reads a file."""
 LARGEST_FLIPPED_SHARE = 0.05
@@ -125,9 +127,8 @@ def _require_bounded(model: onnx.ModelProto) -> None:
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.HasField("dim_value")]
         if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST_TENSOR:
-            raise UserError(
-                f"tensor {shown(value.name)} has {math.prod(sizes):,} numbers, limit {LARGEST_TENSOR:,}: {REMEDY}"
-            )
+            count = math.prod(sizes)
+            raise UserError(f"tensor {shown(value.name)} has {count:,} numbers, limit {LARGEST_TENSOR:,}: {REMEDY}")
 
 
 def _require_same_inputs(path: Path, session: onnxruntime.InferenceSession, mode: str, network: Network) -> None:

@@ -190,7 +190,7 @@ def export(network: Network, folder: Path, netx: Path) -> str:
 def test_netx_writes_the_stages_it_can_say_and_lists_the_rest(tmp_path: Path) -> None:
     network, netx = whole_network(), tmp_path / "deep" / "netx"
     network = changed(network, QKV, weights=np.zeros_like(network[QKV].weights))  # type: ignore[union-attr]
-    said = export(network.with_verification({"rungs": [1]}), tmp_path, netx)
+    said = export(network.with_verification({"rungs": [RUNG]}), tmp_path, netx)
     assert [path.name for path in netx.iterdir()] == [f"{EXPAND}.net"]
     assert "1 dense stages for netx" in said and f"left out: cannot write network node '{QKV}' for netx: all" in said
     with h5py.File(netx / f"{EXPAND}.net") as file:
