@@ -53,6 +53,11 @@ def markdown_text(text: str) -> str:
     return written.replace("|", "\\|").replace("[", "\\[")
 
 
+def figure_text(text: str) -> str:
+    """A name as a picture shows it: matplotlib takes what stands between dollars for a formula."""
+    return plain(text).replace("$", "\\$")
+
+
 def require_plain(values: Any, what: str, line_breaks: bool = False) -> None:
     """Refuse values of a file (JSON's or YAML's) whose texts, names included, steer what shows them.
 

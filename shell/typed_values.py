@@ -110,8 +110,12 @@ def _one_of_several(declared: Any, value: Any, where: str) -> Any:
 def _sequence(declared: Any, value: Any, where: str) -> Any:
     if not isinstance(value, (list, tuple)):
         return _refuse(where, value, "a list")
-    inner = (*get_args(declared), Any)[0]
-    items = [_checked(inner, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    inner = get_args(declared) or (Any,)
+    fixed = get_origin(declared) is tuple and Ellipsis not in inner
+    if fixed and len(value) != len(inner):
+        return _refuse(where, value, f"a list of {len(inner)}")
+    kinds = inner if fixed else (inner[0],) * len(value)
+    items = [_checked(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(zip(kinds, value))]
     return items if get_origin(declared) is list else tuple(items)
 
 

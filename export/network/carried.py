@@ -16,9 +16,9 @@ REMEDY = "export the network again"
 class _Rung:
     """One proof of the ladder, see :class:`dsf.export.proof.rungs.Rung`."""
 
-    name: str
-    passed: bool | None
-    summary: str
+    name: str = ""
+    passed: bool | None = None
+    summary: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
 

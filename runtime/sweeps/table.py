@@ -69,6 +69,11 @@ class TableRow:
     entries: tuple[TableEntry, ...]
 
     @property
+    def title(self) -> str:
+        """The name in a table."""
+        return markdown_text(self.name)
+
+    @property
     def overall(self) -> ConfidenceInterval | None:
         """Over all columns, where every cell has run."""
         if len(self.entries) < 2 or not all(entry.complete for entry in self.entries):
@@ -129,7 +134,12 @@ def _order(spec: SweepSpec, values: tuple[Any, ...]) -> list[int]:
 
 
 def _named(axis: str, value: Any) -> str:
-    return markdown_text(str(value) if axis in (DATASET, MODEL) else f"{axis} {value}")
+    return str(value) if axis in (DATASET, MODEL) else f"{axis} {value}"
+
+
+def _headings(table: SweepTable) -> list[str]:
+    """Of the columns."""
+    return [markdown_text(_named(table.spec.table.columns, column)) for column in table.columns]
 
 
 def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> TableEntry:
@@ -168,7 +178,7 @@ def markdown(table: SweepTable) -> str:
         parts.append(_energies(table))
     failed = [(row, entry) for row in table.rows for entry in row.entries if entry.reasons]
     parts += [
-        f"Failed: {row.name}: {markdown_text(reason)}."
+        f"Failed: {row.title}: {markdown_text(reason)}."
         for row, entry in failed
         for reason in dict.fromkeys(entry.reasons)
     ]
@@ -205,12 +215,12 @@ def _scores(table: SweepTable) -> str:
     spec = table.spec
     over_all = spec.table.columns == DATASET and len(table.columns) > 1
     baseline = spec.table.baseline
-    head = ["", *(_named(spec.table.columns, column) for column in table.columns)]
+    head = ["", *_headings(table)]
     head += ["all sets"] if over_all else []
     head += [f"P(better than {markdown_text(baseline)})"] if baseline is not None else []
     rows = []
     for row in table.rows:
-        texts = [row.name, *(entry.text() for entry in row.entries)]
+        texts = [row.title, *(entry.text() for entry in row.entries)]
         if over_all:
             texts.append(NOT_RUN if row.overall is None else str(row.overall))
         if baseline is not None:
@@ -242,8 +252,8 @@ def _best(table: SweepTable) -> str:
     for row in table.rows:
         found = [[line["best"]["score"] for line in entry.lines if line.get("best")] for entry in row.entries]
         absent = NO_SUCH_CELL if any(entry.lines for entry in row.entries) else NOT_RUN
-        rows.append([row.name, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
-    return f"{note}\n\n{_rows(['', *(_named(table.spec.table.columns, column) for column in table.columns)], rows)}"
+        rows.append([row.title, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
+    return f"{note}\n\n{_rows(['', *_headings(table)], rows)}"
 
 
 def _energies(table: SweepTable) -> str:
@@ -257,9 +267,15 @@ def _energies(table: SweepTable) -> str:
         how = (
             markdown_text(priced[0]["how"]) if priced else f"not priced: {markdown_text(reason)}" if lines else NOT_RUN
         )
-        rows.append([row.name, *texts, how])
+        rows.append([row.title, *texts, how])
         if cached := [{"microjoules": found} for energy in priced if (found := energy.get("cached_microjoules"))]:
-            rows.append([row.name, *(_mean_price(cached, width, preset) for width, preset in PRICED), CACHED_NOTE])
+            rows.append(
+                [
+                    row.title,
+                    *(_mean_price(cached, width, preset) for width, preset in PRICED),
+                    CACHED_NOTE,
+                ]
+            )
     note = (
         "Counted operations times published prices (docs/energy.md), mean over the row. Compare rows of one schedule: "
         "stream mode computes one token per decision, the whole window all of the context's. int8_45nm has no price "
