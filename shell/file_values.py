@@ -19,7 +19,7 @@ from dsf.shell.plain_text import DEEPEST, plain, require_plain
 
 LARGEST_YAML = 1 << 18
 """Bytes of a YAML file."""
-LARGEST_JSON = 1 << 28
+LARGEST_JSON = 1 << 26
 """Bytes of a JSON file, or of all lines of one."""
 MOST_VALUES = 100_000
 """Values of a YAML file, those that it repeats by reference counted each time."""
@@ -58,8 +58,13 @@ def read_text(path: Path, what: str, largest: int = LARGEST_JSON) -> str:
         raise UserError(f"cannot read {what} {path}: it is no text") from None
 
 
-def parse_json(text: str | bytes, what: str) -> Any:
+def parse_json(text: str | bytes, what: str, line_breaks: bool = False) -> Any:
     """JSON values; every text among them is fit to be shown.
+
+    Args:
+        text: of the file, or of a line.
+        what: it is, for messages.
+        line_breaks: see :func:`~dsf.shell.plain_text.require_plain`.
 
     Raises:
         UserError: it is no JSON, or see :func:`~dsf.shell.plain_text.require_plain`.
@@ -68,11 +73,11 @@ def parse_json(text: str | bytes, what: str) -> Any:
         values = json.loads(text)
     except (ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{what} is no JSON ({_told(error)})") from None
-    require_plain(values, what)
+    require_plain(values, what, line_breaks)
     return values
 
 
-def read_json(path: Path, what: str, largest: int = LARGEST_JSON) -> Any:
+def read_json(path: Path, what: str, largest: int = LARGEST_JSON, line_breaks: bool = False) -> Any:
     """The values of a JSON file.
 
     Raises:
@@ -80,7 +85,7 @@ def read_json(path: Path, what: str, largest: int = LARGEST_JSON) -> Any:
         OSError: it is missing, or cannot be read.
     """
     text = read_text(path, what, largest)
-    return parse_json(text, f"{what} {path}")
+    return parse_json(text, f"{what} {path}", line_breaks)
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -108,7 +113,7 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{what} {path}: {error}") from None
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
         # ValueError and those behind it: a date or a tagged number that is none
-        raise UserError(f"{what} {path} is no YAML: {_told(error)}") from None
+        raise UserError(f"{what} {path} is no YAML: {_told(error)}; correct it") from None
     except RecursionError:
         raise UserError(f"{what} {path} is nested too deeply: flatten it") from None
     require_plain(values, f"{what} {path}", line_breaks=True)

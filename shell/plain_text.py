@@ -23,7 +23,7 @@ SHOWN = 60
 
 
 def plain(text: str) -> str:
-    """A text on one line that steers nothing: whatever would is written as an escape, such as ``\\x1b``."""
+    r"""A text on one line that steers nothing: whatever would is written as an escape, such as ``\x1b``."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) if _steers(character) else character for character in text)
@@ -53,6 +53,11 @@ def markdown_text(text: str) -> str:
     return written.replace("|", "\\|").replace("[", "\\[")
 
 
+def figure_text(text: str) -> str:
+    """A name as a picture shows it: matplotlib takes what stands between dollars for a formula."""
+    return plain(text).replace("$", "\\$")
+
+
 def require_plain(values: Any, what: str, line_breaks: bool = False) -> None:
     """Refuse values of a file (JSON's or YAML's) whose texts, names included, steer what shows them.
 
@@ -67,22 +72,32 @@ def require_plain(values: Any, what: str, line_breaks: bool = False) -> None:
     for place, value, is_name in _texts(values, what):
         found = value.replace("\n", "").replace("\t", "") if line_breaks and not is_name else value
         if plain(found) != found:
-            raise UserError(f"{place} holds control characters: {shown(value)}; write it without")
+            raise UserError(f"{_told(place)} holds control characters: {shown(value)}; write it without")
 
 
-def _texts(values: Any, what: str) -> Iterator[tuple[str, str, bool]]:
-    waiting: list[tuple[str, Any, int]] = [(what, values, 0)]
-    while waiting:
-        place, value, depth = waiting.pop()
-        if depth > DEEPEST:
-            raise UserError(f"{what} has more than {DEEPEST} levels: flatten it")
+def _texts(values: Any, what: str) -> Iterator[tuple[list[Any], str, bool]]:
+    """Every text with its place (changed as soon as the next one is asked for), and whether it is a name."""
+    opened: list[Iterator[tuple[Any, Any]]] = [iter([(what, values)])]
+    place: list[Any] = [what]
+    while opened:
+        entry = next(opened[-1], None)
+        if entry is None:
+            opened.pop()
+            place.pop()
+            continue
+        place[-1], value = entry
+        if len(opened) > 1 and isinstance(place[-1], str):
+            yield place, place[-1], True
         if isinstance(value, str):
             yield place, value, False
-        elif isinstance(value, dict):
-            for name, inner in value.items():
-                inside = f"{place}.{plain(str(name))[:SHOWN]}"
-                if isinstance(name, str):
-                    yield inside, name, True
-                waiting.append((inside, inner, depth + 1))
-        elif isinstance(value, (list, tuple)):
-            waiting += [(f"{place}[{index}]", inner, depth + 1) for index, inner in enumerate(value)]
+        elif isinstance(value, (dict, list, tuple)):
+            opened.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+            place.append("")
+        if len(opened) > DEEPEST:
+            raise UserError(f"{what} has more than {DEEPEST} levels: flatten it")
+
+
+def _told(place: list[Any]) -> str:
+    first, *inner = place
+    parts = (f"[{part}]" if isinstance(part, int) else f".{plain(str(part))[:SHOWN]}" for part in inner)
+    return first + "".join(parts)

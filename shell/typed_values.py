@@ -1,6 +1,6 @@
 """Values that a file brings (JSON's or YAML's), checked against the types that a dataclass declares.
 
-A record of a stranger's file is checked once, where it is read, for all of its fields; whoever uses it need not doubt it.
+A record of a stranger's file is checked once, where it is read, for all of its fields; nobody need doubt it later.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ LARGEST_WHOLE = (1 << 63) - 1
 def read_record(kind: type[Record], values: Any, where: str, remedy: str) -> Record:
     """A dataclass from names and values; names that it does not declare are left alone.
 
-    Declared types may be ``int``, ``float`` (finite), ``str``, ``bool``, ``None``, ``Any``, literals, dataclasses, lists,
-    tuples, mappings from ``str``, and unions of these. A whole number is a ``float``, too; a truth value is no number.
+    Declared types may be ``int``, ``float`` (finite), ``str``, ``bool``, ``None``, ``Any``, literals, dataclasses,
+    lists, tuples, mappings from ``str``, and unions of these. A whole number is a ``float``, too; a truth value is no
+    number.
 
     Args:
         kind: dataclass.
@@ -57,7 +58,9 @@ def _checked(declared: Any, value: Any, where: str) -> Any:
         return _one_of_several(declared, value, where)
     if origin is Literal:
         known = get_args(declared)
-        return value if isinstance(value, str) and value in known else _refuse(where, value, " or ".join(map(str, known)))
+        return (
+            value if isinstance(value, str) and value in known else _refuse(where, value, " or ".join(map(str, known)))
+        )
     if origin in (list, tuple):
         return _sequence(declared, value, where)
     if origin is dict:
@@ -107,8 +110,12 @@ def _one_of_several(declared: Any, value: Any, where: str) -> Any:
 def _sequence(declared: Any, value: Any, where: str) -> Any:
     if not isinstance(value, (list, tuple)):
         return _refuse(where, value, "a list")
-    inner = (*get_args(declared), Any)[0]
-    items = [_checked(inner, item, f"{where}[{index}]") for index, item in enumerate(value)]
+    inner = get_args(declared) or (Any,)
+    fixed = get_origin(declared) is tuple and Ellipsis not in inner
+    if fixed and len(value) != len(inner):
+        return _refuse(where, value, f"a list of {len(inner)}")
+    kinds = inner if fixed else (inner[0],) * len(value)
+    items = [_checked(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(zip(kinds, value))]
     return items if get_origin(declared) is list else tuple(items)
 
 

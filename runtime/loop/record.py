@@ -27,6 +27,7 @@ from dsf.runtime.loop.closed_loop import LoopSettings
 from dsf.runtime.loop.env_task import EnvTask
 from dsf.runtime.loop.tape import DIGEST_BYTES, TapedEpisode
 from dsf.shell.errors import UserError
+from dsf.shell.hdf5_reading import ReadLimits
 from dsf.tasks import Episode
 
 FORMAT_VERSION = 1
@@ -37,6 +38,7 @@ SEAL = Seal(
     readable=(FORMAT_VERSION,),
     make="make one with dsf-sim-run --record",
     remake="record the run again",
+    limits=ReadLimits(objects=100, numbers=1 << 28, expanded=1 << 31, ratio=100),
     error=UserError,
 )
 PACKAGES = ("numpy", "gymnasium", "mujoco")

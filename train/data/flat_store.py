@@ -3,7 +3,7 @@
 The files are derived from a Minari dataset and may be deleted at any time. A store is a directory named after a
 fingerprint of its source. It is written under another name and renamed when it is whole, and it is believed only while
 
-- its metadata are signed with a key that this user alone has (:mod:`dsf.train.data.cache_key`), together with the
+- its metadata are signed with a key that this user alone has (:mod:`dsf.train.data.user_places`), together with the
   fingerprint: a store that came with a dataset, or belonged to another one, is built again;
 - they agree with the state of every file in it: size, inode, and the times of its last change, of which one
   (``st_ctime``) no program can set;
@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
-from dsf.train.data.cache_key import cache_key
+from dsf.train.data.user_places import cache_key
 from dsf.train.quantization.codec import summarise_parts
 
 FORMAT = 3

@@ -21,7 +21,8 @@ import numpy.typing as npt
 from dsf.shell.errors import UserError
 from dsf.shell.file_values import read_bytes
 from dsf.shell.files import require_plain_file
-from dsf.shell.hdf5_reading import ArrayBudget, ReadLimits, open_hdf5, own_child, read_own_array
+from dsf.shell.hdf5_arrays import ArrayBudget, open_hdf5, own_child, read_own_array
+from dsf.shell.hdf5_reading import ReadLimits
 from dsf.shell.plain_text import shown
 from dsf.tasks import Task
 from dsf.train.data.names import FILE_NAME

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dsf.shell.errors import UserError
-from dsf.shell.user_places import cache_directory, expanded, home
 from dsf.train.data import flat_store
 from dsf.train.data.minari_files import require_sound
 from dsf.train.data.names import DATASET_ID, LOCAL_NAMESPACE
 from dsf.train.data.registry import way_to_make
+from dsf.train.data.user_places import cache_directory, expanded, home
 
 STORE_VARIABLE = "MINARI_DATASETS_PATH"
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.shell.errors import UserError
-from dsf.shell.hdf5_reading import ArrayBudget, ReadLimits, open_hdf5, read_own_array
+from dsf.shell.hdf5_arrays import ArrayBudget, open_hdf5, read_own_array
+from dsf.shell.hdf5_reading import ReadLimits
 from dsf.shell.plain_text import plain, shown
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -1,7 +1,7 @@
-"""A secret of this user on this machine, by which flat files are known to be the user's own.
+"""Where a user's own files are, and a secret among them by which flat files are known to be the user's own.
 
-Flat files lie beside their dataset and may come with it from anywhere; a checksum anybody can compute. The secret never
-leaves the user's cache directory.
+A user may have no home: containers run as numbers that no list of users knows. Flat files lie beside their dataset, and
+may come with it from anywhere; a checksum anybody can compute. The secret never leaves the user's cache directory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,37 @@ import secrets
 import stat
 from pathlib import Path
 
-from dsf.shell.user_places import cache_directory
-
 KEY_NAME = "flat-files.key"
 KEY_BYTES = 32
 ANYBODY_ELSE = stat.S_IRWXG | stat.S_IRWXO
 
 _of_this_process = secrets.token_bytes(KEY_BYTES)
 """Serves where no key can be kept: what it signs is believed by nobody else, and is made again."""
+
+
+def home() -> Path | None:
+    """The home directory, if there is one."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def expanded(path: str) -> str:
+    """A path that a variable holds, with the home directory for ``~``, which a shell may have left there."""
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:  # nobody has such a home
+        return path
+
+
+def cache_directory() -> Path | None:
+    """Where dsf keeps what can be made again: ``$XDG_CACHE_HOME/dsf`` or ``~/.cache/dsf``; None without a home."""
+    stated = os.environ.get("XDG_CACHE_HOME")
+    if stated:
+        return Path(expanded(stated)) / "dsf"
+    place = home()
+    return None if place is None else place / ".cache" / "dsf"
 
 
 def cache_key() -> bytes:
