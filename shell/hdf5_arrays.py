@@ -77,7 +77,7 @@ def open_hdf5(path: Path, what: str) -> h5py.File:
         return h5py.File(path, "r")
     except BlockingIOError:
         raise UserError(
-            f"cannot read {what} {path}: another program holds it open for writing (it is locked); wait until it is done"
+            f"cannot read {what} {path}: another program holds it open for writing: wait until it is closed"
         ) from None
 
 

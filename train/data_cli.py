@@ -35,6 +35,8 @@ from dsf.train.data.registry import REGISTRY, resolve
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
+DEEPEST_ID = 8
+"""Namespaces in one another that the list looks into."""
 
 Config = TypeVar("Config")
 
@@ -204,7 +206,7 @@ def describe(data: OfflineDataset, console: Console) -> None:
     )
     if not scored:
         console.print(
-            f"no {data.task.score_label} score: that is of {data.task.max_steps} steps, and episodes have up to {longest}",
+            f"no {data.task.score_label} score, which is of {data.task.max_steps} steps: episodes have up to {longest}",
             soft_wrap=True,
         )
     if data.out_of_range_actions:
@@ -242,10 +244,10 @@ def stored(store: Path) -> Iterator[dict[str, Any]]:
     for directory in sorted(dataset_directories(store)):
         try:
             values = read_metadata(directory / "data")
-            counts = [values.get(name) for name in ("total_steps", "total_episodes")]
         except (OSError, UserError):
-            counts = []
-        steps, episodes = counts if len(counts) == 2 and all(isinstance(count, int) for count in counts) else (None, None)
+            values = {}
+        counts = (values.get(name) for name in ("total_steps", "total_episodes"))
+        steps, episodes = (count if isinstance(count, int) else None for count in counts)
         yield {"dataset_id": plain(str(directory.relative_to(store))), "steps": steps, "episodes": episodes}
 
 
@@ -256,7 +258,7 @@ def dataset_directories(store: Path) -> Iterator[Path]:
         found = os.stat(place)  # noqa: PTH116 (os.walk gives texts)
         here = (found.st_dev, found.st_ino)
         way = above.pop(place, ())
-        if here in way:  # a link that leads back
+        if here in way or len(way) > DEEPEST_ID:  # a link that leads back, or many that lead everywhere
             names.clear()
             continue
         if (Path(place) / "data" / METADATA_NAME).exists():

@@ -542,6 +542,17 @@ def test_goal_observations_become_flat(minari_store: Path) -> None:
     assert data.tokens[0, :6].tolist() == [0, 0, 0, 0, 2, 2]
 
 
+def test_a_set_that_never_ends_is_no_set_of_one_episode(minari_store: Path) -> None:
+    """D4RL's mazes have a single episode of millions of steps, with a flag nowhere."""
+    size = 4000
+    parts = {"observation": np.zeros((size + 1, 4)), "desired_goal": np.zeros((size + 1, 2))}
+    never = episode(size, observations=parts, actions=np.zeros((size, 2)), terminations=np.zeros(size, bool))
+    space = {name: unlimited(values.shape[1]) for name, values in parts.items()}
+    write_minari([never], "PointMaze_UMaze-v3", Dict(space), PLANE)
+    with pytest.raises(UserError, match="episode 0 has 4,000 steps, and one of task 'pointmaze-umaze' ends after 300"):
+        load_dataset(ID)
+
+
 @dataclass
 class Misfit:
     """A dataset whose spaces do not fit its task, and what the refusal must say."""

@@ -187,7 +187,7 @@ def _mark_the_end(
     max_steps: int | None,
     notes: list[str],
 ) -> None:
-    """Mark the file's last step where nothing does. D4RL's files may stop in the middle of an episode: it counts as cut."""
+    """Mark the last step where nothing does: D4RL's files may stop in the middle of an episode, which counts as cut."""
     if not ended.any() and max_steps is None:
         raise UserError(
             f"{path}: no flag in {ends[0]} or {ends[1]} ends the last episode: set the flags first, or pass "

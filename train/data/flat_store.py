@@ -7,7 +7,7 @@ fingerprint of its source. It is written under another name and renamed when it 
   fingerprint: a store that came with a dataset, or belonged to another one, is built again;
 - they agree with the state of every file in it: size, inode, and the times of its last change, of which one
   (``st_ctime``) no program can set;
-- it is this user's directory, and no link. A link, or somebody else's directory, is left alone, and another place taken.
+- it is this user's directory, and no link. Links and other people's directories are left alone, for another place.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _content(path: Path) -> bytes:
         OSError: it is missing, a link, no file, or larger than any of ours.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not keep anybody waiting
-    with open(handle, "rb") as file:
+    with os.fdopen(handle, "rb") as file:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_METADATA:
             raise OSError(f"{path} is none of ours")

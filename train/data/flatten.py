@@ -169,8 +169,8 @@ def episode_arrays(where: str, task: Task, episode: Any) -> EpisodeArrays:
             raise UserError(f"{where}: {name} holds a value that is neither 0 nor 1; clean the dataset first")
         if flag[:-1].any():
             raise UserError(
-                f"{where}: {name} is set at step {np.argmax(flag)} of {steps}, before the last: write the dataset again "
-                "with an episode that ends there, or without that flag"
+                f"{where}: {name} is set at step {np.argmax(flag)} of {steps}, before the last: write the dataset "
+                "again with an episode that ends there, or without that flag"
             )
     return found
 

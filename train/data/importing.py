@@ -156,9 +156,13 @@ def _final_observations(path: Path, arrays: Arrays, ends: EpisodeEnds, notes: li
         final = final.astype(given.dtype) if given.dtype.itemsize > final.dtype.itemsize else final
         final[ends.marked], known[ends.marked] = given, True
     if not known.any():
-        notes.append(f"the file holds no final observations: the last one of each of the {len(last)} episodes is repeated")
+        notes.append(
+            f"the file holds no final observations: the last one of each of the {len(last)} episodes is repeated"
+        )
     elif not known.all():
-        notes.append(f"the file holds no final observation of {(~known).sum()} cut episodes: their last one is repeated")
+        notes.append(
+            f"the file holds no final observation of {(~known).sum()} cut episodes: their last one is repeated"
+        )
     return final
 
 

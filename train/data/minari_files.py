@@ -137,7 +137,7 @@ def _space_numbers(space: Any, depth: int) -> int:
 
 
 def _require_environment(spec: Any) -> None:
-    """Refuse an environment whose description is not what Gymnasium writes; that there is none is the caller's matter."""
+    """Refuse an environment whose description is not what Gymnasium writes; the caller sees whether there is one."""
     if spec is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""Other people's files of steps: npz, or D4RL's hdf5, in either one's names; a look at each array comes before reading it."""
+"""Other people's files of steps: npz, or D4RL's hdf5, in either one's names. Arrays are looked at, then read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENVIRONMENT = "env_id"
 LIMITS = ReadLimits(objects=1000, numbers=1 << 32, expanded=1 << 34, ratio=100)
 """All arrays of a file together may take 16 GiB, and 100 times the file, once they are unpacked."""
 LARGEST_HEADER = 1 << 14
-"""Bytes at the start of an array's member of an npz file that tell its shape; numpy itself reads no more than 10,000."""
+"""Bytes at the start of an array's member of an npz file that tell its shape; numpy itself reads 10,000 at most."""
 PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """What numpy writes. Others may unpack to more, or need a dictionary of gigabytes."""
 SHOWN_NAMES = 20
@@ -42,8 +42,8 @@ def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
     ``env_id`` is an array of one text.
 
     Raises:
-        UserError: the file is missing, locked, unreadable, pickled, of another kind, claims more than it can hold, takes
-            an array from elsewhere, or lacks one.
+        UserError: the file is missing, locked, unreadable, pickled, of another kind, claims more than it can hold,
+            takes an array from elsewhere, or lacks one.
     """
     if not path.is_file():
         raise UserError(f"{path} is no file: name an npz or hdf5 file of steps")
@@ -59,9 +59,7 @@ def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
             raise UserError(f"{path}: {error}") from None
         except Exception as error:  # zip, zlib, numpy and h5py have their own for each way in which a file is damaged
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise UserError(
-                f"{path} cannot be read ({reason}): get an undamaged copy without pickles"
-            ) from None
+            raise UserError(f"{path} cannot be read ({reason}): get an undamaged copy without pickles") from None
     missing = [name for name in STEP_ARRAYS if name not in arrays]
     missing += [known[0] for known in (TERMINATIONS, TRUNCATIONS) if not any(name in arrays for name in known)]
     if missing:

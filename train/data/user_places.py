@@ -81,7 +81,7 @@ def _made(path: Path) -> bytes:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         key = secrets.token_bytes(KEY_BYTES)
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(key)
         try:
             os.link(temporary, path)
