@@ -106,6 +106,8 @@ def read_own_array(group: h5py.Group, name: str, budget: ArrayBudget) -> npt.NDA
     found = own_child(group, name, budget.remedy)
     if not isinstance(found, h5py.Dataset) or found.size is None:
         raise UserError(f"{_place(group, name)} is no array: {budget.remedy}")
+    if found.dtype.hasobject and found.size > 1:
+        raise UserError(f"{_place(group, name)} holds texts or lists of any length, not numbers: {budget.remedy}")
     created = found.id.get_create_plist()
     if created.get_layout() not in UNPACKED or created.get_external_count():  # else there is nothing to look at
         require_own_bytes(found, _place(group, name), budget.remedy)
@@ -122,7 +124,7 @@ def _place(group: h5py.Group, name: str) -> str:
 
 def _claimed_bytes(dataset: h5py.Dataset, file_bytes: int) -> int:
     """What an array would take in memory while it is read."""
-    if dataset.dtype.hasobject:  # any number of texts may be the same one, as long as the file
+    if dataset.dtype.hasobject:  # one text is never longer than the file
         return int(dataset.size) * file_bytes
     # A piece is unpacked as a whole, and it may be larger than the array.
     count = max(int(dataset.size), math.prod(dataset.chunks or ()))
