@@ -27,11 +27,13 @@ from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
 from dsf.train.data.dataset import OfflineDataset, load_dataset
+from dsf.train.data.episode_ends import MOST_HORIZONS
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
 from dsf.train.data.minari_files import METADATA_NAME, read_metadata
 from dsf.train.data.minari_store import store_directory
 from dsf.train.data.recipes import MAZE
 from dsf.train.data.registry import REGISTRY, resolve
+from dsf.train.data.user_places import expanded
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
@@ -185,7 +187,8 @@ def import_dataset(config: Import, console: Console) -> None:
     from dsf.train.data.importing import import_file
 
     require_free_place(config.dataset_id, config.overwrite)
-    imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
+    file = Path(expanded(str(config.file)))
+    imported = import_file(file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
     description = "; ".join((imported.algorithm, *imported.notes))
     path = write_dataset(imported, imported.episodes, description, config.overwrite, max_steps=config.max_steps)
     for note in imported.notes:
@@ -196,19 +199,17 @@ def import_dataset(config: Import, console: Console) -> None:
 
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
-    returns, longest = data.episode_returns, int(data.lengths.max())
-    scored = longest <= data.task.max_steps
+    returns, longest, horizon = data.episode_returns, int(data.lengths.max()), data.task.max_steps
+    score = f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}"
+    if longest > MOST_HORIZONS * horizon:
+        score = f"no {data.task.score_label} score, which is of {horizon} steps: episodes have up to {longest}"
+    elif longest > horizon:
+        score += f" (which is of {horizon} steps: episodes have up to {longest})"
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f})"
-        + (f", {data.task.score_label} {data.task.score(float(returns.mean())):.1f}" if scored else ""),
+        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), {score}",
         soft_wrap=True,
     )
-    if not scored:
-        console.print(
-            f"no {data.task.score_label} score, which is of {data.task.max_steps} steps: episodes have up to {longest}",
-            soft_wrap=True,
-        )
     if data.out_of_range_actions:
         console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)

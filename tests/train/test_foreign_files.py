@@ -19,6 +19,7 @@ import pytest
 from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
+from dsf.testing.command_line import assert_refused, run_command
 from dsf.train.data.collect import write_dataset
 from dsf.train.data.dataset import load_dataset
 from dsf.train.data.importing import Imported, import_file
@@ -384,6 +385,19 @@ def test_a_store_s_path_need_not_be_text(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
     path = in_minari()
     assert load_dataset(ID).steps == STEPS and path.parent.parent == store
+
+
+@pytest.mark.slow
+def test_paths_are_shown_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / os.fsdecode(b"st\xffre [b]x[/i] :smile:")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(store))
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    in_minari()
+    result = run_command("dsf-data", "list")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "st\\udcffre [b]x[/i] :smile:" in result.stdout and f"{ID}: {STEPS} steps" in result.stdout
+    refused = run_command("dsf-data", "info", "dsf/none-v0")
+    assert_refused(refused, "dataset 'dsf/none-v0' is not in", "st\\udcffre [b]x[/i] :smile:")
 
 
 def test_a_store_s_path_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,7 +62,8 @@ def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise UserError(f"{path} cannot be read ({reason}): get an undamaged copy without pickles") from None
     missing = [name for name in STEP_ARRAYS if name not in arrays]
-    missing += [known[0] for known in (TERMINATIONS, TRUNCATIONS) if not any(name in arrays for name in known)]
+    style = int(any(known[1] in arrays for known in (TERMINATIONS, TRUNCATIONS)))
+    missing += [known[style] for known in (TERMINATIONS, TRUNCATIONS) if not any(name in arrays for name in known)]
     if missing:
         listed = [plain(name) for name in sorted(names)]
         there = ", ".join(listed[:SHOWN_NAMES]) + (", ..." if len(listed) > SHOWN_NAMES else "")
@@ -89,7 +91,8 @@ def _hdf5(path: Path, budget: ArrayBudget) -> tuple[Arrays, list[str]]:
             if file.id.links.exists(name.encode()):
                 array = read_own_array(file, name, budget)
                 arrays[name] = _text(name, array) if name == ENVIRONMENT else array
-        return arrays, list(itertools.islice(file, SHOWN_NAMES + 1))
+        names = itertools.islice(file, SHOWN_NAMES + 1)  # bytes, where they are no text
+        return arrays, [name if isinstance(name, str) else os.fsdecode(name) for name in names]
 
 
 def _npz(file: BinaryIO, budget: ArrayBudget) -> tuple[Arrays, list[str]]:
