@@ -106,10 +106,7 @@ KINDS: dict[str, Kind] = {
         ("run.safetensors",),
         ".safetensors",
         forging.forge_checkpoint,
-        (
-            ("dsf-export", FILE, "-o", "out.dsf.h5", "--episodes", "0", "--dataset", "nowhere/at-all-v0"),
-            ("model", FILE),
-        ),
+        (("model", FILE), ("dsf-sim-run", "good/network0.dsf.h5", "--backend", "fast", "--checkpoint", FILE)),
         weight=3,
     ),
     "torch": Kind(

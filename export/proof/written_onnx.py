@@ -24,6 +24,8 @@ from dsf.shell.plain_text import plain, shown
 FLOAT32_TOLERANCE = 1e-5
 """Largest difference, absolute or relative, between actions in float32 and float64 where no spike differs."""
 REMEDY = "export it again"
+LONGEST_REASON = 300
+"""Characters of what ONNX Runtime says."""
 LARGEST_FILE = 1 << 30
 """Bytes: a graph holds its network's weights."""
 MOST_OPERATORS = 1 << 18
@@ -82,9 +84,15 @@ def compare_onnx(path: Path, network: Network, folded: FoldedModel | None, vecto
     mode = session.get_modelmeta().custom_metadata_map.get("mode", "")
     _require_same_inputs(path, session, mode, network)
     player = Player(session, mode, vectors.shape[1])
-    if mode == FLOAT_WINDOW:
-        return _compare_float(player, folded, vectors)
-    return _compare_integers(player, network, vectors)
+    try:
+        if mode == FLOAT_WINDOW:
+            return _compare_float(player, folded, vectors)
+        return _compare_integers(player, network, vectors)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's own, or an output that is missing or has another shape
+        reason = plain(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_REASON]
+        raise NetworkError(f"{path} does not run as a graph of dsf-export ({reason}): {REMEDY}") from None
 
 
 def open_file(path: Path) -> onnxruntime.InferenceSession:
@@ -95,14 +103,14 @@ def open_file(path: Path) -> onnxruntime.InferenceSession:
     """
     try:
         content = read_bytes(path, "ONNX graph", LARGEST_FILE)
-        _require_bounded(onnx.load_model_from_string(content))
+        _require_bounded(onnx.load_model_from_string(content))  # a copy, which it changes
         return open_session(content)
     except OSError as error:
         raise NetworkError(f"cannot read {path}: {error.strerror}") from None
     except UserError as error:
         raise NetworkError(f"{path}: {error}") from None
     except Exception as error:  # ONNX Runtime's own exceptions have no base class but this
-        reason = plain(" ".join(str(error).split()))
+        reason = plain(" ".join(str(error).split()))[:LONGEST_REASON]
         raise NetworkError(f"{path} is no ONNX graph, or is damaged ({reason}): export it again") from None
 
 
@@ -123,11 +131,16 @@ def _require_bounded(model: onnx.ModelProto) -> None:
             raise UserError(f"operator {shown(node.op_type)} is none that dsf-export writes: {REMEDY}")
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise UserError(f"operator {shown(node.op_type)} holds a graph of its own: {REMEDY}")
+    for value in graph.input:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:  # the lanes: shapes are inferred for one
+                axis.dim_value = 1
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.HasField("dim_value")]
-        if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST_TENSOR:
-            count = math.prod(sizes)
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]  # 0 where nobody can tell
+        if any(size < 0 for size in sizes):
+            raise UserError(f"tensor {shown(value.name)} has a size that nobody can tell: {REMEDY}")
+        if (count := math.prod(sizes)) > LARGEST_TENSOR:
             raise UserError(f"tensor {shown(value.name)} has {count:,} numbers, limit {LARGEST_TENSOR:,}: {REMEDY}")
 
 
