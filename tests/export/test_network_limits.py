@@ -1,4 +1,4 @@
-"""Network files with a valid checksum that ask for more than any network are refused at a glance, large ones are not."""
+"""Sealed network files that ask for more than any network are refused at a glance; large ones are not."""
 
 from __future__ import annotations
 
