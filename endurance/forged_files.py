@@ -106,10 +106,7 @@ KINDS: dict[str, Kind] = {
         ("run.safetensors",),
         ".safetensors",
         forging.forge_checkpoint,
-        (
-            ("dsf-export", FILE, "-o", "out.dsf.h5", "--episodes", "0", "--dataset", "nowhere/at-all-v0"),
-            ("model", FILE),
-        ),
+        (("model", FILE), ("dsf-sim-run", "good/network0.dsf.h5", "--backend", "fast", "--checkpoint", FILE)),
         weight=3,
     ),
     "torch": Kind(
@@ -468,7 +465,8 @@ def sanitized(count: int, first: int) -> list[str]:
         raise SystemExit("--sanitize needs gcc with libasan and libubsan")
     environment = {
         **os.environ,
-        "CC": "gcc -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g",
+        # gcc defines a left shift of a negative number; how far it shifts is checked.
+        "CC": "gcc -fsanitize=address,undefined -fno-sanitize=shift-base -fno-sanitize-recover=all -g",
         "LD_PRELOAD": " ".join(filter(None, libraries)),
         "ASAN_OPTIONS": "detect_leaks=0",
         "XDG_CACHE_HOME": str(Path("sanitized").absolute()),
