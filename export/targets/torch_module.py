@@ -47,11 +47,11 @@ from dsf.export.network.nodes import (
     require_text,
     require_whole,
 )
-from dsf.export.network.reference import NOT_FINITE
 from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json
 from dsf.shell.files import replacing, require_plain_file
 from dsf.shell.plain_text import plain
+from dsf.tasks.policy import NOT_FINITE
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
@@ -90,7 +90,7 @@ class IntegerNetwork(nn.Module):
             raise NetworkError(NOT_FINITE)
         encoder, readout = self.network.encoder, self.network.readout
         offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
-        graded = ((vectors.double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
+        graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
         scaled = self.decide(graded, exists) * self.of(readout, "scale")
         return scaled if readout.head == "choice" else scaled.tanh()
 
