@@ -42,6 +42,7 @@ Model = TypeVar("Model", bound=DecisionModel)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
 HEADER_KEY = "dsf"
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 REMEDY = "train again, or get an undamaged copy"
 
 
@@ -316,7 +317,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
             _require_header(header)
     except UserError as error:
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({error})") from None
-    except (SafetensorError, *UNREADABLE) as error:
+    except UNREADABLE_TENSORS as error:
         told = plain(" ".join(f"{type(error).__name__}: {error}".split()))
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({told}): {REMEDY}") from None
     if header.get("format") != FORMAT_VERSION:

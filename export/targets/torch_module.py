@@ -56,6 +56,7 @@ from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
 Observer = Callable[[str, Tensor], None]
 """Called with a node's name and its values, (ticks, tokens, batch, neurons); the readout's have no ticks."""
@@ -246,7 +247,7 @@ def read_torch(path: Path) -> IntegerNetwork:
         require_no_overflow(network)
     except UserError as error:
         raise NetworkError(f"{path}: {error}") from None
-    except (SafetensorError, *UNREADABLE) as error:
+    except UNREADABLE_TENSORS as error:
         told = plain(" ".join(str(error).split())) or type(error).__name__
         raise NetworkError(f"cannot read {path} as a torch target ({told}): export it again") from None
     return IntegerNetwork(network)
