@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ KNOWN_FILTERS = (
     h5py.h5z.FILTER_LZF,
 )
 """What h5py brings; for any other one libhdf5 would look for a library to load."""
+LARGEST_PACKING, LEAST_PIECE = 2, 1 << 12
+"""Packed bytes for each of a piece, and beyond those: packing hardly ever makes a piece larger."""
 PACKING_FILTERS = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SZIP,
@@ -91,7 +94,10 @@ def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits,
                     raise UserError(f"{place}: there are more than {MOST_TEXTS:,} texts: {remedy}")
                 claimed += _text_bytes(found, allowed)
             else:
-                claimed += found.size * found.dtype.itemsize
+                # A piece is unpacked as a whole, and it may be larger than the array.
+                claimed += max(found.size, math.prod(found.chunks or ())) * found.dtype.itemsize
+        if claimed <= allowed and isinstance(found, h5py.Dataset):
+            require_honest_pieces(found, place, remedy)
         if claimed > allowed:
             raise UserError(
                 f"{place}: its arrays claim {claimed:,} bytes, and a file of {file_bytes:,} bytes may hold "
@@ -141,6 +147,40 @@ def require_own_bytes(dataset: h5py.Dataset, place: str, remedy: str) -> None:
         raise UserError(f"{place} is packed by the unknown filter {unknown[0]}: {remedy}")
     if sum(number in PACKING_FILTERS for number in filters) > 1:  # each unpacks to a thousand times as much
         raise UserError(f"{place} is packed several times over: {remedy}")
+
+
+def require_honest_pieces(dataset: h5py.Dataset, place: str, remedy: str) -> None:
+    """Refuse an array with a piece that unpacks to more than a piece has: libhdf5 unpacks all of it before it looks.
+
+    Raises:
+        UserError: naming the place.
+    """
+    created = dataset.id.get_create_plist()
+    filters = [created.get_filter(index)[0] for index in range(created.get_nfilters())]
+    if h5py.h5z.FILTER_DEFLATE not in filters or dataset.chunks is None:
+        return
+    whole = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    for piece in _pieces(dataset):
+        if piece.filter_mask:
+            raise UserError(f"{place} leaves out filters in a piece: {remedy}")
+        if piece.size > LARGEST_PACKING * whole + LEAST_PIECE:
+            raise UserError(f"{place} has a piece of {piece.size:,} bytes for {whole:,}: {remedy}")
+        packed = dataset.id.read_direct_chunk(piece.chunk_offset)[1]
+        try:
+            unpacked = zlib.decompressobj().decompress(packed, whole + 1)
+        except zlib.error:
+            raise UserError(f"{place} is damaged: {remedy}") from None
+        if len(unpacked) > whole:
+            raise UserError(f"{place} unpacks to more than the {whole:,} bytes that it claims: {remedy}")
+
+
+def _pieces(dataset: h5py.Dataset) -> list[Any]:
+    """Where an array's pieces lie, and how large they are."""
+    if not hasattr(dataset.id, "chunk_iter"):  # of a libhdf5 before 1.14
+        return [dataset.id.get_chunk_info(index) for index in range(dataset.id.get_num_chunks())]
+    found: list[Any] = []
+    dataset.id.chunk_iter(found.append)  # asking for one after the other counts from the first each time
+    return found
 
 
 def _text_bytes(dataset: h5py.Dataset, allowed: int) -> int:

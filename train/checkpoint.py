@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -42,6 +42,7 @@ Model = TypeVar("Model", bound=DecisionModel)
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
 HEADER_KEY = "dsf"
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 REMEDY = "train again, or get an undamaged copy"
 
 
@@ -88,6 +89,7 @@ class _Codec:
     step: list[float]
     unit: list[float]
     bits: int
+    constant: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -261,12 +263,13 @@ class Checkpoint:
 
 def codec_to_json(codec: InputCodec) -> dict[str, Any]:
     """The codec as JSON; float64 survives a round trip through repr exactly."""
-    return {
+    values = {
         "offset": codec.offset.tolist(),
         "step": codec.step.tolist(),
         "unit": codec.unit.tolist(),
         "bits": codec.bits,
     }
+    return {**values, "constant": list(codec.constant)} if codec.constant else values
 
 
 def codec_from_json(values: dict[str, Any]) -> InputCodec:
@@ -279,7 +282,10 @@ def codec_from_json(values: dict[str, Any]) -> InputCodec:
     arrays = {name: np.array(values[name], np.float64) for name in ("offset", "step", "unit")}
     if not isinstance(values["bits"], int) or not MIN_INPUT_BITS <= values["bits"] <= MAX_INPUT_BITS:
         raise TypeError(f"codec's bits is {shown(values['bits'])}, expected {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
-    return InputCodec(**arrays, bits=values["bits"])
+    constant = values.get("constant", [])
+    if not (isinstance(constant, list) and all(type(feature) is int for feature in constant)):
+        raise TypeError(f"codec's constant is {shown(constant)}, expected a list of ints")
+    return InputCodec(**arrays, bits=values["bits"], constant=tuple(constant))
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -311,7 +317,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
             _require_header(header)
     except UserError as error:
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({error})") from None
-    except (SafetensorError, *UNREADABLE) as error:
+    except UNREADABLE_TENSORS as error:
         told = plain(" ".join(f"{type(error).__name__}: {error}".split()))
         raise UserError(f"{path} is no dsf checkpoint, or is damaged ({told}): {REMEDY}") from None
     if header.get("format") != FORMAT_VERSION:

@@ -47,15 +47,16 @@ from dsf.export.network.nodes import (
     require_text,
     require_whole,
 )
-from dsf.export.network.reference import NOT_FINITE
 from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json
 from dsf.shell.files import replacing, require_plain_file
 from dsf.shell.plain_text import plain
+from dsf.tasks.policy import NOT_FINITE
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
 Observer = Callable[[str, Tensor], None]
 """Called with a node's name and its values, (ticks, tokens, batch, neurons); the readout's have no ticks."""
@@ -90,7 +91,7 @@ class IntegerNetwork(nn.Module):
             raise NetworkError(NOT_FINITE)
         encoder, readout = self.network.encoder, self.network.readout
         offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
-        graded = ((vectors.double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
+        graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
         scaled = self.decide(graded, exists) * self.of(readout, "scale")
         return scaled if readout.head == "choice" else scaled.tanh()
 
@@ -246,7 +247,7 @@ def read_torch(path: Path) -> IntegerNetwork:
         require_no_overflow(network)
     except UserError as error:
         raise NetworkError(f"{path}: {error}") from None
-    except (SafetensorError, *UNREADABLE) as error:
+    except UNREADABLE_TENSORS as error:
         told = plain(" ".join(str(error).split())) or type(error).__name__
         raise NetworkError(f"cannot read {path} as a torch target ({told}): export it again") from None
     return IntegerNetwork(network)

@@ -20,6 +20,7 @@ from dsf.export.network.memory import bytes_needed, require_memory
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Count, Encoder, Gate, NetworkError, Readout, Residual, Synapses, Window
 from dsf.export.network.sealed import USER_BLOCK_BYTES
+from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.random_networks import random_network
@@ -195,11 +196,22 @@ def test_commands_refuse_with_one_line(forge: Any, tmp_path: Path) -> None:
     assert_refused(run_command("dsf-export", "inspect", path), "rungs[0]: passed is {}")
 
 
+def test_a_path_is_no_markup(tmp_path: Path) -> None:
+    """A directory ``a[`` with a file ``b]``: together they look like the end of a tag."""
+    folder = tmp_path / "a["
+    folder.mkdir()
+    for name in ("b].dsf.h5", "[red]b.dsf.h5"):
+        write_network(random_network(0, features=15), folder / name)
+        run = ("--backend", "fast", "--no-compare", "--parity-decisions", "1", "--html", str(folder / "c].html"))
+        result = run_command("dsf-sim-run", str(folder / name), *run)
+        assert result.returncode == 0 and name in result.stdout, result.stderr
+    result = run_command("dsf-export", str(folder / "b].dsf.h5"), "-o", str(folder / "d].dsf.h5"))
+    assert result.returncode == 0 and "a[/d].dsf.h5: network file" in result.stdout.replace("\n", ""), result.stderr
+
+
 def test_a_network_of_a_stranger_is_printed_as_it_is(forge: Any) -> None:
     """What is left of a file's texts after reading steers no terminal."""
     network = read_network(forge(header(provenance={"dataset": {"id": "[red]x[/red] | <b>"}})))
-    from dsf.shell.console import table_console
-
     console = table_console()
     with console.capture() as captured:
         print_network(network, console)

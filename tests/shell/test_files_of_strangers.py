@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,20 @@ def virtual(file: h5py.File, other: Path) -> None:
     file.create_virtual_dataset("x", layout)
 
 
+def overlong_piece(file: h5py.File, _other: Path) -> None:
+    """A thousand numbers, whose stream goes on for a hundred million."""
+    stored = file.create_dataset("x", (1_000,), "i1", chunks=(1_000,), compression="gzip")
+    stored.id.write_direct_chunk((0,), zlib.compress(bytes(100_000_000)))
+
+
+def packed_twice(file: h5py.File, _other: Path) -> None:
+    created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    created.set_chunk((1_000,))
+    created.set_deflate(9)
+    created.set_deflate(9)
+    h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_INT8, h5py.h5s.create_simple((1_000,)), created)
+
+
 def named(make: Callable[[h5py.Group], Any]) -> Callable[[h5py.File, Path], Any]:
     return lambda file, _other: make(file)
 
@@ -49,6 +64,8 @@ def named(make: Callable[[h5py.Group], Any]) -> Callable[[h5py.File, Path], Any]
         (named(lambda file: file.create_group("a").__setitem__("up", file["/"])), "/a/up is another name"),
         (external, "/x holds no data of its own"),
         (virtual, "/x holds no data of its own"),
+        (overlong_piece, "/x has a piece of|/x unpacks to more than the 1,000 bytes"),
+        (packed_twice, "/x is packed several times over"),
         (
             named(lambda file: file.create_dataset("x", (1 << 13, 1 << 13), "i1", chunks=(1, 1 << 13))),
             "claims 67,108,864",

@@ -68,7 +68,7 @@ def run(config: EvaluateConfig) -> None:
     from dsf.train.checkpoint import load_checkpoint
 
     torch.set_num_threads(config.threads)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     task = get_task(load_checkpoint(config.run).header["task"])
     total = len(config.targets or task.target_returns) * config.episodes * task.max_steps
     with Progress(console=console, transient=True) as progress:
