@@ -118,7 +118,7 @@ HDF5_BOMBS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "claim to 2,147,4",
     ),
     "packed twice": (lambda file: packed_twice(file), "is packed several times over"),
-    "a piece that unpacks to more": (lambda file: false_piece(file), "unpacks to more than the 96 bytes that it claims"),
+    "a false piece": (lambda file: false_piece(file), "unpacks to more than the 96 bytes that it claims"),
     "texts": (lambda file: file.create_dataset("rewards", data=np.array(["1"] * 9999, object)), "/rewards holds texts"),
     "a group": (lambda file: file.create_group("rewards"), "is no array"),
     "nothing": (lambda file: file.create_dataset("rewards", data=h5py.Empty("f8")), "is no array"),
