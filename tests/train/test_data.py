@@ -550,7 +550,7 @@ def test_a_set_that_never_ends_is_no_set_of_one_episode(minari_store: Path) -> N
     size = 4000
     parts = {"observation": np.zeros((size + 1, 4)), "desired_goal": np.zeros((size + 1, 2))}
     never = episode(size, observations=parts, actions=np.zeros((size, 2)), terminations=np.zeros(size, bool))
-    space = {name: unlimited(values.shape[1]) for name, values in parts.items()}
+    space: dict[str, gymnasium.Space[Any]] = {name: unlimited(values.shape[1]) for name, values in parts.items()}
     write_minari([never], "PointMaze_UMaze-v3", Dict(space), PLANE)
     with pytest.raises(UserError, match="episode 0 has 4,000 steps, and one of task 'pointmaze-umaze' ends after 300"):
         load_dataset(ID)
