@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_plain_file
-from dsf.shell.hdf5_reading import ReadLimits, require_own_bytes
+from dsf.shell.hdf5_reading import ReadLimits, require_honest_pieces, require_own_bytes
 from dsf.shell.plain_text import plain
 
 UNPACKED = (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
@@ -109,12 +109,15 @@ def read_own_array(group: h5py.Group, name: str, budget: ArrayBudget) -> npt.NDA
     if found.dtype.hasobject and found.size > 1:
         raise UserError(f"{_place(group, name)} holds texts or lists of any length, not numbers: {budget.remedy}")
     created = found.id.get_create_plist()
-    if created.get_layout() not in UNPACKED or created.get_external_count():  # else there is nothing to look at
+    plainly = created.get_layout() in UNPACKED and not created.get_external_count()  # then there is nothing to look at
+    if not plainly:
         require_own_bytes(found, _place(group, name), budget.remedy)
     try:
         budget.take(int(found.size), _claimed_bytes(found, budget.file_bytes))
     except UserError as error:
         raise UserError(f"{_place(group, name)} {error}") from None
+    if not plainly:
+        require_honest_pieces(found, _place(group, name), budget.remedy)
     return np.asarray(found[()])
 
 

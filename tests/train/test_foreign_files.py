@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ HDF5_BOMBS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "claim to 2,147,4",
     ),
     "packed twice": (lambda file: packed_twice(file), "is packed several times over"),
+    "a piece that unpacks to more": (lambda file: false_piece(file), "unpacks to more than the 96 bytes that it claims"),
     "texts": (lambda file: file.create_dataset("rewards", data=np.array(["1"] * 9999, object)), "/rewards holds texts"),
     "a group": (lambda file: file.create_group("rewards"), "is no array"),
     "nothing": (lambda file: file.create_dataset("rewards", data=h5py.Empty("f8")), "is no array"),
@@ -135,6 +137,12 @@ def packed_twice(file: h5py.File) -> None:
     plan.set_deflate(9)
     space = h5py.h5s.create_simple((STEPS,))
     h5py.h5d.create(file.id, b"rewards", h5py.h5t.NATIVE_DOUBLE, space, plan)
+
+
+def false_piece(file: h5py.File) -> None:
+    """A dataset whose only piece is half a million zeros."""
+    array = file.create_dataset("rewards", (STEPS,), "f8", chunks=(STEPS,), compression="gzip")
+    array.id.write_direct_chunk((0,), zlib.compress(bytes(500_000), 9))
 
 
 @pytest.mark.parametrize("name", HDF5_BOMBS)

@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,14 +262,20 @@ def _sign(directory: Path, fingerprint: str) -> None:
 
 
 def require_own_directory(path: Path) -> None:
-    """Refuse a directory that is a link, or that another user could change.
+    """Refuse a directory that is a link, or another user's, whose stores must not be removed.
+
+    Some file systems give everything to one user, whoever makes it: then what is made in the directory has its owner.
 
     Raises:
         OSError: it is missing, a link, no directory, or another user's.
     """
     found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise OSError(f"{path} is a link, or not this user's directory")
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{path} is a link, or no directory")
+    if found.st_uid != os.geteuid():
+        with tempfile.TemporaryDirectory(dir=path, prefix=".owner-") as made:
+            if os.lstat(made).st_uid != found.st_uid:
+                raise OSError(f"{path} is another user's directory")
 
 
 def find_store(place: Path, fingerprint: str) -> FlatStore | None:
@@ -276,7 +283,8 @@ def find_store(place: Path, fingerprint: str) -> FlatStore | None:
     directory = place / fingerprint
     try:
         require_own_directory(place)
-        require_own_directory(directory)
+        if directory.is_symlink():
+            return None
         if not hmac.compare_digest(_content(directory / SIGNATURE_NAME), signature(directory, fingerprint)):
             return None
         return open_store(directory)
