@@ -53,7 +53,7 @@ GOOD = Path("good")
 LANES, TOKENS = 2, 6
 COMPARED_WORK = 50_000_000
 """Neurons times ticks times tokens of a network that is still compared."""
-HOPPER = {"features": 15, "actions": 3, "width": 8, "blocks": 1, "context": 6, "window": 3}
+HOPPER: dict[str, Any] = {"features": 15, "actions": 3, "width": 8, "blocks": 1, "context": 6, "window": 3}
 
 Command = tuple[str, ...]
 """A program of dsf and its arguments; FILE stands for the forged one."""

@@ -498,7 +498,7 @@ def forge_npz(good: Path, out: Path, generator: Generator) -> None:
     elif choice == 6:
         arrays[name] = np.zeros((1 << 26, 1), np.int8)  # 64 MB that pack to 64 KB
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(content, **arrays)
     data = bytearray(content.getvalue())
     if choice == 7:
         for _ in range(5):

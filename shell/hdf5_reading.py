@@ -32,6 +32,8 @@ KNOWN_FILTERS = (
     h5py.h5z.FILTER_LZF,
 )
 """What h5py brings; for any other one libhdf5 would look for a library to load."""
+SMALL_ATTRIBUTE = 64
+"""Bytes of an attribute that is not looked at: a number, or references to no more than four texts."""
 LARGEST_PACKING, LEAST_PIECE = 2, 1 << 12
 """Packed bytes for each of a piece, and beyond those: packing hardly ever makes a piece larger."""
 PACKING_FILTERS = (
@@ -63,6 +65,15 @@ class ReadLimits:
     def allowed(self, file_bytes: int) -> int:
         """Bytes that all arrays of a file of this size may have together."""
         return min(self.expanded, max(FREE_BYTES, self.ratio * file_bytes))
+
+
+def open_image(content: bytes) -> h5py.File:
+    """A file's content, open for reading: what is looked through is what is read, whatever becomes of the file.
+
+    Raises:
+        OSError: it is no HDF5 file.
+    """
+    return h5py.File(h5py.h5f.open_file_image(content))
 
 
 def require_self_contained(file: h5py.File, file_bytes: int, limits: ReadLimits, remedy: str) -> None:
@@ -194,8 +205,11 @@ def _text_bytes(dataset: h5py.Dataset, allowed: int) -> int:
 
 
 def _attribute_bytes(found: Any, file_bytes: int) -> Iterator[int]:
-    for name in found.attrs:
-        attribute = found.attrs.get_id(name)
+    for index in range(h5py.h5a.get_num_attrs(found.id)):
+        if (size := h5py.h5a.get_info(found.id, index=index).data_size) <= SMALL_ATTRIBUTE:
+            yield size
+            continue
+        attribute = h5py.h5a.open(found.id, index=index)
         count = math.prod(attribute.shape)
         if not attribute.dtype.hasobject:
             yield count * attribute.dtype.itemsize

@@ -31,6 +31,13 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 """Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'."""
 SUFFIX = ".dsf.h5"
+
+
+def _glance(header: dict[str, Any]) -> None:
+    """Refuse more nodes than any network has."""
+    require_count(require_whole("header", "nodes", header["nodes"]))
+
+
 SEAL = Seal(
     magic=b"dsf network file\n",
     noun="network file",
@@ -38,8 +45,9 @@ SEAL = Seal(
     readable=READABLE_VERSIONS,
     make="make one with dsf-export",
     remake="export it again",
-    limits=ReadLimits(objects=20 * MOST_NODES, numbers=1 << 24, expanded=1 << 28, ratio=100),
+    limits=ReadLimits(objects=6 * MOST_NODES, numbers=1 << 24, expanded=1 << 28, ratio=100),
     error=NetworkError,
+    glance=_glance,
 )
 
 _ARRAY_TYPES: dict[str, type[np.generic]] = {
@@ -110,7 +118,6 @@ def _write_node(group: h5py.Group, node: Node) -> None:
 
 def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
     count = require_whole("header", "nodes", header["nodes"])
-    require_count(count)
     if (found := len(file["nodes"])) != count:
         raise NetworkError(f"header: nodes is {count}, and the file holds {found}: export it again")
     require_carried(header["provenance"], header["verification"])

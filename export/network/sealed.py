@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json, read_bytes
 from dsf.shell.files import replacing
 from dsf.shell.hdf5_image import hdf5_image
-from dsf.shell.hdf5_reading import ReadLimits, require_self_contained
+from dsf.shell.hdf5_reading import ReadLimits, open_image, require_self_contained
 from dsf.shell.plain_text import plain, shown
 
 USER_BLOCK_BYTES = 512
@@ -49,6 +48,7 @@ class Seal:
         remake: how to get a good one again.
         limits: what is taken from one file.
         error: what a file that breaks the seal raises.
+        glance: refuses a header by which nothing else need be looked at.
     """
 
     magic: bytes
@@ -59,6 +59,7 @@ class Seal:
     remake: str
     limits: ReadLimits
     error: type[UserError]
+    glance: Callable[[dict[str, Any]], None] = lambda _header: None
 
     def user_block(self, body: bytes, version: int | None = None) -> bytes:
         """Magic, digest, version, then zeros: every byte is determined, so any flipped one is seen."""
@@ -101,9 +102,11 @@ class Seal:
         """
         content, version = self._intact(path)
         try:
-            with h5py.File(io.BytesIO(content), "r") as file:
+            with open_image(content) as file:
+                header = self._header(file, version)
+                self.glance(header)
                 require_self_contained(file, len(content), self.limits, self.remake)
-                return build(file, self._header(file, version))
+                return build(file, header)
         except UserError as error:
             raise self.error(f"{path}: {error}") from None
         except UNREADABLE as error:

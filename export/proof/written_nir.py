@@ -17,7 +17,7 @@ from dsf.export.targets.nir_graph import DT, build_nir
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json, read_bytes
-from dsf.shell.hdf5_reading import ReadLimits, require_self_contained
+from dsf.shell.hdf5_reading import ReadLimits, open_image, require_self_contained
 from dsf.shell.plain_text import plain, shown
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
@@ -69,7 +69,7 @@ def read_graph(path: Path) -> tuple[nir.NIRGraph, list[str]]:
     """
     try:
         content = read_bytes(path, "NIR graph", LIMITS.expanded)
-        with h5py.File(io.BytesIO(content), "r") as file:
+        with open_image(content) as file:
             require_self_contained(file, len(content), LIMITS, REMEDY)
             _require_drawn(file["node"])
         graph = nir.read(io.BytesIO(content))

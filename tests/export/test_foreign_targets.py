@@ -24,7 +24,7 @@ from dsf.export.targets.torch_module import DIGEST_KEY, HEADER_KEY, digest, read
 from dsf.export.write import write_target
 from dsf.testing.random_networks import random_network
 
-HOPPER = {"features": 15, "width": 8, "blocks": 1, "context": 6, "window": 3}
+HOPPER: dict[str, Any] = {"features": 15, "width": 8, "blocks": 1, "context": 6, "window": 3}
 
 
 @pytest.fixture(scope="module")
