@@ -51,7 +51,9 @@ class DataReturns:
         try:
             numbers = [values["lowest"], values["highest"], *values["targets"]]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{RETURNS_FACT}: they do not fit this version of dsf ({type(error).__name__}: {error})") from None
+            raise UserError(
+                f"{RETURNS_FACT}: they do not fit this version of dsf ({type(error).__name__}: {error})"
+            ) from None
         if not all(_is_return(number) for number in numbers) or numbers[0] > numbers[1]:
             raise UserError(f"{RETURNS_FACT}: they are no numbers that episodes could return")
         lowest, highest, *targets = map(float, numbers)

@@ -221,7 +221,12 @@ def notes_on(task: Task, targets: Sequence[float], facts: Mapping[str, Any]) -> 
 
 
 def recorded_note(task: Task) -> str:
-    """That a task runs in the environment of its data, which has no scores."""
+    """That a task runs in the environment of its data, or in place of one that nobody knows, which has no scores."""
+    assert task.recorded is not None
+    if task.recorded.other_id:
+        return (
+            f"the data say that they were recorded in {task.recorded.other_id}: {task.env_id} stands for it, unscored"
+        )
     return f"the data were recorded in {task.world}: it runs like that, and has no reference returns, so no score"
 
 

@@ -119,7 +119,8 @@ class Task:
         """This task as data know it.
 
         Args:
-            lowest, highest: returns of their episodes (reward units).
+            lowest: return of their episodes (reward units).
+            highest: likewise.
             targets: returns to ask for, if not the registered ones.
         """
         task = replace(self, target_returns=targets) if targets else self
@@ -149,8 +150,8 @@ class Task:
         return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
 
     def policy_actions(self, recorded: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Recorded actions (steps, action_size) as a policy has to answer: where the environment's bounds are not -1 and
-        1, they become these.
+        """Recorded actions (steps, action_size) as a policy has to answer: other bounds of the environment become -1
+        and 1.
         """
         return recorded if self.recorded is None else self.recorded.shrunk(recorded)
 

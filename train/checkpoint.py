@@ -124,9 +124,7 @@ class Checkpoint:
         policy = self.policy()
         if policy == "dsformer":
             return deployed(self.build_trained())
-        return self._filled(
-            build_sized(policy, self.rival_config(), self.model_config(), self._codec(), self.task())
-        )
+        return self._filled(build_sized(policy, self.rival_config(), self.model_config(), self._codec(), self.task()))
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a

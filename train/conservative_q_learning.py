@@ -116,7 +116,9 @@ def transitions(data: OfflineDataset) -> dict[str, Any]:
         ends = np.arange(len(rewards)) == len(rewards) - 1
         terminated = ends & bool(episode.terminations[-1])
         parts["observations"].append(data.task.flat_observation(episode.observations)[:-1].astype(np.float32))
-        parts["actions"].append(np.clip(data.task.policy_actions(np.asarray(episode.actions, np.float32)), -1.0, 1.0).astype(np.float32))
+        parts["actions"].append(
+            np.clip(data.task.policy_actions(np.asarray(episode.actions, np.float32)), -1.0, 1.0).astype(np.float32)
+        )
         parts["rewards"].append(rewards.astype(np.float32)[:, None])
         parts["terminals"].append(terminated)
         parts["timeouts"].append(ends & ~terminated)

@@ -69,7 +69,7 @@ class RunFacts:
     Attributes:
         network_sha256: of the network file.
         task: registered task; None of an environment that is none.
-        env_id: Gymnasium id; behind it, how a registered task's environment differs where data were recorded in another.
+        env_id: Gymnasium id, and how the environment differs where data were recorded in another than the task's.
         backend, mode: of the engine.
         target_return: asked for at the first step of every episode.
         control_period_s, on_deadline_miss: of a run in real time; None otherwise.

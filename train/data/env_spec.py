@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from dsf.tasks.recorded import (
     require_arguments,
 )
 from dsf.tasks.registry import task_for_env
+
+if TYPE_CHECKING:
+    from gymnasium.spaces import Box
 
 FOR_VIEWERS = (
     "render_mode",
@@ -111,19 +114,30 @@ def measured(where: str, task: Task, found: RecordedEnvironment) -> RecordedEnvi
 
     with contextlib.closing(task.as_recorded(found).make_env()) as env:
         actions, observations = env.action_space, env.observation_space
-        world = found.describe(task.env_id)
         if isinstance(actions, Discrete) != task.discrete or not isinstance(actions, (Box, Discrete)):
+            world = found.describe(task.env_id)
             raise UserError(f"the actions of {world} are a {type(actions).__name__}: no policy of {task.name} fits")
-        sizes = {
-            "observation_size": task.observation_size if task.observation_keys else int(np.prod(observations.shape)),
-            "action_size": int(actions.n) if isinstance(actions, Discrete) else int(np.prod(actions.shape)),
-        }
-        if isinstance(actions, Discrete) or np.all((actions.low == -1.0) & (actions.high == 1.0)):
-            return replace(found, **sizes, control_period_s=_period(task, env, found))
-        if np.all(np.isinf(actions.low) & np.isinf(actions.high)):  # behind ClipAction: what is sent is clipped
-            return replace(found, **sizes, control_period_s=_period(task, env, found))
-        low, high = (tuple(map(float, bound.ravel())) for bound in (actions.low, actions.high))
-        return replace(found, **sizes, control_period_s=_period(task, env, found), low=low, high=high)
+        if not task.observation_keys and (not isinstance(observations, Box) or len(observations.shape) != 1):
+            world = found.describe(task.env_id)
+            raise UserError(f"the observations of {world} are {observations}, no vector: no policy of {task.name} fits")
+        low, high = ((), ()) if isinstance(actions, Discrete) else _bounds(actions)
+        return replace(
+            found,
+            observation_size=task.observation_size if task.observation_keys else math.prod(observations.shape or ()),
+            action_size=int(actions.n) if isinstance(actions, Discrete) else math.prod(actions.shape),
+            control_period_s=_period(task, env, found),
+            low=low,
+            high=high,
+        )
+
+
+def _bounds(actions: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lowest and highest actions; empty where they are -1 and 1, or where all is allowed and clipped (ClipAction)."""
+    usual = np.all((actions.low == -1.0) & (actions.high == 1.0))
+    if usual or np.all(np.isinf(actions.low) & np.isinf(actions.high)):
+        return (), ()
+    low, high = (tuple(map(float, bound.ravel())) for bound in (actions.low, actions.high))
+    return low, high
 
 
 def _period(task: Task, env: Any, found: RecordedEnvironment) -> float:
@@ -153,9 +167,7 @@ def _differing_arguments(where: str, task: Task, spec: Any) -> dict[str, Any]:
         return {}
     known = {**_defaults(registered.entry_point), **known}
     differing = {
-        name: value
-        for name, value in stated.items()
-        if not (name in known and _same(name, value, known[name]))
+        name: value for name, value in stated.items() if not (name in known and _same(name, value, known[name]))
     }
     require_arguments(task.env_id, differing)
     return differing
@@ -226,7 +238,9 @@ def _wrappings(where: str, task: Task, spec: Any) -> tuple[Wrapping, ...]:
         if own and name in WITHOUT_EFFECT:
             continue
         if not own or name not in REBUILT or not isinstance(wrapper.kwargs, dict):
-            reason = "is not one of Gymnasium's" if not own else "holds code or statistics that the dataset does not have"
+            reason = (
+                "is not one of Gymnasium's" if not own else "holds code or statistics that the dataset does not have"
+            )
             raise UserError(
                 f"{where} was recorded behind {printable(name or wrapper.name)}, which {reason}, so that its "
                 f"environment cannot be built again; {way_out(task)}"
@@ -237,7 +251,8 @@ def _wrappings(where: str, task: Task, spec: Any) -> tuple[Wrapping, ...]:
 
 def _horizon(task: Task, spec: Any) -> int:
     """Steps after which the dataset's environment cuts an episode, where that is neither the task's horizon nor the
-    registered one; 0 where it is, and of goal tasks and mazes, whose data may be collected in any pieces."""
+    registered one; 0 where it is, and of goal tasks and mazes, whose data may be collected in any pieces.
+    """
     import gymnasium
 
     steps = spec.max_episode_steps

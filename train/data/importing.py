@@ -106,8 +106,8 @@ def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
 
 
 def _task(path: Path, arrays: Arrays, task_name: str | None, notes: list[str]) -> tuple[Task, dict[str, str]]:
-    """The task that the user or else the file names, and what the dataset has to remember of the file's own name for it;
-    goal environments have no flat file of steps.
+    """The task that the user or else the file names, and what the dataset has to remember of the file's own name for
+    it; goal environments have no flat file of steps.
     """
     stated = " ".join(str(arrays["env_id"]).split()) if "env_id" in arrays else ""
     facts: dict[str, str] = {}

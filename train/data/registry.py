@@ -99,8 +99,8 @@ def resolve(name: str) -> str:
 
 
 def has_declared_targets(dataset_id: str) -> bool:
-    """Whether a task's declared target returns hold for a dataset: the paper's own sets (D4RL's and Minari's, by the ids
-    in this registry), and those that ``dsf-data collect`` makes in their roles.
+    """Whether a task's declared target returns hold for a dataset: the paper's own sets (D4RL's and Minari's, by the
+    ids in this registry), and those that ``dsf-data collect`` makes in their roles.
     """
     return (
         dataset_id in MAZE_SETS
