@@ -25,7 +25,7 @@ from dsf.tasks.data_returns import RETURNS_FACT, DataReturns, held_targets
 from dsf.tasks.registry import ENVIRONMENT_FACT, get_task
 from dsf.train.config.training import DataConfig
 from dsf.train.data import flat_store
-from dsf.train.data.env_spec import recorded_task
+from dsf.train.data.env_spec import recorded_task, registered_task
 from dsf.train.data.flat_store import FlatStore
 from dsf.train.data.flatten import check_spaces, flat_episodes
 from dsf.train.data.minari_store import open_minari, store_path, user_cache_path
@@ -191,8 +191,9 @@ def load_dataset(
     spec = dataset.env_spec
     if spec is None:
         raise UserError(f"dataset '{dataset_id}' does not name its environment: it cannot be used for a task")
-    task = recorded_task(dataset_id, spec, dataset.storage.metadata)
+    task = registered_task(dataset_id, spec)
     check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
+    task = recorded_task(dataset_id, task, spec, dataset.storage.metadata)
     directory = Path(store_path()) / dataset_id
     fingerprint = source_fingerprint(directory, task)
 

@@ -57,21 +57,30 @@ SMALLEST_PERIOD_S = 1e-6
 """Control periods below this are none."""
 
 
-def recorded_task(dataset_id: str, spec: Any, metadata: Mapping[str, Any]) -> Task:
+def registered_task(dataset_id: str, spec: Any) -> Task:
+    """The registered task whose environment a dataset names.
+
+    Raises:
+        UserError: no task has this environment.
+    """
+    if not isinstance(spec.kwargs, dict) or not isinstance(spec.id, str):
+        raise UserError(f"dataset '{dataset_id}' describes its environment as Gymnasium does not: write it again")
+    return task_for_env(spec.id, spec.kwargs)
+
+
+def recorded_task(dataset_id: str, task: Task, spec: Any, metadata: Mapping[str, Any]) -> Task:
     """The task of a dataset: the registered one, or that in the environment which the dataset names.
 
     Args:
         dataset_id: for messages.
+        task: the registered one, of :func:`registered_task`.
         spec: Gymnasium's ``EnvSpec``, as Minari has read it.
         metadata: of the dataset; imported ones say whose environment was taken for the task's.
 
     Raises:
-        UserError: no task has this environment, or it cannot be built again as the dataset says.
+        UserError: the environment cannot be built again as the dataset says.
     """
     where = f"dataset '{dataset_id}'"
-    if not isinstance(spec.kwargs, dict) or not isinstance(spec.id, str):
-        raise UserError(f"{where} describes its environment in a way that Gymnasium does not: write it again")
-    task = task_for_env(spec.id, spec.kwargs)
     try:
         found = RecordedEnvironment(
             kwargs=_differing_arguments(where, task, spec),
