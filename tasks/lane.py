@@ -81,7 +81,8 @@ class Lane:
         """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it.
 
         Raises:
-            CommandFailed: an action is no finite number; the environment does not get it. Or its answer is none.
+            CommandFailed: an action is no finite number, and the environment does not get it; or its answer is none of
+                the task's.
         """
         if not np.isfinite(action).all():
             found = ", ".join(f"{value:g}" for value in np.ravel(action))
@@ -94,6 +95,11 @@ class Lane:
         self.observation = self.link.sense(self._flat(observation))
         self.previous_action = self.task.executed(action)
         self.reward = self._number_of(reward)
+        if not np.isfinite(self.reward):
+            raise CommandFailed(
+                f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the environment's reward is "
+                f"{self.reward:g}: there is no return to report, correct the environment"
+            )
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
             self.wanted -= self.reward
         self.total += self.reward

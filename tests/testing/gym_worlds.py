@@ -130,6 +130,24 @@ class TwoRewards(Point):
         return place, np.array([reward, reward]), fallen, cut, info
 
 
+class WrongUnits(Point):
+    """Observation 2 is far beyond what any codec reaches, from the second one on; observation 5 is no float32."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        place, reward, fallen, cut, told = super().step(action)
+        place[2], place[5] = 1e30, -1e300
+        return place, reward, fallen, cut, told
+
+
+class NoReward(Point):
+    """Its fourth reward is no number."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        place, reward, fallen, cut, told = super().step(action)
+        self.steps = getattr(self, "steps", 0) + 1
+        return place, np.nan if self.steps == 4 else reward, fallen, cut, told
+
+
 class Failing(Point):
     """Breaks in the third step of some seeds."""
 
@@ -157,7 +175,7 @@ class Endless(Point):
         return np.zeros(OBSERVATION), 0.0, False, False, {}
 
 
-OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, Longer, Wordy, TwoRewards)
+OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards)
 for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)

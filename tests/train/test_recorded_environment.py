@@ -163,7 +163,11 @@ def test_recorded_actions_fill_the_range_of_a_policy(store: Path) -> None:
         {
             "additional_wrappers": [
                 {"name": "R", "entry_point": "gymnasium.wrappers.common:RecordEpisodeStatistics", "kwargs": {}},
-                {"name": "V", "entry_point": "gymnasium.wrappers.rendering:RecordVideo", "kwargs": {"video_folder": "/"}},
+                {
+                    "name": "V",
+                    "entry_point": "gymnasium.wrappers.rendering:RecordVideo",
+                    "kwargs": {"video_folder": "/"},
+                },
             ]
         },
     ],
