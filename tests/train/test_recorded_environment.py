@@ -25,6 +25,7 @@ from dsf.tasks import Task, get_task
 from dsf.tasks.recorded import RecordedEnvironment, Wrapping
 from dsf.tasks.registry import ENVIRONMENT_FACT, described_task
 from dsf.testing.command_line import assert_refused
+from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
 from dsf.train import cli as train_cli
 from dsf.train import data_cli
@@ -32,7 +33,7 @@ from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.data.dataset import load_dataset
 from dsf.train.data.env_spec import recorded_task
 
-SLOW = {"frame_skip": 8, "healthy_reward": 10.0, "terminate_when_unhealthy": False}
+SLOW: dict[str, Any] = {"frame_skip": 8, "healthy_reward": 10.0, "terminate_when_unhealthy": False}
 STEPS = 60
 WORLD = f"Hopper-v5 with frame_skip=8, healthy_reward=10.0, terminate_when_unhealthy=false, cut after {STEPS} steps"
 SMALL = ("--model.width", "16", "--model.blocks", "1", "--model.context", "5", "--model.window", "3", "--threads", "1")
@@ -44,7 +45,9 @@ def episodes(env: gymnasium.Env, scale: float = 1.0, count: int = 3, steps: int 
     generator, made = np.random.default_rng(0), []
     for seed in range(count):
         observations = [env.reset(seed=seed)[0]]
-        actions, rewards, ends = [], [], [(False, False)]
+        actions: list[np.ndarray] = []
+        rewards: list[float] = []
+        ends = [(False, False)]
         while not any(ends[-1]) and len(rewards) < steps:
             actions.append((scale * generator.uniform(-1.0, 1.0, 3)).astype(np.float32))
             observation, reward, *end, _ = env.step(actions[-1])
@@ -284,8 +287,10 @@ def slow_run(recorded_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_training_says_so_and_keeps_it(slow_run: tuple[Path, str], tmp_path: Path) -> None:
     out, told = slow_run
     assert f"the data were recorded in {WORLD}" in told and "normalised" not in told
-    (score, *_) = load_checkpoint(out).header["scores"]
-    assert score["score_mean"] is None
+    scores = load_checkpoint(out).header["scores"]
+    assert len(scores) == 2 and all(score["score_mean"] is None for score in scores)
+    top = max(scores, key=lambda score: float(score["return_mean"]))
+    assert f"of the targets scored, {top['target_return']:g} did best (return {top['return_mean']:.1f})" in told
     result = run_here(train_cli.main, "dsf-train", "evaluate", str(out), "--episodes", "1", "--targets", "5000")
     assert result.returncode == 0, result.stderr
     assert WORLD in result.stdout and "normalised" not in result.stdout
@@ -416,3 +421,21 @@ def test_a_run_that_an_older_dsf_began_goes_on(store: Path, tmp_path: Path) -> N
         again = run_here(train_cli.main, "dsf-train", "odd/plain-v0", *settings, "--resume")
         assert again.returncode == 0, again.stderr
     assert load_checkpoint(path).task().target_returns == get_task("hopper").target_returns
+
+
+@pytest.mark.parametrize(("asked", "label"), [((), None), (("--foreign-score",), "D4RL-normalised")])
+def test_a_network_on_another_robots_task(asked: tuple[str, ...], label: str | None, tmp_path: Path) -> None:
+    """Walker2d and HalfCheetah have the same sizes: the run says so, asks for that task's target, has no score."""
+    path, out = tmp_path / "walker.dsf.h5", tmp_path / "out.json"
+    write_network(random_network(4, task="walker2d", features=17 + 6 + 1, actions=6, context=5), path)
+    quick = ("--backend", "fast", "--no-compare", "--parity-decisions", "10", "--json", str(out))
+    result = run_here(sim_cli.main, "dsf-sim-run", str(path), "--task", "halfcheetah", *asked, *quick)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(out.read_text())
+    assert report["target_return"] == 12000.0 and report["env_id"] == "HalfCheetah-v5"
+    assert report["score_label"] == label and (report["score_mean"] is None) == (label is None)
+    told = "this network was trained for task walker2d (Walker2d-v5), and runs on halfcheetah (HalfCheetah-v5)"
+    assert any(note.startswith(told) for note in report["notes"])
+    assert ("normalised" in result.stdout) == (label is not None)
+    own = run_here(sim_cli.main, "dsf-sim-run", str(path), "--foreign-score", *quick)
+    assert_refused(own, "--foreign-score requires --task")
