@@ -344,7 +344,10 @@ def test_metadata_of_another_shape_are_one_line(name: str, minari_store: Path) -
     assert len(str(refusal.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "{", "9" * 10_000, "null", "\xff"])
+TEXTS = {"list": "[]", "deep": "[" * 100_000, "cut": "{", "digits": "9" * 10_000, "null": "null", "bytes": "\xff"}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_metadata_that_are_no_names_and_values_are_one_line(text: str, minari_store: Path) -> None:
     (in_minari() / "data" / METADATA_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"dataset '{ID}' in .*: make or download it again") as refusal:
