@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from dsf.export.network.network import Network
+from dsf.export.proof.tables import holds, unproven_lines
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
@@ -20,7 +21,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows
+from dsf.runtime.report.terminal import chip_rows, wall_rows
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -56,6 +57,7 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         *(section for priced in report.hardware for section in _chip_sections(priced, report)),
         *_layer_sections(report.hardware),
         _ladder_section(network),
+        Section("Wall time", table(("part", "time"), wall_rows(report).items(), numbers=1)),
         _provenance_section(network),
     ]
     page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text())
@@ -124,7 +126,8 @@ def _episode_sections(network: Network, tape: TapedEpisode, report: RunReport, f
     levels = {name: [one.episode_return for one in level] for name, level in report.comparison.items()}
     levels[report.backend] = report.returns
     if len(levels) > 1 or len(report.episodes) > 1:
-        yield Section("Returns", figure(figures.returns_by_level(levels), "the same reset seeds under every level"))
+        caption = "; ".join(filter(None, ("the same reset seeds under every level", report.comparison_note)))
+        yield Section("Returns", figure(figures.returns_by_level(levels), caption))
     spikes = [_present(token) for token in replay_spikes(network, report.mode, tape.graded[:RASTER_DECISIONS])]
     caption = f"every neuron's spikes in the first {len(spikes)} decisions, replayed on the reference"
     yield Section("Spikes", figure(figures.spike_raster(network, spikes), caption))
@@ -205,9 +208,9 @@ def _layer_cells(row: LayerRow) -> Row:
 def _ladder_section(network: Network) -> Section:
     """The proofs that the network file carries."""
     rungs = network.verification.get("rungs", [])
-    holds = {True: "yes", False: "NO", None: "-"}
-    rows = [(str(r.get("name", "")), holds.get(r.get("passed"), "-"), str(r.get("summary", ""))) for r in rungs]
-    return Section("Verification, as written by dsf-export", table(("rung", "holds", "figures"), rows))
+    said = "".join(f"<p>{escape(line)}</p>" for line in unproven_lines(network.verification))
+    rows = [(str(rung.get("name", "")), holds(rung), str(rung.get("summary", ""))) for rung in rungs]
+    return Section("Verification, as written by dsf-export", said + table(("rung", "holds", "figures"), rows))
 
 
 def _provenance_section(network: Network) -> Section:

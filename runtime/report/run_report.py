@@ -16,6 +16,27 @@ from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
 
 
+COMPARISON_NOTE = (
+    "float and integer returns of one seed are no measure of what the integers lose: a closed loop amplifies the last "
+    "bits of a rounding until the episodes part; only means over many seeds compare (--episodes)"
+)
+"""What has to be said beside returns of float and integer policies."""
+
+
+@dataclass(frozen=True)
+class WallTimes:
+    """Seconds of wall time around the loop, whose own are in its result.
+
+    Attributes:
+        comparison: of the other levels on the same seeds; None where none ran.
+        whole: from reading the network to these figures: start of the engine, comparison, loop, checks, prices. What is
+            drawn and written comes on top.
+    """
+
+    comparison: float | None
+    whole: float
+
+
 @dataclass(frozen=True)
 class RunReport:
     """A closed-loop run, with everything that is shown of it.
@@ -29,6 +50,7 @@ class RunReport:
         comparison: episodes of the same seeds under other levels, such as "integer reference".
         compared: populations whose spikes were compared with the reference.
         spiking_populations: how many there are.
+        times: of what is around the loop.
         core_traffic: messages between cores, where it was asked for.
     """
 
@@ -40,6 +62,7 @@ class RunReport:
     comparison: Mapping[str, Sequence[Episode]]
     compared: tuple[str, ...]
     spiking_populations: int
+    times: WallTimes
     core_traffic: CoreTraffic | None = None
 
     @property
@@ -78,7 +101,7 @@ class RunReport:
 
     @property
     def ticks_per_second(self) -> float:
-        """Simulated time steps per second of wall time."""
+        """Simulated time steps per second of the loop's wall time."""
         return self.result.ticks / self.result.seconds
 
     @property
@@ -90,6 +113,11 @@ class RunReport:
     def synaptic_events_per_decision(self) -> float:
         """Spikes times the synapses that they meet."""
         return self.result.activity.per_decision("synaptic_events")
+
+    @property
+    def comparison_note(self) -> str | None:
+        """What has to be said of returns side by side; None where all of them are integers', which are equal."""
+        return COMPARISON_NOTE if any(name.startswith("float") for name in self.comparison) else None
 
     @property
     def real_time(self) -> RealTimeFigures | None:
@@ -128,6 +156,11 @@ class RunReport:
             "decisions_per_second": result.decisions_per_second,
             "ticks_per_second": self.ticks_per_second,
             "seconds": result.seconds,
+            "wall_seconds": {
+                "loop": result.seconds,
+                "comparison": self.times.comparison,
+                "whole": self.times.whole,
+            },
             "spikes_per_decision": self.spikes_per_decision,
             "synaptic_events_per_decision": self.synaptic_events_per_decision,
             "firing_rate": result.activity.firing_rate,
@@ -146,6 +179,7 @@ class RunReport:
                 name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
                 for name, episodes in self.comparison.items()
             },
+            "comparison_note": self.comparison_note,
         }
         if self.core_traffic is not None:
             values["core_traffic"] = self.core_traffic.to_json()

@@ -72,10 +72,10 @@ def run_rows(report: RunReport) -> dict[str, str]:
         "decisions": f"{result.decisions}",
         "spikes per decision": f"{report.spikes_per_decision:,.0f}",
         "synaptic events per decision": f"{report.synaptic_events_per_decision:,.0f}",
-        "firing rate (per neuron and tick)": f"{result.activity.firing_rate:.2%}",
+        "firing rate (per LIF neuron and tick)": f"{result.activity.firing_rate:.2%}",
         "decisions per second": f"{result.decisions_per_second:.0f}",
         "simulated ticks per second": f"{report.ticks_per_second:.0f}",
-        "wall time": f"{result.seconds:.1f} s",
+        **wall_rows(report),
         **_clock_rows(report.real_time),
         "spikes compared with the reference": f"{parity.compared_spikes:,}",
         "populations compared": f"{len(report.compared)} of {report.spiking_populations}",
@@ -84,6 +84,15 @@ def run_rows(report: RunReport) -> dict[str, str]:
     if not parity.compared_accumulators:
         rows |= dict.fromkeys(("populations compared", "mismatches (spikes, accumulators)"), "not checked")
     return rows
+
+
+def wall_rows(report: RunReport) -> dict[str, str]:
+    """Wall time of the loop, of the comparison, and of the whole run, by name."""
+    rows = {"wall time: loop": report.result.seconds}
+    if report.times.comparison is not None:
+        rows["wall time: comparison"] = report.times.comparison
+    rows["wall time: whole run"] = report.times.whole
+    return {name: f"{seconds:.1f} s" for name, seconds in rows.items()}
 
 
 def _score_row(report: RunReport) -> dict[str, str]:
@@ -240,7 +249,7 @@ def chip_rows(figures: HardwareFigures, task: Task) -> dict[str, str]:
     name = chip.mapping.chip.name
     found = {
         "one chip": chip.fit.lines()[0],
-        "cores, chips": f"{searched.cores} of {name}, {searched.chips} (in order: {naive.cores})",
+        "cores in use, chips": f"{searched.cores} of {name}, {searched.chips}: {_spread_words(searched, naive)}",
         "messages per decision": f"{searched.messages:,.0f} (in order: {naive.messages:,.0f})",
         "hops per decision": f"{searched.hops:,.0f} (in order: {naive.hops:,.0f})",
         LOAD_ROWS[latency is not None]: f"{load(searched)} (in order: {load(naive)})",
@@ -260,13 +269,25 @@ def chip_rows(figures: HardwareFigures, task: Task) -> dict[str, str]:
     return found | dict(zip(TIME_ROWS, values, strict=True))
 
 
+def _spread_words(searched: MappingFigures, naive: MappingFigures) -> str:
+    """Why a network is on other cores than it needs."""
+    if searched.cores == naive.cores:
+        return f"in order: {naive.cores}"
+    return f"spread out for a short tick (in order: {naive.cores}, which suffice)"
+
+
 def microjoules(energy: Band | None) -> str:
     """An energy for a person."""
     return "not known" if energy is None else f"{energy.nominal / MICROJOULE:,.1f} uJ"
 
 
 def _comparison_table(report: RunReport) -> Table:
-    table = Table(title="the same seeds under every level", title_justify="left")
+    table = Table(
+        title="the same seeds under every level",
+        title_justify="left",
+        caption=report.comparison_note,
+        caption_justify="left",
+    )
     table.add_column("seed", justify="right")
     for name in report.comparison:
         table.add_column(name, justify="right")
