@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,7 +46,8 @@ class LayerRow:
         neurons, synapses: sizes; the neurons behind Synapses are their targets', and what the host does has none.
         cores: that hold its neurons; 0 without a mapping, and for what the host does.
         events: synaptic events.
-        macs: multiply-accumulates, those of the encoder's values at every tick.
+        macs: multiply-accumulates; those of the encoder's values at every tick, unless the preset includes the repeated
+            ones in the first.
         dynamic_operations: of attention.
         updates: of neurons, active and inactive.
         messages: spikes and values sent, one per destination core.
@@ -86,7 +88,9 @@ def layer_rows(
 ) -> list[LayerRow]:
     """A row per node. Events, updates, messages and joules add up to the run's."""
     joules = {layer.node: layer for layer in energy.layers}
-    return [_row(network[counts.node], counts, activity, joules.get(counts.node), mapping) for counts in activity.nodes]
+    once = "repeated_macs" in energy.included
+    shown = [dataclasses.replace(counts, repeated_macs=0) if once else counts for counts in activity.nodes]
+    return [_row(network[counts.node], counts, activity, joules.get(counts.node), mapping) for counts in shown]
 
 
 def _row(

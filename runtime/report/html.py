@@ -21,7 +21,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows, wall_rows
+from dsf.runtime.report.terminal import chip_rows, small, wall_rows
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -101,18 +101,26 @@ def _tiles(report: RunReport) -> str:
     parity, interval = report.result.parity, report.interval
     found = parity.mismatches + parity.accumulator_mismatches
     tiles = [
-        (f"{interval.mean:.0f}", f"mean return [{interval.low:.0f}, {interval.high:.0f}]"),
+        (f"{interval.mean:.0f}", _interval_words(report)),
         (f"{found} mismatches", f"{parity.compared_spikes:,} spike slots compared with the reference"),
         (f"{report.spikes_per_decision:,.0f}", "spikes per decision"),
         (f"{report.synaptic_events_per_decision:,.0f}", "synaptic events per decision"),
     ]
     for energy in (priced.energy for priced in report.hardware):
         label = f"per decision, {energy.preset}, grade {energy.grade}"
-        tiles.append((f"{energy.nominal / MICROJOULE:.2f} uJ", label))
+        tiles.append((f"{small(energy.nominal / MICROJOULE)} uJ", label))
     score = report.score(interval.mean)
     if score is not None:
         tiles.insert(1, (f"{score:.1f}", f"{report.score_label} score"))
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
+
+
+def _interval_words(report: RunReport) -> str:
+    interval, note = report.interval, report.interval_note
+    if len(report.episodes) == 1:
+        return f"return ({note})"
+    words = f"mean return [95 %: {interval.low:.0f}, {interval.high:.0f}]"
+    return f"{words} ({note})" if note else words
 
 
 def _tile(value: str, label: str) -> str:
@@ -144,9 +152,9 @@ def _energy_section(report: RunReport) -> Section:
     for priced in report.hardware:
         energy, static = priced.energy, priced.static_energy(report.task)
         unpriced = ", ".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in energy.unpriced.items())
-        band = f"{energy.low / MICROJOULE:.2f} to {energy.high / MICROJOULE:.2f}"
+        band = f"{small(energy.low / MICROJOULE)} to {small(energy.high / MICROJOULE)}"
         burnt = "not known" if static is None else f"{static.nominal / MICROJOULE:,.1f}"
-        rows.append((energy.preset, energy.grade, unpriced or "-", f"{energy.nominal / MICROJOULE:.2f}", band, burnt))
+        rows.append((energy.preset, energy.grade, unpriced or "-", small(energy.nominal / MICROJOULE), band, burnt))
     grades = "; ".join(f"{grade}: {meaning}" for grade, meaning in GRADES.items())
     head = (
         "preset",

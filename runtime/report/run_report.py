@@ -16,6 +16,10 @@ from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
 
 
+FEWEST_EPISODES = 6
+"""An interval that is drawn from n returns lies between the smallest and the largest, where a median lies with a chance
+of 1 - 2**(1 - n) only: below this number that is less than 95 %, whatever is drawn.
+"""
 COMPARISON_NOTE = (
     "float and integer returns of one seed are no measure of what the integers lose: a closed loop amplifies the last "
     "bits of a rounding until the episodes part; only means over many seeds compare (--episodes)"
@@ -91,6 +95,12 @@ class RunReport:
         return mean_confidence_interval(self.returns)
 
     @property
+    def interval_note(self) -> str:
+        """What has to be said of the interval, in a few words; empty where nothing has."""
+        count = len(self.episodes)
+        return "" if count >= FEWEST_EPISODES else "one episode" if count == 1 else f"{count} episodes: too few for 95 %"
+
+    @property
     def score_label(self) -> str | None:
         """What the score is normalised by; None where the environment has no reference returns."""
         return self.task.score_label if self.task.reference else None
@@ -151,6 +161,7 @@ class RunReport:
             ],
             "return_mean": interval.mean,
             "return_interval_95": [interval.low, interval.high],
+            "return_interval_note": self.interval_note,
             "score_mean": self.score(interval.mean),
             "score_label": self.score_label,
             "decisions_per_second": result.decisions_per_second,

@@ -63,11 +63,12 @@ def print_report(report: RunReport, console: Console) -> None:
 def run_rows(report: RunReport) -> dict[str, str]:
     """The run's figures, by name."""
     result, episodes, interval, parity = report.result, report.episodes, report.interval, report.result.parity
-    spread = f"[{interval.low:.1f}, {interval.high:.1f}]" if len(episodes) > 1 else "(one episode)"
+    spread = f"[{interval.low:.1f}, {interval.high:.1f}]" if len(episodes) > 1 else ""
+    spread += f" ({report.interval_note})" if report.interval_note else ""
     rows = {
         "backend, mode": f"{report.backend}, {report.mode}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0].seed}..{episodes[-1].seed})",
-        "return, mean [95 %]": f"{interval.mean:.1f} {spread}",
+        "return, mean [95 %]": f"{interval.mean:.1f} {spread.strip()}",
         **_score_row(report),
         "decisions": f"{result.decisions}",
         "spikes per decision": f"{report.spikes_per_decision:,.0f}",
@@ -92,7 +93,7 @@ def wall_rows(report: RunReport) -> dict[str, str]:
     if report.times.comparison is not None:
         rows["wall time: comparison"] = report.times.comparison
     rows["wall time: whole run"] = report.times.whole
-    return {name: f"{seconds:.1f} s" for name, seconds in rows.items()}
+    return {name: f"{seconds:.1f} s" if seconds >= 1.0 else f"{seconds:.2g} s" for name, seconds in rows.items()}
 
 
 def _score_row(report: RunReport) -> dict[str, str]:
@@ -140,6 +141,8 @@ def _energy_table(report: RunReport) -> Table:
     for figures in report.hardware:
         if figures.energy.unpriced:
             lines.append(f"{figures.preset.name} has no price for {_listed(figures.energy.unpriced)}")
+    if any(figures.on_chip is None and "messages" in figures.energy.unpriced for figures in report.hardware):
+        lines.append("messages of presets without a chip: one core per population")
     for figures in report.hardware:
         static = figures.static_energy(report.task)
         if static is not None:
@@ -160,12 +163,17 @@ def _energy_table(report: RunReport) -> Table:
         energy = figures.energy
         table.add_row(
             energy.preset,
-            f"{energy.nominal / MICROJOULE:.2f}",
-            f"{energy.low / MICROJOULE:.2f} .. {energy.high / MICROJOULE:.2f}",
+            small(energy.nominal / MICROJOULE),
+            f"{small(energy.low / MICROJOULE)} .. {small(energy.high / MICROJOULE)}",
             energy.grade,
             _shares({name: band.nominal for name, band in energy.terms.items()}, energy.nominal),
         )
     return table
+
+
+def small(value: float) -> str:
+    """A number with two decimals, or with two digits where these would be lost."""
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _shown_by_layer(hardware: Sequence[HardwareFigures]) -> list[HardwareFigures]:
@@ -250,7 +258,7 @@ def chip_rows(figures: HardwareFigures, task: Task) -> dict[str, str]:
     found = {
         "one chip": chip.fit.lines()[0],
         "cores in use, chips": f"{searched.cores} of {name}, {searched.chips}: {_spread_words(searched, naive)}",
-        "messages per decision": f"{searched.messages:,.0f} (in order: {naive.messages:,.0f})",
+        "messages per decision": f"{searched.messages:,.0f}, spikes and values (in order: {naive.messages:,.0f})",
         "hops per decision": f"{searched.hops:,.0f} (in order: {naive.hops:,.0f})",
         LOAD_ROWS[latency is not None]: f"{load(searched)} (in order: {load(naive)})",
     }
