@@ -97,7 +97,7 @@ def paired_drop(floats: Sequence[float], integers: Sequence[float], looks: int) 
 
 @functools.cache
 def student_quantile(level: float, freedom: int) -> float:
-    """t with P(|T| <= t) = ``level`` for Student's T of so many degrees of freedom (1 or more)."""
+    """T with P(|T| <= t) = ``level`` for Student's T of so many degrees of freedom (1 or more)."""
     low, high = 0.0, math.pi / 2
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

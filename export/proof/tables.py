@@ -1,4 +1,4 @@
-"""The verification ladder in words, for every command and page that shows one: anybody may have written it into a file."""
+"""The verification ladder in words, for all who show one: anybody may have written it into a file."""
 
 from __future__ import annotations
 

@@ -139,9 +139,7 @@ def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens:
     return [l0_l1.rung(), l1_l2.rung()]
 
 
-def prove_closed_loop(
-    model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch
-) -> tuple[list[IntArray], Rung]:
+def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch) -> tuple[list[IntArray], Rung]:
     """Float policy and integers on the same reset seeds, more of them until the drop is decided.
 
     Returns:

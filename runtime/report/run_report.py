@@ -15,7 +15,6 @@ from dsf.runtime.report.hardware import HardwareFigures
 from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
 
-
 FEWEST_EPISODES = 6
 """An interval that is drawn from n returns lies between the smallest and the largest, where a median lies with a chance
 of 1 - 2**(1 - n) only: below this number that is less than 95 %, whatever is drawn.
@@ -98,7 +97,9 @@ class RunReport:
     def interval_note(self) -> str:
         """What has to be said of the interval, in a few words; empty where nothing has."""
         count = len(self.episodes)
-        return "" if count >= FEWEST_EPISODES else "one episode" if count == 1 else f"{count} episodes: too few for 95 %"
+        return (
+            "" if count >= FEWEST_EPISODES else "one episode" if count == 1 else f"{count} episodes: too few for 95 %"
+        )
 
     @property
     def score_label(self) -> str | None:

@@ -179,7 +179,9 @@ def test_an_undecided_export_runs_more_episodes_and_then_marks_the_file(tmp_path
     assert rung["details"]["looks"] == [2, 3] and rung["details"]["seeds"] == [2000, 2001, 2002]
     assert rung["details"]["float"]["returns"][:2] == decided["details"]["float"]["returns"]
     assert "unproven so far: 1 more episodes" in printed
-    assert f"{RUNG} is unproven: " in printed and "what would settle it: " in printed and "--embed-synapses 2" in printed
+    assert (
+        f"{RUNG} is unproven: " in printed and "what would settle it: " in printed and "--embed-synapses 2" in printed
+    )
 
     assert " unproven " in said_by(main, "dsf-export", "inspect", str(out))
     quick = ("--backend", "fast", "--no-compare", "--hardware", "paper_45nm")

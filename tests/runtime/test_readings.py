@@ -128,7 +128,7 @@ def test_a_data_set_that_is_there_is_named_and_not_to_be_made_again(
     # What is asked for itself is not here, whatever the store says.
     assert "collect pointmaze-umaze" in way_to_make(stand_in, lambda other: other == stand_in)
     monkeypatch.setattr("minari.load_dataset", _no_network)
-    with pytest.raises(UserError, match="could not be downloaded.*'dsf/hopper/medium-v0' is here"):
+    with pytest.raises(UserError, match=r"could not be downloaded.*'dsf/hopper/medium-v0' is here"):
         open_minari("mujoco/hopper/medium-v0")
 
 
@@ -137,13 +137,17 @@ def _no_network(*_arguments: Any, **_options: Any) -> Any:
 
 
 def test_the_papers_model_counts_the_first_layer_once_per_token() -> None:
-    """6 weights and 2 ticks: 6 products of 4.6 pJ in the paper's formula, 12 on cores, whose prices say nothing else."""
+    """6 weights and 2 ticks: 6 products of 4.6 pJ in the paper's formula, 12 for whoever repeats them."""
     network = chain_network()
     counter = SpikeCounter(network)
     counter.decisions = counter.tokens = 1
     activity = measure_activity(counter)
     assert (activity.total("macs"), activity.total("repeated_macs")) == (6 + 6, 6 * (TICKS - 1))
-    for preset, products, picojoules in (("paper_45nm", 6, 4.6), ("int8_45nm", 6 * TICKS, 0.3 + 3.5), ("cpu", 12, 8600)):
+    for preset, products, picojoules in (
+        ("paper_45nm", 6, 4.6),
+        ("int8_45nm", 6 * TICKS, 0.3 + 3.5),
+        ("cpu", 12, 8600),
+    ):
         energy = estimate_energy(activity, load_preset(preset))
         (embed,) = (layer for layer in energy.layers if layer.node == "embed")
         assert embed.nominal == pytest.approx(products * picojoules * 1e-12), preset
