@@ -177,7 +177,8 @@ def compare_returns(loop: ClosedLoop, floats: list[Episode], integers: list[Epis
     """L0 against L2 in closed loop, same reset seeds, at one of the planned looks."""
     returns = [[episode.episode_return for episode in episodes] for episodes in (floats, integers)]
     l0, l2 = map(mean_confidence_interval, returns)
-    drop = paired_drop(*([loop.task.score(value) for value in values] for values in returns), looks=len(loop.looks))
+    floats_scored, integers_scored = ([loop.task.score(value) for value in values] for values in returns)
+    drop = paired_drop(floats_scored, integers_scored, len(loop.looks))
     verdict = drop.verdict(loop.max_score_drop)
     bounded = bool(np.isfinite([drop.low, drop.high]).all())
     summary = f"return {l0} -> {l2} over {len(floats)} episodes, {describe_drop(loop, drop)}"
