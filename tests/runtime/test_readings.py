@@ -179,5 +179,20 @@ def test_small_energies_keep_their_digits() -> None:
     ]
 
 
+def test_the_page_says_unproven_in_words(ran: Run, tmp_path: Path) -> None:
+    details = {"verdict": "unproven", "settled_by": "about 300 episodes"}
+    rungs = [
+        {"name": "L0 -> L2 closed loop", "passed": None, "summary": "score drop 9.0", "details": details},
+        {"name": "L1 -> L2", "passed": None, "summary": "claims nothing", "details": {}},
+    ]
+    network = ran.plan.network.with_verification({"rungs": rungs})
+    path = tmp_path / "page.html"
+    write_html(path, network, ran.report)
+    page = path.read_text()
+    assert "<td>L0 -&gt; L2 closed loop</td><td>unproven</td><td>score drop 9.0</td>" in page
+    assert "<td>L1 -&gt; L2</td><td>-</td>" in page
+    assert "what would settle it: about 300 episodes" in page
+
+
 def test_the_whole_report_is_json(ran: Run) -> None:
     json.dumps(ran.report.to_json(), allow_nan=False)
