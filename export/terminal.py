@@ -42,8 +42,8 @@ class TerminalExport(ExportObserver):
         placement = summary.placement
         limit, share = placement.busiest.fullest
         self.console.print(
-            f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its {limit.replace('_', ' ')}, "
-            f"{verdict(summary.violations, get_chip(placement.chip))} (dsf-export inspect lists all)",
+            f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its "
+            f"{limit.replace('_', ' ')}, {verdict(summary.violations, get_chip(placement.chip))} (dsf-export inspect lists all)",
             soft_wrap=True,
         )
 
