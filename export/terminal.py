@@ -41,9 +41,10 @@ class TerminalExport(ExportObserver):
                 return
         placement = summary.placement
         limit, share = placement.busiest.fullest
+        found = verdict(summary.violations, get_chip(placement.chip))
         self.console.print(
             f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its "
-            f"{limit.replace('_', ' ')}, {verdict(summary.violations, get_chip(placement.chip))} (dsf-export inspect lists all)",
+            f"{limit.replace('_', ' ')}, {found} (dsf-export inspect lists all)",
             soft_wrap=True,
         )
 
@@ -75,7 +76,7 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
     neurons = neuron_words(count_totals(network))
     mode = "equals" if network.stream_is_exact else "differs from"
     console.print(
-        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, {neurons}, stream mode {mode} "
+        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, network of {neurons}, stream mode {mode} "
         f"window mode (receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )
