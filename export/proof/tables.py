@@ -38,7 +38,7 @@ def is_unproven(rung: Mapping[str, Any]) -> bool:
 
 def unproven_lines(verification: Mapping[str, Any]) -> list[str]:
     """A line for each rung of a file that was tried and is undecided: its figures, and what would settle it."""
-    rungs = verification.get("rungs")
+    rungs = verification.get("rungs") if isinstance(verification, Mapping) else None
     found = [rung for rung in rungs if isinstance(rung, Mapping)] if isinstance(rungs, Sequence) else []
     return [
         f"{rung.get('name', '')} is {UNPROVEN}: {rung.get('summary', '')}; "

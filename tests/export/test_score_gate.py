@@ -202,6 +202,8 @@ def test_a_strangers_rungs_break_nothing(tmp_path: Path) -> None:
     strange: list[Any] = [None, 3, {"details": None}, {"details": {"verdict": ["unproven"]}}, {"details": "unproven"}]
     for rungs in (strange, None, 7, "unproven", {"a": 1}):
         assert unproven_lines({"rungs": rungs}) == []
+    nothing: Any = []
+    assert unproven_lines(nothing) == []
     path = tmp_path / "net.dsf.h5"
     marked = {"name": 5, "passed": None, "details": {"verdict": "unproven"}}
     write_network(random_network(0).with_verification({"rungs": [marked]}), path)
