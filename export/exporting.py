@@ -181,7 +181,7 @@ def climb(
     if config.episodes:
         limit, said = config.max_score_drop, remedies(network.provenance)
         loop = ClosedLoop(task, config.seed, config.looks, target, limit, said, observer.undecided)
-    return prove_run(model, folded, network, loop, observer.verifying, episodes)
+    return prove_run(model, folded, network, loop, episodes, observer.verifying)
 
 
 def remedies(provenance: Mapping[str, Any]) -> str:

@@ -45,6 +45,11 @@ Watch = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]
 :meth:`dsf.export.exported.ExportObserver.verifying`."""
 
 
+def unwatched(_steps: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """A :data:`Watch` that sees nothing."""
+    return contextlib.nullcontext(lambda _running: None)
+
+
 @dataclass(frozen=True)
 class ClosedLoop:
     """The episodes that compare float and integer policy.
@@ -73,8 +78,8 @@ def prove_run(
     folded: FoldedModel,
     network: Network,
     loop: ClosedLoop | None,
-    watch: Watch,
     episodes: Sequence[IntArray] | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[list[Rung], IntArray]:
     """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
@@ -83,9 +88,9 @@ def prove_run(
         folded: its folded form.
         network: its integer form.
         loop: closed-loop episodes; None leaves that rung out, and ``episodes`` must be given.
-        watch: stands around the episodes of every look, then around the comparison of the levels.
         episodes: tokens to compare on, (steps, features) encoder integers each; None takes those that the float policy
             sees in ``loop``.
+        watch: stands around the episodes of every look, then around the comparison of the levels.
 
     Returns:
         the rungs, and tokens for the report on layers, (lanes, context, features).

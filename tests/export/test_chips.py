@@ -93,7 +93,8 @@ def test_what_is_said_to_be_checked_is_noticed(chip: Chip) -> None:
     network = random_network(0)
     absurd = {"programmable": 0, "weight_exponent_min": 100, "cores": 1, "neurons_per_core": 3}
     for name in checked(chip):
-        tight = dataclasses.replace(chip, **{name: strict(absurd.get(name, -1))})
+        limit: dict[str, Any] = {name: strict(absurd.get(name, -1))}
+        tight = dataclasses.replace(chip, **limit)
         assert violations(network, tight) != violations(network, chip) or moved(network, tight, chip), name
     known = {name for name, figure in chip.figures() if figure.value is not None}
     assert known - set(checked(chip)) <= set(NO_LIMITS)
