@@ -71,7 +71,7 @@ class ExportConfig:
     episodes: int = 10
     """Closed-loop episodes per network in the ladder; 0 leaves the closed loop out and needs --dataset."""
     most_episodes: int | None = None
-    """While these do not decide about --max-score-drop they are doubled, up to this number; without it, three times.
+    """While these do not decide about --max-score-drop they are doubled, up to this number; without it, twice.
     What is undecided then is written, and marked unproven."""
     seed: int = 2_000
     """Reset seed of the first of these episodes; of the random tokens for a network file."""

@@ -6,8 +6,8 @@ Student's t for paired samples (Student 1908): the drop is proven to be small wh
 the limit, proven to be too large where all of it is above, and undecided between.
 
 While it is undecided more episodes run, twice as many at every look. Who looks several times and stops when he likes
-what he sees errs more often than one look says, so every look gets an equal share of the error (Bonferroni): of four
-looks each has an interval of 98.75 %, and all four hold at once with 95 %. Nothing here is random.
+what he sees errs more often than one look says, so every look gets an equal share of the error (Bonferroni): of three
+looks each has an interval of 98.33 %, and all three hold at once with 95 %. Nothing here is random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dsf.tasks.scores import CONFIDENCE
 
 Verdict = Literal["proven", "refused", "unproven"]
 METHOD = "paired t interval (Student 1908), error shared equally by the planned looks (Bonferroni)"
-DOUBLINGS = 3
+DOUBLINGS = 2
 """How often episodes are doubled at most, unless a number is given."""
 BISECTIONS = 100
 """Halvings of the range of an angle: more than a double has bits."""

@@ -74,9 +74,9 @@ def test_only_an_interval_on_one_side_of_the_limit_decides(
 
 def test_episodes_double_up_to_the_stated_number() -> None:
     assert planned_looks(10, 80) == (10, 20, 40, 80) and planned_looks(10, 25) == (10, 20, 25)
-    assert planned_looks(7, 7) == (7,) and default_most(10) == 80
+    assert planned_looks(7, 7) == (7,) and default_most(10) == 40
     path = Path("run")
-    assert ExportConfig(path).looks == (10, 20, 40, 80)
+    assert ExportConfig(path).looks == (10, 20, 40)
     assert ExportConfig(path, episodes=3, most_episodes=4).looks == (3, 4)
     assert ExportConfig(path, target="onnx", precision="float").looks == (10,)  # which no score can stop
     with pytest.raises(UserError, match="--most-episodes is 5, --episodes 10: it must be that number or more"):
