@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from dsf.export.network.network import Network
-from dsf.export.proof.tables import holds, unproven_lines
+from dsf.export.proof.tables import holds
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
@@ -63,9 +63,9 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
     ]
     page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text())
     text = page.substitute(
-        title=escape(f"{task.env_id}, driven by integer spikes ({report.backend})"),
+        title=escape(f"{task.world}, driven by integer spikes ({report.backend})"),
         subtitle=escape(_subtitle(report)),
-        body=_tiles(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
+        body=_tiles(report) + _notes(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
         sketch=json.dumps(None if sketch is None else sketch.to_json()),
     )
     write_text(path, text)
@@ -122,6 +122,11 @@ def _interval_words(report: RunReport) -> str:
         return f"return ({note})"
     words = f"mean return [95 %: {interval.low:.0f}, {interval.high:.0f}]"
     return f"{words} ({note})" if note else words
+
+
+def _notes(report: RunReport) -> str:
+    """What a reader has to know."""
+    return "".join(f"<p>note: {escape(note)}</p>\n" for note in report.notes)
 
 
 def _tile(value: str, label: str) -> str:
@@ -229,9 +234,8 @@ def _layer_cells(row: LayerRow) -> Row:
 def _ladder_section(network: Network) -> Section:
     """The proofs that the network file carries."""
     rungs = network.verification.get("rungs", [])
-    said = "".join(f"<p>{escape(line)}</p>" for line in unproven_lines(network.verification))
     rows = [(str(rung.get("name", "")), holds(rung), str(rung.get("summary", ""))) for rung in rungs]
-    return Section("Verification, as written by dsf-export", said + table(("rung", "holds", "figures"), rows))
+    return Section("Verification, as written by dsf-export", table(("rung", "holds", "figures"), rows))
 
 
 def _provenance_section(network: Network) -> Section:
