@@ -20,10 +20,10 @@ def open_minari(dataset_id: str) -> Any:
     """
     import minari
 
-    local = way_to_make(dataset_id)
+    store = Path(store_path())
+    local = way_to_make(dataset_id, lambda other: (store / other / "data").exists())
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
-    store = Path(store_path())
     if store.exists() and not store.is_dir():
         raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
     if (store / dataset_id / "data").exists():
