@@ -254,22 +254,21 @@ def quantization_of(checkpoint: Checkpoint, config: ExportConfig) -> tuple[Quant
     Raises:
         UserError: an option is out of range, or other integers are asked for than were trained.
     """
-    trained, bits = checkpoint.header.get("quantization"), config.bits
+    trained, bits = checkpoint.quantization(), config.bits
     if trained is None:
         return _rules(config, WEIGHT_BITS if bits is None else bits, not config.no_per_channel), None
-    if bits not in (None, trained["bits"]):
-        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
-    per_channel = trained.get("per_channel", True)  # older checkpoints knew nothing else
-    if per_channel and config.no_per_channel:
+    if bits not in (None, trained.bits):
+        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained.bits}: drop --bits")
+    if trained.per_channel and config.no_per_channel:
         raise UserError(f"--no-per-channel: {checkpoint.path} was trained with one scale per neuron: drop it")
-    if config.per_channel and not per_channel:
+    if config.per_channel and not trained.per_channel:
         raise UserError(f"--per-channel: {checkpoint.path} was trained with one scale per layer: drop it")
     if config.whole_biases:
         raise UserError(
             f"--whole-biases: {checkpoint.path} was trained with finer biases: drop it, and give --netx with the "
             "exported file"
         )
-    return _rules(config, trained["bits"], per_channel), trained["threshold_units"]
+    return _rules(config, trained.bits, trained.per_channel), trained.threshold_units
 
 
 def _rules(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationConfig:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.export.exported import CONSTANT_INPUTS, ExportedNetwork, ExportObserver, PlacementSummary
@@ -80,8 +81,9 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
     network, written = exported.network, exported.written
     neurons = neuron_words(count_totals(network))
     mode = "equals" if network.stream_is_exact else "differs from"
+    said = escape(f"{written.path}: {written.sentence}")  # a path may hold what looks like markup
     console.print(
-        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, network of {neurons}, stream mode {mode} "
+        f"{said}\n{written.size / 1e6:.2f} MB, network of {neurons}, stream mode {mode} "
         f"window mode (receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )

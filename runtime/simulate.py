@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.memory import require_memory
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import NetworkError
 from dsf.export.network.reference import IntegerPolicy
@@ -178,6 +179,8 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     require_cores(network, presets)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
+    lanes = config.episodes if config.compare else 1
+    require_memory(network, mode, lanes, "--mode stream, or fewer --episodes with --no-compare, need less")
     run_directory, why_not = choose_float_policy(config)
     notes = (*warnings_about(network, task, target, mode), *why_not)
     plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes, started)

@@ -40,7 +40,8 @@ class RobustnessReport:
     @property
     def dataset(self) -> str | None:
         """Id of the data that the network was trained on, as its file says."""
-        found: str | None = self.sweep.network.provenance.get("dataset", {}).get("id")
+        dataset = self.sweep.network.provenance.get("dataset")
+        found: str | None = dataset.get("id") if isinstance(dataset, dict) else dataset
         return found
 
     @property
