@@ -25,7 +25,7 @@ from dsf.shell.files import replacing
 from dsf.shell.plain_text import plain, shown
 from dsf.shell.typed_values import read_record
 from dsf.tasks import Task
-from dsf.tasks.registry import get_task
+from dsf.tasks.registry import described_task
 from dsf.train.config.rivals import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
 from dsf.train.config.training import MIN_INPUT_BITS, ModelConfig, model_config_from_json
 from dsf.train.models.decision_model import DecisionModel
@@ -139,6 +139,17 @@ class Checkpoint:
         except UNREADABLE as error:
             raise UserError(f"{self.path}: the header's model is none of this dsf's ({error}): {REMEDY}") from None
 
+    def task(self) -> Task:
+        """The task it was trained for, in the environment of its data, with the targets that these hold.
+
+        Raises:
+            UserError: this dsf knows none, or the header describes no environment.
+        """
+        try:
+            return described_task(self.header["task"], self.header)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
     def policy(self) -> PolicyKind:
         """Which policy this is; headers older than rivals name none, for they are all DSFormer's.
 
@@ -202,7 +213,7 @@ class Checkpoint:
         policy = self.policy()
         if policy == "dsformer":
             return deployed(self.build_trained())
-        rival, config, codec, task = self.rival_config(), self.model_config(), self._codec(), self._task()
+        rival, config, codec, task = self.rival_config(), self.model_config(), self._codec(), self.task()
         width, hidden = rival.sizes
         mixing = config.blocks * (rival.fourier_modes or 0) ** 2
         self._require_held(width * (hidden * config.blocks or width) + width * (mixing + len(codec.unit)))
@@ -216,7 +227,7 @@ class Checkpoint:
             UserError: see :meth:`build_model`; or it is a rival.
         """
         self.require_dsformer()
-        config, codec, task, fixed = self.model_config(), self._codec(), self._task(), self.quantization()
+        config, codec, task, fixed = self.model_config(), self._codec(), self.task(), self.quantization()
         shapes = (config, codec, task.action_size, task.discrete)
         biases = config.context**2 if config.attention == "pssa" and config.positional_bias == "full" else 0
         block = config.mlp_ratio * config.width**2 + biases
@@ -224,12 +235,6 @@ class Checkpoint:
         if fixed is None:
             return self._filled(DSFormer(*shapes))
         return self._filled(QuantizedDSFormer(*shapes, **dataclasses.asdict(fixed)))
-
-    def _task(self) -> Task:
-        try:
-            return get_task(self.header["task"])
-        except UserError as error:
-            raise UserError(f"{self.path}: {error}") from None
 
     def _codec(self) -> InputCodec:
         return codec_from_json(self.header["codec"])

@@ -26,6 +26,7 @@ from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
+from dsf.tasks.registry import recorded_note
 from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.data.episode_ends import MOST_HORIZONS
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
@@ -190,7 +191,14 @@ def import_dataset(config: Import, console: Console) -> None:
     file = Path(expanded(str(config.file)))
     imported = import_file(file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
     description = "; ".join((imported.algorithm, *imported.notes))
-    path = write_dataset(imported, imported.episodes, description, config.overwrite, max_steps=config.max_steps)
+    path = write_dataset(
+        imported,
+        imported.episodes,
+        description,
+        config.overwrite,
+        imported.facts,
+        max_steps=config.max_steps,
+    )
     for note in imported.notes:
         console.print(plain(note), soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
@@ -200,16 +208,22 @@ def import_dataset(config: Import, console: Console) -> None:
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
     returns, longest, horizon = data.episode_returns, int(data.lengths.max()), data.task.max_steps
-    score = f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}"
-    if longest > MOST_HORIZONS * horizon:
-        score = f"no {data.task.score_label} score, which is of {horizon} steps: episodes have up to {longest}"
-    elif longest > horizon:
-        score += f" (which is of {horizon} steps: episodes have up to {longest})"
+    score = data.task.shown_score(float(returns.mean()))
+    scored = "" if score is None else f", {data.task.score_label} {score:.1f}"
+    if score is not None and longest > MOST_HORIZONS * horizon:
+        scored = f", no {data.task.score_label} score, which is of {horizon} steps: episodes have up to {longest}"
+    elif score is not None and longest > horizon:
+        scored += f" (which is of {horizon} steps: episodes have up to {longest})"
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), {score}",
+        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}){scored}",
         soft_wrap=True,
     )
+    if data.task.recorded is not None:
+        console.print(recorded_note(data.task), markup=False, soft_wrap=True)
+    if targets := data.data_returns.targets:
+        held = ", ".join(f"{target:g}" for target in targets)
+        console.print(f"target returns, from these episodes: {held}", soft_wrap=True)
     if data.out_of_range_actions:
         console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)

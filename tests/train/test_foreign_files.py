@@ -118,7 +118,7 @@ HDF5_BOMBS: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "claim to 2,147,4",
     ),
     "packed twice": (lambda file: packed_twice(file), "is packed several times over"),
-    "a piece that unpacks to more": (lambda file: false_piece(file), "unpacks to more than the 96 bytes that it claims"),
+    "a false piece": (lambda file: false_piece(file), "unpacks to more than the 96 bytes that it claims"),
     "texts": (lambda file: file.create_dataset("rewards", data=np.array(["1"] * 9999, object)), "/rewards holds texts"),
     "a group": (lambda file: file.create_group("rewards"), "is no array"),
     "nothing": (lambda file: file.create_dataset("rewards", data=h5py.Empty("f8")), "is no array"),
@@ -344,7 +344,10 @@ def test_metadata_of_another_shape_are_one_line(name: str, minari_store: Path) -
     assert len(str(refusal.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "{", "9" * 10_000, "null", "\xff"])
+TEXTS = {"list": "[]", "deep": "[" * 100_000, "cut": "{", "digits": "9" * 10_000, "null": "null", "bytes": "\xff"}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 def test_metadata_that_are_no_names_and_values_are_one_line(text: str, minari_store: Path) -> None:
     (in_minari() / "data" / METADATA_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"dataset '{ID}' in .*: make or download it again") as refusal:
