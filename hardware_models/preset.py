@@ -153,6 +153,10 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns requires time_ns: add time_ns")
     static = fields.get("static_w")
     included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
+    timed = parser.prices("time_ns", times, tuple(QUANTITIES))
+    for prices in (energy, timed):
+        if "macs" in prices and not {"repeated_macs"} & {*prices, *included}:
+            prices["repeated_macs"] = prices["macs"]  # the same product once more, unless the preset says otherwise
     for quantity in included:
         parser.require(quantity not in energy, f"'{quantity}' has a price and is included elsewhere: keep one of them")
     return Preset(
@@ -161,7 +165,7 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
         notes=parser.text("notes", fields["notes"]),
         chip=chip,
         energy_pj=energy,
-        time_ns=parser.prices("time_ns", times, tuple(QUANTITIES)),
+        time_ns=timed,
         barrier_ns=parser.barrier(fields.get("barrier_ns")),
         static_w=None if static is None else parser.price("static_w", static),
         included={quantity: parser.text(f"included {quantity}", where) for quantity, where in included.items()},

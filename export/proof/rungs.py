@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MODES: tuple[Mode, ...] = ("stream", "window")
 LANES = 8
 """Independent token sequences that are compared at once."""
+UNPROVEN = "unproven"
+"""The verdict in the details of a rung that was tried, and that its measurements decide neither way."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Rung:
 
     Attributes:
         name: what was compared.
-        passed: whether it holds; None where the network does not claim it, or it could not be tried here.
+        passed: whether it holds; None where the network does not claim it, where it could not be tried here, or where
+            it was tried and is :data:`UNPROVEN`.
         summary: one line of figures.
         details: JSON values.
     """

@@ -125,7 +125,8 @@ def energy_bands(energies: Sequence[EnergyEstimate]) -> str:
     nominal = np.array([energy.nominal for energy in energies]) / MICROJOULE
     low = np.array([energy.low for energy in energies]) / MICROJOULE
     high = np.array([energy.high for energy in energies]) / MICROJOULE
-    axes.errorbar(nominal, names, xerr=[nominal - low, high - nominal], fmt="o", capsize=3)
+    bars = [(nominal - low).tolist(), (high - nominal).tolist()]  # lists: of arrays of one number matplotlib warns
+    axes.errorbar(nominal, names, xerr=bars, fmt="o", capsize=3)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="uJ per decision: low, nominal, high; grade in brackets")
     return svg(figure)

@@ -40,7 +40,7 @@ RESERVED = {
     "resume": "nothing: interrupted cells resume by themselves",
 }
 """Options of dsf-train that are no settings, and what sets them."""
-RESERVED_EXPORT = ("out", "target", "episodes", "target-return", "dataset")
+RESERVED_EXPORT = ("out", "target", "episodes", "most-episodes", "target-return", "dataset")
 """Options of dsf-export that the sweep sets, so that no method can."""
 
 

@@ -26,10 +26,10 @@ def open_minari(dataset_id: str) -> Any:
     """
     import minari
 
-    local = way_to_make(dataset_id)
+    store = store_directory()
+    local = way_to_make(dataset_id, lambda other: (store / other / "data").exists())
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"'{dataset_id}' is no Minari dataset id (such as mujoco/hopper/medium-v0): {local}")
-    store = store_directory()
     data = store / dataset_id / "data"
     if data.exists():
         try:
