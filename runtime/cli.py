@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.runtime.loop.closed_loop import OnStep
@@ -23,12 +24,12 @@ from dsf.shell.files import write_json
 
 def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files and environments may look like either
 
     @contextlib.contextmanager
     def progress(what: str, steps: int) -> Iterator[OnStep]:
         with Progress(console=console, transient=True) as bars:
-            bar = bars.add_task(what, total=steps)
+            bar = bars.add_task(escape(what), total=steps)
             yield lambda made: bars.advance(bar, made)
 
     plan = prepare(config)

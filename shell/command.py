@@ -28,6 +28,7 @@ from typing import Annotated, Any, Generic, NoReturn, TypeVar, Union
 import tyro
 
 from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
+from dsf.shell.plain_text import plain
 
 DEBUG_FLAG = "--debug"
 _HOME = re.compile(r"^(--[\w.-]+=)~(?=/|$)")
@@ -166,6 +167,8 @@ def _ending(error: BaseException) -> tuple[str, int] | None:
         return str(error), EXIT_USAGE
     if isinstance(error, CommandFailed):
         return str(error), EXIT_FAILED
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".rstrip(": ") + "; ask for less, or use a larger machine", EXIT_FAILED
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
     if isinstance(error, Exception):
@@ -192,7 +195,8 @@ def _signal_behind(error: BaseException) -> int | None:
 def _fail(program: str, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    # A message may repeat what a file says: it stays one line, and steers no terminal.
+    print(f"{program}: {plain(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     _drop_unwritable_output()
     return code
 

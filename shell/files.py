@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is read in their place."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def require_writable_parent(path: Path, *inputs: Path) -> None:
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise UserError(f"cannot write {path}: it is the input {source} itself; choose another name")
+
+
+def require_plain_file(path: Path, what: str) -> None:
+    """Refuse what is no file before it is opened: a pipe would never be open, and a device never end.
+
+    A path where there is nothing is not refused: opening it says so.
+
+    Args:
+        path: to be read.
+        what: for the message, such as "network file".
+
+    Raises:
+        UserError: it is something else.
+        OSError: it cannot be looked at.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "a device, pipe or socket"
+        raise UserError(f"cannot read {what} {path}: it is {kind}, not a file; name a file")
 
 
 @contextlib.contextmanager

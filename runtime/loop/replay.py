@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -29,6 +30,7 @@ from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.tasks import Lane, Task, get_task
+from dsf.tasks.registry import described_task
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
         UserError: it, or its environment, does not exist here, or the environment is a module's that nobody asked for.
     """
     if facts.task is not None:
-        task = get_task(facts.task)
+        own = described_task(network.task, network.provenance)
+        task = own if (own.name, own.world) == (facts.task, facts.env_id) else get_task(facts.task)
         check_fits(network, task)
         return task
     if ":" in facts.env_id and env is None:
@@ -181,7 +184,7 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
 
 def replay(config: ReplayConfig) -> None:
     """``dsf-sim-run replay``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files and environments may look like either
     if config.json is not None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
@@ -193,7 +196,7 @@ def replay(config: ReplayConfig) -> None:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
     steps = sum(len(taped.graded) + len(taped.rewards) for taped in recording.episodes)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"{facts.env_id} on {config.backend}", total=steps)
+        bar = progress.add_task(escape(f"{facts.env_id} on {config.backend}"), total=steps)
         on_step = lambda: progress.advance(bar)  # noqa: E731
         with open_engine(network, config.backend, config.lava, facts.mode) as engine:
             found = replay_decisions(engine, recording, on_step) + replay_actions(network, recording)

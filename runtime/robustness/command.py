@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.export.network.file import file_digest, read_network
@@ -31,7 +32,7 @@ from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
-from dsf.tasks import get_task
+from dsf.tasks.registry import described_task
 
 PLOT_SUFFIX = ".png"
 SECTION = "robustness"
@@ -112,7 +113,7 @@ def sweep_of(config: RobustnessConfig, path: Path) -> Sweep:
         UserError: the file, its task or the chip.
     """
     network = read_network(path)
-    task = get_task(network.task)
+    task = described_task(network.task, network.provenance)
     check_fits(network, task)
     target = network.target_return if config.target_return is None else config.target_return
     return Sweep(
@@ -137,7 +138,9 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
         points: list[Point] = []
         runs = sum(len(one.conditions) for one in prepared)
         steps = len(sweep.seeds) * sweep.task.max_steps
-        bar = progress.add_task(f"{sweep.task.env_id}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps)
+        bar = progress.add_task(
+            f"{escape(sweep.task.env_id)}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps
+        )
         done = 0
         for one in prepared:
             points.append(measure_level(sweep, one, lambda running: progress.advance(bar, running)))
@@ -148,7 +151,7 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
 
 def run(config: RobustnessConfig) -> None:
     """``dsf-sim-run robustness``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     require_possible(config)
     path = config.network or network_path()
     sweep = sweep_of(config, path)
