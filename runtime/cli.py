@@ -18,7 +18,7 @@ from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
 from dsf.shell.command import Command, run_commands
-from dsf.shell.files import write_json
+from dsf.shell.files import write_each, write_json
 
 
 def run(config: SimRunConfig) -> None:
@@ -36,10 +36,7 @@ def run(config: SimRunConfig) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
     found = execute(plan, progress)
-    with contextlib.ExitStack() as outputs:  # in reverse; each is tried, whatever has become of the others
-        outputs.callback(print_report, found.report, console)
-        for write in reversed(writers(found)):
-            outputs.callback(write)
+    write_each(*writers(found), functools.partial(print_report, found.report, console))
     found.require_exact()
 
 

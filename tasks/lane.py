@@ -23,7 +23,7 @@ class Episode:
         seed: reset seed.
         episode_return: undiscounted (reward units).
         decisions: their number.
-        success: whether the goal was reached, where the environment says so; recordings do not keep it.
+        success: whether the goal was reached at any step, where the environment says so; recordings do not keep it.
         shortest: decisions that the best policy needs, where the environment says so.
     """
 
@@ -48,6 +48,7 @@ class Lane:
         total, decisions: of the running episode so far.
         reward: of the last step.
         info: what the environment told beside it.
+        reached: whether the goal was reached so far; None where the environment does not say.
 
     Raises:
         UserError: the disturbances are another task's.
@@ -66,6 +67,7 @@ class Lane:
         self.observation: FloatArray = self.link.sense(self.task.flat_observation(observation))
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
         self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
+        self.reached: bool | None = None
         self.running = True
 
     def token(self) -> Token:
@@ -89,23 +91,22 @@ class Lane:
         observation, reward, terminated, truncated, self.info = self.env.step(arrived)
         self.observation = self.link.sense(self.task.flat_observation(observation))
         self.previous_action = self.task.executed(action)
+        if (told := _number(self.info.get("success"))) is not None:
+            self.reached = bool(told) or bool(self.reached)
         self.reward = float(np.asarray(reward, np.float64).item())  # of shape () or (1,)
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
             self.wanted -= self.reward
         self.total += self.reward
         self.decisions += 1
-        return self.cut() if terminated or truncated else None
+        ended = terminated or truncated or self.decisions >= self.task.max_steps  # whatever the environment thinks
+        return self.cut() if ended else None
 
     def cut(self) -> Episode:
         """End the running episode here."""
         self.running = False
-        success, shortest = (_number(self.info.get(name)) for name in ("success", "shortest"))
+        shortest = _number(self.info.get("shortest"))
         return Episode(
-            self.seed,
-            self.total,
-            self.decisions,
-            None if success is None else bool(success),
-            None if shortest is None else int(shortest),
+            self.seed, self.total, self.decisions, self.reached, None if shortest is None else int(shortest)
         )
 
     def close(self) -> None:
@@ -115,6 +116,8 @@ class Lane:
 
 def _number(told: Any) -> float | None:
     """What an environment tells as a bool, a number, or an array of one; None where it is none of these."""
+    if told is None:
+        return None
     try:
         value = float(np.asarray(told, np.float64).item())
     except (TypeError, ValueError):

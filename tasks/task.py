@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,8 @@ SCORE_SCALE = 100.0
 DELAYED = "-delayed"
 """Ends the name of a task whose rewards are delayed."""
 ROBOTICS_EXTRA = "robotics"
+GRAPHICS_VARIABLE, NO_GRAPHICS = "MUJOCO_GL", "disabled"
+"""What MuJoCo draws with; it reads that when it is imported."""
 KNOWN_MODEL_WARNING = "settotalmass"
 """MuJoCo 3.17 finds this attribute of Gymnasium's HalfCheetah deprecated; nothing here can change that."""
 
@@ -119,6 +123,7 @@ class Task:
         """
         import gymnasium
 
+        import_mujoco()
         if self.extra:
             require_installed(self.extra, "gymnasium_robotics")
             # Importing it registers its environments; it prints a notice about tasks that are none of ours.
@@ -135,6 +140,25 @@ class Task:
             with contextlib.suppress(OSError):
                 Path(model_file).unlink()
         return env
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, also where the graphics that :data:`GRAPHICS_VARIABLE` asks for are not there, or are nonsense.
+
+    Nothing here needs them, so they are switched off then, with a line that says so.
+    """
+    try:
+        import mujoco  # noqa: F401
+    except Exception as error:  # whatever the library behind it raises
+        asked = os.environ.get(GRAPHICS_VARIABLE)
+        if not asked or asked == NO_GRAPHICS:
+            raise
+        os.environ[GRAPHICS_VARIABLE] = NO_GRAPHICS
+        import mujoco  # noqa: F401
+
+        if multiprocessing.parent_process() is None:
+            reason = " ".join(str(error).split())
+            print(f"note: {GRAPHICS_VARIABLE}={asked} is left aside ({reason}): nothing here needs it", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ returns with confidence intervals. L0 and L1 run in float64 here, so that roundi
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from threading import Event
 
@@ -23,6 +23,7 @@ from dsf.export.network.reference import IntegerPolicy, ReferenceEngine, WindowR
 from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
 from dsf.export.proof.rungs import Rung, prove_network
 from dsf.shell.arrays import FloatArray, IntArray
+from dsf.shell.background import Background
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
@@ -81,20 +82,23 @@ def prove_run(
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
-    with _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1)) as proofs:
+    proofs: list[Rung] = []
+    with _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1), proofs):
         levels = prove_levels(model, folded, network, tokens)
-    return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
+    return [*levels, *returns, *proofs], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
 
 @contextlib.contextmanager
-def _proofs_beside(network: Network, tokens: IntArray) -> Iterator[Future[list[Rung]]]:
-    """Prove the network beside what the block does; where the block fails or is interrupted, the proof stops, too."""
-    stop = Event()
-    with ThreadPoolExecutor(1) as pool:
-        proofs = pool.submit(prove_network, network, tokens, stop)
+def _proofs_beside(network: Network, tokens: IntArray, proofs: list[Rung]) -> Iterator[None]:
+    """Prove the network beside what the block does, and put the rungs into ``proofs`` at its end; where the block fails
+    or is interrupted, the proof stops, too.
+    """
+    stop, thread = Event(), Background[list[Rung]]("dsf-proofs")
+    with thread:
+        thread.begin(functools.partial(prove_network, network, tokens, stop))
         try:
-            yield proofs
-            wait([proofs])
+            yield
+            proofs += thread.answer()
         except BaseException:
             stop.set()
             raise

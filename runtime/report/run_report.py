@@ -17,6 +17,26 @@ from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interva
 
 
 @dataclass(frozen=True)
+class SuccessRate:
+    """How many episodes reached the goal.
+
+    Attributes:
+        reached: of them.
+        told: episodes of which the environment says whether.
+    """
+
+    reached: int
+    told: int
+
+    def __str__(self) -> str:
+        return f"{self.reached / self.told:.1%} ({self.reached} of {self.told} episodes)"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"rate": self.reached / self.told, "reached": self.reached, "episodes": self.told}
+
+
+@dataclass(frozen=True)
 class RunReport:
     """A closed-loop run, with everything that is shown of it.
 
@@ -66,6 +86,12 @@ class RunReport:
     def interval(self) -> ConfidenceInterval:
         """Confidence interval of the mean return over episodes."""
         return mean_confidence_interval(self.returns)
+
+    @property
+    def success(self) -> SuccessRate | None:
+        """How many episodes reached the goal; None where the environment does not say."""
+        told = [episode.success for episode in self.episodes if episode.success is not None]
+        return SuccessRate(sum(told), len(told)) if told else None
 
     @property
     def score_label(self) -> str | None:
@@ -147,6 +173,8 @@ class RunReport:
                 for name, episodes in self.comparison.items()
             },
         }
+        if self.success is not None:
+            values["success"] = self.success.to_json()
         if self.core_traffic is not None:
             values["core_traffic"] = self.core_traffic.to_json()
         return values
