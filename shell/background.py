@@ -33,16 +33,16 @@ class Background(Generic[Answer]):
     def __init__(self, name: str) -> None:
         self._questions: _Questions = SimpleQueue()
         self._answers: _Answers = SimpleQueue()
-        self._thread = threading.Thread(
-            target=_work, args=(self._questions, self._answers), name=name, daemon=True
-        )
+        self._thread = threading.Thread(target=_work, args=(self._questions, self._answers), name=name, daemon=True)
 
     def __enter__(self) -> Background[Answer]:
         with interrupts_deferred():
             self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         self._questions.put(None)
         self._thread.join(STOP_S if kind is not None else None)
 

@@ -59,14 +59,15 @@ def _is_printed_to(path: Path) -> bool:
 
 def real_path(path: Path) -> Path:
     """The file behind a link, which need not exist; a link that leads back to itself stays one."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path  # noqa: PTH (Path.resolve raises on circles)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed if anything fails.
 
-    Where ``path`` is a link, the file that it points to is replaced, as opening it would write to that. Content and name are flushed to the disk, so that a power cut leaves the old file or the new one.
+    Where ``path`` is a link, the file that it points to is replaced, as opening it would write to that. Content and
+    name are flushed to the disk, so that a power cut leaves the old file or the new one.
 
     Raises:
         OSError: naming ``path``; write and fsync themselves name no file.
@@ -103,7 +104,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 under a temporary name, then rename. File names that are no text keep their bytes as ``\\udcNN``."""
+    """Write UTF-8 under a temporary name, then rename; what is no text in a file's name is written as an escape."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

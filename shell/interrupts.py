@@ -1,4 +1,4 @@
-"""Signals that end a program: how they unwind it, when they have to wait, and that nothing waits for long behind them."""
+"""Signals that end a program: how they unwind it, when they have to wait, and that nothing waits long after them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def say(line: str) -> None:
 
 
 def command_is_over() -> None:
-    """From here on a signal only starts the watch's clock: what is left to do takes milliseconds, and has to be done."""
+    """From here on a signal only starts the watch's clock: what is left to do takes milliseconds and has to be."""
     if SignalWatch.running is not None:
         handle_ending_signals(lambda _number, _frame: None)
         SignalWatch.running.said = True

@@ -1,4 +1,4 @@
-"""Worker processes: one way to start them, to talk to them, and to be rid of them, whatever happens to whom and when."""
+"""Worker processes: one way to start them, to talk to them, and to be rid of them, whatever happens to whom."""
 
 from __future__ import annotations
 

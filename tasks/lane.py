@@ -105,9 +105,7 @@ class Lane:
         """End the running episode here."""
         self.running = False
         shortest = _number(self.info.get("shortest"))
-        return Episode(
-            self.seed, self.total, self.decisions, self.reached, None if shortest is None else int(shortest)
-        )
+        return Episode(self.seed, self.total, self.decisions, self.reached, None if shortest is None else int(shortest))
 
     def close(self) -> None:
         """Free the environment."""

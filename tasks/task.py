@@ -148,7 +148,7 @@ def import_mujoco() -> None:
     Nothing here needs them, so they are switched off then, with a line that says so.
     """
     try:
-        import mujoco  # noqa: F401
+        import mujoco
     except Exception as error:  # whatever the library behind it raises
         asked = os.environ.get(GRAPHICS_VARIABLE)
         if not asked or asked == NO_GRAPHICS:

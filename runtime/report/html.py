@@ -116,7 +116,9 @@ def _tiles(report: RunReport) -> str:
         tiles.insert(1, (f"{score:.1f}", f"{report.score_label} score"))
     if report.success is not None:
         rate = report.success
-        tiles.insert(1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes"))
+        tiles.insert(
+            1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes")
+        )
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
 
 

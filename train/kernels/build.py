@@ -10,12 +10,12 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import multiprocessing
 import os
 import platform
 import re
 import shutil
 import stat
-import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -141,7 +141,7 @@ def _is_whole(handle: int, digest: str) -> bool:
     found = os.fstat(handle)
     if not (stat.S_ISREG(found.st_mode) and _is_private(found)):
         return False
-    with open(handle, "rb", closefd=False) as file:  # noqa: PTH123 (of a handle)
+    with open(handle, "rb", closefd=False) as file:
         return hashlib.sha256(file.read()).hexdigest()[:DIGEST_DIGITS] == digest
 
 
