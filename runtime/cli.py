@@ -19,6 +19,7 @@ from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
 from dsf.shell.command import Command, run_commands
 from dsf.shell.files import write_each, write_json
+from dsf.shell.pictures import prepare_matplotlib
 
 
 def run(config: SimRunConfig) -> None:
@@ -60,6 +61,7 @@ def _write_report(path: Path, report: RunReport) -> None:
 
 
 def _write_page(path: Path, found: Run) -> None:
+    prepare_matplotlib()
     from dsf.runtime.report.html import write_html
 
     write_html(path, found.plan.network, found.report)

@@ -37,6 +37,8 @@ from dsf.shell.interrupts import (
 )
 
 DEBUG_FLAG = "--debug"
+TORCH_REFUSES = "Invalid log settings"
+"""What torch says, when it is imported, of a TORCH_LOGS that it does not understand."""
 _HOME = re.compile(r"^(--[\w.-]+=)~(?=/|$)")
 """A home directory that no shell expands: in ``--out=~/runs``, for which it would make a directory called ``~``."""
 
@@ -162,6 +164,11 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
         return str(error), EXIT_FAILED
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
+    if isinstance(error, ValueError) and str(error).startswith(TORCH_REFUSES):
+        return (
+            f"TORCH_LOGS is '{os.environ.get('TORCH_LOGS')}', with which torch cannot be imported: unset it",
+            EXIT_USAGE,
+        )
     if isinstance(error, Exception):
         text = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}; {DEBUG_FLAG} shows where"
         return text, EXIT_FAILED

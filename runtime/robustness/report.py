@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dsf.runtime.robustness.levels import Point, Sweep
 from dsf.shell.files import replacing
+from dsf.shell.pictures import prepare_matplotlib
 from dsf.tasks import ConfidenceInterval
 
 UNDISTURBED = "undisturbed"
@@ -156,6 +157,7 @@ def _level(point: Point) -> str:
 
 def plot(report: RobustnessReport, path: Path) -> None:
     """Write curves as PNG: one panel per kind, scores with intervals at evenly spaced levels, the first undisturbed."""
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     base, *points = report.points

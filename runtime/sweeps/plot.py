@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dsf.runtime.sweeps.table import SweepTable
 from dsf.shell.files import replacing
+from dsf.shell.pictures import prepare_matplotlib
 from dsf.tasks.aggregate_metrics import stratified_bootstrap
 
 PANEL_WIDTH, ROW_HEIGHT, MARGIN = 2.6, 0.32, 1.1
@@ -18,6 +19,7 @@ def write_plot(table: SweepTable, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     size = (2.0 + PANEL_WIDTH * len(table.columns), MARGIN + ROW_HEIGHT * len(table.rows))

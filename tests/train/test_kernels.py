@@ -292,7 +292,7 @@ def expected_spikes() -> tuple[Tensor, Tensor]:
     [
         ({"CC": "no-such-compiler", "PATH": "/nowhere"}, "no C compiler 'no-such-compiler'"),
         ({"CC": "false"}, "false failed"),
-        ({"CC": "true"}, "could not be stored or loaded"),
+        ({"CC": "true"}, "true failed: it wrote nothing"),
     ],
 )
 def test_without_a_working_compiler_neurons_compute_the_same_and_training_says_so(

@@ -33,6 +33,8 @@ CACHE_MODE = 0o700
 LIBRARY_MODE = 0o700
 OTHERS_MAY_WRITE = 0o022
 DIGEST_DIGITS = 32
+SMALLEST_ROOM = 4 << 20
+"""Bytes; a compiler that fails on a disk with less may have failed for want of them."""
 BUILD_PREFIX = ".build-"
 """How the directories of a compiler at work are called."""
 
@@ -100,20 +102,25 @@ def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
     stem, refused = f"{Path(source.files[0]).stem}-{key}", ""
     for directory in (_cache_directory(), _own_directory()):
         with directory as place:
-            if place is None:
+            if isinstance(place, str):
+                refused = place
                 continue
             for library in sorted(place.glob(f"{stem}-*.so")):
                 if (found := _load(library, stem)) is not None:
                     return found
             try:
                 library = _compile(compiler, flags, texts, place, stem)
-            except OSError as error:  # a full disk, a directory that another process has removed
-                refused = f"the kernels cannot be stored in {place} ({error.strerror or error})"
+            except (OSError, KernelsUnavailable) as error:
+                if isinstance(error, KernelsUnavailable) and shutil.disk_usage(place).free > SMALLEST_ROOM:
+                    raise
+                reason = getattr(error, "strerror", None) or "its disk is full"
+                refused = f"the kernels cannot be stored in {place} ({reason})"
                 continue
             if (found := _load(library, stem)) is not None:
+                if refused:
+                    _say_once(f"note: {refused}: every command compiles them again")
                 return found
             refused = f"{place} does not allow execution (mounted noexec?)"
-            _say_once(f"note: {refused}: kernels are not kept there")
     raise KernelsUnavailable(f"{refused}: set XDG_CACHE_HOME to a directory of yours that has room and allows it")
 
 
@@ -170,18 +177,19 @@ def _processor() -> str:
 
 
 @contextlib.contextmanager
-def _cache_directory() -> Iterator[Path | None]:
-    """~/.cache/dsf (XDG_CACHE_HOME is honoured); None where it cannot be written, or can be by others."""
+def _cache_directory() -> Iterator[Path | str]:
+    """~/.cache/dsf (XDG_CACHE_HOME is honoured); or why it cannot be used: not written, or written by others, too."""
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
         root.mkdir(parents=True, exist_ok=True, mode=CACHE_MODE)
         is_private = _is_private(root.stat())
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
-        yield None
+        yield "there is no place for kernels"
         return
     if not is_private:
-        _say_once(f"note: kernels are not kept in {root}, which others can write: every command compiles them again")
-    yield root if is_private and os.access(root, os.W_OK) else None
+        yield f"{root} belongs to another user, or others can write to it"
+    else:
+        yield root if os.access(root, os.W_OK) else f"{root} cannot be written"
 
 
 @contextlib.contextmanager
@@ -205,6 +213,8 @@ def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str],
         object_file, shared = f"{scratch}/kernels.o", scratch / "kernels.so"
         _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
         _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
+        if not shared.exists():
+            raise KernelsUnavailable(f"{compiler[0]} failed: it wrote nothing")
         shared.chmod(LIBRARY_MODE)
         flush_to_disk(shared)  # before it gets its name: a power cut must not leave half a file behind a whole name
         digest = hashlib.sha256(shared.read_bytes()).hexdigest()[:DIGEST_DIGITS]
