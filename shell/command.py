@@ -164,7 +164,7 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
         return str(error), EXIT_FAILED
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
-    if isinstance(error, ValueError) and str(error).startswith(TORCH_REFUSES):
+    if isinstance(error, ValueError) and TORCH_REFUSES in str(error):
         return (
             f"TORCH_LOGS is '{os.environ.get('TORCH_LOGS')}', with which torch cannot be imported: unset it",
             EXIT_USAGE,

@@ -98,8 +98,7 @@ class Lane:
             self.wanted -= self.reward
         self.total += self.reward
         self.decisions += 1
-        ended = terminated or truncated or self.decisions >= self.task.max_steps  # whatever the environment thinks
-        return self.cut() if ended else None
+        return self.cut() if terminated or truncated else None
 
     def cut(self) -> Episode:
         """End the running episode here."""

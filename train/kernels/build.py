@@ -118,7 +118,7 @@ def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
                 continue
             if (found := _load(library, stem)) is not None:
                 if refused:
-                    _say_once(f"note: {refused}: every command compiles them again")
+                    _say_once(f"note: {refused}: every command compiles again")
                 return found
             refused = f"{place} does not allow execution (mounted noexec?)"
     raise KernelsUnavailable(f"{refused}: set XDG_CACHE_HOME to a directory of yours that has room and allows it")
