@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dsf.export.conversion.folded import FoldedModel
     from dsf.export.conversion.layer_report import LayerFigures
 
+CONSTANT_INPUTS = "constant_inputs"
+"""In a network's provenance, where there are any: the inputs that never changed in the training data."""
+
 
 @dataclass(frozen=True)
 class PlacementSummary:

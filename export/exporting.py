@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsf.export.conversion.quantize import quantize
-from dsf.export.exported import SILENT, ExportedNetwork, ExportObserver, PlacementSummary, WrittenFile
+from dsf.export.exported import (
+    CONSTANT_INPUTS,
+    SILENT,
+    ExportedNetwork,
+    ExportObserver,
+    PlacementSummary,
+    WrittenFile,
+)
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Network
 from dsf.export.options import ExportConfig, is_network_file, quantization_of, require_possible
@@ -119,7 +126,10 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
     from dsf.train.checkpoint import git_revision
 
     header = checkpoint.header
+    task = get_task(header["task"])
+    constant = [task.feature(index) for index in header["codec"].get("constant", [])]
     return {
+        **({CONSTANT_INPUTS: constant} if constant else {}),
         "dataset": header["dataset"],
         "model": header["model"],
         "train": header["train"],

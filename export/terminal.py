@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from dsf.export.exported import ExportedNetwork, ExportObserver, PlacementSummary
+from dsf.export.exported import CONSTANT_INPUTS, ExportedNetwork, ExportObserver, PlacementSummary
 from dsf.export.network.nodes import LIF
 from dsf.export.placement.chips import verdict
 from dsf.export.proof.rungs import Rung
 from dsf.export.proof.tables import print_ladder
-from dsf.shell.console import table_console
+from dsf.shell.console import first_few, table_console
 
 if TYPE_CHECKING:
     from dsf.export.conversion.layer_report import LayerFigures
+
+
+SHOWN_INPUTS = 6
+"""Inputs that are named in a line; the file's provenance holds all."""
 
 
 class TerminalExport(ExportObserver):
@@ -71,5 +75,8 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
         f"window mode (receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )
+    if constant := network.provenance.get(CONSTANT_INPUTS):
+        shown = first_few(constant, SHOWN_INPUTS)
+        console.print(f"note: inputs that never changed in the training data: {shown}", soft_wrap=True)
     if written.sha256 is not None:
         console.print(f"sha256 {written.sha256}", soft_wrap=True)

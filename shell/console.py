@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 TABLE_WIDTH = 140
@@ -11,3 +13,9 @@ TABLE_WIDTH = 140
 def table_console() -> Console:
     """A console for wide tables, whatever the terminal."""
     return Console(width=max(Console().width, TABLE_WIDTH))
+
+
+def first_few(names: Sequence[str], count: int) -> str:
+    """The first ``count`` names in a line, and how many more there are."""
+    more = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *more])

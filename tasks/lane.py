@@ -79,7 +79,7 @@ class Lane:
         """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it.
 
         Raises:
-            CommandFailed: an action is no finite number; the environment does not get it.
+            CommandFailed: an action is no finite number, and the environment does not get it; or a reward is none.
         """
         if not np.isfinite(action).all():
             found = ", ".join(f"{value:g}" for value in np.ravel(action))
@@ -94,6 +94,11 @@ class Lane:
         if (told := _number(self.info.get("success"))) is not None:
             self.reached = bool(told) or bool(self.reached)
         self.reward = float(np.asarray(reward, np.float64).item())  # of shape () or (1,)
+        if not np.isfinite(self.reward):
+            raise CommandFailed(
+                f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the environment's reward is "
+                f"{self.reward:g}: there is no return to report, correct the environment"
+            )
         if not self.task.delayed_reward:  # else the whole reward comes with the last step, after the last decision
             self.wanted -= self.reward
         self.total += self.reward

@@ -9,6 +9,9 @@ import numpy as np
 
 from dsf.shell.arrays import FloatArray
 
+NOT_FINITE = "an observation, action or return-to-go is not finite: check the environment and the target"
+"""What a policy says to a token that holds no numbers."""
+
 
 @dataclass(frozen=True)
 class Token:

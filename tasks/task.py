@@ -90,6 +90,13 @@ class Task:
         """This task with its rewards delayed to the end of the episode."""
         return self if self.delayed_reward else replace(self, name=f"{self.name}{DELAYED}", delayed_reward=True)
 
+    def feature(self, index: int) -> str:
+        """What a token's number is, by its place, such as observation[3], counted from 0."""
+        if index < self.observation_size:
+            return f"observation[{index}]"
+        action = index - self.observation_size
+        return f"previous action[{action}]" if action < self.action_size else "return-to-go"
+
     def flat_observation(self, observation: Any) -> FloatArray:
         """The observation as float64 (..., observation_size): one step's, or a dataset's dict of (..., d) arrays.
 

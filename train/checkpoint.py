@@ -156,12 +156,13 @@ class Checkpoint:
 
 def codec_to_json(codec: InputCodec) -> dict[str, Any]:
     """The codec as JSON; float64 survives a round trip through repr exactly."""
-    return {
+    values = {
         "offset": codec.offset.tolist(),
         "step": codec.step.tolist(),
         "unit": codec.unit.tolist(),
         "bits": codec.bits,
     }
+    return {**values, "constant": list(codec.constant)} if codec.constant else values
 
 
 def codec_from_json(values: dict[str, Any]) -> InputCodec:
@@ -174,7 +175,10 @@ def codec_from_json(values: dict[str, Any]) -> InputCodec:
     arrays = {name: np.array(values[name], np.float64) for name in ("offset", "step", "unit")}
     if not isinstance(values["bits"], int):
         raise TypeError(f"codec's bits is {values['bits']!r}, expected an int")
-    return InputCodec(**arrays, bits=values["bits"])
+    constant = values.get("constant", [])
+    if not (isinstance(constant, list) and all(type(feature) is int for feature in constant)):
+        raise TypeError(f"codec's constant is {constant!r}, expected a list of ints")
+    return InputCodec(**arrays, bits=values["bits"], constant=tuple(constant))
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

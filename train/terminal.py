@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from dsf.shell.console import first_few
 from dsf.tasks import get_task
 from dsf.train.config.rivals import cannot_become_spikes
 from dsf.train.config.training import TrainConfig, export_obstacles
@@ -28,6 +30,8 @@ from dsf.train.trained_run import TrainedRun
 if TYPE_CHECKING:
     from dsf.train.data.dataset import OfflineDataset
 
+SHOWN_FEATURES = 6
+"""Inputs that are named in a line."""
 LOG_LINES = 10
 """Lines of progress where the output is no terminal."""
 
@@ -62,6 +66,9 @@ class TerminalTraining(TrainingObserver):
                 f"note: in {data.out_of_range_actions} steps of {data.dataset_id} an action leaves [-1, 1], which tanh "
                 f"cannot reach: dsf-data import --clip-actions would clip them"
             )
+
+        if constant := describe_constant(data):
+            self.console.print(f"note: {constant}", soft_wrap=True)
 
     def begun(self, start: TrainingStart) -> None:
         """What is trained on what, and how it is computed."""
@@ -111,6 +118,18 @@ class TerminalTraining(TrainingObserver):
         self.console.print(f"checkpoint: {run.checkpoint}")
         if run.best_checkpoint is not None:
             self.console.print(f"best checkpoint, chosen on the seeds above: {run.best_checkpoint}")
+
+
+def describe_constant(data: OfflineDataset) -> str:
+    """Which features of the tokens never change; empty where all do."""
+    values = [
+        f"{data.task.feature(index)} ({data.statistics.mean[index]:g})"
+        for index in np.flatnonzero(data.statistics.constant).tolist()
+    ]
+    if not values:
+        return ""
+    shown = first_few(values, SHOWN_FEATURES)
+    return f"inputs that never change in {data.dataset_id}, so that nothing is learnt of them: {shown}"
 
 
 def obstacles(config: TrainConfig) -> list[str]:

@@ -87,6 +87,7 @@ def require_range(node: Any, name: str, bits: int, ndim: int) -> None:
 class Encoder:
     """q = clip(round_half_even((x - offset) / step), -L, L),  L = 2**(bits-1) - 1;  g[t] = q << shift  at every tick.
 
+    ``x`` is rounded to float32 first, as training's tokens are; the rest is float64.
     Runs where the observation arrives; ``g`` enters the chip as graded spikes. ``shift`` gives every feature a power of
     two of its own, so that features with large weights do not coarsen the others' synapses.
     """

@@ -28,8 +28,10 @@ from dsf.export.network.nodes import (
     Residual,
     Synapses,
 )
-from dsf.shell.arrays import Int64Array, IntArray
+from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.tasks import Token
+from dsf.tasks.policy import NOT_FINITE
+from dsf.train.quantization.codec import single_precision
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
 Observer = Callable[[str, Int64Array], None]
@@ -41,9 +43,6 @@ TANH_TOLERANCE = 1e-12
 """Largest difference, absolute or relative, that another library's float64 tanh may make to an action."""
 PRESENT = -1
 """The place of the present token in a window."""
-
-
-NOT_FINITE = "an observation, action or return-to-go is not finite: check the environment and the target"
 
 
 def integer_product(values: IntArray, weights: IntArray) -> Int64Array:
@@ -74,8 +73,17 @@ def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
     """
     if not np.isfinite(vector).all():
         raise NetworkError(NOT_FINITE)
-    scaled = np.rint((vector.astype(np.float64) - node.offset) / node.step)
-    return np.clip(scaled, -node.limit, node.limit).astype(np.int64)
+    return np.clip(_unclipped(node, vector), -node.limit, node.limit).astype(np.int64)
+
+
+def saturated(node: Encoder, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Which features of token vectors (..., features) lie beyond the encoder's range, so that q is clipped."""
+    return np.abs(_unclipped(node, vectors)) > node.limit
+
+
+def _unclipped(node: Encoder, vectors: npt.NDArray[np.floating]) -> FloatArray:
+    """The encoder's integers (..., features) if it had no range, in float64."""
+    return np.rint((single_precision(vectors) - node.offset) / node.step)
 
 
 def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> Int64Array:

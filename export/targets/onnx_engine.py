@@ -11,10 +11,11 @@ import onnxruntime
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import NetworkError
-from dsf.export.network.reference import NOT_FINITE, Observer
+from dsf.export.network.reference import Observer
 from dsf.export.targets.onnx_graph import build_stream, build_window
 from dsf.export.targets.onnx_rules import SPIKES
 from dsf.shell.arrays import Int64Array, IntArray
+from dsf.tasks.policy import NOT_FINITE
 
 Feeds = dict[str, npt.NDArray[Any]]
 

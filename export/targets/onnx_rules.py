@@ -205,7 +205,8 @@ Past = StreamPast | WindowPast
 
 
 def encode(writer: GraphWriter, token: str, offset: Array, step: Array, limit: int) -> str:
-    """clip(round_half_even((x - offset) / step), -limit, limit) as int32, from finite float64."""
+    """clip(round_half_even((float32(x) - offset) / step), -limit, limit) as int32, from finite float64."""
+    token = writer.cast(writer.cast(token, TensorProto.FLOAT), TensorProto.DOUBLE)
     centred = writer.op("Sub", token, writer.constant(offset.astype(np.float64), "offset"))
     rounded = writer.op("Round", writer.op("Div", centred, writer.constant(step.astype(np.float64), "step")))
     low, high = (writer.constant(np.array(bound, np.float64), "limit") for bound in (-limit, limit))

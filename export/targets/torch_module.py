@@ -45,8 +45,8 @@ from dsf.export.network.nodes import (
     require_text,
     require_whole,
 )
-from dsf.export.network.reference import NOT_FINITE
 from dsf.shell.files import replacing
+from dsf.tasks.policy import NOT_FINITE
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
@@ -85,7 +85,7 @@ class IntegerNetwork(nn.Module):
             raise NetworkError(NOT_FINITE)
         encoder, readout = self.network.encoder, self.network.readout
         offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
-        graded = ((vectors.double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
+        graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
         scaled = self.decide(graded, exists) * self.of(readout, "scale")
         return scaled if readout.head == "choice" else scaled.tanh()
 

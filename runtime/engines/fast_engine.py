@@ -29,10 +29,10 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.network.reference import NOT_FINITE
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array
+from dsf.tasks.policy import NOT_FINITE
 from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 

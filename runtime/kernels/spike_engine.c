@@ -175,7 +175,8 @@ int dsf_encode_and_decide(engine *e, const double *vectors, int32_t *graded, int
         if (!isfinite(vectors[i])) return 1;
     for (int32_t lane = 0; lane < e->lanes; lane++)
         for (int32_t m = 0; m < e->features; m++) {
-            const double scaled = rint((vectors[(int64_t)lane * e->features + m] - e->offset[m]) / e->step[m]);
+            const float x = (float)vectors[(int64_t)lane * e->features + m]; /* as training's tokens are rounded */
+            const double scaled = rint(((double)x - e->offset[m]) / e->step[m]);
             const double limit = e->limit;
             graded[(int64_t)lane * e->features + m] = (int32_t)(scaled > limit ? limit : scaled < -limit ? -limit : scaled);
         }

@@ -15,6 +15,7 @@ from dsf.runtime.engines.interface import Decision, Engine
 from dsf.runtime.engines.parity import Parity, ParityCheck
 from dsf.runtime.loop.real_time import WallClock, run_in_real_time
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
+from dsf.runtime.loop.saturation import SaturationCounter
 from dsf.runtime.loop.tape import Tape, TapedLane
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Lane, Task, Token
@@ -53,12 +54,14 @@ class EnginePolicy:
         self.engine, self.network = engine, engine.network
         self.checked, self.tape, self.sampled = checked, tape, sampled
         self.readout = engine.network.readout  # which the network would look for at every decision
+        self.saturation = SaturationCounter(engine.network.encoder)
         self.unchecked: list[tuple[FloatArray, Decision]] = []
         self.tokens: list[IntArray] = []
 
     def reset(self, lane: int) -> None:
         """A new episode starts."""
         self.engine.reset(lane)
+        self.saturation.restart()
         self.unchecked, self.tokens = [], []
 
     def act(self, token: Token) -> FloatArray:
@@ -68,6 +71,7 @@ class EnginePolicy:
     def decide(self, vector: FloatArray) -> FloatArray:
         """One decision from a token's vector (1, features): actions (1, actions)."""
         decision = self.engine.step(vector)
+        self.saturation.see(vector)
         if len(self.unchecked) < self.checked:
             self.unchecked.append((vector, _kept(decision)))
         if len(self.tokens) < self.sampled:
@@ -137,6 +141,7 @@ def _run_episode(
         episode,
         _spikes(policy.engine) - fired,
         policy.parity(),
+        policy.saturation.taken(),
         seconds,
         np.array(policy.tokens, np.int64).reshape(len(policy.tokens), policy.network.encoder.size),
         None if policy.tape is None else policy.tape.taken(episode),

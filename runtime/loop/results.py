@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from dsf.export.network.network import Network
 from dsf.hardware_models import Activity, SpikeCounter, measure_activity
 from dsf.runtime.engines.parity import Parity
 from dsf.runtime.loop.real_time import Timing
 from dsf.runtime.loop.tape import TapedEpisode
-from dsf.shell.arrays import IntArray
+from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Episode
 
 
@@ -23,6 +25,7 @@ class EpisodeResult:
         episode: seed, return, steps.
         spikes: fired in it (LIF, gate and And populations).
         parity: comparison with the reference engine.
+        saturated: (features,), decisions whose token lay beyond the encoder's range in each.
         seconds: wall time, environment included, without that comparison.
         tokens: (decisions, features) the encoder's integers of its first decisions, as many as were asked for.
         tape: everything that happened, if it was taped.
@@ -32,6 +35,7 @@ class EpisodeResult:
     episode: Episode
     spikes: int
     parity: Parity
+    saturated: Int64Array
     seconds: float
     tokens: IntArray
     tape: TapedEpisode | None
@@ -94,6 +98,11 @@ class ClosedLoopResult:
             where = f"seed {result.episode.seed}, {found.first_mismatch}" if found.first_mismatch else ""
             total += dataclasses.replace(found, first_mismatch=where)
         return total
+
+    @property
+    def saturated(self) -> Int64Array:
+        """Decisions whose token lay beyond the encoder's range in each feature, (features,)."""
+        return np.sum([result.saturated for result in self.results], axis=0, dtype=np.int64)
 
     @property
     def decisions(self) -> int:

@@ -20,7 +20,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows
+from dsf.runtime.report.terminal import chip_rows, saturation_notes
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -55,6 +55,7 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         sketch, why_not = None, f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     sections = [
         *_episode_sections(network, tape, report, filmed=sketch is not None, why_not=why_not),
+        _saturation_section(report),
         Section("Firing rates", figure(figures.firing_rates(report.result.activity))),
         _energy_section(report),
         *(section for priced in report.hardware for section in _chip_sections(priced, report)),
@@ -145,6 +146,18 @@ def _episode_sections(
 def _present(spikes: Spikes) -> Spikes:
     """The present token's (ticks, neurons); in window mode it is the last of all tokens."""
     return {name: values[:, -1] if values.ndim == 3 else values for name, values in spikes.items()}
+
+
+def _saturation_section(report: RunReport) -> Section:
+    """Which inputs the codec clipped."""
+    heading, features = "Inputs beyond the range of the codec", report.saturation
+    if not features:
+        return Section(heading, "<p>None: every value lay within the range that the training data gave its input.</p>")
+    rows = [(feature.name, f"{feature.decisions:,}", f"{feature.share:.1%}") for feature in features]
+    caption = "the network sees the end of the range that its training data gave this input"
+    notes = "".join(f"<p>{escape(note)}</p>" for note in saturation_notes(features))
+    shown = table(("input", "decisions", "of all decisions"), rows, numbers=2, caption=caption)
+    return Section(heading, notes + shown)
 
 
 def _energy_section(report: RunReport) -> Section:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from dsf.export.network.network import Mode
 from dsf.runtime.loop.closed_loop import LoopSettings
@@ -34,6 +37,21 @@ class SuccessRate:
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {"rate": self.reached / self.told, "reached": self.reached, "episodes": self.told}
+
+
+@dataclass(frozen=True)
+class SaturatedFeature:
+    """A feature that lay beyond the encoder's range, so that the network saw the range's end.
+
+    Attributes:
+        name: such as observation[3], counted from 0.
+        decisions: in which it did.
+        share: of all decisions.
+    """
+
+    name: str
+    decisions: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -118,6 +136,16 @@ class RunReport:
         return self.result.activity.per_decision("synaptic_events")
 
     @property
+    def saturation(self) -> tuple[SaturatedFeature, ...]:
+        """The features that ever lay beyond the encoder's range, the most often one first."""
+        counts, decisions = self.result.saturated, self.result.decisions
+        order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+        return tuple(
+            SaturatedFeature(self.task.feature(index), int(counts[index]), int(counts[index]) / decisions)
+            for index in order.tolist()
+        )
+
+    @property
     def real_time(self) -> RealTimeFigures | None:
         """The run against the clock, in real time."""
         clock = self.settings.clock
@@ -157,6 +185,7 @@ class RunReport:
             "spikes_per_decision": self.spikes_per_decision,
             "synaptic_events_per_decision": self.synaptic_events_per_decision,
             "firing_rate": result.activity.firing_rate,
+            "saturation": [dataclasses.asdict(feature) for feature in self.saturation],
             "energy": {figures.preset.name: figures.to_json(self.task) for figures in self.hardware},
             "parity": {
                 "compared_spikes": parity.compared_spikes,

@@ -14,7 +14,8 @@ from dsf.hardware_models.preset import GRADES
 from dsf.runtime.loop.real_time import QUANTILES, RealTimeFigures
 from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures, real_time_verdict
-from dsf.runtime.report.run_report import RunReport
+from dsf.runtime.report.run_report import RunReport, SaturatedFeature
+from dsf.shell.console import first_few
 from dsf.shell.units import MICROJOULE, MICROSECOND, MILLISECOND, NANOSECOND
 from dsf.tasks import Task
 
@@ -22,6 +23,11 @@ SHOWN_TERMS = 3
 """The largest ones of a sum; JSON holds all."""
 LOAD_ROWS = ("busiest core: events, updates per tick", "busiest core, mean tick")
 """Without and with times."""
+SHOWN_FEATURES = 3
+"""Saturated features that are named; JSON holds all."""
+BLIND_SHARE = 0.1
+"""A feature that is out of range in more decisions than this is worth a note: a codec clips less than one in a hundred
+of the values that it was fitted to, five standard deviations from their mean."""
 COUNT_COLUMNS = ("events", "macs", "updates", "messages", "hops")
 """Counts of a layer that are shown, see :class:`~dsf.hardware_models.layers.LayerRow`."""
 SHOWN_EDGES = 12
@@ -47,6 +53,8 @@ def print_report(report: RunReport, console: Console) -> None:
     for name, value in run_rows(report).items():
         table.add_row(name, value)
     console.print(table)
+    for note in saturation_notes(report.saturation):
+        console.print(f"note: {note}", soft_wrap=True)
     console.print(_energy_table(report))
     for figures in _shown_by_layer(report.hardware):
         for by_layer in layer_tables(figures.preset.name, figures.layers):
@@ -74,6 +82,7 @@ def run_rows(report: RunReport) -> dict[str, str]:
         "spikes per decision": f"{report.spikes_per_decision:,.0f}",
         "synaptic events per decision": f"{report.synaptic_events_per_decision:,.0f}",
         "firing rate (per neuron and tick)": f"{result.activity.firing_rate:.2%}",
+        "inputs beyond the codec's range": saturation_line(report.saturation),
         "decisions per second": f"{result.decisions_per_second:.0f}",
         "simulated ticks per second": f"{report.ticks_per_second:.0f}",
         "wall time": f"{result.seconds:.1f} s",
@@ -85,6 +94,24 @@ def run_rows(report: RunReport) -> dict[str, str]:
     if not parity.compared_accumulators:
         rows |= dict.fromkeys(("populations compared", "mismatches (spikes, accumulators)"), "not checked")
     return rows
+
+
+def saturation_line(features: Sequence[SaturatedFeature]) -> str:
+    """The features that the codec clips most often, and the share of decisions in which it does."""
+    if not features:
+        return "none"
+    return first_few([f"{feature.name} in {feature.share:.1%}" for feature in features], SHOWN_FEATURES)
+
+
+def saturation_notes(features: Sequence[SaturatedFeature]) -> list[str]:
+    """A line where a feature lies out of range so often that the network hardly sees it."""
+    blind = [feature for feature in features if feature.share >= BLIND_SHARE]
+    if not blind:
+        return []
+    return [
+        f"{saturation_line(blind)} of the decisions, values lie beyond what the network was trained on and enter it as "
+        "the end of their range: check units, offsets and the target return"
+    ]
 
 
 def _score_row(report: RunReport) -> dict[str, str]:

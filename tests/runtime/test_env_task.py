@@ -18,6 +18,7 @@ from dsf.export.network.network import Network
 from dsf.runtime import cli
 from dsf.runtime.loop.closed_loop import run_closed_loop
 from dsf.runtime.loop.env_task import EnvTask, env_task
+from dsf.runtime.loop.record import read_recording
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed
 from dsf.tasks import Lane, get_task
@@ -157,6 +158,36 @@ def test_a_module_in_the_working_directory_is_found(path: Path, workers: str, tm
     command = [program, path, *QUICK, "--env", "my_worlds:Mine-v0", "--episodes", "2", "--workers", workers]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_inputs_beyond_the_codecs_range_are_counted_and_named(path: Path, network: Network, tmp_path: Path) -> None:
+    out, page, tape = tmp_path / "out.json", tmp_path / "out.html", tmp_path / "out.h5"
+    world = "dsf.testing.gym_worlds:WrongUnits-v0"
+    files = ("--json", str(out), "--html", str(page), "--record", str(tape))
+    result = sim_run(str(path), *QUICK, "--env", world, "--episodes", "2", *files)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(out.read_text())
+    found = {entry["name"]: (entry["decisions"], entry["share"]) for entry in summary["saturation"]}
+    late = summary["decisions"] - 2  # all but the first ones of the two episodes
+    assert found["observation[2]"] == found["observation[5]"] == (late, late / summary["decisions"])
+    expected = np.zeros(FEATURES, int)
+    encoder = network.encoder
+    for episode in read_recording(tape).episodes:
+        beyond = np.abs(episode.observations[:-1] - encoder.offset[:OBSERVATION]) > (
+            (encoder.limit + 0.5) * encoder.step[:OBSERVATION]
+        )
+        expected[:OBSERVATION] += beyond.sum(axis=0)
+    counted = [found.get(f"observation[{index}]", (0, 0.0))[0] for index in range(OBSERVATION)]
+    assert counted == expected[:OBSERVATION].tolist()
+    assert "check units, offsets and the target return" in result.stdout
+    assert "Inputs beyond the range of the codec" in page.read_text()
+
+
+def test_a_reward_that_is_no_number_ends_the_run(path: Path) -> None:
+    world = "dsf.testing.gym_worlds:NoReward-v0"
+    result = sim_run(str(path), *QUICK, "--env", world, "--episodes", "1")
+    assert result.returncode == 1
+    assert "decision 3: the environment's reward is nan" in " ".join(result.stderr.split())
 
 
 def test_a_network_of_choices(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ HEADINGS = (
     "The episode of reset seed 4",
     "Returns",
     "Spikes",
+    "Inputs beyond the range of the codec",
     "Firing rates",
     "Dynamic energy",
     "On the chip: loihi2_derived (grade D)",

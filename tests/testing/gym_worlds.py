@@ -106,6 +106,24 @@ class NumpyTold(Point):
         return place, np.float32(reward), fallen, cut, told
 
 
+class WrongUnits(Point):
+    """Observation 2 is far beyond what any codec reaches, from the second one on; observation 5 is no float32."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        place, reward, fallen, cut, told = super().step(action)
+        place[2], place[5] = 1e30, -1e300
+        return place, reward, fallen, cut, told
+
+
+class NoReward(Point):
+    """Its fourth reward is no number."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        place, reward, fallen, cut, told = super().step(action)
+        self.steps = getattr(self, "steps", 0) + 1
+        return place, np.nan if self.steps == 4 else reward, fallen, cut, told
+
+
 class Failing(Point):
     """Breaks in the third step of some seeds."""
 
@@ -150,7 +168,7 @@ class Unrepeatable(Point):
         return (*super().step(action)[:4], {"success": float(self.steps == 2)})
 
 
-OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, Unrepeatable)
+OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Unrepeatable)
 for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)

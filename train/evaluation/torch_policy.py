@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
 from dsf.tasks import Token
+from dsf.tasks.policy import NOT_FINITE
 from dsf.train.models.decision_model import DecisionModel
 
 
@@ -27,10 +29,17 @@ class TorchPolicy:
         self.ends[lane] = -1
 
     def act(self, token: Token) -> FloatArray:
-        """Append the token to each lane's window and return the last position's actions (lanes, action_size)."""
+        """Append the token to each lane's window and return the last position's actions (lanes, action_size).
+
+        Raises:
+            UserError: a value of the token is not finite.
+        """
+        vector = token.vector()
+        if not np.isfinite(vector).all():
+            raise UserError(NOT_FINITE)
         self.windows = np.roll(self.windows, -1, axis=1)
         self.mask = np.roll(self.mask, -1, axis=1)
-        self.windows[:, -1] = self.model.codec.encode(token.vector())
+        self.windows[:, -1] = self.model.codec.encode(vector)
         self.mask[:, -1] = True
         self.ends += 1
         device = self.model.input_unit.device

@@ -16,11 +16,24 @@ from dsf.shell.errors import UserError
 
 RANGE_SIGMAS = 5.0
 """Features are clipped this many standard deviations from their mean, where the data reach that far."""
-SMALLEST_DEVIATION = 1e-6
-"""Floor for the standard deviation of a constant feature (units of the feature)."""
+LEAST_SPREAD = 2.0**-20
+"""A feature whose standard deviation is no more than this share of its largest magnitude does not change: eight of
+float32's steps, so what spread there is may be rounding."""
+ZERO_REACH = 1.0
+"""The codec of a feature that is always 0 reaches so far (units of the feature)."""
 
 MEAN, SQUARES, LOW, HIGH = range(4)
 """Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
+
+
+def single_precision(values: npt.NDArray[np.floating]) -> FloatArray:
+    """Token vectors (..., features) rounded to float32, in float64; what float32 cannot hold becomes infinite.
+
+    Data sets hold tokens in float32 and environments speak float64. Whatever encodes a token rounds it here first, so
+    that training and the closed loop get the same integer even of a feature that hardly changes.
+    """
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32).astype(np.float64)
 
 
 def summarise_parts(values: npt.NDArray[np.floating], lengths: npt.NDArray[np.int64]) -> FloatArray:
@@ -67,6 +80,16 @@ class TokenStatistics:
     low: FloatArray
     high: FloatArray
 
+    @property
+    def largest(self) -> FloatArray:
+        """Largest magnitude, (features,)."""
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    @property
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Which features do not change, (features,): their spread is within :data:`LEAST_SPREAD`."""
+        return self.std <= LEAST_SPREAD * self.largest
+
     @classmethod
     def of(cls, values: npt.NDArray[np.floating]) -> TokenStatistics:
         """The statistics of (samples, features) held in memory."""
@@ -100,25 +123,29 @@ class TokenStatistics:
 
 @dataclass(frozen=True)
 class InputCodec:
-    """q = clip(round_half_even((x - offset) / step), -limit, limit);  the network sees z = q * unit.
+    """q = clip(round_half_even((float32(x) - offset) / step), -limit, limit);  the network sees z = q * unit.
 
     Attributes:
         offset: (features,), the mean of the training data (feature units).
         step: (features,), feature units per integer step.
-        unit: (features,), standard deviations per integer step.
+        unit: (features,), standard deviations per integer step; reaches per integer step of a constant feature.
         bits: signed width of q; limit = 2**(bits - 1) - 1.
+        constant: features that did not change in the training data, ascending: nothing was learnt about them.
     """
 
     offset: FloatArray
     step: FloatArray
     unit: FloatArray
     bits: int
+    constant: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.offset.ndim == 1 and self.offset.shape == self.step.shape == self.unit.shape):
             raise UserError("input codec: offset, step and unit must be vectors of one length")
         if not (np.isfinite(self.offset).all() and (self.step > 0).all() and (self.unit > 0).all()):
             raise UserError("input codec: offsets must be finite, steps and units positive")
+        if not all(0 <= feature < len(self.offset) for feature in self.constant):
+            raise UserError(f"input codec: constant names features beyond its {len(self.offset)}")
 
     @property
     def limit(self) -> int:
@@ -130,8 +157,8 @@ class InputCodec:
         return float(self.offset[feature] + self.limit * self.step[feature])
 
     def encode(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
-        """Quantize (..., features) in float64, so that every engine gets the same integers."""
-        scaled = np.rint((features.astype(np.float64) - self.offset) / self.step)
+        """Quantize finite (..., features), so that training and every engine get the same integers."""
+        scaled = np.rint((single_precision(features) - self.offset) / self.step)
         return np.clip(scaled, -self.limit, self.limit).astype(np.int32)
 
     @classmethod
@@ -144,11 +171,13 @@ class InputCodec:
                 target returns at the first step of an episode are the reason.
             bits: signed width of the integers.
         """
-        offset = statistics.mean
-        deviation = np.maximum(statistics.std, SMALLEST_DEVIATION)
+        offset, constant = statistics.mean, statistics.constant
         farthest = np.maximum(statistics.high - offset, offset - statistics.low)
-        reach = np.minimum(farthest, RANGE_SIGMAS * deviation)
-        wished = np.nan_to_num(np.abs(must_reach - offset), nan=0.0).max(axis=0, initial=0.0)
-        reach = np.maximum(np.maximum(reach, wished), SMALLEST_DEVIATION)
+        reach = np.minimum(farthest, RANGE_SIGMAS * statistics.std)
+        # Its own magnitude is the one scale that a constant has: rounding is invisible on it, no change is amplified.
+        reach = np.where(constant, np.where(statistics.largest > 0.0, statistics.largest, ZERO_REACH), reach)
+        reach = np.maximum(reach, np.nan_to_num(np.abs(must_reach - offset), nan=0.0).max(axis=0, initial=0.0))
+        deviation = np.where(constant, reach, statistics.std)
         step = reach / ((1 << (bits - 1)) - 1)
-        return cls(offset=offset, step=step, unit=step / deviation, bits=bits)
+        unchanging = tuple(np.flatnonzero(constant).tolist())
+        return cls(offset=offset, step=step, unit=step / deviation, bits=bits, constant=unchanging)
