@@ -19,6 +19,7 @@ TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
 """What a terminal sends to a whole job: the parent answers for its workers."""
 GRACE_S = 4.0
 """Time for a program to end by itself, once it got a signal; then :class:`SignalWatch` ends it."""
+SHOW_CURSOR = b"\x1b[?25h"
 RETRY_S = 0.2
 """Until a signal is sent again whose exception went nowhere."""
 
@@ -129,6 +130,9 @@ class SignalWatch:
 
     def end(self, number: int) -> NoReturn:
         """End at once, with the line."""
+        with contextlib.suppress(OSError):
+            if os.isatty(1):  # a progress bar may have hidden it
+                os.write(1, SHOW_CURSOR)
         if not self.said:
             say(f"{self.program}: {describe_signal(number)}")
         os._exit(EXIT_SIGNAL + number)
