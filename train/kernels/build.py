@@ -43,6 +43,10 @@ class KernelsUnavailable(Exception):
     """The kernels cannot be built here; the message says why in one line."""
 
 
+class NoPlaceForKernels(KernelsUnavailable):
+    """The compiler works, and there is no directory from which its work can be loaded."""
+
+
 @dataclass(frozen=True)
 class KernelSource:
     """C code that ships in a package.
@@ -70,20 +74,20 @@ def load_kernels(source: KernelSource = LIF_KERNELS) -> ctypes.CDLL:
         KernelsUnavailable: no C compiler, or the compiler failed, or no directory from which code may be loaded.
     """
     found = _library_or_reason(source, os.environ.get("CC") or "cc")
-    if isinstance(found, str):
-        raise KernelsUnavailable(found)
+    if isinstance(found, KernelsUnavailable):
+        raise type(found)(str(found))  # a new one: each keeps its own traceback
     return found
 
 
 @functools.cache
-def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | str:
+def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | KernelsUnavailable:
     """The kernels as this compiler builds them, or why it cannot."""
     try:
         return _obtain(source, compiler)
     except KernelsUnavailable as error:
-        return str(error)
-    except OSError as error:  # a full disk, a compiler that writes nothing
-        return f"the kernels could not be stored or loaded: {' '.join(str(error).split())}"
+        return error
+    except OSError as error:  # such as a temporary directory that is full, too
+        return NoPlaceForKernels(f"the kernels could not be stored or loaded: {' '.join(str(error).split())}")
 
 
 def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
@@ -121,7 +125,7 @@ def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
                     _say_once(f"note: {refused}: every command compiles again")
                 return found
             refused = f"{place} does not allow execution (mounted noexec?)"
-    raise KernelsUnavailable(f"{refused}: set XDG_CACHE_HOME to a directory of yours that has room and allows it")
+    raise NoPlaceForKernels(f"{refused}: set XDG_CACHE_HOME to a directory of yours that has room and allows it")
 
 
 def _load(library: Path, stem: str) -> ctypes.CDLL | None:
