@@ -155,7 +155,7 @@ def test_a_module_in_the_working_directory_is_found(path: Path, workers: str, tm
     (tmp_path / "my_worlds.py").write_text(MODULE)
     (tmp_path / "later_here.py").write_text("")
     program = Path(sys.executable).parent / "dsf-sim-run"
-    command = [program, path, *QUICK, "--env", "my_worlds:Mine-v0", "--episodes", "2", "--workers", workers]
+    command = [str(program), str(path), *QUICK, "--env", "my_worlds:Mine-v0", "--episodes", "2", "--workers", workers]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

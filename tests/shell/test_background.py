@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import signal
 import threading
 import time
+from operator import truediv
 
 import pytest
 
@@ -19,7 +21,7 @@ def test_answers_come_in_order_and_errors_are_raised_where_they_are_asked_for() 
     thread: Background[float] = Background("test")
     with thread:
         for number in range(3):
-            thread.begin(lambda number=number: 1 / (2 - number))
+            thread.begin(functools.partial(truediv, 1, 2 - number))
         assert [thread.answer(), thread.answer()] == [0.5, 1.0]
         with pytest.raises(ZeroDivisionError):
             thread.answer()

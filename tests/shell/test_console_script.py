@@ -141,7 +141,7 @@ def test_leftovers_of_other_programs_change_nothing(tmp_path: Path) -> None:
         "WORLD_SIZE": "2",
     }
     page, program = tmp_path / "p\u00e4ge.html", Path(sys.executable).parent / "dsf-sim-run"
-    command = [program, "--backend", "fast", "--no-compare", "--parity-decisions", "10", "--html", page]
+    command = [str(program), "--backend", "fast", "--no-compare", "--parity-decisions", "10", "--html", str(page)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **leftovers})
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("note: MUJOCO_GL=nonsense is left aside") and done.stderr.count("\n") == 1
@@ -150,6 +150,6 @@ def test_leftovers_of_other_programs_change_nothing(tmp_path: Path) -> None:
 
 def test_a_torch_log_setting_that_torch_refuses_is_named() -> None:
     program = Path(sys.executable).parent / "dsf-train"
-    command = [program, "evaluate", "nowhere"]
+    command = [str(program), "evaluate", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TORCH_LOGS": "nonsense"})
     assert done.returncode == 2 and "TORCH_LOGS is 'nonsense'" in done.stderr and done.stderr.count("\n") == 1
