@@ -98,6 +98,9 @@ class ExportObserver:
     What fails an export is told before the export fails.
     """
 
+    def noted(self, notes: Sequence[str]) -> None:
+        """What a reader of the closed loop's figures has to know, a line each; for a trained run only."""
+
     def placed(self, summary: PlacementSummary) -> None:
         """The network is on its cores; where published limits of a chip that was asked for are broken, that is all."""
 

@@ -30,7 +30,8 @@ from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
 from dsf.shell.arrays import IntArray
 from dsf.shell.errors import CommandFailed
-from dsf.tasks import get_task
+from dsf.tasks.data_returns import RETURNS_FACT
+from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
 from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -91,6 +92,9 @@ def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObs
     from dsf.train.models.qat import deployed
 
     checkpoint = load_checkpoint(config.run)
+    task = checkpoint.task()
+    asked = task.target_returns[:1] if config.target_return is None else (config.target_return,)
+    observer.noted(notes_on(task, asked, checkpoint.header))
     trained = checkpoint.build_trained()
     network = quantized(checkpoint, fold(trained), config)
     placement = place_on_chip(network, config.chip, observer)
@@ -126,7 +130,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
     from dsf.train.checkpoint import git_revision
 
     header = checkpoint.header
-    task = get_task(header["task"])
+    task = checkpoint.task()
     constant = [task.feature(index) for index in header["codec"].get("constant", [])]
     return {
         **({CONSTANT_INPUTS: constant} if constant else {}),
@@ -139,6 +143,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
         "export_revision": git_revision(),
         "bits": config.bits,
         "quantization": dataclasses.asdict(config),
+        **{name: header[name] for name in (ENVIRONMENT_FACT, RETURNS_FACT) if header.get(name) is not None},
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -150,7 +155,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
 def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig) -> Network:
     """The integers of a folded run, and the return that they ask for unless told otherwise."""
     rules, threshold_units = quantization_of(checkpoint, config)
-    task = get_task(checkpoint.header["task"])
+    task = checkpoint.task()
     network = quantize(
         folded,
         task.name,
@@ -173,7 +178,8 @@ def climb(
     """
     from dsf.export.proof.verify import ClosedLoop, prove_run
 
-    task, target, codec = get_task(network.task), network.target_return, folded.codec
+    task = described_task(network.task, network.provenance)
+    target, codec = network.target_return, folded.codec
     assert target is not None
     episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
     seeds = range(config.seed, config.seed + config.episodes)

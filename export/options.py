@@ -72,9 +72,11 @@ class ExportConfig:
     seed: int = 2_000
     """Reset seed of the first of these episodes; of the random tokens for a network file."""
     target_return: float | None = None
-    """Return to ask for in these episodes, kept in the file as its default; without it, the task's first target."""
+    """Return to ask for in these episodes, kept in the file as its default; without it, the first of the targets that
+    the run was trained for: the task's declared ones, or those that its data hold (dsf-train --help)."""
     max_score_drop: float = 10.0
-    """D4RL-normalised points that the integers may lose; more, and nothing is written."""
+    """D4RL-normalised points that the integers may lose; more, and nothing is written. Where data come from another
+    environment than the task's, a point is one percent of their best return."""
     chip: str | None = None
     """Chip whose published limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if
     there is one. Without it, the network is placed on loihi2 and what breaks its limits is only counted."""

@@ -31,6 +31,11 @@ class TerminalExport(ExportObserver):
     def __init__(self, console: Console) -> None:
         self.console = console
 
+    def noted(self, notes: Sequence[str]) -> None:
+        """A line each."""
+        for note in notes:
+            self.console.print(f"note: {note}", markup=False, soft_wrap=True)
+
     def placed(self, summary: PlacementSummary) -> None:
         """Every violation where a chip was asked for, and one line on the cores."""
         if summary.asked:

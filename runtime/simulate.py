@@ -39,6 +39,7 @@ from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, require_co
 from dsf.runtime.report.run_report import RunReport
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.tasks import Episode, Task, get_task, rollout
+from dsf.tasks.registry import described_task, notes_on, same_robot
 
 RANGE_TOLERANCE = 1e-3
 """Targets this close to the end of the input range count as inside it."""
@@ -194,6 +195,7 @@ def execute(plan: PlannedRun, progress: Progress = silently) -> Run:
         comparison,
         compared=plan.probed if config.backend == "lava" else spiking_populations(network),
         spiking_populations=len(spiking_populations(network)),
+        notes=plan.notes,
         core_traffic=measure_traffic(network, result.counter, processes) if config.core_traffic else None,
     )
     return Run(plan, report, recorder)
@@ -231,16 +233,19 @@ def refuse_training_run(path: Path) -> None:
 
 
 def choose_task(config: SimRunConfig, network: Network) -> Task:
-    """The environment that was asked for, else the task, else the network's own.
+    """The environment that was asked for, else the task, else the network's own, as its data were recorded.
+
+    A network that was trained for another robot, or another environment of that robot, has no score unless asked.
 
     Raises:
         UserError: it does not exist, or does not fit the network.
     """
     if config.env is not None:
         return env_task(config.env, network)
-    task = get_task(config.task or network.task)
+    own = described_task(network.task, network.provenance)
+    task = own if config.task is None else get_task(config.task)
     check_fits(network, task)
-    return task
+    return task if same_robot(task, own) or config.foreign_score else task.without_score()
 
 
 def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:
@@ -258,10 +263,17 @@ def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:
 
 
 def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
-    """The target return: asked for, else the network's own, else the task's first."""
+    """The target return: asked for, else on its own task the network's own, else the task's first."""
     if config.target_return is not None:
         return config.target_return
-    return task.target_returns[0] if network.target_return is None else network.target_return
+    if network.target_return is None or is_foreign(network, task):
+        return task.target_returns[0]
+    return network.target_return
+
+
+def is_foreign(network: Network, task: Task) -> bool:
+    """Whether a network was trained for another registered task, or in another environment of this one."""
+    return not isinstance(task, EnvTask) and not same_robot(task, described_task(network.task, network.provenance))
 
 
 def choose_mode(config: SimRunConfig, network: Network) -> Mode:
@@ -286,7 +298,7 @@ def choose_float_policy(config: SimRunConfig) -> tuple[Path | None, list[str]]:
 
 def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
     """What a reader of the figures has to know about this network and target."""
-    notes = list(task.notes) if isinstance(task, EnvTask) else []
+    notes = list(task.notes) if isinstance(task, EnvTask) else task_notes(network, task, target)
     encoder = network.encoder
     largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):
@@ -300,6 +312,17 @@ def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> l
             "stream mode is not the windowed policy that was trained"
         )
     return notes
+
+
+def task_notes(network: Network, task: Task, target: float) -> list[str]:
+    """What a reader has to know of the task that a network runs on, and of the return that is asked for."""
+    if not is_foreign(network, task):
+        return notes_on(task, (target,), network.provenance)
+    own = described_task(network.task, network.provenance)
+    score = "its score there says little" if task.reference else "it has no score there, unless --foreign-score asks"
+    return [
+        f"this network was trained for task {own.name} ({own.world}), and runs on {task.name} ({task.world}): {score}"
+    ]
 
 
 def compare_levels(plan: PlannedRun, progress: Progress = silently) -> dict[str, list[Episode]]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
+from dsf.tasks.recorded import RecordedEnvironment
 
 if TYPE_CHECKING:
     import gymnasium
@@ -30,6 +32,8 @@ DELAYED = "-delayed"
 ROBOTICS_EXTRA = "robotics"
 GRAPHICS_VARIABLE, NO_GRAPHICS = "MUJOCO_GL", "disabled"
 """What MuJoCo draws with; it reads that when it is imported."""
+LONGEST_REASON = 200
+"""Characters of an environment's own account of why it cannot be built."""
 KNOWN_MODEL_WARNING = "settotalmass"
 """MuJoCo 3.17 finds this attribute of Gymnasium's HalfCheetah deprecated; nothing here can change that."""
 
@@ -50,13 +54,15 @@ class Task:
         control_period_s: simulated seconds between two decisions.
         max_steps: decisions after which an episode is cut.
         discrete: policies return one score per choice, the best is executed, and tokens hold it one-hot.
-        reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment.
+        reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment;
+            empty where nobody has measured any, or a score would mislead: it is then not shown.
         observation_keys: parts of a Dict observation (goal environments), in the order of the flat vector.
         env_kwargs: what the environment is made with, beside its horizon.
         delayed_reward: rewards come with the last step only (DSFormer's delayed-reward experiment), so that the
             return-to-go stays at the target all along. Such a task is called NAME-delayed.
         extra: the optional part of dsf that brings the environment; empty where none is needed.
         registered_by: the module that registers the environment; empty where Gymnasium knows it.
+        recorded: what differs where this is the environment that some data were recorded in, and no registered one.
     """
 
     name: str
@@ -76,6 +82,12 @@ class Task:
     delayed_reward: bool = False
     extra: str = ""
     registered_by: str = ""
+    recorded: RecordedEnvironment | None = field(default=None, hash=False)
+
+    @property
+    def world(self) -> str:
+        """The environment in words, on one line: its id, and how it differs from the registered one."""
+        return self.env_id if self.recorded is None else self.recorded.describe(self.env_id)
 
     @property
     def score_label(self) -> str:
@@ -85,6 +97,42 @@ class Task:
     def score(self, episode_return: float) -> float:
         """Normalised score: 100 * (return - random) / (expert - random) (Fu et al. 2020, section 5)."""
         return SCORE_SCALE * (episode_return - self.random_return) / (self.expert_return - self.random_return)
+
+    def shown_score(self, episode_return: float) -> float | None:
+        """The score where there are references to score by, else None."""
+        return self.score(episode_return) if self.reference else None
+
+    def without_score(self) -> Task:
+        """This task, its scores not shown; they still compare levels, in points of the same size."""
+        return replace(self, reference="")
+
+    def as_recorded(self, recorded: RecordedEnvironment) -> Task:
+        """This task in the environment that data were recorded in; it has no scores."""
+        return replace(
+            self,
+            observation_size=recorded.observation_size,
+            action_size=recorded.action_size,
+            control_period_s=recorded.control_period_s,
+            max_steps=recorded.max_steps or self.max_steps,
+            env_kwargs={**self.env_kwargs, **recorded.kwargs},
+            reference="",
+            recorded=recorded,
+        )
+
+    def with_data(self, lowest: float, highest: float, targets: tuple[float, ...] = ()) -> Task:
+        """This task as data know it.
+
+        Args:
+            lowest: return of their episodes (reward units).
+            highest: likewise.
+            targets: returns to ask for, if not the registered ones.
+        """
+        task = replace(self, target_returns=targets) if targets else self
+        if task.recorded is None:
+            return task
+        # Reference returns are of another environment: one point is one percent of the best that the data hold.
+        scale = max(abs(lowest), abs(highest)) or 1.0
+        return replace(task, random_return=0.0, expert_return=scale)
 
     def delayed(self) -> Task:
         """This task with its rewards delayed to the end of the episode."""
@@ -112,6 +160,12 @@ class Task:
             )
         return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
 
+    def policy_actions(self, recorded: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Recorded actions (steps, action_size) as a policy has to answer: other bounds of the environment become -1
+        and 1.
+        """
+        return recorded if self.recorded is None else self.recorded.shrunk(recorded)
+
     def env_action(self, action: FloatArray) -> Any:
         """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1], or the best choice."""
         return int(np.argmax(action)) if self.discrete else np.clip(action, -1.0, 1.0)
@@ -122,8 +176,8 @@ class Task:
             return np.eye(self.action_size)[np.argmax(action)]
         return np.clip(action, -1.0, 1.0)
 
-    def make_env(self) -> gymnasium.Env:
-        """Create a fresh environment. MuJoCo is imported here, so that naming a task stays cheap.
+    def register(self) -> None:
+        """Make Gymnasium know the environment.
 
         Raises:
             UserError: the optional part of dsf that brings it is not installed.
@@ -139,6 +193,30 @@ class Task:
             gymnasium.register_envs(gymnasium_robotics)
         if self.registered_by:
             importlib.import_module(self.registered_by)
+
+    def make_env(self) -> gymnasium.Env:
+        """Create a fresh environment. MuJoCo is imported here, so that naming a task stays cheap.
+
+        Raises:
+            UserError: the optional part of dsf that brings it is not installed, or data name an environment that cannot
+                be built here.
+        """
+        self.register()
+        if self.recorded is None:
+            return self._made()
+        try:
+            with warnings.catch_warnings():
+                # Whole bounds in a file become 64-bit floats, actions have 32 bits.
+                warnings.filterwarnings("ignore", message=".*precision lowered by casting", category=UserWarning)
+                return self.recorded.wrapped(self._made())
+        except Exception as error:  # whatever a constructor makes of arguments that come from a file
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{self.world} cannot be built here ({reason[:LONGEST_REASON]})") from None
+
+    def _made(self) -> gymnasium.Env:
+        """The environment alone."""
+        import gymnasium
+
         with _quiet_construction():
             env = gymnasium.make(self.env_id, max_episode_steps=self.max_steps, **self.env_kwargs)
         # Mazes write their model to a file in the temporary directory, load it, and leave it there.

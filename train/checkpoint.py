@@ -20,7 +20,8 @@ from torch import Tensor
 
 from dsf.shell.errors import UserError
 from dsf.shell.files import replacing
-from dsf.tasks.registry import get_task
+from dsf.tasks import Task
+from dsf.tasks.registry import described_task
 from dsf.train.config.rivals import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
 from dsf.train.config.training import ModelConfig, model_config_from_json
 from dsf.train.models.decision_model import DecisionModel
@@ -69,6 +70,17 @@ class Checkpoint:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
+    def task(self) -> Task:
+        """The task it was trained for, in the environment of its data, with the targets that these hold.
+
+        Raises:
+            UserError: this dsf knows none, or the header describes no environment.
+        """
+        try:
+            return described_task(self.header["task"], self.header)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
     def policy(self) -> PolicyKind:
         """Which policy this is; headers older than rivals name none, for they are all DSFormer's.
 
@@ -112,9 +124,7 @@ class Checkpoint:
         policy = self.policy()
         if policy == "dsformer":
             return deployed(self.build_trained())
-        return self._filled(
-            build_sized(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
-        )
+        return self._filled(build_sized(policy, self.rival_config(), self.model_config(), self._codec(), self.task()))
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a
@@ -125,7 +135,7 @@ class Checkpoint:
         """
         self.require_dsformer()
         header, codec = self.header, self._codec()
-        task = get_task(header["task"])
+        task = self.task()
         config = self.model_config()
         quantization = header.get("quantization")
         if quantization is None:

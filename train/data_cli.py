@@ -25,6 +25,7 @@ from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
+from dsf.tasks.registry import recorded_note
 from dsf.train.data.dataset import OfflineDataset, load_dataset
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
 from dsf.train.data.minari_store import store_path
@@ -176,7 +177,7 @@ def import_dataset(config: Import, console: Console) -> None:
     require_free_place(config.dataset_id, config.overwrite)
     imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions)
     description = "; ".join((imported.algorithm, *imported.notes))
-    path = write_dataset(imported, imported.episodes, description, config.overwrite)
+    path = write_dataset(imported, imported.episodes, description, config.overwrite, imported.facts)
     for note in imported.notes:
         console.print(note, soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
@@ -186,12 +187,18 @@ def import_dataset(config: Import, console: Console) -> None:
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
     returns = data.episode_returns
+    score = data.task.shown_score(float(returns.mean()))
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), "
-        f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}",
+        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f})"
+        + ("" if score is None else f", {data.task.score_label} {score:.1f}"),
         soft_wrap=True,
     )
+    if data.task.recorded is not None:
+        console.print(recorded_note(data.task), markup=False, soft_wrap=True)
+    if targets := data.data_returns.targets:
+        held = ", ".join(f"{target:g}" for target in targets)
+        console.print(f"target returns, from these episodes: {held}", soft_wrap=True)
     if data.out_of_range_actions:
         console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.train.checkpoint import (
     codec_to_json,
     git_revision,
@@ -111,6 +112,7 @@ class Trainer:
             "train": to_json(self.config),
             "task": task.name,
             "dataset": {"id": self.data.dataset_id, "sha256": self.data.content_hash, "steps": self.data.steps},
+            **self.data.facts,
             "codec": codec_to_json(self.codec),
             "precision": self.precision,
             "ranks": world_size(),
@@ -147,7 +149,9 @@ class Trainer:
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+            name
+            for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "model", "ranks")
+            if mine.get(name) != theirs.get(name)
         ]
         sizes = mine["rival"], theirs.get("rival")
         if sizes[0] != (

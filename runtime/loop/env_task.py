@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
-from dsf.tasks import Task, get_task
+from dsf.tasks import Task
+from dsf.tasks.recorded import stretched
+from dsf.tasks.registry import described_task
 from dsf.tasks.task import import_mujoco
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class EnvTask(Task):
             env = super().make_env()
         except Exception as error:  # of Gymnasium, of a missing dependency, or anything in the environment's own code
             raise UserError(f"--env {self.env_id} cannot be made: {_told(error)}") from None
-        return _stretched(env) if self.rescaled else env
+        return stretched(env) if self.rescaled else env
 
 
 def env_task(env_id: str, network: Network) -> EnvTask:
@@ -64,7 +65,7 @@ def env_task(env_id: str, network: Network) -> EnvTask:
     Raises:
         UserError: there is no such environment, it cannot be made, or its spaces do not fit the network.
     """
-    own, horizon = get_task(network.task), _horizon(env_id)
+    own, horizon = described_task(network.task, network.provenance), _horizon(env_id)
     actions = network.readout.size
     draft = EnvTask(
         name=env_id,
@@ -93,22 +94,6 @@ def env_task(env_id: str, network: Network) -> EnvTask:
         low, high = (", ".join(f"{value:g}" for value in np.unique(end)) for end in bounds)
         notes.append(f"actions in [-1, 1] are stretched to the bounds of {env_id}: low {low}, high {high}")
     return dataclasses.replace(draft, rescaled=rescaled, control_period_s=period, notes=tuple(notes))
-
-
-def _stretched(env: gymnasium.Env) -> gymnasium.Env:
-    """An environment whose actions lie in [-1, 1]: the ends become its own bounds, and nothing beyond them arrives."""
-    from gymnasium.spaces import Box
-    from gymnasium.wrappers import TransformAction
-
-    space = env.action_space
-    assert isinstance(space, Box)
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-
-    def stretch(action: FloatArray) -> npt.NDArray[np.generic]:
-        stretched = np.clip(low + (np.asarray(action, np.float64) + 1.0) * ((high - low) / 2.0), low, high)
-        return stretched.astype(space.dtype)
-
-    return TransformAction(env, stretch, Box(-1.0, 1.0, space.shape, np.float64))
 
 
 def _horizon(env_id: str) -> int | None:

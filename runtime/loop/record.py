@@ -69,7 +69,7 @@ class RunFacts:
     Attributes:
         network_sha256: of the network file.
         task: registered task; None of an environment that is none.
-        env_id: Gymnasium id.
+        env_id: Gymnasium id, and how the environment differs where data were recorded in another than the task's.
         backend, mode: of the engine.
         target_return: asked for at the first step of every episode.
         control_period_s, on_deadline_miss: of a run in real time; None otherwise.
@@ -114,7 +114,7 @@ def facts_of(settings: LoopSettings, network_sha256: str, backend: str, mode: Mo
     return RunFacts(
         network_sha256=network_sha256,
         task=None if isinstance(task, EnvTask) else task.name,
-        env_id=task.env_id,
+        env_id=task.world,
         backend=backend,
         mode=mode,
         target_return=settings.target_return,

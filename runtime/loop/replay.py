@@ -30,6 +30,7 @@ from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.tasks import Lane, Task, get_task
+from dsf.tasks.registry import described_task
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
         UserError: it, or its environment, does not exist here, or the environment is a module's that nobody asked for.
     """
     if facts.task is not None:
-        task = get_task(facts.task)
+        own = described_task(network.task, network.provenance)
+        task = own if (own.name, own.world) == (facts.task, facts.env_id) else get_task(facts.task)
         check_fits(network, task)
         return task
     if ":" in facts.env_id and env is None:

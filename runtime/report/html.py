@@ -65,9 +65,9 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
     ]
     page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text(encoding="utf-8"))
     text = page.substitute(
-        title=escape(f"{task.env_id}, driven by integer spikes ({report.backend})"),
+        title=escape(f"{task.world}, driven by integer spikes ({report.backend})"),
         subtitle=escape(_subtitle(report)),
-        body=_tiles(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
+        body=_tiles(report) + _notes(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
         sketch=json.dumps(None if sketch is None else sketch.to_json()),
     )
     write_text(path, text)
@@ -121,6 +121,11 @@ def _tiles(report: RunReport) -> str:
             1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes")
         )
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
+
+
+def _notes(report: RunReport) -> str:
+    """What a reader has to know."""
+    return "".join(f"<p>note: {escape(note)}</p>\n" for note in report.notes)
 
 
 def _tile(value: str, label: str) -> str:

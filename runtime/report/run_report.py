@@ -67,6 +67,7 @@ class RunReport:
         comparison: episodes of the same seeds under other levels, such as "integer reference".
         compared: populations whose spikes were compared with the reference.
         spiking_populations: how many there are.
+        notes: what a reader of the figures has to know, a line each.
         core_traffic: messages between cores, where it was asked for.
     """
 
@@ -78,6 +79,7 @@ class RunReport:
     comparison: Mapping[str, Sequence[Episode]]
     compared: tuple[str, ...]
     spiking_populations: int
+    notes: tuple[str, ...] = ()
     core_traffic: CoreTraffic | None = None
 
     @property
@@ -118,7 +120,7 @@ class RunReport:
 
     def score(self, episode_return: float) -> float | None:
         """A normalised score; None where the environment has no reference returns."""
-        return self.task.score(episode_return) if self.task.reference else None
+        return self.task.shown_score(episode_return)
 
     @property
     def ticks_per_second(self) -> float:
@@ -168,6 +170,8 @@ class RunReport:
         values = {
             "task": self.task.name,
             "env_id": self.task.env_id,
+            "environment": self.task.world,
+            "notes": list(self.notes),
             "backend": self.backend,
             "mode": self.mode,
             "target_return": self.target_return,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dsf.hardware_models import MappingFigures
@@ -46,7 +47,7 @@ TIME_ROWS = (
 
 def print_report(report: RunReport, console: Console) -> None:
     """All tables."""
-    title = f"{report.task.env_id}, closed loop, target return {report.target_return:.0f}"
+    title = f"{escape(report.task.world)}, closed loop, target return {report.target_return:.0f}"
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")

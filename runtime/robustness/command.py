@@ -33,7 +33,7 @@ from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
-from dsf.tasks import get_task
+from dsf.tasks.registry import described_task
 
 PLOT_SUFFIX = ".png"
 SECTION = "robustness"
@@ -114,7 +114,7 @@ def sweep_of(config: RobustnessConfig, path: Path) -> Sweep:
         UserError: the file, its task or the chip.
     """
     network = read_network(path)
-    task = get_task(network.task)
+    task = described_task(network.task, network.provenance)
     check_fits(network, task)
     target = network.target_return if config.target_return is None else config.target_return
     return Sweep(

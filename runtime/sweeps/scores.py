@@ -25,7 +25,8 @@ from dsf.runtime.sweeps.store import Line
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import write_json
-from dsf.tasks import Task, get_task
+from dsf.tasks import Task
+from dsf.tasks.registry import described_task
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def line_of(
     Raises:
         UserError, CommandFailed: the integers cannot be made or run, or the rival has no int8 form.
     """
-    task, facts = get_task(header["task"]), cell.facts
+    task, facts = described_task(header["task"], header), cell.facts
+    if not task.reference:
+        raise UserError(f"a table holds scores, and there is none for the data of this cell: recorded in {task.world}")
     last = score_of(header["scores"], evaluation)
     target = float(last["target_return"])
     returns, energy = last["returns"], not_priced("no rule for this model")

@@ -262,7 +262,9 @@ class TrainConfig:
     eval_episodes: int = 10
     """Closed-loop episodes per evaluation and target return; 0 leaves the run unscored."""
     eval_targets: tuple[float, ...] = ()
-    """Returns to ask for (reward units); none means the task's own."""
+    """Returns to ask for (reward units). None means the task's declared ones for the paper's datasets (dsf-data list)
+    and those of dsf-data collect, and for any other what its episodes hold: the 90 % quantile of their returns, then
+    the median."""
     eval_seed: int = 1_000
     """Reset seed of the first evaluation episode. Reported scores use other seeds than this."""
     resume: bool = False

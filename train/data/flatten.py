@@ -182,7 +182,7 @@ def _flattened(task: Task, episodes: Sequence[EpisodeArrays]) -> FlatEpisodes:
     lengths = np.array([len(episode.actions) for episode in episodes])
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    vectors = one_hot(where, task, actions) if task.discrete else actions
+    vectors = one_hot(where, task, actions) if task.discrete else task.policy_actions(actions)
     rows = np.empty((len(vectors), task.observation_size + task.action_size + 1))
     observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
     # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).

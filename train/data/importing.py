@@ -13,7 +13,9 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import Task, get_task
-from dsf.tasks.registry import task_for_env
+from dsf.tasks.recorded import SHOWN_ID, UNSHOWN
+from dsf.tasks.registry import same_robot, task_for_env
+from dsf.train.data.env_spec import TAKEN_FOR
 from dsf.train.data.minari_store import one_line
 from dsf.train.data.names import DATASET_ID
 
@@ -29,13 +31,17 @@ FOREIGN_NAMESPACES = ("D4RL", "mujoco")
 
 @dataclass(frozen=True)
 class Imported:
-    """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`; ``notes`` say what was changed."""
+    """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`.
+
+    ``notes`` say what was changed; ``facts`` are for the dataset's metadata.
+    """
 
     dataset_id: str
     task: str
     algorithm: str
     episodes: list[EpisodeBuffer]
     notes: tuple[str, ...]
+    facts: dict[str, str]
 
 
 def import_file(path: Path, dataset_id: str, task_name: str | None, clip_actions: bool) -> Imported:
@@ -55,15 +61,15 @@ def import_file(path: Path, dataset_id: str, task_name: str | None, clip_actions
     if dataset_id.split("/")[0] in FOREIGN_NAMESPACES:
         raise UserError(f"--dataset-id '{dataset_id}' is in a namespace of Minari's hub: choose another, such as dsf/")
     arrays, ends = read_arrays(path)
-    task = _task(path, arrays, task_name)
-    check_arrays(path, task, arrays, ends)
     notes: list[str] = []
+    task, facts = _task(path, arrays, task_name, notes)
+    check_arrays(path, task, arrays, ends)
     if not task.discrete:
         arrays["actions"] = _report_range(arrays["actions"], clip_actions, notes)
     last = _episode_ends(path, arrays, ends, notes)
     final = _final_observations(path, arrays, last, notes)
     episodes = _episodes(task, arrays, ends, last, final)
-    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes))
+    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes), facts)
 
 
 def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
@@ -99,21 +105,51 @@ def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
     return arrays, ends
 
 
-def _task(path: Path, arrays: Arrays, task_name: str | None) -> Task:
-    """The task that the user or else the file names; goal environments have no flat file of steps."""
-    stated = str(arrays["env_id"]) if "env_id" in arrays else ""
+def _task(path: Path, arrays: Arrays, task_name: str | None, notes: list[str]) -> tuple[Task, dict[str, str]]:
+    """The task that the user or else the file names, and what the dataset has to remember of the file's own name for
+    it; goal environments have no flat file of steps.
+    """
+    stated = " ".join(str(arrays["env_id"]).split()) if "env_id" in arrays else ""
+    facts: dict[str, str] = {}
     if task_name is not None:
         task = get_task(task_name)
+        if stated and not _is_of(path, stated, task):
+            shown = UNSHOWN.sub("?", stated)[:SHOWN_ID]
+            notes.append(f"the file says that it was recorded in {shown}: taken for {task.env_id}, without a score")
+            facts[TAKEN_FOR] = shown
     elif stated:
         try:
-            task = task_for_env(stated)
+            task = task_for_env(id_of(stated))
         except UserError as error:
             raise UserError(f"{path}: {error}; or pass --task NAME if you know that it fits") from None
     else:
         raise UserError(f"{path} does not name its environment: pass --task NAME")
     if task.observation_keys:
         raise UserError(f"{path}: task '{task.name}' has goals beside its observations: such files cannot be imported")
-    return task
+    return task, facts
+
+
+def id_of(stated: str) -> str:
+    """The id in what a file says of its environment, such as the first word of "door-v0 (mj_envs)"."""
+    return stated.partition(" ")[0]
+
+
+def _is_of(path: Path, stated: str, task: Task) -> bool:
+    """Whether what a file calls its environment is known to be the task's.
+
+    Raises:
+        UserError: it is known to be another task's.
+    """
+    try:
+        known = task_for_env(id_of(stated))
+    except UserError:
+        return False  # nobody knows, or it behaves differently
+    if not same_robot(known, task):
+        raise UserError(
+            f"{path} says that it was recorded in {known.env_id}, which is task '{known.name}', and --task says "
+            f"'{task.name}': drop --task, or env_id from the file if that is wrong"
+        )
+    return True
 
 
 def check_arrays(path: Path, task: Task, arrays: Arrays, ends: tuple[str, str]) -> None:

@@ -98,6 +98,17 @@ def resolve(name: str) -> str:
     return name
 
 
+def has_declared_targets(dataset_id: str) -> bool:
+    """Whether a task's declared target returns hold for a dataset: the paper's own sets (D4RL's and Minari's, by the
+    ids in this registry), and those that ``dsf-data collect`` makes in their roles.
+    """
+    return (
+        dataset_id in MAZE_SETS
+        or any(dataset_id in (entry.source, entry.alternative) for entry in REGISTRY.values())
+        or any(dataset_id == recipe.dataset_id for recipe in RECIPES.values())
+    )
+
+
 def way_to_make(dataset_id: str) -> str:
     """What to do where a dataset is neither here nor reachable: the command that makes it or what stands in for it."""
     if dataset_id in MAZE_SETS:
