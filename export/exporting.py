@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from dsf.shell.arrays import IntArray
 from dsf.shell.errors import CommandFailed
 from dsf.tasks.data_returns import RETURNS_FACT
 from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
+from dsf.train.quantization.integers import WEIGHT_BITS
 from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -182,10 +183,30 @@ def climb(
     target, codec = network.target_return, folded.codec
     assert target is not None
     episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
-    seeds = range(config.seed, config.seed + config.episodes)
-    with observer.verifying(2 * config.episodes * task.max_steps or None) as advance:
-        loop = ClosedLoop(task, seeds, target, config.max_score_drop, advance) if config.episodes else None
-        return prove_run(model, folded, network, loop, episodes)
+    loop = None
+    if config.episodes:
+        limit, said = config.max_score_drop, remedies(network.provenance)
+        loop = ClosedLoop(task, config.seed, config.looks, target, limit, said, observer.undecided)
+    return prove_run(model, folded, network, loop, episodes, observer.verifying)
+
+
+def remedies(provenance: Mapping[str, Any]) -> str:
+    """What may make integers lose less, of what was not done yet."""
+    rules, trained = provenance["quantization"], provenance["train"]
+    found = []
+    if trained.get("qat_steps"):
+        found.append("a longer quantization-aware training (dsf-train --qat-steps)")
+    else:
+        if rules["embed_synapses"] == 1:
+            found.append("--embed-synapses 2")
+        if rules["residual_scales"] == "shared":
+            found.append("--residual-scales channel --calibration DATASET")
+        if not rules["per_channel"]:
+            found.append("no --no-per-channel")
+        if rules["bits"] < WEIGHT_BITS:
+            found.append(f"--bits {WEIGHT_BITS}")
+        found.append("quantization-aware training (dsf-train --init RUN --qat-steps N)")
+    return f"{', '.join(found)}; or accept more with --max-score-drop"
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
@@ -231,9 +252,11 @@ def require_passed(rungs: Sequence[Rung], floats: bool) -> None:
     Raises:
         CommandFailed: naming the rungs.
     """
-    failed = [rung.name for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
+    failed = [rung for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
     if failed:
-        raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
+        names = ", ".join(rung.name for rung in failed)
+        helps = "".join(f"; what may help: {rung.details['remedies']}" for rung in failed if "remedies" in rung.details)
+        raise CommandFailed(f"nothing written: the ladder fails at {names}{helps}")
 
 
 def place_on_chip(network: Network, name: str | None, observer: ExportObserver) -> PlacementSummary:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from rich.markup import escape
+
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import Outer, PlacedWindow, Window
@@ -67,7 +69,7 @@ def energy_table(config: EnergyTableConfig) -> None:
     measured = f"measured: {path.name}, {counters['window'].decisions:,} closed-loop decisions in window mode"
     pssa = measured_rates(counters["window"], measured)
     table = work_out(network, counters, pssa, rates_of_tssa(config))
-    console.print(f"{path.name} (sha256 {file_digest(path)[:12]}), {config.backend} engine", soft_wrap=True)
+    console.print(f"{escape(path.name)} (sha256 {file_digest(path)[:12]}), {config.backend} engine", soft_wrap=True)
     writing: list[Callable[[], None]] = [functools.partial(sheet.print, console) for sheet in sheets(table)]
     if config.json is not None:
         writing.append(functools.partial(write_json, config.json, as_values(table)))

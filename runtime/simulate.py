@@ -9,15 +9,18 @@ import contextlib
 import functools
 import importlib.util
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.memory import require_memory
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import NetworkError
 from dsf.export.network.reference import IntegerPolicy
+from dsf.export.proof.tables import unproven_lines
 from dsf.hardware_models import Preset
 from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
@@ -36,7 +39,7 @@ from dsf.runtime.open_engine import open_engine
 from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, require_possible
 from dsf.runtime.report.core_traffic import measure_traffic, placed_mapping
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, require_cores
-from dsf.runtime.report.run_report import RunReport
+from dsf.runtime.report.run_report import RunReport, WallTimes
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.tasks import Episode, Task, get_task, rollout
 from dsf.tasks.registry import described_task, notes_on, same_robot
@@ -70,6 +73,7 @@ class PlannedRun:
         clock: of a run in real time; None is as fast as it goes.
         run_directory: of the float policy that is run beside it; None where there is none.
         notes: what a reader of the figures has to know, a line each.
+        started: when it was begun to be planned (seconds of ``time.perf_counter``).
     """
 
     config: SimRunConfig
@@ -83,6 +87,7 @@ class PlannedRun:
     clock: WallClock | None
     run_directory: Path | None
     notes: tuple[str, ...]
+    started: float
 
     @property
     def backend(self) -> str:
@@ -166,6 +171,7 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     Raises:
         UserError: naming the option, or what does not fit.
     """
+    started = time.perf_counter()
     require_possible(config)
     presets = load_presets(config.hardware or DEFAULT_HARDWARE)
     path = config.network or network_path()
@@ -173,9 +179,11 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     require_cores(network, presets)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
+    lanes = config.episodes if config.compare else 1
+    require_memory(network, mode, lanes, "--mode stream, or fewer --episodes with --no-compare, need less")
     run_directory, why_not = choose_float_policy(config)
     notes = (*warnings_about(network, task, target, mode), *why_not)
-    plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes)
+    plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes, started)
     _ = plan.probed  # a pattern without a population ends here
     return plan
 
@@ -183,18 +191,22 @@ def prepare(config: SimRunConfig) -> PlannedRun:
 def execute(plan: PlannedRun, progress: Progress = silently) -> Run:
     """Run what was planned; arguments and errors are those of :func:`simulate`."""
     config, network, task = plan.config, plan.network, plan.task
+    begun = time.perf_counter()
     comparison = compare_levels(plan, progress) if config.compare else {}
+    compared_s = time.perf_counter() - begun if config.compare else None
     with progress(f"{task.env_id} on {plan.backend}", config.episodes * task.max_steps) as on_step:
         result, recorder, processes = run_loop(plan, on_step)
+    hardware = price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets)
     report = RunReport(
         plan.settings,
         plan.backend,
         plan.mode,
         result,
-        price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets),
+        hardware,
         comparison,
         compared=plan.probed if config.backend == "lava" else spiking_populations(network),
         spiking_populations=len(spiking_populations(network)),
+        times=WallTimes(compared_s, time.perf_counter() - plan.started),
         notes=plan.notes,
         core_traffic=measure_traffic(network, result.counter, processes) if config.core_traffic else None,
     )
@@ -299,6 +311,7 @@ def choose_float_policy(config: SimRunConfig) -> tuple[Path | None, list[str]]:
 def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
     """What a reader of the figures has to know about this network and target."""
     notes = list(task.notes) if isinstance(task, EnvTask) else task_notes(network, task, target)
+    notes += unproven_lines(network.verification)
     encoder = network.encoder
     largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):

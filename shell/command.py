@@ -35,6 +35,7 @@ from dsf.shell.interrupts import (
     unwind,
     unwinding_signal,
 )
+from dsf.shell.plain_text import plain
 
 DEBUG_FLAG = "--debug"
 TORCH_REFUSES = "Invalid log settings"
@@ -162,6 +163,8 @@ def ending_of(error: BaseException) -> tuple[str, int] | None:
         return str(error), EXIT_USAGE
     if isinstance(error, CommandFailed):
         return str(error), EXIT_FAILED
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".rstrip(": ") + "; ask for less, or use a larger machine", EXIT_FAILED
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
     if isinstance(error, ValueError) and TORCH_REFUSES in str(error):
@@ -196,7 +199,8 @@ def _signal_behind(error: BaseException) -> int | None:
 def _fail(program: str, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    # A message may repeat what a file says: it stays one line, and steers no terminal.
+    print(f"{program}: {plain(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     _drop_unwritable_output()
     return code
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is read in their place."""
 
 from __future__ import annotations
 
@@ -60,6 +60,24 @@ def _is_printed_to(path: Path) -> bool:
 def real_path(path: Path) -> Path:
     """The file behind a link, which need not exist; a link that leads back to itself stays one."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def require_plain_file(path: Path, what: str) -> None:
+    """Refuse what is no file before it is opened: a pipe would never be open, and a device never end.
+
+    A path where there is nothing is not refused: opening it says so.
+
+    Args:
+        path: to be read.
+        what: for the message, such as "network file".
+
+    Raises:
+        UserError: it is something else.
+        OSError: it cannot be looked at.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "a device, pipe or socket"
+        raise UserError(f"cannot read {what} {path}: it is {kind}, not a file; name a file")
 
 
 @contextlib.contextmanager

@@ -36,7 +36,18 @@ def _adroit(
     reach term has the wrong sign in door, hammer and relocate, worth about 0.3 points of the normalised score.
     """
     env_id = f"AdroitHand{name.capitalize()}-v1"
-    return Task(name, env_id, *sizes, scale, targets, *references, 0.01, max_steps, extra=ROBOTICS_EXTRA)
+    return Task(
+        name,
+        env_id,
+        *sizes,
+        scale,
+        targets,
+        *references,
+        0.01,
+        max_steps,
+        extra=ROBOTICS_EXTRA,
+        never_terminates=True,
+    )
 
 
 _ADROIT = (
@@ -132,6 +143,7 @@ def _point_maze(maze: str, dense: bool) -> Task:
         observation_keys=("observation", "desired_goal"),
         env_kwargs={"continuing_task": True, "reset_target": False},
         extra=ROBOTICS_EXTRA,
+        never_terminates=True,
     )
 
 

@@ -64,6 +64,7 @@ class Task:
         extra: the optional part of dsf that brings the environment; empty where none is needed.
         registered_by: the module that registers the environment; empty where Gymnasium knows it.
         recorded: what differs where this is the environment that some data were recorded in, and no registered one.
+        never_terminates: the environment itself never ends an episode, only the horizon does.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Task:
     delayed_reward: bool = False
     extra: str = ""
     registered_by: str = ""
+    never_terminates: bool = False
     recorded: RecordedEnvironment | None = field(default=None, hash=False)
 
     @property

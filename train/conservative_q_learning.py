@@ -259,7 +259,7 @@ def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, be
 
 def run(config: CQLConfig) -> None:
     """Train, score, and print how that goes."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     done = train_cql(config, lambda step: console.print(f"step {step} of {config.steps}"), bar=console.is_terminal)
     console.print(
         f"CQL (d3rlpy), {done.parameters:,} parameters in the actor, {done.step} steps on {done.dataset.dataset_id}"

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dsf.shell.background import Background
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.processes.background import Background
 from dsf.train.config.training import DeviceKind
 
 LAUNCHER_VARIABLE, RANK_VARIABLE, LOCAL_RANK_VARIABLE = "WORLD_SIZE", "RANK", "LOCAL_RANK"

@@ -162,7 +162,11 @@ class Trainer:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
         if theirs["step"] and not checkpoint.group("optimizer"):
             raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
-        self.model.load_state_dict(checkpoint.group("model"))
+        try:
+            self.model.load_state_dict(checkpoint.group("model"))
+        except RuntimeError as error:
+            told = " ".join(str(error).split())
+            raise UserError(f"--resume: {checkpoint.path}: tensors do not fit the config: {told}") from None
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
         self.step, self.best, self.scores = int(theirs["step"]), theirs.get("best"), theirs["scores"]
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
+from dsf.shell.plain_text import shown
 from dsf.train.quantization.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
@@ -55,7 +56,7 @@ def require_whole(where: str, name: str, value: Any) -> int:
         NetworkError: it is no whole number, only looks like one, or is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise NetworkError(f"{where}: {name} is {value!r}, expected a whole number; export the network again")
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected a whole number; export the network again")
     return int(value)
 
 
@@ -66,7 +67,7 @@ def require_text(where: str, name: str, value: Any) -> str:
         NetworkError: it is something else.
     """
     if not isinstance(value, str):
-        raise NetworkError(f"{where}: {name} is {value!r}, expected text; export the network again")
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected text; export the network again")
     return value
 
 

@@ -18,7 +18,7 @@ from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResu
 from dsf.runtime.loop.workers import OpenEngine, run_share
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.installed import require_installed
-from dsf.shell.worker_processes import told
+from dsf.shell.processes.workers import told
 
 CONNECT_S = 5.0
 """Time for a cluster to answer; Ray itself would try for minutes."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsf.shell.arrays import FloatArray
-from dsf.shell.background import Background
+from dsf.shell.processes.background import Background
 from dsf.shell.units import MILLISECOND
 from dsf.tasks import Episode, Lane
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -184,7 +185,7 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
 
 def replay(config: ReplayConfig) -> None:
     """``dsf-sim-run replay``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files and environments may look like either
     if config.json is not None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
@@ -196,7 +197,7 @@ def replay(config: ReplayConfig) -> None:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
     steps = sum(len(taped.graded) + len(taped.rewards) for taped in recording.episodes)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"{facts.env_id} on {config.backend}", total=steps)
+        bar = progress.add_task(escape(f"{facts.env_id} on {config.backend}"), total=steps)
         on_step = lambda: progress.advance(bar)  # noqa: E731
         with open_engine(network, config.backend, config.lava, facts.mode) as engine:
             found = replay_decisions(engine, recording, on_step) + replay_actions(network, recording)

@@ -16,7 +16,7 @@ from dsf.runtime.engines.interface import Engine
 from dsf.runtime.loop.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.shell.errors import CommandFailed
-from dsf.shell.worker_processes import Worker, WorkerDied, crew, speaking, told
+from dsf.shell.processes.workers import Worker, WorkerDied, crew, speaking, told
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
 """Starts an engine; travels to other processes."""

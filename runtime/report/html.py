@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from dsf.export.network.network import Network
+from dsf.export.proof.tables import holds
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
@@ -20,7 +21,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows, saturation_notes
+from dsf.runtime.report.terminal import chip_rows, saturation_notes, small, wall_rows
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -61,6 +62,7 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         *(section for priced in report.hardware for section in _chip_sections(priced, report)),
         *_layer_sections(report.hardware),
         _ladder_section(network),
+        Section("Wall time", table(("part", "time"), wall_rows(report).items(), numbers=1)),
         _provenance_section(network),
     ]
     page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text(encoding="utf-8"))
@@ -104,14 +106,14 @@ def _tiles(report: RunReport) -> str:
     parity, interval = report.result.parity, report.interval
     found = parity.mismatches + parity.accumulator_mismatches
     tiles = [
-        (f"{interval.mean:.0f}", f"mean return [{interval.low:.0f}, {interval.high:.0f}]"),
+        (f"{interval.mean:.0f}", _interval_words(report)),
         (f"{found} mismatches", f"{parity.compared_spikes:,} spike slots compared with the reference"),
         (f"{report.spikes_per_decision:,.0f}", "spikes per decision"),
         (f"{report.synaptic_events_per_decision:,.0f}", "synaptic events per decision"),
     ]
     for energy in (priced.energy for priced in report.hardware):
         label = f"per decision, {energy.preset}, grade {energy.grade}"
-        tiles.append((f"{energy.nominal / MICROJOULE:.2f} uJ", label))
+        tiles.append((f"{small(energy.nominal / MICROJOULE)} uJ", label))
     score = report.score(interval.mean)
     if score is not None:
         tiles.insert(1, (f"{score:.1f}", f"{report.score_label} score"))
@@ -121,6 +123,14 @@ def _tiles(report: RunReport) -> str:
             1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes")
         )
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
+
+
+def _interval_words(report: RunReport) -> str:
+    interval, note = report.interval, report.interval_note
+    if len(report.episodes) == 1:
+        return f"return ({note})"
+    words = f"mean return [95 %: {interval.low:.0f}, {interval.high:.0f}]"
+    return f"{words} ({note})" if note else words
 
 
 def _notes(report: RunReport) -> str:
@@ -142,7 +152,8 @@ def _episode_sections(
     levels = {name: [one.episode_return for one in level] for name, level in report.comparison.items()}
     levels[report.backend] = report.returns
     if len(levels) > 1 or len(report.episodes) > 1:
-        yield Section("Returns", figure(figures.returns_by_level(levels), "the same reset seeds under every level"))
+        caption = "; ".join(filter(None, ("the same reset seeds under every level", report.comparison_note)))
+        yield Section("Returns", figure(figures.returns_by_level(levels), caption))
     spikes = [_present(token) for token in replay_spikes(network, report.mode, tape.graded[:RASTER_DECISIONS])]
     caption = f"every neuron's spikes in the first {len(spikes)} decisions, replayed on the reference"
     yield Section("Spikes", figure(figures.spike_raster(network, spikes), caption))
@@ -171,9 +182,9 @@ def _energy_section(report: RunReport) -> Section:
     for priced in report.hardware:
         energy, static = priced.energy, priced.static_energy(report.task)
         unpriced = ", ".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in energy.unpriced.items())
-        band = f"{energy.low / MICROJOULE:.2f} to {energy.high / MICROJOULE:.2f}"
+        band = f"{small(energy.low / MICROJOULE)} to {small(energy.high / MICROJOULE)}"
         burnt = "not known" if static is None else f"{static.nominal / MICROJOULE:,.1f}"
-        rows.append((energy.preset, energy.grade, unpriced or "-", f"{energy.nominal / MICROJOULE:.2f}", band, burnt))
+        rows.append((energy.preset, energy.grade, unpriced or "-", small(energy.nominal / MICROJOULE), band, burnt))
     grades = "; ".join(f"{grade}: {meaning}" for grade, meaning in GRADES.items())
     head = (
         "preset",
@@ -235,8 +246,7 @@ def _layer_cells(row: LayerRow) -> Row:
 def _ladder_section(network: Network) -> Section:
     """The proofs that the network file carries."""
     rungs = network.verification.get("rungs", [])
-    holds = {True: "yes", False: "NO", None: "-"}
-    rows = [(str(r.get("name", "")), holds.get(r.get("passed"), "-"), str(r.get("summary", ""))) for r in rungs]
+    rows = [(str(rung.get("name", "")), holds(rung), str(rung.get("summary", ""))) for rung in rungs]
     return Section("Verification, as written by dsf-export", table(("rung", "holds", "figures"), rows))
 
 

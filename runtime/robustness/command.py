@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.export.network.file import file_digest, read_network
@@ -139,7 +140,9 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
         points: list[Point] = []
         runs = sum(len(one.conditions) for one in prepared)
         steps = len(sweep.seeds) * sweep.task.max_steps
-        bar = progress.add_task(f"{sweep.task.env_id}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps)
+        bar = progress.add_task(
+            f"{escape(sweep.task.env_id)}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps
+        )
         done = 0
         for one in prepared:
             points.append(measure_level(sweep, one, lambda running: progress.advance(bar, running)))
@@ -150,7 +153,7 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
 
 def run(config: RobustnessConfig) -> None:
     """``dsf-sim-run robustness``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     require_possible(config)
     path = config.network or network_path()
     sweep = sweep_of(config, path)

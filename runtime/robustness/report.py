@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.robustness.levels import Point, Sweep
 from dsf.shell.files import replacing
-from dsf.shell.pictures import prepare_matplotlib
 from dsf.tasks import ConfidenceInterval
 
 UNDISTURBED = "undisturbed"
@@ -41,7 +41,8 @@ class RobustnessReport:
     @property
     def dataset(self) -> str | None:
         """Id of the data that the network was trained on, as its file says."""
-        found: str | None = self.sweep.network.provenance.get("dataset", {}).get("id")
+        dataset = self.sweep.network.provenance.get("dataset")
+        found: str | None = dataset.get("id") if isinstance(dataset, dict) else dataset
         return found
 
     @property

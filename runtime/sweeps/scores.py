@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,9 @@ from dsf.runtime.sweeps.spec import Evaluation
 from dsf.runtime.sweeps.store import Line
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.file_values import read_json
 from dsf.shell.files import write_json
+from dsf.shell.typed_values import read_record
 from dsf.tasks import Task
 from dsf.tasks.registry import described_task
 
@@ -46,8 +47,7 @@ class DrivenNetwork:
     @classmethod
     def read(cls, path: Path) -> DrivenNetwork:
         """What an earlier worker has left."""
-        values = json.loads(path.read_text())
-        return cls(tuple(values["returns"]), values["joules_per_decision"], values["mode"])
+        return read_record(cls, read_json(path, "episodes of a sweep"), f"episodes of a sweep {path}", "remove it")
 
 
 def line_of(

@@ -64,7 +64,7 @@ def table(config: TableConfig) -> None:
     store = config.results or config.out / RESULTS_NAME
     if config.results is not None and not store.exists():
         raise UserError(f"there are no results at {store}: dsf-bench sweep {config.name} --results {store} makes them")
-    found = build_table(spec, cells, read_lines(store), failures_in(config.out, cells))
+    found = build_table(spec, cells, read_lines(store, tabulated=True), failures_in(config.out, cells))
     text = markdown(found)
     writing: list[Callable[[], None]] = [functools.partial(print, text, end="")]
     if config.markdown is not None:

@@ -144,14 +144,14 @@ def trained_by_cql(order: JobOrder, out: Path) -> dict[str, Any]:
 
 
 def read_header(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's header."""
-    from safetensors import safe_open
+    """A checkpoint's header.
 
-    from dsf.train.checkpoint import HEADER_KEY
+    Raises:
+        UserError: it is damaged, or another version wrote it.
+    """
+    from dsf.train.checkpoint import load_checkpoint
 
-    with safe_open(checkpoint, framework="numpy") as file:
-        header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
-    return header
+    return load_checkpoint(checkpoint).header
 
 
 def is_scored(header: dict[str, Any], evaluation: Evaluation) -> bool:

@@ -11,7 +11,7 @@ from operator import truediv
 
 import pytest
 
-from dsf.shell.background import Background
+from dsf.shell.processes.background import Background
 
 INTERRUPTS = 1500
 LONGEST_S = 3e-4

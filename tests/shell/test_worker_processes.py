@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dsf.shell.interrupts import GRACE_S
-from dsf.shell.worker_processes import WorkerDied, crew, speaking
+from dsf.shell.processes.workers import WorkerDied, crew, speaking
 from dsf.testing.fault_injection import DEATH, dies, echoes, never_listens
 from dsf.testing.leftovers import children
 
@@ -65,7 +65,7 @@ def test_a_signal_while_workers_start_acts_when_all_are_known(monkeypatch: pytes
     """Else one would start that nobody ends."""
     before = signal.signal(signal.SIGHUP, lambda _number, _frame: (_ for _ in ()).throw(SystemExit(129)))
     try:
-        from dsf.shell import worker_processes
+        from dsf.shell.processes import workers as worker_processes
 
         original = worker_processes.Worker.__init__
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from dsf.shell.errors import UserError
 
 StrlAttention = Literal["bidirectional", "causal"]
+MOST_TICKS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class StrlConfig:
     def __post_init__(self) -> None:
         if self.attention not in get_args(StrlAttention):
             raise UserError(f"rival.strl.attention is {self.attention!r}: use {' or '.join(get_args(StrlAttention))}")
-        if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or self.ticks < 1:
-            raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, at least 1")
+        if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or not 1 <= self.ticks <= MOST_TICKS:
+            raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, 1 to {MOST_TICKS:,}")
         for name, least in (("tau", 1.0), ("threshold", 0.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -30,6 +30,8 @@ DeviceKind = Literal["auto", "cpu", "cuda"]
 CONFIG_NAME = "config.json"
 """Where a run directory keeps its TrainConfig."""
 MIN_INPUT_BITS = 4
+LARGEST = {"width": 1 << 14, "blocks": 1 << 10, "ticks": 1 << 10, "context": 1 << 14, "mlp_ratio": 1 << 6}
+"""Far beyond what fits a chip or a day; a checkpoint's header may ask for any number."""
 SDSA3_SCALE = 0.125
 """Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
 FEATURES_PER_UNIT = 8
@@ -103,6 +105,9 @@ class ModelConfig:
         for name in ("width", "blocks", "ticks", "context", "window", "mlp_ratio", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        for name, limit in LARGEST.items():
+            if getattr(self, name) > limit:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at most {limit:,}")
         if self.window > self.context:
             raise UserError(f"model.window is {self.window}, longer than model.context {self.context}: shorten it")
         if self.width % self.heads:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.shell.background import Background
+from dsf.shell.processes.background import Background
 from dsf.train.data.dataset import OfflineDataset, sample_windows
 from dsf.train.quantization.codec import InputCodec
 

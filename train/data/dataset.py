@@ -28,6 +28,7 @@ from dsf.train.data import flat_store
 from dsf.train.data.env_spec import recorded_task, registered_task
 from dsf.train.data.flat_store import FlatStore
 from dsf.train.data.flatten import check_spaces, flat_episodes
+from dsf.train.data.minari_files import HDF5, recorded_episodes
 from dsf.train.data.minari_store import open_minari, store_path, user_cache_path
 from dsf.train.data.registry import has_declared_targets
 from dsf.train.quantization.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
@@ -193,17 +194,24 @@ def load_dataset(
         raise UserError(f"dataset '{dataset_id}' does not name its environment: it cannot be used for a task")
     task = registered_task(dataset_id, spec)
     check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
+    horizon = max(task.max_steps, spec.max_episode_steps or 0)
     task = recorded_task(dataset_id, task, spec, dataset.storage.metadata)
     directory = Path(store_path()) / dataset_id
     fingerprint = source_fingerprint(directory, task)
 
+    data, stated = directory / "data", dataset.storage.FORMAT
+
     def write(place: Path) -> None:
-        episodes = flat_episodes(dataset_id, task, dataset.iterate_episodes() if written is None else written)
+        recorded: Iterable[Any] = written if written is not None else dataset.iterate_episodes()
+        if written is None and stated == HDF5:
+            recorded = recorded_episodes(dataset_id, data, task, len(dataset))
+        episodes = flat_episodes(dataset_id, task, recorded, horizon=horizon)
         flat_store.write_store(place, episodes, task.observation_size + task.action_size + 1, task.action_size)
         if source_fingerprint(directory, task) != fingerprint:
             raise UserError(f"dataset '{dataset_id}' changed while it was read: run the command again")
 
-    places = (directory / CACHE_NAME, user_cache_path() / dataset_id)
+    of_user = user_cache_path()
+    places = [directory / CACHE_NAME, *([] if of_user is None else [of_user / dataset_id])]
     store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
     return configure(dataset_id, task, store, config)
 

@@ -68,12 +68,12 @@ def run(config: EvaluateConfig) -> None:
     from dsf.train.checkpoint import load_checkpoint
 
     torch.set_num_threads(config.threads)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     checkpoint = load_checkpoint(config.run)
     task = checkpoint.task()
     asked = config.targets or task.target_returns
     for note in notes_on(task, asked, checkpoint.header):
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     total = len(asked) * config.episodes * task.max_steps
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"evaluating at {config.precision}", total=total)

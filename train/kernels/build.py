@@ -169,7 +169,8 @@ def use_torch_threads() -> bool:
 def _openmp_of_torch() -> str | None:
     """Path of the GNU OpenMP runtime in this process (torch brings one), if there is one."""
     maps = Path("/proc/self/maps")
-    found = re.findall(r"(/.*libgomp.*)", maps.read_text()) if maps.exists() else []  # its path may hold spaces
+    text = os.fsdecode(maps.read_bytes()) if maps.exists() else ""  # names of files need not be UTF-8
+    found = re.findall(r"(/.*libgomp.*)", text)  # its path may hold spaces
     return found[0] if found else None
 
 
