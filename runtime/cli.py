@@ -15,11 +15,12 @@ from rich.progress import Progress
 from dsf.runtime.loop.closed_loop import OnStep
 from dsf.runtime.loop.record import write_recording
 from dsf.runtime.options import SimRunConfig
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
 from dsf.shell.command import Command, run_commands
-from dsf.shell.files import write_json
+from dsf.shell.files import write_each, write_json
 
 
 def run(config: SimRunConfig) -> None:
@@ -37,10 +38,7 @@ def run(config: SimRunConfig) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
     found = execute(plan, progress)
-    with contextlib.ExitStack() as outputs:  # in reverse; each is tried, whatever has become of the others
-        outputs.callback(print_report, found.report, console)
-        for write in reversed(writers(found)):
-            outputs.callback(write)
+    write_each(*writers(found), functools.partial(print_report, found.report, console))
     found.require_exact()
 
 
@@ -64,6 +62,7 @@ def _write_report(path: Path, report: RunReport) -> None:
 
 
 def _write_page(path: Path, found: Run) -> None:
+    prepare_matplotlib()
     from dsf.runtime.report.html import write_html
 
     write_html(path, found.plan.network, found.report)

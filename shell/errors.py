@@ -11,6 +11,7 @@ EXIT_USAGE = 2
 """The input was wrong."""
 EXIT_SIGNAL = 128
 """Added to a signal's number, as shells do."""
+UNREAD = "nobody reads the output any more (broken pipe)"
 
 
 class UserError(Exception):

@@ -23,7 +23,7 @@ class Episode:
         seed: reset seed.
         episode_return: undiscounted (reward units).
         decisions: their number.
-        success: whether the goal was reached, where the environment says so; recordings do not keep it.
+        success: whether the goal was reached at any step, where the environment says so; recordings do not keep it.
         shortest: decisions that the best policy needs, where the environment says so.
     """
 
@@ -48,6 +48,7 @@ class Lane:
         total, decisions: of the running episode so far.
         reward: of the last step.
         info: what the environment told beside it.
+        reached: whether the goal was reached so far; None where the environment does not say.
 
     Raises:
         UserError: the disturbances are another task's.
@@ -70,6 +71,7 @@ class Lane:
         self.link = DisturbedLink(self.disturbances, self.task, seed)
         self.observation: FloatArray = self.link.sense(self._flat(observation))
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
+        self.reached: bool | None = None
         self.running = True
 
     def token(self) -> Token:
@@ -94,6 +96,8 @@ class Lane:
         observation, reward, terminated, truncated, self.info = self.env.step(arrived)
         self.observation = self.link.sense(self._flat(observation))
         self.previous_action = self.task.executed(action)
+        if (told := _number(self.info.get("success"))) is not None:
+            self.reached = bool(told) or bool(self.reached)
         self.reward = self._number_of(reward)
         if not np.isfinite(self.reward):
             raise CommandFailed(
@@ -140,14 +144,8 @@ class Lane:
     def cut(self) -> Episode:
         """End the running episode here."""
         self.running = False
-        success, shortest = (_number(self.info.get(name)) for name in ("success", "shortest"))
-        return Episode(
-            self.seed,
-            self.total,
-            self.decisions,
-            None if success is None else bool(success),
-            None if shortest is None else int(shortest),
-        )
+        shortest = _number(self.info.get("shortest"))
+        return Episode(self.seed, self.total, self.decisions, self.reached, None if shortest is None else int(shortest))
 
     def close(self) -> None:
         """Free the environment."""
@@ -156,6 +154,8 @@ class Lane:
 
 def _number(told: Any) -> float | None:
     """What an environment tells as a bool, a number, or an array of one; None where it is none of these."""
+    if told is None:
+        return None
     try:
         value = float(np.asarray(told, np.float64).item())
     except (TypeError, ValueError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
+from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
 from dsf.tasks.recorded import RecordedEnvironment
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ SCORE_SCALE = 100.0
 DELAYED = "-delayed"
 """Ends the name of a task whose rewards are delayed."""
 ROBOTICS_EXTRA = "robotics"
+GRAPHICS_VARIABLE, NO_GRAPHICS = "MUJOCO_GL", "disabled"
+"""What MuJoCo draws with; it reads that when it is imported."""
 LONGEST_REASON = 200
 """Characters of an environment's own account of why it cannot be built."""
 KNOWN_MODEL_WARNING = "settotalmass"
@@ -182,6 +187,7 @@ class Task:
         """
         import gymnasium
 
+        import_mujoco()
         if self.extra:
             require_installed(self.extra, "gymnasium_robotics")
             # Importing it registers its environments; it prints a notice about tasks that are none of ours.
@@ -222,6 +228,31 @@ class Task:
             with contextlib.suppress(OSError):
                 Path(model_file).unlink()
         return env
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, also where the graphics that :data:`GRAPHICS_VARIABLE` asks for are not there, or are nonsense.
+
+    Nothing here needs them, so they are switched off then, with a line that says so. Signals wait for the end: one of
+    its libraries asks a Python process of its own for a version, which would print a traceback where it is interrupted,
+    or where nobody is left to hear it.
+    """
+    if "mujoco" in sys.modules:
+        return
+    with interrupts_deferred(), terminal_signals_held():
+        try:
+            import mujoco
+        except Exception as error:  # whatever the library behind it raises
+            asked = os.environ.get(GRAPHICS_VARIABLE)
+            if not asked or asked == NO_GRAPHICS:
+                raise
+            os.environ[GRAPHICS_VARIABLE] = NO_GRAPHICS
+            import mujoco  # noqa: F401
+
+            if multiprocessing.parent_process() is None:
+                reason = " ".join(str(error).split())
+                note = f"note: {GRAPHICS_VARIABLE}={asked} is left aside ({reason}): nothing here needs it"
+                print(note, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -170,7 +170,7 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron += " (--compile has nothing to do)" if config.compile else ""
         except KernelsUnavailable as reason:
             compiled = " under torch.compile" if config.compile else ""
-            neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
+            neuron = f"fused, torch operations{compiled}, slower ({reason})"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
     return f"{said}; neurons: {neuron}"

@@ -39,11 +39,10 @@ def train(config: TrainConfig, observer: TrainingObserver = SILENT) -> TrainedRu
     """
     begun = time.monotonic()
     require_possible(config)
-    from dsf.train.distributed import process_group, rank
+    from dsf.train.distributed import RANK_VARIABLE, launched_ranks, process_group, rank
     from dsf.train.initial import with_model_of_checkpoint
 
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    first = alone or int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes, one holds the directory for all
+    first = launched_ranks() == 1 or int(os.environ[RANK_VARIABLE]) == 0  # which holds the directory for all
     with held(config.out) if first else contextlib.nullcontext(), process_group(config.device):
         require_possible(config)  # once more: who held it until now may have left a run there
         return _train(with_model_of_checkpoint(config.of_phase()), observer if rank() == 0 else SILENT, begun)

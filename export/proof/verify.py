@@ -9,8 +9,8 @@ so that rounding cannot hide a wrong fold.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from threading import Event
@@ -26,6 +26,7 @@ from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float6
 from dsf.export.proof.rungs import UNPROVEN, Rung, prove_network
 from dsf.export.proof.score_gate import LARGEST_ADVICE, METHOD, Drop, paired_drop
 from dsf.shell.arrays import FloatArray, IntArray
+from dsf.shell.processes.background import Background
 from dsf.tasks import Episode, Policy, Task, Token, mean_confidence_interval, rollout
 from dsf.tasks.scores import CONFIDENCE
 from dsf.train.evaluation.torch_policy import TorchPolicy
@@ -102,20 +103,23 @@ def prove_run(
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
-    with watch(None), _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1)) as proofs:
+    proofs: list[Rung] = []
+    with watch(None), _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1), proofs):
         levels = prove_levels(model, folded, network, tokens)
-    return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
+    return [*levels, *returns, *proofs], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
 
 @contextlib.contextmanager
-def _proofs_beside(network: Network, tokens: IntArray) -> Iterator[Future[list[Rung]]]:
-    """Prove the network beside what the block does; where the block fails or is interrupted, the proof stops, too."""
-    stop = Event()
-    with ThreadPoolExecutor(1) as pool:
-        proofs = pool.submit(prove_network, network, tokens, stop)
+def _proofs_beside(network: Network, tokens: IntArray, proofs: list[Rung]) -> Iterator[None]:
+    """Prove the network beside what the block does, and put the rungs into ``proofs`` at its end; where the block fails
+    or is interrupted, the proof stops, too.
+    """
+    stop, thread = Event(), Background[list[Rung]]("dsf-proofs")
+    with thread:
+        thread.begin(functools.partial(prove_network, network, tokens, stop))
         try:
-            yield proofs
-            wait([proofs])
+            yield
+            proofs += thread.answer()
         except BaseException:
             stop.set()
             raise

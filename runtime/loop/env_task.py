@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from dsf.shell.errors import UserError
 from dsf.tasks import Task
 from dsf.tasks.recorded import stretched
 from dsf.tasks.registry import described_task
+from dsf.tasks.task import import_mujoco
 
 if TYPE_CHECKING:
     import gymnasium
@@ -101,14 +104,30 @@ def _horizon(env_id: str) -> int | None:
     """
     import gymnasium
 
+    import_mujoco()  # before the module does
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import_named(module)
         horizon = gymnasium.spec(name).max_episode_steps
         return horizon if horizon is not None and horizon > 0 else None
     except Exception as error:
         raise UserError(f"--env {env_id}: {_told(error)}; module:id imports a module that registers it") from None
+
+
+def _import_named(module: str) -> None:
+    """Import a module that the command line names, from the working directory first, as ``python -m`` does.
+
+    The directory stays the last place to look, for what the module imports later; workers inherit it.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _told(error: Exception) -> str:

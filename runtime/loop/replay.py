@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, r
 from dsf.runtime.loop.tape import TapedEpisode, spike_digest
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.tasks import Lane, Task, get_task
 from dsf.tasks.registry import described_task
 
@@ -225,10 +226,11 @@ def _report(config: ReplayConfig, facts: RunFacts, found: list[Comparison], skip
     for comparison in found:
         counts = (f"{comparison.compared:,}", f"{comparison.different:,}") if comparison.compared else ("-", "-")
         table.add_row(comparison.what, *counts, comparison.first_difference or "-")
-    console.print(table)
-    if skipped:
-        console.print(f"note: not replayed in {facts.env_id}: {skipped}", soft_wrap=True)
     different = [comparison for comparison in found if comparison.different]
+    writing: list[Callable[[], None]] = [functools.partial(console.print, table)]
+    if skipped:
+        note = f"note: not replayed in {facts.env_id}: {skipped}"
+        writing.append(functools.partial(console.print, note, soft_wrap=True))
     if config.json is not None:
         summary = {
             "recording": dataclasses.asdict(facts),
@@ -237,7 +239,8 @@ def _report(config: ReplayConfig, facts: RunFacts, found: list[Comparison], skip
             "environment_skipped": skipped,
             "exact": not different,
         }
-        write_json(config.json, summary)
+        writing.append(functools.partial(write_json, config.json, summary))
+    write_each(*writing)
     if different:
         first = different[0]
         where = f"{first.what}: {first.different} of {first.compared} differ, first at {first.first_difference}"

@@ -49,9 +49,13 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         report: of the run, with tapes.
     """
     tape, task = report.result.tapes[0], report.task
-    sketch = sketch_episode(task, tape.episode.seed, report.target_return, tape.actions)
+    why_not = ""
+    try:
+        sketch = sketch_episode(task, tape.episode.seed, report.target_return, tape.actions)
+    except Exception as error:  # of the environment, which runs once more: the page is worth more than its film
+        sketch, why_not = None, f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     sections = [
-        *_episode_sections(network, tape, report, filmed=sketch is not None),
+        *_episode_sections(network, tape, report, filmed=sketch is not None, why_not=why_not),
         _saturation_section(report),
         Section("Firing rates", figure(figures.firing_rates(report.result.activity))),
         _energy_section(report),
@@ -61,7 +65,7 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         Section("Wall time", table(("part", "time"), wall_rows(report).items(), numbers=1)),
         _provenance_section(network),
     ]
-    page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text())
+    page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text(encoding="utf-8"))
     text = page.substitute(
         title=escape(f"{task.world}, driven by integer spikes ({report.backend})"),
         subtitle=escape(_subtitle(report)),
@@ -113,6 +117,11 @@ def _tiles(report: RunReport) -> str:
     score = report.score(interval.mean)
     if score is not None:
         tiles.insert(1, (f"{score:.1f}", f"{report.score_label} score"))
+    if report.success is not None:
+        rate = report.success
+        tiles.insert(
+            1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes")
+        )
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
 
 
@@ -133,8 +142,11 @@ def _tile(value: str, label: str) -> str:
     return f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
 
 
-def _episode_sections(network: Network, tape: TapedEpisode, report: RunReport, filmed: bool) -> Iterable[Section]:
+def _episode_sections(
+    network: Network, tape: TapedEpisode, report: RunReport, filmed: bool, why_not: str
+) -> Iterable[Section]:
     film = f'<canvas id="film" width="{FILM_WIDTH}" height="{FILM_HEIGHT}"></canvas>' if filmed else ""
+    film += f"<p>{escape(f'There is no film: {why_not}')}</p>" if why_not else ""
     curve = figures.reward_curve(tape.rewards, report.target_return, report.task.control_period_s)
     yield Section(f"The episode of reset seed {tape.episode.seed}", film + figure(curve))
     levels = {name: [one.episode_return for one in level] for name, level in report.comparison.items()}

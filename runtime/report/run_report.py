@@ -44,6 +44,26 @@ class WallTimes:
 
 
 @dataclass(frozen=True)
+class SuccessRate:
+    """How many episodes reached the goal.
+
+    Attributes:
+        reached: of them.
+        told: episodes of which the environment says whether.
+    """
+
+    reached: int
+    told: int
+
+    def __str__(self) -> str:
+        return f"{self.reached / self.told:.1%} ({self.reached} of {self.told} episodes)"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"rate": self.reached / self.told, "reached": self.reached, "episodes": self.told}
+
+
+@dataclass(frozen=True)
 class SaturatedFeature:
     """A feature that lay beyond the encoder's range, so that the network saw the range's end.
 
@@ -112,6 +132,12 @@ class RunReport:
     def interval(self) -> ConfidenceInterval:
         """Confidence interval of the mean return over episodes."""
         return mean_confidence_interval(self.returns)
+
+    @property
+    def success(self) -> SuccessRate | None:
+        """How many episodes reached the goal; None where the environment does not say."""
+        told = [episode.success for episode in self.episodes if episode.success is not None]
+        return SuccessRate(sum(told), len(told)) if told else None
 
     @property
     def interval_note(self) -> str:
@@ -226,6 +252,8 @@ class RunReport:
             },
             "comparison_note": self.comparison_note,
         }
+        if self.success is not None:
+            values["success"] = self.success.to_json()
         if self.core_traffic is not None:
             values["core_traffic"] = self.core_traffic.to_json()
         return values

@@ -79,6 +79,7 @@ def run_rows(report: RunReport) -> dict[str, str]:
         "episodes (seeds)": f"{len(episodes)} ({episodes[0].seed}..{episodes[-1].seed})",
         "return, mean [95 %]": f"{interval.mean:.1f} {spread.strip()}",
         **_score_row(report),
+        **({} if report.success is None else {"reached the goal": str(report.success)}),
         "decisions": f"{result.decisions}",
         "spikes per decision": f"{report.spikes_per_decision:,.0f}",
         "synaptic events per decision": f"{report.synaptic_events_per_decision:,.0f}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +31,7 @@ from dsf.runtime.robustness.levels import (
 from dsf.runtime.robustness.report import RobustnessReport, markdown, plot, print_table
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
 from dsf.tasks.registry import described_task
@@ -157,10 +159,11 @@ def run(config: RobustnessConfig) -> None:
     sweep = sweep_of(config, path)
     points = sweep_levels(config, sweep, console)
     report = RobustnessReport(sweep, points, path.name, file_digest(path))
-    print_table(report, table_console())
+    writing: list[Callable[[], None]] = [functools.partial(print_table, report, table_console())]
     if config.json is not None:
-        write_json(config.json, report.to_json())
+        writing.append(functools.partial(write_json, config.json, report.to_json()))
     if config.markdown is not None:
-        replace_section(config.markdown, SECTION, markdown(report))
+        writing.append(functools.partial(replace_section, config.markdown, SECTION, markdown(report)))
     if config.plot is not None:
-        plot(report, config.plot)
+        writing.append(functools.partial(plot, report, config.plot))
+    write_each(*writing)

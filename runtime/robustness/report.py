@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.robustness.levels import Point, Sweep
 from dsf.shell.files import replacing
 from dsf.tasks import ConfidenceInterval
@@ -165,6 +166,7 @@ def _level(point: Point) -> str:
 
 def plot(report: RobustnessReport, path: Path) -> None:
     """Write curves as PNG: one panel per kind, scores with intervals at evenly spaced levels, the first undisturbed."""
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     base, *points = report.points

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.sweeps.table import SweepTable
 from dsf.shell.files import replacing
 from dsf.shell.plain_text import figure_text
@@ -19,6 +20,7 @@ def write_plot(table: SweepTable, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     size = (2.0 + PANEL_WIDTH * len(table.columns), MARGIN + ROW_HEIGHT * len(table.rows))

@@ -175,7 +175,24 @@ class Endless(Point):
         return np.zeros(OBSERVATION), 0.0, False, False, {}
 
 
-OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards)
+class Unrepeatable(Point):
+    """A world that can be reset once, as one behind a wire, and tells of its goal when it is reached, not later."""
+
+    was_reset = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if Unrepeatable.was_reset:
+            raise RuntimeError("the robot is <asleep>")
+        Unrepeatable.was_reset = True
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return (*super().step(action)[:4], {"success": float(self.steps == 2)})
+
+
+OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards, Unrepeatable)
 for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from dsf.shell.child_processes import die_with_parent, start_method_kept
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
+from dsf.shell.processes.workers import WorkerDied, crew, speaking, told
 from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
@@ -70,34 +64,37 @@ def collect_episodes(
     ]
     if min(workers, count) == 1:
         return [episode for share in shares for episode in _share_episodes(share, on_step)]
-    # Started afresh, not forked: the caller may be running threads (a progress bar, torch).
-    context = multiprocessing.get_context("spawn")
-    episodes: list[EpisodeBuffer] = []
-    with start_method_kept(), ProcessPoolExecutor(min(workers, count), context, _start_worker, (os.getpid(),)) as pool:
-        main = threading.current_thread() is threading.main_thread()
+    made: dict[int, list[EpisodeBuffer]] = {}
+    waiting = list(enumerate(shares))
+    try:
+        with crew(_work, min(workers, count)) as started:
+            for worker in started:
+                worker.send(waiting.pop(0))
+            busy = list(started)
+            while busy:
+                for worker in speaking(busy):
+                    index, answer = worker.receive()
+                    if isinstance(answer, Exception):
+                        raise answer
+                    made[index] = answer
+                    for _ in range(shares[index].steps):
+                        on_step()
+                    if not waiting:
+                        busy.remove(worker)
+                    worker.send(waiting.pop(0) if waiting else None)
+    except WorkerDied as death:
+        raise CommandFailed(f"{death} of --workers {workers}: try fewer, memory may be short") from None
+    return [episode for index in range(count) for episode in made[index]]
+
+
+def _work(connection: Connection) -> None:
+    """A worker's life: shares come in, their episodes go out."""
+    for index, share in iter(connection.recv, None):
         try:
-            # An exception while a worker is being started would leave it half told what to do, and it would print that.
-            with interrupts_deferred() if main else contextlib.nullcontext(), terminal_signals_held():
-                answers = pool.map(_share_episodes, shares)
-            for made, share in zip(answers, shares):
-                episodes += made
-                for _ in range(share.steps):
-                    on_step()
-        except BrokenProcessPool:
-            raise CommandFailed(
-                f"a worker process of --workers {workers} died: try fewer, memory may be short"
-            ) from None
-        except BaseException:
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-    return episodes
-
-
-def _start_worker(parent: int) -> None:
-    """End with the parent, and leave Ctrl-C, which a terminal sends to every process, to it."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            answer: list[EpisodeBuffer] | Exception = _share_episodes(share)
+        except Exception as error:
+            answer = told(error, "a worker")
+        connection.send((index, answer))
 
 
 def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -> list[EpisodeBuffer]:
