@@ -66,7 +66,7 @@ class _Score:
     returns: tuple[float, ...] = ()
     return_mean: float = 0.0
     return_interval_95: tuple[float, float] = (0.0, 0.0)
-    score_mean: float = 0.0
+    score_mean: float | None = 0.0
     success_rate: float | None = None
     steps_over_shortest: float | None = None
     step: int = 0

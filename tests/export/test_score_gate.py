@@ -13,6 +13,7 @@ import pytest
 from dsf.export import ExportConfig, read_network, write_network
 from dsf.export.cli import main
 from dsf.export.exporting import remedies, require_passed
+from dsf.export.network.nodes import NetworkError
 from dsf.export.proof.rungs import Rung
 from dsf.export.proof.score_gate import Drop, default_most, paired_drop, planned_looks, student_quantile
 from dsf.export.proof.tables import holds, unproven_lines
@@ -204,8 +205,10 @@ def test_a_strangers_rungs_break_nothing(tmp_path: Path) -> None:
         assert unproven_lines({"rungs": rungs}) == []
     nothing: Any = []
     assert unproven_lines(nothing) == []
-    path = tmp_path / "net.dsf.h5"
     marked = {"name": 5, "passed": None, "details": {"verdict": "unproven"}}
-    write_network(random_network(0).with_verification({"rungs": [marked]}), path)
-    (line,) = unproven_lines(read_network(path).verification)
+    (line,) = unproven_lines({"rungs": [marked]})
     assert line.startswith("5 is unproven: ") and line.endswith("more episodes")
+    path = tmp_path / "net.dsf.h5"
+    write_network(random_network(0).with_verification({"rungs": [marked]}), path)
+    with pytest.raises(NetworkError, match="name is 5, expected text"):  # a file's rungs are looked at as it is read
+        read_network(path)

@@ -161,7 +161,8 @@ def _require_environment(spec: Any) -> None:
 
 
 def _is_horizon(value: Any) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    """None and numbers below 1 are Gymnasium's ways to say that there is none."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def recorded_episodes(dataset_id: str, data: Path, task: Task, episodes: int) -> Iterator[Any]:
