@@ -80,7 +80,8 @@ def cases(draw: Any, kinds: tuple[AttentionKind, ...]) -> Case:
         threshold=draw(st.sampled_from([0.5, 0.375, 1.0])),
         # snnTorch holds decay and threshold in float32, so only such values mean the same to all
         attention_surrogate_width=draw(st.sampled_from([1.0, 1.5, 2.0])),
-        decay=draw(st.sampled_from([0.0, 0.25, 0.5, 0.625]) | st.floats(0.0, 0.9375, width=32)),
+        # of a decay near 0, float64 loses the trace that a whole number leaves beside the surrogate's edge
+        decay=draw(st.sampled_from([0.0, 0.25, 0.5, 0.625]) | st.floats(2.0**-10, 0.9375, width=32)),
         norm=draw(st.sampled_from(NORMS)),
     )
     seed = draw(st.integers(0, 2**32 - 1))
