@@ -28,7 +28,7 @@ from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
 
 FEATURES = OBSERVATION + ACTION + 1
-WALL_TIMES = ("seconds", "decisions_per_second", "ticks_per_second")
+WALL_TIMES = ("seconds", "wall_seconds", "decisions_per_second", "ticks_per_second")
 LIMIT_S = 10.0
 MARK = "DSF_TEST_MARK"
 """Environment variable that all processes of one run inherit, orphans too."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks import Episode
 from dsf.testing.training_runs import HOPPER
 from dsf.train import TrainConfig, TrainedRun, load_dataset, train
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
@@ -159,3 +160,12 @@ def test_a_score_survives_json(goals: Goals | None) -> None:
     assert Score.from_json(values) == score
     assert ("success_rate" in values) == (goals is not None)
     assert goals_reached([]) is None
+
+
+def test_a_goal_counts_where_no_shortest_way_to_it_is_known() -> None:
+    """Adroit's hands say success, and nothing of a way; an environment without goals says neither."""
+    hands = [Episode(seed, 1.0, 100, success=seed < 3) for seed in range(4)]
+    assert goals_reached(hands) == Goals(0.75, None)
+    assert goals_reached([Episode(0, 1.0, 100)]) is None
+    mazes = [Episode(0, 1.0, 30, success=True, shortest=20), Episode(1, 0.0, 90, success=False, shortest=10)]
+    assert goals_reached(mazes) == Goals(0.5, 1.5)

@@ -127,8 +127,8 @@ class Score:
 
 
 def goals_reached(episodes: Sequence[Episode]) -> Goals | None:
-    """How often the goal was reached, and how directly; None without goals."""
-    told = [episode for episode in episodes if episode.success is not None and episode.shortest is not None]
+    """How often the goal was reached, and how directly where the shortest way is known; None without goals."""
+    told = [episode for episode in episodes if episode.success is not None]
     if not told:
         return None
     ratios = [episode.decisions / episode.shortest for episode in told if episode.success and episode.shortest]

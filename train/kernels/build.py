@@ -216,8 +216,9 @@ def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str],
         for name, text in texts.items():
             (scratch / name).write_text(text)
         object_file, shared = f"{scratch}/kernels.o", scratch / "kernels.so"
-        _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
-        _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
+        _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file], scratch)
+        # no -fopenmp: torch's runtime serves
+        _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"], scratch)
         if not shared.exists():
             raise KernelsUnavailable(f"{compiler[0]} failed: it wrote nothing")
         shared.chmod(LIBRARY_MODE)
@@ -228,9 +229,11 @@ def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str],
         return library
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], scratch: Path | None = None) -> str:
+    """What a compiler prints; what it writes on its way goes to ``scratch``: a killed one tidies nothing."""
+    environment = None if scratch is None else {**os.environ, "TMPDIR": str(scratch)}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILER_TIMEOUT_S, env=environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelsUnavailable(f"{command[0]} failed: {' '.join(str(error).split())}") from None
     if done.returncode != 0:
