@@ -12,12 +12,15 @@ import numpy.typing as npt
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
     Count,
     Encoder,
     Gate,
+    HostEmbedding,
+    HostNode,
     Node,
     Outer,
     PlacedWindow,
@@ -26,6 +29,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.train.quantization.host_embedding import BYTES_PER_WEIGHT, MACS_PER_CHANNEL, OPERATIONS_PER_CHANNEL
 
 Counts = npt.NDArray[np.int64]
 
@@ -40,7 +44,9 @@ QUANTITIES = {
     "graded_messages": "value of several bits sent to one destination core",
     "dynamic_operations": "spike meets spike in attention: an AND, or a read and an add",
     "macs": "integer multiply-accumulate on graded values",
-    "macs_fp32": "floating-point multiply-accumulate (dense networks only)",
+    "macs_fp32": "floating-point multiply-accumulate (of dense networks, and of a host embedding, there in float64)",
+    "host_operations": "other floating-point operation of a host embedding: mean, difference, division, rounding, clip",
+    "host_bytes": "byte of float64 weights that a host embedding fetches",
     "weight_bytes": "byte of weights fetched from memory",
     "host_transfers": "value that crosses between host and chip",
 }
@@ -62,15 +68,17 @@ class NodeActivity:
         inactive_updates: the other updates (LIF).
         messages: one per spike and destination core: with a mapping its cores, without one a core per population.
         hops_east_west, hops_north_south: links of the mesh that messages cross; 0 without a mapping on a known mesh.
-        graded_messages: one per graded value sent and destination (Encoder, Residual and the nodes that look back per
-            tick, an upper bound for the latter; Readout's input per decision).
+        graded_messages: one per graded value sent and destination (Encoder, HostEmbedding, Residual and the nodes that
+            look back per tick, an upper bound for the latter; Readout's input per decision).
         dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
         macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
-        macs_fp32: floating-point multiply-accumulates (none in an integer network).
+        macs_fp32: floating-point multiply-accumulates per token (HostEmbedding; nothing else in an integer network).
+        host_operations, host_bytes: the host's other work per token (HostEmbedding).
         weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
-        host_transfers: features in per token (Encoder), accumulators out per decision (Readout).
+        host_transfers: features in per token (Encoder; HostEmbedding its channels), accumulators out per decision
+            (Readout).
     """
 
     node: str
@@ -87,6 +95,8 @@ class NodeActivity:
     dynamic_operations: int = 0
     macs: int = 0
     macs_fp32: int = 0
+    host_operations: int = 0
+    host_bytes: int = 0
     weight_bytes: int = 0
     host_transfers: int = 0
 
@@ -200,8 +210,9 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     """One node's counts."""
     network, slots = counter.network, counter.network.ticks * counter.tokens
     base = NodeActivity(node.name, type(node).__name__, node.size)
-    if isinstance(node, Encoder):
-        return dataclasses.replace(base, graded_messages=node.size * slots, host_transfers=node.size * counter.tokens)
+    if isinstance(node, HOST_KINDS):
+        host = {quantity: count * counter.tokens for quantity, count in host_work_per_token(node).items()}
+        return dataclasses.replace(base, graded_messages=node.size * slots, **host)
     if isinstance(node, Synapses):
         if isinstance(network[node.source], Encoder):
             macs = node.weights.size * slots
@@ -227,6 +238,22 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     if isinstance(node, HISTORY_KINDS):
         base = dataclasses.replace(base, graded_messages=node.size * slots * readers(network, node.name))
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
+
+
+def host_work_per_token(node: HostNode) -> dict[str, int]:
+    """What the host does for every token, by quantity: it sends the values, a host embedding also computes them.
+
+    An encoder's scaling of its features is not counted, here as there.
+    """
+    found = {"host_transfers": node.size}
+    if isinstance(node, HostEmbedding):
+        weights, channels = node.matrix.size, node.size
+        found |= {
+            "macs_fp32": weights + MACS_PER_CHANNEL * channels,
+            "host_operations": OPERATIONS_PER_CHANNEL * channels,
+            "host_bytes": BYTES_PER_WEIGHT * (weights + 2 * channels),
+        }
+    return found
 
 
 def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:

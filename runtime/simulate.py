@@ -288,7 +288,7 @@ def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> l
     """What a reader of the figures has to know about this network and target."""
     notes = list(task.notes) if isinstance(task, EnvTask) else []
     encoder = network.encoder
-    largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
+    largest = float(encoder.offset[-1] + encoder.reach[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):
         notes.append(
             f"the network's return-to-go input ends at {largest:.0f}: "

@@ -19,7 +19,7 @@ import numpy as np
 
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_text, require_whole
+from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_number, require_text, require_whole
 from dsf.export.network.sealed import Seal
 
 FORMAT_VERSION = 2
@@ -45,9 +45,17 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "step": np.float64,
     "shift": np.int8,
     "scale": np.float64,
+    "matrix": np.float64,
+    "norm_gain": np.float64,
+    "norm_bias": np.float64,
+    "unit": np.float64,
 }
 """Storage type of every array field, whatever its node."""
-_SCALARS: dict[Any, Callable[[str, str, Any], int | str]] = {int: require_whole, str: require_text}
+_SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {
+    int: require_whole,
+    float: require_number,
+    str: require_text,
+}
 """Types of the fields that are attributes, and who checks them."""
 
 

@@ -55,7 +55,8 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
 
     Args:
         network: that will read them.
-        dataset_id: whose tokens; None draws random ones over the encoder's whole range. Where every episode is shorter
+        dataset_id: whose tokens; None draws random ones, see
+            :func:`~dsf.export.proof.rungs.random_proof_tokens`. Where every episode is shorter
             than the sequence wanted, it is as long as the longest episode.
         decisions: tokens in all, at least.
         seed: of random tokens.
@@ -68,5 +69,5 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
     require_installed("train", "torch", "minari")
     from dsf.export.proof.verify import spread_windows
 
-    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.size)
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.features)
     return spread_windows(episodes, steps_for(network, decisions), LANES).swapaxes(0, 1)

@@ -19,8 +19,17 @@ from threadpoolctl import threadpool_limits
 
 from dsf.export.conversion.folded import FoldedModel, lane_batches
 from dsf.export.network.network import Network
-from dsf.export.network.reference import IntegerPolicy, ReferenceEngine, WindowReference
-from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
+from dsf.export.network.nodes import HostEmbedding
+from dsf.export.network.reference import IntegerPolicy, ReferenceEngine, WindowReference, entering
+from dsf.export.proof.levels import (
+    FoldComparison,
+    HostComparison,
+    IntegerComparison,
+    in_float64,
+    run_folded,
+    run_reference,
+    run_torch,
+)
 from dsf.export.proof.rungs import Rung, prove_network
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
@@ -68,8 +77,8 @@ def prove_run(
         folded: its folded form.
         network: its integer form.
         loop: closed-loop episodes; None leaves that rung out, and ``episodes`` must be given.
-        episodes: tokens to compare on, (steps, features) encoder integers each; None takes those that the float policy
-            sees in ``loop``.
+        episodes: tokens to compare on, as the codec makes them of (steps, features) each; None takes those that the
+            float policy sees in ``loop``.
 
     Returns:
         the rungs, and tokens for the report on layers, (lanes, context, features).
@@ -81,7 +90,8 @@ def prove_run(
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
-    with _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1)) as proofs:
+    graded = entering(network.encoder, sequences.swapaxes(0, 1))
+    with _halved_threads(), _proofs_beside(network, graded) as proofs:
         levels = prove_levels(model, folded, network, tokens)
     return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
@@ -116,11 +126,15 @@ def _halved_threads() -> Iterator[None]:
 def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
     """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
     l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
+    host = HostComparison(network.encoder) if isinstance(network.encoder, HostEmbedding) else None
     for batch in lane_batches(tokens, axis=0):
         actions, spikes, near = run_folded(folded, batch)
         l0_l1.add(*run_torch(exact, batch), actions, spikes, near)
-        l1_l2.add(actions, spikes, *run_reference(network, batch))
-    return [l0_l1.rung(), l1_l2.rung()]
+        entered = entering(network.encoder, batch)
+        l1_l2.add(actions, spikes, *run_reference(network, entered))
+        if host is not None:
+            host.add(folded.embed(batch), entered)
+    return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]
 
 
 def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop) -> tuple[Recorder, Rung]:
@@ -152,11 +166,11 @@ def compare_returns(loop: ClosedLoop, floats: list[Episode], integers: list[Epis
 
 
 class Recorder:
-    """A policy that keeps every token it was shown, as the codec's integers."""
+    """A policy that keeps every token it was shown, as its codec makes them."""
 
     def __init__(self, policy: TorchPolicy) -> None:
         self.policy, self.codec, self.lanes = policy, policy.model.codec, policy.lanes
-        self.episodes: list[IntArray] = [np.zeros((0, len(self.codec.unit)), np.int32)] * self.lanes
+        self.episodes: list[IntArray] = [self.codec.encode(np.zeros((0, len(self.codec.unit))))] * self.lanes
         self.running: list[list[IntArray]] = [[] for _ in range(self.lanes)]
 
     def reset(self, lane: int) -> None:
