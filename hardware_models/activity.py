@@ -74,8 +74,8 @@ class NodeActivity:
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
         macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
-        macs_fp32: floating-point multiply-accumulates per token (HostEmbedding; nothing else in an integer network).
-        host_operations, host_bytes: the host's other work per token (HostEmbedding).
+        macs_fp32: floating-point multiply-accumulates per decision (HostEmbedding; nothing else in an integer network).
+        host_operations, host_bytes: the host's other work per decision (HostEmbedding).
         weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
         host_transfers: features in per token (Encoder; HostEmbedding its channels), accumulators out per decision
             (Readout).
@@ -211,8 +211,9 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     network, slots = counter.network, counter.network.ticks * counter.tokens
     base = NodeActivity(node.name, type(node).__name__, node.size)
     if isinstance(node, HOST_KINDS):
-        host = {quantity: count * counter.tokens for quantity, count in host_work_per_token(node).items()}
-        return dataclasses.replace(base, graded_messages=node.size * slots, **host)
+        host = {quantity: count * counter.decisions for quantity, count in embedded_on_host(node).items()}
+        sent = node.size * counter.tokens
+        return dataclasses.replace(base, graded_messages=node.size * slots, host_transfers=sent, **host)
     if isinstance(node, Synapses):
         if isinstance(network[node.source], Encoder):
             macs = node.weights.size * slots
@@ -240,20 +241,20 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
 
 
-def host_work_per_token(node: HostNode) -> dict[str, int]:
-    """What the host does for every token, by quantity: it sends the values, a host embedding also computes them.
+def embedded_on_host(node: HostNode) -> dict[str, int]:
+    """What the host computes for every decision, by quantity: a host embedding's work on the one token that is new.
 
-    An encoder's scaling of its features is not counted, here as there.
+    In window mode the host keeps the integers of earlier tokens. Its scaling of the features is not counted, as an
+    encoder's is not.
     """
-    found = {"host_transfers": node.size}
-    if isinstance(node, HostEmbedding):
-        weights, channels = node.matrix.size, node.size
-        found |= {
-            "macs_fp32": weights + MACS_PER_CHANNEL * channels,
-            "host_operations": OPERATIONS_PER_CHANNEL * channels,
-            "host_bytes": BYTES_PER_WEIGHT * (weights + 2 * channels),
-        }
-    return found
+    if not isinstance(node, HostEmbedding):
+        return {}
+    weights, channels = node.matrix.size, node.size
+    return {
+        "macs_fp32": weights + MACS_PER_CHANNEL * channels,
+        "host_operations": OPERATIONS_PER_CHANNEL * channels,
+        "host_bytes": BYTES_PER_WEIGHT * (weights + 2 * channels),
+    }
 
 
 def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:

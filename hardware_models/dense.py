@@ -24,7 +24,7 @@ from dsf.export.network.nodes import (
     Residual,
     Synapses,
 )
-from dsf.hardware_models.activity import Activity, NodeActivity, host_work_per_token
+from dsf.hardware_models.activity import Activity, NodeActivity, embedded_on_host
 
 Precision = Literal["fp32", "int8"]
 BYTES: dict[Precision, int] = {"fp32": 4, "int8": 1}
@@ -204,7 +204,7 @@ def _dense(network: Network, ticks: int, neurons: bool) -> Activity:
             macs = node.weights.size * (1 if once else ticks)
             counted = dataclasses.replace(counted, macs=macs, weight_bytes=node.weights.size)
         elif isinstance(node, HostEmbedding):
-            counted = dataclasses.replace(counted, **host_work_per_token(node))
+            counted = dataclasses.replace(counted, **embedded_on_host(node))
         elif isinstance(node, (Gate, And)):
             counted = dataclasses.replace(counted, macs=node.size * ticks)
         elif isinstance(node, HISTORY_KINDS):

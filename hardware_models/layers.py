@@ -35,7 +35,7 @@ SPENT_ON = {
 """What a priced quantity belongs to; fetching weights belongs to the events or products that it is done for."""
 EMBEDDING = "embedding"
 ON_HOST = "host embedding"
-"""The same, where it runs on the host."""
+"""What the host computes of it, where that is more than scaling features."""
 SHARES = (SYNAPSE, NEURON, ROUTING, ATTENTION, MACS)
 
 
@@ -145,9 +145,10 @@ def by_part(rows: Iterable[LayerRow]) -> list[LayerRow]:
     name = EMBEDDING
     for row in rows:
         words = row.layer.split(".")
-        if row.kind == HostEmbedding.__name__:
-            name = ON_HOST
-        elif words[0] == "blocks":
+        if row.kind == HostEmbedding.__name__:  # the residual behind it is the chip's
+            parts[ON_HOST] = [row]
+            continue
+        if words[0] == "blocks":
             name = ".".join(words[:3])
         elif row.kind == Readout.__name__:
             name = row.layer
