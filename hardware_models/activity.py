@@ -29,7 +29,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.train.quantization.host_embedding import BYTES_PER_WEIGHT, MACS_PER_CHANNEL, OPERATIONS_PER_CHANNEL
+from dsf.train.quantization.host_embedding import BYTES_PER_WEIGHT, MACS_PER_CHANNEL, OPERATIONS_PER_CHANNEL, VECTORS
 
 Counts = npt.NDArray[np.int64]
 
@@ -253,7 +253,7 @@ def embedded_on_host(node: HostNode) -> dict[str, int]:
     return {
         "macs_fp32": weights + MACS_PER_CHANNEL * channels,
         "host_operations": OPERATIONS_PER_CHANNEL * channels,
-        "host_bytes": BYTES_PER_WEIGHT * (weights + 2 * channels),
+        "host_bytes": BYTES_PER_WEIGHT * (weights + VECTORS * channels),
     }
 
 

@@ -142,8 +142,11 @@ class Checkpoint:
 
     def _filled(self, model: Model) -> Model:
         """``model`` with the checkpoint's tensors, in evaluation mode."""
+        tensors = self.group("model")
+        if isinstance(model, DSFormer) and model.embed.bias is not None:  # older ones had none
+            tensors.setdefault("embed.bias", torch.zeros_like(model.embed.bias))
         try:
-            model.load_state_dict(self.group("model"))
+            model.load_state_dict(tensors)
         except RuntimeError as error:
             raise UserError(f"{self.path}: tensors do not fit the config: {' '.join(str(error).split())}") from None
         for name, tensor in model.state_dict().items():

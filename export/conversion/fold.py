@@ -86,7 +86,9 @@ def fold_embedding(model: DSFormer) -> Affine | NormedEmbedding:
     """
     norm, unit = model.embed_norm, float64(model.input_unit)
     if isinstance(norm, nn.LayerNorm):
-        return NormedEmbedding(float64(model.embed.weight) * unit, float64(norm.weight), float64(norm.bias), norm.eps)
+        weight, bias = float64(model.embed.weight), model.embed.bias
+        linear_bias = np.zeros(len(weight)) if bias is None else float64(bias)
+        return NormedEmbedding(weight * unit, linear_bias, float64(norm.weight), float64(norm.bias), norm.eps)
     embed = fold_norm(model.embed, norm, "embed_norm")
     return Affine(embed.weight * unit, embed.bias)
 
@@ -98,8 +100,11 @@ def _require_finite(folded: FoldedModel) -> None:
         UserError: naming the layer.
     """
     embed = folded.embed
-    arrays = (embed.weight, embed.bias) if isinstance(embed, Affine) else (embed.matrix, embed.gain, embed.bias)
-    maps: dict[str, tuple[FloatArray | None, ...]] = {"embed": arrays}
+    maps: dict[str, tuple[FloatArray | None, ...]] = {
+        "embed": (embed.weight, embed.bias)
+        if isinstance(embed, Affine)
+        else (embed.matrix, embed.linear_bias, embed.gain, embed.bias)
+    }
     for index, block in enumerate(folded.blocks):
         if (attention := block.attention) is not None:
             name = f"blocks.{index}.attention"

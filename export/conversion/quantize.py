@@ -229,6 +229,7 @@ def host_embedding(embed: NormedEmbedding, codec: InputCodec, scales: Scales) ->
         step=codec.step,
         input_bits=codec.bits,
         matrix=embed.matrix,
+        linear_bias=embed.linear_bias,
         norm_gain=embed.gain,
         norm_bias=embed.bias,
         epsilon=embed.epsilon,

@@ -46,6 +46,7 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "shift": np.int8,
     "scale": np.float64,
     "matrix": np.float64,
+    "linear_bias": np.float64,
     "norm_gain": np.float64,
     "norm_bias": np.float64,
     "unit": np.float64,

@@ -154,7 +154,7 @@ class HostEmbedding:
 
     z[f] = (float32(x[f]) - offset[f]) / step[f];   with input_bits > 0 also z = clip(round_half_even(z), -l, l),
         l = 2**(input_bits-1) - 1;
-    y[n] = (((0 + matrix[n, 0] z[0]) + matrix[n, 1] z[1]) + ...) in the order of the features;
+    y[n] = (((linear_bias[n] + matrix[n, 0] z[0]) + matrix[n, 1] z[1]) + ...) in the order of the features;
     m = ((y[0] + y[1]) + y[2] + ...) / N,   c[n] = y[n] - m,   v = ((c[0] c[0] + c[1] c[1]) + ...) / N;
     q[n] = clip(round_half_even((c[n] / sqrt(v + epsilon) * norm_gain[n] + norm_bias[n]) / unit[n]), -L, L),
         L = 2**(bits-1) - 1;   g[t] = q at every tick.
@@ -169,6 +169,7 @@ class HostEmbedding:
     step: FloatArray  # (features,) feature units per unit of z
     input_bits: int  # signed width of z; 0 where z is not rounded
     matrix: FloatArray  # (channels, features)
+    linear_bias: FloatArray  # (channels,)
     norm_gain: FloatArray  # (channels,)
     norm_bias: FloatArray  # (channels,)
     epsilon: float  # added to the variance
@@ -178,11 +179,11 @@ class HostEmbedding:
     def __post_init__(self) -> None:
         require(self.matrix.ndim == 2 and self.matrix.size > 0, self, f"matrix has shape {self.matrix.shape}")
         channels, features = self.matrix.shape
-        for name in ("offset", "step", "norm_gain", "norm_bias", "unit"):
+        for name in ("offset", "step", "linear_bias", "norm_gain", "norm_bias", "unit"):
             size = features if name in ("offset", "step") else channels
             shape = getattr(self, name).shape
             require(shape == (size,), self, f"{name} has shape {shape}, expected ({size},)")
-        for name in ("offset", "step", "matrix", "norm_gain", "norm_bias", "unit"):
+        for name in ("offset", "step", "matrix", "linear_bias", "norm_gain", "norm_bias", "unit"):
             require(bool(np.isfinite(getattr(self, name)).all()), self, f"{name} is not finite")
         for name in ("step", "unit"):
             require(bool((getattr(self, name) > 0).all()), self, f"{name} is not positive")
@@ -224,7 +225,7 @@ class HostEmbedding:
     @property
     def embedding(self) -> NormedEmbedding:
         """From z to real values of the residual."""
-        return NormedEmbedding(self.matrix, self.norm_gain, self.norm_bias, self.epsilon)
+        return NormedEmbedding(self.matrix, self.linear_bias, self.norm_gain, self.norm_bias, self.epsilon)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ class FloatLayers:
         if isinstance(embed, Affine):
             return self.affine("embed", embed, coded)
         channels = len(embed.matrix)
-        sums = self.affine("embed", Affine(embed.matrix, np.zeros(channels)), coded)
+        sums = self.affine("embed", Affine(embed.matrix, embed.linear_bias), coded)
         share, epsilon = writer.numbers(1.0 / channels, "share"), writer.numbers(embed.epsilon, "epsilon")
         mean = writer.op("Mul", writer.sum_over(sums, -1, keep=True), share)
         centred = writer.op("Sub", sums, mean)

@@ -120,7 +120,12 @@ def assert_default_host(embed: NormedEmbedding, codec: InputCodec, network: Netw
     node, first = network.nodes[:2]
     assert isinstance(node, HostEmbedding) and isinstance(first, Residual)
     assert first.sources == (node.name,) and not first.bias.any() and node.unit.tolist() == [unit] * node.size
-    for mine, theirs in ((node.matrix, embed.matrix), (node.norm_gain, embed.gain), (node.norm_bias, embed.bias)):
+    for mine, theirs in (
+        (node.matrix, embed.matrix),
+        (node.linear_bias, embed.linear_bias),
+        (node.norm_gain, embed.gain),
+        (node.norm_bias, embed.bias),
+    ):
         assert np.array_equal(mine, theirs)
     assert np.array_equal(node.offset, codec.offset) and np.array_equal(node.step, codec.step)
     assert (node.input_bits, node.epsilon) == (codec.bits, embed.epsilon)

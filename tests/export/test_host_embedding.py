@@ -54,6 +54,7 @@ EXAMPLE = HostEmbedding(
     step=np.array([0.7, 2.0]),
     input_bits=0,
     matrix=np.array([[0.3, -1.1], [0.25, 0.7], [-0.9, 0.05]]),
+    linear_bias=np.array([0.07, -0.3, 0.11]),
     norm_gain=np.array([0.5, 0.45, 0.6]),
     norm_bias=np.array([0.01, -0.2, 0.3]),
     epsilon=1e-5,
@@ -62,11 +63,11 @@ EXAMPLE = HostEmbedding(
 )
 
 KNOWN_VALUES = [
-    ["-0x1.2290b4a57d5a2p-1", "0x1.82f5a68a179b9p-2", "0x1.c7a9e888a75d2p-3"],
-    ["-0x1.64bbde5a58134p-1", "0x1.9b77804f87fb8p-4", "0x1.7eb6a7f4a9624p-1"],
-    ["0x1.47ae147ae147bp-7", "-0x1.999999999999ap-3", "0x1.3333333333333p-2"],
+    ["-0x1.438c186071b13p-1", "0x1.47a414a611e23p-2", "0x1.82148401d8ee4p-2"],
+    ["-0x1.61c28f170153ep-1", "0x1.5e7f4121791b8p-5", "0x1.a283baee521fep-1"],
+    ["0x1.3b5594a5cbcdep-2", "-0x1.aae8cddcd81f4p-1", "0x1.9338fce104c54p-1"],
 ]
-KNOWN_INTEGERS = [[-1162, 774, 456], [732, 253, -1123], [20, -410, 614]]
+KNOWN_INTEGERS = [[-1294, 655, 772], [735, 251, -1123], [631, -1708, 1613]]
 
 
 def host_of(network: Network) -> HostEmbedding:
@@ -83,8 +84,7 @@ def slow_values(node: HostEmbedding, vector: list[float]) -> list[float]:
             value = float(min(max(round(value), -limit), limit))
         z.append(value)
     y = []
-    for row in node.matrix.tolist():
-        total = 0.0
+    for row, total in zip(node.matrix.tolist(), node.linear_bias.tolist()):
         for weight, value in zip(row, z):
             total = total + weight * value
         y.append(total)
@@ -302,7 +302,7 @@ def test_its_work_is_counted_beside_the_chips_and_priced_or_listed() -> None:
     assert (activity.decisions, activity.tokens) == (2, 3)
     host = activity.nodes[0]
     assert (host.node, host.kind) == ("host_embedding", "HostEmbedding")
-    assert host.macs_fp32 == 2 * (7 * 12 + 2 * 12) and host.host_bytes == 2 * 8 * (7 * 12 + 2 * 12)
+    assert host.macs_fp32 == 2 * (7 * 12 + 2 * 12) and host.host_bytes == 2 * 8 * (7 * 12 + 4 * 12)
     assert host.host_operations == 2 * 6 * 12 and host.host_transfers == 3 * 12
     assert host.graded_messages == 3 * 12 * network.ticks and host.macs == host.synaptic_events == 0
     mapping = map_in_order(network, LOIHI_2)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dsf.export import ExportConfig, export
 from dsf.export.network.file import read_network
@@ -20,10 +21,12 @@ from dsf.runtime.open_engine import open_engine
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import UserError
 from dsf.testing.lava import lava_runs_here
+from dsf.testing.random_networks import write_checkpoint
 from dsf.testing.training_runs import HOPPER, UNSCORED, train_here, trained
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config.training import CONFIG_NAME, PRESETS, ModelConfig, TrainConfig
 from dsf.train.data.dataset import load_dataset
+from dsf.train.initial import initial_model
 
 SHORT = ("--steps", "2", "--batch-size", "4", "--threads", "1", "--device", "cpu", *UNSCORED)
 DECISIONS = 3
@@ -81,7 +84,7 @@ def test_what_contradicts_a_preset_is_refused_in_one_line(words: tuple[str, ...]
 
 
 def test_a_config_in_python_is_refused_alike() -> None:
-    with pytest.raises(UserError, match="--preset paper-pssa sets --model.window to 8"):
+    with pytest.raises(UserError, match=r"--preset paper-pssa sets --model.positional-bias to full"):
         TrainConfig(HOPPER, preset="paper-pssa", model=ModelConfig())
 
 
@@ -122,6 +125,22 @@ def test_the_papers_models_from_training_to_every_engine(preset: str, tiny_store
     assert_exact(network, tokens, "fast")
     if lava_runs_here():
         assert_exact(network, tokens, "lava")
+
+
+def test_a_checkpoint_from_before_the_embeddings_bias_means_the_same(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "new.safetensors", embed_norm="layernorm", input_bits=0)
+    new = load_checkpoint(path)
+    tensors = {name: tensor for name, tensor in new.tensors.items() if name != "model.embed.bias"}
+    old = dataclasses.replace(new, tensors=tensors).build_trained()
+    assert old.embed.bias is not None and not old.embed.bias.any()
+    assert torch.equal(old.embed.weight, new.build_trained().embed.weight)
+
+
+def test_the_papers_parameters(tiny_store: Path) -> None:
+    """The release has 611,507 on Hopper, 3,456 of them biases that a batch norm takes away again."""
+    data = load_dataset(HOPPER)
+    model = initial_model(TrainConfig(HOPPER, preset="paper-pssa"), data)
+    assert model.parameter_count() == 611_507 - 3 * (3 * 128 + 128 + 512 + 128)
 
 
 @pytest.mark.slow

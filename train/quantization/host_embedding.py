@@ -18,20 +18,24 @@ OPERATIONS_PER_CHANNEL = 6
 divisions by root and unit, the rounding and the clip."""
 MACS_PER_CHANNEL = 2
 """Multiply-accumulates for each channel beside the matrix: the square that the variance adds up, gain and bias."""
+VECTORS = 4
+"""Numbers for each channel beside the matrix: the bias, the norm's gain and bias, the residual's unit."""
 BYTES_PER_WEIGHT = 8
 
 
 @dataclass(frozen=True)
 class NormedEmbedding:
-    """LayerNorm(matrix z) * gain + bias.
+    """LayerNorm(linear_bias + matrix z) * gain + bias.
 
     Attributes:
         matrix: (channels, features).
-        gain, bias: (channels,).
+        linear_bias: (channels,).
+        gain, bias: (channels,), of the norm.
         epsilon: added to the variance.
     """
 
     matrix: FloatArray
+    linear_bias: FloatArray
     gain: FloatArray
     bias: FloatArray
     epsilon: float
@@ -42,7 +46,7 @@ class NormedEmbedding:
         The order of operations is that of :class:`dsf.export.network.nodes.HostEmbedding`.
         """
         rows = z.reshape(-1, z.shape[-1]).astype(np.float64)
-        sums = np.zeros((len(rows), len(self.matrix)))
+        sums = np.tile(self.linear_bias, (len(rows), 1))
         with np.errstate(over="ignore", invalid="ignore"):
             for feature in range(self.matrix.shape[1]):
                 sums += rows[:, feature, None] * self.matrix[:, feature]
