@@ -28,9 +28,9 @@ from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_nam
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
-from dsf.shell.arrays import IntArray
 from dsf.shell.errors import CommandFailed
 from dsf.tasks import get_task
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
 
 def climb(
     model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, observer: ExportObserver
-) -> tuple[list[Rung], IntArray]:
+) -> tuple[list[Rung], CodedArray]:
     """The whole ladder of a trained run, and tokens for the report on layers.
 
     See :func:`dsf.export.proof.verify.prove_run`.

@@ -212,8 +212,8 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     base = NodeActivity(node.name, type(node).__name__, node.size)
     if isinstance(node, HOST_KINDS):
         host = {quantity: count * counter.decisions for quantity, count in embedded_on_host(node).items()}
-        sent = node.size * counter.tokens
-        return dataclasses.replace(base, graded_messages=node.size * slots, host_transfers=sent, **host)
+        host |= {"graded_messages": node.size * slots, "host_transfers": node.size * counter.tokens}
+        return NodeActivity(base.node, base.kind, base.neurons, **host)
     if isinstance(node, Synapses):
         if isinstance(network[node.source], Encoder):
             macs = node.weights.size * slots

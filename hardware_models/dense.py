@@ -204,7 +204,7 @@ def _dense(network: Network, ticks: int, neurons: bool) -> Activity:
             macs = node.weights.size * (1 if once else ticks)
             counted = dataclasses.replace(counted, macs=macs, weight_bytes=node.weights.size)
         elif isinstance(node, HostEmbedding):
-            counted = dataclasses.replace(counted, **embedded_on_host(node))
+            counted = NodeActivity(counted.node, counted.kind, counted.neurons, **embedded_on_host(node))
         elif isinstance(node, (Gate, And)):
             counted = dataclasses.replace(counted, macs=node.size * ticks)
         elif isinstance(node, HISTORY_KINDS):

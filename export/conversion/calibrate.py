@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel, lane_batches
 from dsf.export.network.nodes import NetworkError
 from dsf.shell.arrays import FloatArray
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.rounding import InputStatistics
 
@@ -53,7 +53,7 @@ class LayerTrace:
     spikes: dict[str, FloatArray]
 
 
-def run_layers(model: FoldedModel, tokens: npt.NDArray[np.number]) -> LayerTrace:
+def run_layers(model: FoldedModel, tokens: CodedArray) -> LayerTrace:
     """Run level L1 and keep what every layer reads.
 
     Args:
@@ -93,7 +93,7 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.number]) -> LayerTrace
     return LayerTrace(layers, inputs, residual, spikes)
 
 
-def calibrate(model: FoldedModel, tokens: npt.NDArray[np.number]) -> Calibration:
+def calibrate(model: FoldedModel, tokens: CodedArray) -> Calibration:
     """Statistics of a folded model on tokens; see :func:`run_layers` for the arguments.
 
     Raises:
@@ -113,7 +113,7 @@ def calibrate(model: FoldedModel, tokens: npt.NDArray[np.number]) -> Calibration
     return Calibration(inputs, tokens.shape[0] * tokens.shape[1])
 
 
-def _require_tokens(model: FoldedModel, tokens: npt.NDArray[np.number]) -> None:
+def _require_tokens(model: FoldedModel, tokens: CodedArray) -> None:
     """Check the shape of calibration tokens.
 
     Raises:

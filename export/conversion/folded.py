@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.network.attention import counted, lag_rows, lags_of, scored, windowed
 from dsf.shell.arrays import FloatArray
 from dsf.train.config.training import AttentionKind
-from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.codec import CodedArray, InputCodec
 from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
 
@@ -90,7 +89,7 @@ class FoldedEngine:
     def __init__(self, model: FoldedModel, observe: Observer | None = None) -> None:
         self.model, self.observe = model, observe
 
-    def decide(self, graded: npt.NDArray[np.number]) -> FloatArray:
+    def decide(self, graded: CodedArray) -> FloatArray:
         """Map what the codec makes of tokens (tokens, lanes, features) to actions, or scores of choices, for each.
 
         The first token has no past and the last one is the present. At most K tokens.
@@ -142,6 +141,6 @@ def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
     return lag_rows(bias, window)[-tokens:, None]
 
 
-def lane_batches(tokens: npt.NDArray[np.number], axis: int) -> list[npt.NDArray[np.number]]:
+def lane_batches(tokens: CodedArray, axis: int) -> list[CodedArray]:
     """Tokens cut into batches of at most LANES_AT_ONCE lanes; ``axis`` is that of the lanes."""
     return np.array_split(tokens, max(-(-tokens.shape[axis] // LANES_AT_ONCE), 1), axis)

@@ -34,6 +34,7 @@ from dsf.export.network.nodes import (
 )
 from dsf.export.network.reference import accumulate, entering, integer_product, replay_window, shift
 from dsf.shell.arrays import FloatArray, Int64Array
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
 from dsf.train.quantization.layers import FINE_EMBEDDING
 from dsf.train.quantization.rounding import REACH_TOLERANCE
@@ -105,7 +106,7 @@ class _Tally:
             self.slots += spikes[1].size
 
 
-def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.number]) -> list[LayerFigures]:
+def layer_report(folded: FoldedModel, network: Network, tokens: CodedArray) -> list[LayerFigures]:
     """Figures of every layer with weights or a gain, in evaluation order.
 
     Args:

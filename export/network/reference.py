@@ -33,7 +33,7 @@ from dsf.export.network.nodes import (
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.tasks import Token
 from dsf.tasks.policy import NOT_FINITE
-from dsf.train.quantization.codec import single_precision
+from dsf.train.quantization.codec import CodedArray, single_precision
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
 Observer = Callable[[str, Int64Array], None]
@@ -81,7 +81,7 @@ def encode(node: HostNode, vector: npt.NDArray[np.floating]) -> Int64Array:
     return np.clip(coded, -node.limit, node.limit).astype(np.int64)
 
 
-def entering(node: HostNode, coded: npt.NDArray[np.number]) -> Int64Array:
+def entering(node: HostNode, coded: CodedArray) -> Int64Array:
     """The integers q (..., size) that enter the network for what training's codec makes of tokens (..., features).
 
     Raises:
@@ -90,7 +90,7 @@ def entering(node: HostNode, coded: npt.NDArray[np.number]) -> Int64Array:
     return embedded(node, coded) if isinstance(node, HostEmbedding) else coded.astype(np.int64)
 
 
-def embedded(node: HostEmbedding, z: npt.NDArray[np.number]) -> Int64Array:
+def embedded(node: HostEmbedding, z: CodedArray) -> Int64Array:
     """A host embedding's integers q (..., channels) from z (..., features).
 
     Raises:

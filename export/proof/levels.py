@@ -23,6 +23,7 @@ from dsf.export.proof.rungs import Rung
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.neurons import LIF
+from dsf.train.quantization.codec import CodedArray
 
 FLOAT_TOLERANCE = 1e-5
 """Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""
@@ -39,7 +40,7 @@ def in_float64(model: DSFormer) -> DSFormer:
     return copy.deepcopy(model).double().eval()
 
 
-def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]:
+def run_torch(model: DSFormer, tokens: CodedArray) -> tuple[FloatArray, Recording]:
     """L0, a model of :func:`in_float64`, on what the codec makes of tokens, (lanes, context, features).
 
     Returns:
@@ -65,7 +66,7 @@ def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]
     return actions.numpy().swapaxes(0, 1), recording
 
 
-def run_folded(model: FoldedModel, tokens: IntArray) -> tuple[FloatArray, Recording, Recording]:
+def run_folded(model: FoldedModel, tokens: CodedArray) -> tuple[FloatArray, Recording, Recording]:
     """L1: as :func:`run_torch`, and where a membrane is too near the threshold to say what should fire."""
     spikes: Recording = {}
     near: Recording = {}

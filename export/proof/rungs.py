@@ -117,13 +117,15 @@ def random_proof_tokens(network: Network, decisions: int, seed: int) -> IntArray
 def random_entering(network: Network, shape: tuple[int, ...], generator: np.random.Generator) -> IntArray:
     """Random integers (*shape, size) that may enter a network.
 
-    An encoder's are uniform over its whole range. A host embedding's are what it makes of normal token vectors of many
-    magnitudes: uniform ones, which no LayerNorm gives, would drown what the blocks add.
+    They are uniform over the encoder's whole range. Of a host embedding's, half are what it makes of random token
+    vectors: uniform ones, which no LayerNorm gives, drown what the blocks add.
     """
     encoder = network.encoder
+    uniform = generator.integers(-encoder.limit, encoder.limit + 1, (*shape, encoder.size))
     if not isinstance(encoder, HostEmbedding):
-        return generator.integers(-encoder.limit, encoder.limit + 1, (*shape, encoder.size))
-    return encode(encoder, random_vectors(encoder, shape, generator))
+        return uniform
+    normed = encode(encoder, random_vectors(encoder, shape, generator))
+    return np.where(generator.random((*shape, 1)) < 0.5, normed, uniform)
 
 
 def random_vectors(node: HostEmbedding, shape: tuple[int, ...], generator: np.random.Generator) -> FloatArray:

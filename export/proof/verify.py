@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from threading import Event
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ from dsf.shell.arrays import FloatArray, IntArray
 from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.codec import CodedArray
 
+Coded = TypeVar("Coded", IntArray, CodedArray)
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
 REPORT_SEQUENCES = 16
@@ -68,8 +71,8 @@ def prove_run(
     folded: FoldedModel,
     network: Network,
     loop: ClosedLoop | None,
-    episodes: Sequence[IntArray] | None = None,
-) -> tuple[list[Rung], IntArray]:
+    episodes: Sequence[CodedArray] | None = None,
+) -> tuple[list[Rung], CodedArray]:
     """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
     Args:
@@ -123,7 +126,7 @@ def _halved_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
+def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: CodedArray) -> list[Rung]:
     """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
     l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
     host = HostComparison(network.encoder) if isinstance(network.encoder, HostEmbedding) else None
@@ -133,7 +136,7 @@ def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens:
         entered = entering(network.encoder, batch)
         l1_l2.add(actions, spikes, *run_reference(network, entered))
         if host is not None:
-            host.add(folded.embed(batch), entered)
+            host.add(folded.embed(batch.astype(np.float64)), entered)
     return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]
 
 
@@ -170,8 +173,8 @@ class Recorder:
 
     def __init__(self, policy: TorchPolicy) -> None:
         self.policy, self.codec, self.lanes = policy, policy.model.codec, policy.lanes
-        self.episodes: list[IntArray] = [self.codec.encode(np.zeros((0, len(self.codec.unit))))] * self.lanes
-        self.running: list[list[IntArray]] = [[] for _ in range(self.lanes)]
+        self.episodes: list[CodedArray] = [self.codec.encode(np.zeros((0, len(self.codec.unit))))] * self.lanes
+        self.running: list[list[CodedArray]] = [[] for _ in range(self.lanes)]
 
     def reset(self, lane: int) -> None:
         """Forward to the policy."""
@@ -189,7 +192,7 @@ class Recorder:
         self.episodes = [np.array(tokens[:length]) for tokens, length in zip(self.running, lengths)]
 
 
-def spread_windows(episodes: Sequence[IntArray], length: int, count: int) -> IntArray:
+def spread_windows(episodes: Sequence[Coded], length: int, count: int) -> Coded:
     """Evenly spread windows (count, length, features) of episodes (steps, features), none across an episode's end.
 
     Where every episode is shorter than ``length``, the windows are as long as the longest one.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ float32's steps, so what spread there is may be rounding."""
 ZERO_REACH = 1.0
 """The codec of a feature that is always 0 reaches so far (units of the feature)."""
 
+CodedArray = npt.NDArray[np.number[Any]]
+"""What a codec makes of tokens, (..., features): integers, or floats where it does not quantize."""
 MEAN, SQUARES, LOW, HIGH = range(4)
 """Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
 
@@ -164,7 +167,7 @@ class InputCodec:
             return float("inf")
         return float(self.offset[feature] + self.limit * self.step[feature])
 
-    def encode(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.number]:
+    def encode(self, features: npt.NDArray[np.floating]) -> CodedArray:
         """Quantize finite (..., features), so that training and every engine get the same integers (int32).
 
         Without quantization they are only standardised, in float64.
@@ -172,7 +175,7 @@ class InputCodec:
         Raises:
             UserError: nothing is quantized, and a value lies beyond what float32 holds.
         """
-        scaled: npt.NDArray[np.number] = (single_precision(features) - self.offset) / self.step
+        scaled: FloatArray = (single_precision(features) - self.offset) / self.step
         if self.bits:
             return np.clip(np.rint(scaled), -self.limit, self.limit).astype(np.int32)
         if not (np.abs(scaled) <= np.finfo(np.float32).max).all():

@@ -181,9 +181,9 @@ def split_network(network: Network) -> NetworkParts:
     head, tail = network.nodes[:first], network.nodes[-1]
     blocks = _split_blocks(network.nodes[first:-1], network.ticks)
     if blocks and _kinds(head) in _EMBEDDING_KINDS:
-        encoder, *synapses, residual = head
-        synapses += [None, None]  # type: ignore[list-item]
-        embedding = EmbeddingNodes(encoder, *synapses[:2], residual)  # type: ignore[arg-type]
+        encoder, *behind, residual = head
+        synapses, fine = (*behind, None, None)[:2]
+        embedding = EmbeddingNodes(encoder, synapses, fine, residual)  # type: ignore[arg-type]
         parts = NetworkParts(embedding, blocks, tail)  # type: ignore[arg-type]
         if _wired_as_built(parts):
             return parts
