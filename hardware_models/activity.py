@@ -29,7 +29,6 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.train.quantization.host_embedding import BYTES_PER_WEIGHT, MACS_PER_CHANNEL, OPERATIONS_PER_CHANNEL, VECTORS
 
 Counts = npt.NDArray[np.int64]
 
@@ -249,12 +248,7 @@ def embedded_on_host(node: HostNode) -> dict[str, int]:
     """
     if not isinstance(node, HostEmbedding):
         return {}
-    weights, channels = node.matrix.size, node.size
-    return {
-        "macs_fp32": weights + MACS_PER_CHANNEL * channels,
-        "host_operations": OPERATIONS_PER_CHANNEL * channels,
-        "host_bytes": BYTES_PER_WEIGHT * (weights + VECTORS * channels),
-    }
+    return {"macs_fp32": node.macs, "host_operations": node.operations, "host_bytes": node.weight_bytes}
 
 
 def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:

@@ -15,7 +15,13 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
-from dsf.train.quantization.host_embedding import NormedEmbedding
+from dsf.train.quantization.host_embedding import (
+    BYTES_PER_WEIGHT,
+    MACS_PER_CHANNEL,
+    OPERATIONS_PER_CHANNEL,
+    VECTORS,
+    NormedEmbedding,
+)
 from dsf.train.quantization.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
@@ -226,6 +232,21 @@ class HostEmbedding:
     def embedding(self) -> NormedEmbedding:
         """From z to real values of the residual."""
         return NormedEmbedding(self.matrix, self.linear_bias, self.norm_gain, self.norm_bias, self.epsilon)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for a token, in float64."""
+        return self.matrix.size + MACS_PER_CHANNEL * self.size
+
+    @property
+    def operations(self) -> int:
+        """Other operations for a token, in float64."""
+        return OPERATIONS_PER_CHANNEL * self.size
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of what a token is computed with."""
+        return BYTES_PER_WEIGHT * (self.matrix.size + VECTORS * self.size)
 
     @property
     def sources(self) -> tuple[str, ...]:
