@@ -52,7 +52,7 @@ demo: $(READY) ## Data, training, export, Lava: the whole road on this machine, 
 	$(BIN)/dsf-train dsf/hopper/medium-expert-v1 --out $(DEMO)/run --steps 3000 --model.width 64 --model.blocks 2 \
 	  --batch-size 32 --learning-rate 2e-3 --eval-episodes 4 --eval-targets 3600
 	say "3/5 fold, quantize to integer spikes, verify"
-	$(BIN)/dsf-export $(DEMO)/run --target loihi -o $(DEMO)/hopper.dsf.h5 --episodes 4 --max-score-drop 100
+	$(BIN)/dsf-export $(DEMO)/run --target loihi -o $(DEMO)/hopper.dsf.h5 --episodes 4 --most-episodes 8 --max-score-drop 100
 	say "4/5 the fresh network, closed loop in Lava's Loihi simulator"
 	$(BIN)/dsf-sim-run $(DEMO)/hopper.dsf.h5 --checkpoint $(DEMO)/run --json $(DEMO)/fresh.json
 	say "5/5 the shipped network, closed loop in Lava's Loihi simulator"

@@ -98,25 +98,32 @@ class ExportObserver:
     What fails an export is told before the export fails.
     """
 
+    def noted(self, notes: Sequence[str]) -> None:
+        """What a reader of the closed loop's figures has to know, a line each; for a trained run only."""
+
     def placed(self, summary: PlacementSummary) -> None:
         """The network is on its cores; where published limits of a chip that was asked for are broken, that is all."""
 
     def verifying(self, steps: int | None) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        """Stands around the long part, for a trained run only.
+        """Stands around each long part, for a trained run only: the episodes of every look at the closed loop, one
+        look after another, then the comparison of the levels.
 
         Args:
-            steps: most environment steps of its closed loop; None without one.
+            steps: most environment steps of a look; None for the comparison, which makes none.
 
         Returns:
             a context whose value is called with the number of environments at every step.
         """
         return contextlib.nullcontext(lambda _running: None)
 
+    def undecided(self, rung: Rung, more: int) -> None:
+        """The episodes so far do not decide whether the integers keep the score: so many more follow."""
+
     def measured(self, layers: Sequence[LayerFigures]) -> None:
         """What quantization did to every layer, for a trained run only."""
 
     def climbed(self, rungs: Sequence[Rung]) -> None:
-        """The whole ladder; a rung that does not hold ends the export."""
+        """The whole ladder; a rung that does not hold ends the export, one that is unproven only marks the file."""
 
 
 SILENT = ExportObserver()

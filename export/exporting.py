@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
 from dsf.shell.errors import CommandFailed
-from dsf.tasks import get_task
+from dsf.tasks.data_returns import RETURNS_FACT
+from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
 from dsf.train.quantization.codec import CodedArray
+from dsf.train.quantization.integers import WEIGHT_BITS
 from dsf.train.quantization.rounding import QuantizationConfig
 
 if TYPE_CHECKING:
@@ -91,6 +93,9 @@ def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObs
     from dsf.train.models.qat import deployed
 
     checkpoint = load_checkpoint(config.run)
+    task = checkpoint.task()
+    asked = task.target_returns[:1] if config.target_return is None else (config.target_return,)
+    observer.noted(notes_on(task, asked, checkpoint.header))
     trained = checkpoint.build_trained()
     network = quantized(checkpoint, fold(trained), config)
     placement = place_on_chip(network, config.chip, observer)
@@ -126,7 +131,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
     from dsf.train.checkpoint import git_revision
 
     header = checkpoint.header
-    task = get_task(header["task"])
+    task = checkpoint.task()
     constant = [task.feature(index) for index in header["codec"].get("constant", [])]
     return {
         **({CONSTANT_INPUTS: constant} if constant else {}),
@@ -139,6 +144,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
         "export_revision": git_revision(),
         "bits": config.bits,
         "quantization": dataclasses.asdict(config),
+        **{name: header[name] for name in (ENVIRONMENT_FACT, RETURNS_FACT) if header.get(name) is not None},
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -150,7 +156,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
 def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig) -> Network:
     """The integers of a folded run, and the return that they ask for unless told otherwise."""
     rules, threshold_units = quantization_of(checkpoint, config)
-    task = get_task(checkpoint.header["task"])
+    task = checkpoint.task()
     network = quantize(
         folded,
         task.name,
@@ -173,13 +179,37 @@ def climb(
     """
     from dsf.export.proof.verify import ClosedLoop, prove_run
 
-    task, target, codec = get_task(network.task), network.target_return, folded.codec
+    task = described_task(network.task, network.provenance)
+    target, codec = network.target_return, folded.codec
     assert target is not None
     episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
-    seeds = range(config.seed, config.seed + config.episodes)
-    with observer.verifying(2 * config.episodes * task.max_steps or None) as advance:
-        loop = ClosedLoop(task, seeds, target, config.max_score_drop, advance) if config.episodes else None
-        return prove_run(model, folded, network, loop, episodes)
+    loop = None
+    if config.episodes:
+        limit, said = config.max_score_drop, remedies(network.provenance)
+        loop = ClosedLoop(task, config.seed, config.looks, target, limit, said, observer.undecided)
+    return prove_run(model, folded, network, loop, episodes, observer.verifying)
+
+
+def remedies(provenance: Mapping[str, Any]) -> str:
+    """What may make integers lose less, of what was not done yet."""
+    rules, trained = provenance["quantization"], provenance["train"]
+    found = []
+    if trained.get("qat_steps"):
+        found.append("a longer quantization-aware training (dsf-train --qat-steps)")
+    else:
+        on_host = provenance["model"].get("embed_norm") == "layernorm"  # where neither helps
+        if rules["embed_synapses"] == 1 and not on_host:
+            found.append("--embed-synapses 2")
+        if rules["residual_scales"] == "shared":
+            found.append("--residual-scales channel --calibration DATASET")
+        if not rules["per_channel"]:
+            found.append("no --no-per-channel")
+        if rules["bits"] < WEIGHT_BITS:
+            found.append(f"--bits {WEIGHT_BITS}")
+        if not on_host:
+            found.append("quantization-aware training (dsf-train --init RUN --qat-steps N)")
+    advice = f"{', '.join(found)}; or " if found else ""
+    return f"{advice}accept more with --max-score-drop"
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
@@ -225,9 +255,11 @@ def require_passed(rungs: Sequence[Rung], floats: bool) -> None:
     Raises:
         CommandFailed: naming the rungs.
     """
-    failed = [rung.name for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
+    failed = [rung for rung in rungs if rung.passed is False and (rung.name in OF_FLOATS or not floats)]
     if failed:
-        raise CommandFailed(f"nothing written: the ladder fails at {', '.join(failed)}")
+        names = ", ".join(rung.name for rung in failed)
+        helps = "".join(f"; what may help: {rung.details['remedies']}" for rung in failed if "remedies" in rung.details)
+        raise CommandFailed(f"nothing written: the ladder fails at {names}{helps}")
 
 
 def place_on_chip(network: Network, name: str | None, observer: ExportObserver) -> PlacementSummary:

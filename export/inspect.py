@@ -14,12 +14,15 @@ from rich.table import Table
 from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
+    HISTORY_KINDS,
     HOST_KINDS,
     LIF,
     SPIKING_KINDS,
     UNPLACED_KINDS,
+    And,
     Count,
     Encoder,
+    Gate,
     HostEmbedding,
     Node,
     Outer,
@@ -29,7 +32,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.placement.chips import Chip, Violation, needed_bits, unchecked, verdict, violations
+from dsf.export.placement.chips import Chip, Violation, checked, needed_bits, unchecked, verdict, violations
 from dsf.export.placement.connections import fan_in
 from dsf.export.placement.placement import Placement, place
 from dsf.export.proof.tables import print_ladder
@@ -111,17 +114,31 @@ def _scale(node: Node) -> str | None:
 
 
 def count_totals(network: Network) -> dict[str, int]:
-    """Totals over nodes: neurons (of populations with a core), those that spike, and synapses (weights)."""
+    """Totals over nodes: neurons (of populations with a core) and their kinds, those that spike, synapses (weights).
+
+    ``neurons`` is the sum of ``lif_neurons``, ``gates``, ``attention_sums`` and ``adders``.
+    """
     populations = [node for node in network.nodes if not isinstance(node, UNPLACED_KINDS)]
     matrices = [node.weights for node in network.nodes if isinstance(node, (Synapses, Readout))]
     return {
         "nodes": len(network.nodes),
         "neurons": sum(node.size for node in populations),
         "spiking_neurons": sum(node.size for node in populations if isinstance(node, SPIKING_KINDS)),
+        "lif_neurons": sum(node.size for node in populations if isinstance(node, LIF)),
+        "gates": sum(node.size for node in populations if isinstance(node, (Gate, And))),
+        "attention_sums": sum(node.size for node in populations if isinstance(node, HISTORY_KINDS)),
         "adders": sum(node.size for node in populations if isinstance(node, Residual)),
         "synapses": sum(weights.size for weights in matrices),
         "zero_weights": sum(int((weights == 0).sum()) for weights in matrices),
     }
+
+
+def neuron_words(totals: dict[str, int]) -> str:
+    """How many neurons a network has, by kind; :func:`count_totals` has counted them."""
+    return (
+        f"{totals['neurons']:,} neurons ({totals['lif_neurons']:,} LIF, {totals['gates']:,} gates, "
+        f"{totals['attention_sums']:,} sums of attention, {totals['adders']:,} adders of the residual)"
+    )
 
 
 def inspect_network(
@@ -155,6 +172,7 @@ def inspect_network(
     if chip is not None and placement is not None:
         found["chip"] = chip.to_json()
         found["violations"] = [dataclasses.asdict(violation) for violation in violations(network, chip)]
+        found["checked"] = checked(chip)
         found["unchecked"] = unchecked(chip)
         found["placement"] = placement.to_json()
         if isinstance(network.encoder, HostEmbedding):
@@ -180,8 +198,7 @@ def print_network(
     console.print(_node_table(found["nodes"]))
     totals = found["totals"]
     console.print(
-        f"{totals['neurons']:,} neurons ({totals['spiking_neurons']:,} spike, {totals['adders']:,} add the residual), "
-        f"{totals['synapses']:,} synapses, {totals['zero_weights']:,} of them zero",
+        f"{neuron_words(totals)}, {totals['synapses']:,} synapses, {totals['zero_weights']:,} of them zero",
         soft_wrap=True,
     )
     if chip is not None:
@@ -250,8 +267,8 @@ def _print_chip(found: dict[str, Any], chip: Chip, console: Console) -> None:
         f"fullest core {busiest['core']}: {busiest['fraction']:.0%} of its {limit}\n{placement['host']}",
         soft_wrap=True,
     )
-    text = verdict([Violation(**item) for item in broken])
-    console.print(f"{chip.title}: {text}; not checked: {', '.join(found['unchecked'])}", soft_wrap=True)
+    text = verdict([Violation(**item) for item in broken], chip)
+    console.print(f"{chip.title}: {text}: {', '.join(found['unchecked'])}", soft_wrap=True)
     if not broken:
         return
     table = Table()

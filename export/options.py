@@ -16,6 +16,7 @@ import tyro
 
 from dsf.export.network.file import SEAL
 from dsf.export.placement.chips import get_chip
+from dsf.export.proof.score_gate import default_most, planned_looks
 from dsf.export.targets.options import SUFFIXES, OnnxMode, Target, TargetOptions, require_own_options, require_target
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent
@@ -69,12 +70,17 @@ class ExportConfig:
     for a network file."""
     episodes: int = 10
     """Closed-loop episodes per network in the ladder; 0 leaves the closed loop out and needs --dataset."""
+    most_episodes: int | None = None
+    """While these do not decide about --max-score-drop they are doubled, up to this number; without it, twice.
+    What is undecided then is written, and marked unproven."""
     seed: int = 2_000
     """Reset seed of the first of these episodes; of the random tokens for a network file."""
     target_return: float | None = None
-    """Return to ask for in these episodes, kept in the file as its default; without it, the task's first target."""
+    """Return to ask for in these episodes, kept in the file as its default; without it, the first of the targets that
+    the run was trained for: the task's declared ones, or those that its data hold (dsf-train --help)."""
     max_score_drop: float = 10.0
-    """D4RL-normalised points that the integers may lose; more, and nothing is written."""
+    """D4RL-normalised points that the integers may lose; where they are shown to lose more, nothing is written. Where
+    data come from another environment than the task's, a point is one percent of their best return."""
     chip: str | None = None
     """Chip whose published limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if
     there is one. Without it, the network is placed on loihi2 and what breaks its limits is only counted."""
@@ -91,6 +97,10 @@ class ExportConfig:
         for name, least in (("episodes", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name} is {getattr(self, name)}: it must be {least} or more")
+        if self.most_episodes is not None and self.most_episodes < self.episodes:
+            raise UserError(
+                f"--most-episodes is {self.most_episodes}, --episodes {self.episodes}: it must be that number or more"
+            )
         for flag, value in (("--target-return", self.target_return), ("--max-score-drop", self.max_score_drop)):
             if value is not None and not math.isfinite(value):
                 raise UserError(f"{flag} is {value}: it must be a finite number")
@@ -107,6 +117,13 @@ class ExportConfig:
             netx=self.netx,
             source=source,
         )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of episodes at which the closed loop is judged; a float graph does not wait for a decision."""
+        if self.precision == "float":
+            return (self.episodes,)
+        return planned_looks(self.episodes, self.most_episodes or default_most(self.episodes))
 
     @property
     def out_path(self) -> Path:
@@ -129,6 +146,7 @@ NEEDS_RUN = (
     "calibration",
     "whole_biases",
     "episodes",
+    "most_episodes",
     "target_return",
     "max_score_drop",
     "precision",
@@ -185,6 +203,8 @@ def _require_partners(config: ExportConfig) -> None:
     for name, partner, present in (
         ("max_score_drop", "--episodes of 1 or more", config.episodes > 0),
         ("max_score_drop", "--precision integer", integers),
+        ("most_episodes", "--episodes of 1 or more", config.episodes > 0),
+        ("most_episodes", "--precision integer", integers),
         ("chip", "--precision integer", integers),
         ("percentile", "--clipping percentile", config.clipping == "percentile"),
         ("rounding_seed", "--rounding stochastic", config.rounding == "stochastic"),
@@ -234,22 +254,21 @@ def quantization_of(checkpoint: Checkpoint, config: ExportConfig) -> tuple[Quant
     Raises:
         UserError: an option is out of range, or other integers are asked for than were trained.
     """
-    trained, bits = checkpoint.header.get("quantization"), config.bits
+    trained, bits = checkpoint.quantization(), config.bits
     if trained is None:
         return _rules(config, WEIGHT_BITS if bits is None else bits, not config.no_per_channel), None
-    if bits not in (None, trained["bits"]):
-        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained['bits']}: drop --bits")
-    per_channel = trained.get("per_channel", True)  # older checkpoints knew nothing else
-    if per_channel and config.no_per_channel:
+    if bits not in (None, trained.bits):
+        raise UserError(f"--bits is {bits}, but {checkpoint.path} was trained for {trained.bits}: drop --bits")
+    if trained.per_channel and config.no_per_channel:
         raise UserError(f"--no-per-channel: {checkpoint.path} was trained with one scale per neuron: drop it")
-    if config.per_channel and not per_channel:
+    if config.per_channel and not trained.per_channel:
         raise UserError(f"--per-channel: {checkpoint.path} was trained with one scale per layer: drop it")
     if config.whole_biases:
         raise UserError(
             f"--whole-biases: {checkpoint.path} was trained with finer biases: drop it, and give --netx with the "
             "exported file"
         )
-    return _rules(config, trained["bits"], per_channel), trained["threshold_units"]
+    return _rules(config, trained.bits, trained.per_channel), trained.threshold_units
 
 
 def _rules(config: ExportConfig, bits: int, per_channel: bool) -> QuantizationConfig:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.export.exported import CONSTANT_INPUTS, ExportedNetwork, ExportObserver, PlacementSummary
-from dsf.export.network.nodes import LIF
-from dsf.export.placement.chips import verdict
+from dsf.export.inspect import count_totals, neuron_words
+from dsf.export.placement.chips import get_chip, verdict
 from dsf.export.proof.rungs import Rung
-from dsf.export.proof.tables import print_ladder
+from dsf.export.proof.tables import print_ladder, unproven_lines
 from dsf.shell.console import first_few, table_console
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class TerminalExport(ExportObserver):
     def __init__(self, console: Console) -> None:
         self.console = console
 
+    def noted(self, notes: Sequence[str]) -> None:
+        """A line each."""
+        for note in notes:
+            self.console.print(f"note: {note}", markup=False, soft_wrap=True)
+
     def placed(self, summary: PlacementSummary) -> None:
         """Every violation where a chip was asked for, and one line on the cores."""
         if summary.asked:
@@ -41,9 +47,10 @@ class TerminalExport(ExportObserver):
                 return
         placement = summary.placement
         limit, share = placement.busiest.fullest
+        found = verdict(summary.violations, get_chip(placement.chip))
         self.console.print(
-            f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its {limit}, "
-            f"{verdict(summary.violations)} (dsf-export inspect lists all)",
+            f"{placement.chip}: {len(placement.cores)} cores, the fullest uses {share:.0%} of its "
+            f"{limit.replace('_', ' ')}, {found} (dsf-export inspect lists all)",
             soft_wrap=True,
         )
 
@@ -53,6 +60,10 @@ class TerminalExport(ExportObserver):
         with Progress(console=self.console, transient=True) as progress:
             bar = progress.add_task("verifying", total=steps)
             yield lambda running: progress.advance(bar, running)
+
+    def undecided(self, rung: Rung, more: int) -> None:
+        """One line for each look that decides nothing."""
+        self.console.print(f"{rung.name}: {rung.summary} so far: {more} more episodes", soft_wrap=True)
 
     def measured(self, layers: Sequence[LayerFigures]) -> None:
         """The table of layers."""
@@ -68,10 +79,11 @@ class TerminalExport(ExportObserver):
 def describe(exported: ExportedNetwork, console: Console) -> None:
     """A few lines about the written file."""
     network, written = exported.network, exported.written
-    neurons = sum(node.size for node in network.of_kind(LIF))
+    neurons = neuron_words(count_totals(network))
     mode = "equals" if network.stream_is_exact else "differs from"
+    said = escape(f"{written.path}: {written.sentence}")  # a path may hold what looks like markup
     console.print(
-        f"{written.path}: {written.sentence}\n{written.size / 1e6:.2f} MB, {neurons} neurons, stream mode {mode} "
+        f"{said}\n{written.size / 1e6:.2f} MB, network of {neurons}, stream mode {mode} "
         f"window mode (receptive field {network.receptive_field}, K {network.context})",
         soft_wrap=True,
     )
@@ -80,3 +92,5 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
         console.print(f"note: inputs that never changed in the training data: {shown}", soft_wrap=True)
     if written.sha256 is not None:
         console.print(f"sha256 {written.sha256}", soft_wrap=True)
+    for line in unproven_lines(network.verification):
+        console.print(line, soft_wrap=True, markup=False)

@@ -43,6 +43,7 @@ QUANTITIES = {
     "graded_messages": "value of several bits sent to one destination core",
     "dynamic_operations": "spike meets spike in attention: an AND, or a read and an add",
     "macs": "integer multiply-accumulate on graded values",
+    "repeated_macs": "the encoder's one once more: its values are the same at every tick of a token",
     "macs_fp32": "floating-point multiply-accumulate (of dense networks, and of a host embedding, there in float64)",
     "host_operations": "other floating-point operation of a host embedding: mean, difference, division, rounding, clip",
     "host_bytes": "byte of float64 weights that a host embedding fetches",
@@ -72,7 +73,10 @@ class NodeActivity:
         dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
-        macs: integer multiply-accumulates on graded values (Synapses behind the Encoder, Readout).
+        macs: integer multiply-accumulates on graded values: of Synapses behind the Encoder at a token's first tick, of
+            the Readout.
+        repeated_macs: the same products of the Encoder's values again, at a token's other ticks: the encoder sends at
+            every tick, so cores multiply at every tick; who holds the first tick's sums need not.
         macs_fp32: floating-point multiply-accumulates per decision (HostEmbedding; nothing else in an integer network).
         host_operations, host_bytes: the host's other work per decision (HostEmbedding).
         weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
@@ -93,6 +97,7 @@ class NodeActivity:
     graded_messages: int = 0
     dynamic_operations: int = 0
     macs: int = 0
+    repeated_macs: int = 0
     macs_fp32: int = 0
     host_operations: int = 0
     host_bytes: int = 0
@@ -215,8 +220,8 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
         return NodeActivity(base.node, base.kind, base.neurons, **host)
     if isinstance(node, Synapses):
         if isinstance(network[node.source], Encoder):
-            macs = node.weights.size * slots
-            return dataclasses.replace(base, macs=macs, weight_bytes=macs)
+            macs, every = node.weights.size * counter.tokens, node.weights.size * slots
+            return dataclasses.replace(base, macs=macs, repeated_macs=every - macs, weight_bytes=every)
         events = int(counter.fired[node.source].sum()) * node.size
         return dataclasses.replace(base, synaptic_events=events, weight_bytes=events)
     if isinstance(node, Residual):

@@ -62,7 +62,7 @@ class Fit:
         """In words; what would help only where the network does not fit, one line per limit."""
         found = f"{self.needed} of {self.cores} cores on {self.chips} chip(s) of {self.chip}"
         if self.fits:
-            return [f"fits: {found}"]
+            return [f"fits: {found} suffice"]
         lines = []
         if self.delayed_too_long:
             lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ SPENT_ON = {
     "host_transfers": ROUTING,
     "dynamic_operations": ATTENTION,
     "macs": MACS,
+    "repeated_macs": MACS,
     "macs_fp32": MACS,
     "host_operations": MACS,
     "host_bytes": MACS,
@@ -48,7 +50,8 @@ class LayerRow:
         neurons, synapses: sizes; the neurons behind Synapses are their targets', and what the host does has none.
         cores: that hold its neurons; 0 without a mapping, and for what the host does.
         events: synaptic events.
-        macs: multiply-accumulates.
+        macs: multiply-accumulates; those of the encoder's values at every tick, unless the preset includes the repeated
+            ones in the first.
         dynamic_operations: of attention.
         updates: of neurons, active and inactive.
         messages: spikes and values sent, one per destination core.
@@ -89,7 +92,9 @@ def layer_rows(
 ) -> list[LayerRow]:
     """A row per node. Events, updates, messages and joules add up to the run's."""
     joules = {layer.node: layer for layer in energy.layers}
-    return [_row(network[counts.node], counts, activity, joules.get(counts.node), mapping) for counts in activity.nodes]
+    once = "repeated_macs" in energy.included
+    shown = [dataclasses.replace(counts, repeated_macs=0) if once else counts for counts in activity.nodes]
+    return [_row(network[counts.node], counts, activity, joules.get(counts.node), mapping) for counts in shown]
 
 
 def _row(
@@ -105,7 +110,7 @@ def _row(
         synapses=node.weights.size if isinstance(node, (Synapses, Readout)) else 0,
         cores=0 if mapping is None else len(mapping.placement.cores_of(node.name)),
         events=counts.synaptic_events / decisions,
-        macs=(counts.macs + counts.macs_fp32) / decisions,
+        macs=(counts.macs + counts.repeated_macs + counts.macs_fp32) / decisions,
         dynamic_operations=counts.dynamic_operations / decisions,
         updates=counts.neuron_updates / decisions,
         messages=(counts.messages + counts.graded_messages) / decisions,

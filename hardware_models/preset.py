@@ -7,7 +7,7 @@ by whoever uses the preset, and a quantity whose cost is inside another's price 
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,8 @@ import yaml
 from dsf.export.placement.chips import CHIPS
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.shell.errors import UserError
+from dsf.shell.file_values import read_yaml
+from dsf.shell.plain_text import shown
 
 GRADES = {
     "P": "read at its source",
@@ -26,9 +28,9 @@ GRADES = {
     "D": "derived here",
 }
 """From the best to the worst."""
+MOST_TILES = 1 << 20
 SUFFIXES = (".yaml", ".yml")
 _FIELDS = ("title", "notes", "chip", "energy_pj", "time_ns", "barrier_ns", "static_w", "included")
-_EXAMPLE = "or start from one of hardware_models/presets"
 _PRICE_FIELDS = ("low", "nominal", "high", "grade", "source")
 
 
@@ -100,7 +102,7 @@ def load_preset(name: str) -> Preset:
     """
     if name.endswith(SUFFIXES):
         path = Path(name)
-        return parse_preset(path.stem, _read(path), where=name)
+        return parse_preset(path.stem, read_yaml(path, "hardware preset"), where=name)
     if name not in preset_names():
         raise UserError(
             f"unknown hardware preset '{name}': choose one of {', '.join(preset_names())}, or name a .yaml file"
@@ -127,40 +129,6 @@ def load_presets(names: Sequence[str]) -> list[Preset]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain YAML, but a field that is there twice is an error: it would hide a price."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (place, _) in zip(keys, node.value):
-            if isinstance(key, Hashable) and keys.count(key) > 1:
-                problem = f"the field '{key}' is there twice: keep one of them"
-                raise yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(path: Path) -> Any:
-    """The values in a user's file.
-
-    Raises:
-        UserError: in one line, naming the file.
-    """
-    try:
-        loader = _Loader(path.read_bytes())  # a SafeLoader: builds plain values only
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except OSError as error:
-        reason = error.strerror or "it cannot be opened"
-        raise UserError(f"cannot read hardware preset {path}: {reason}; --hardware names a YAML file") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a tagged number that is none
-        reason = " ".join(str(error).split())
-        raise UserError(f"hardware preset {path} is no YAML: {reason}; correct it, {_EXAMPLE}") from None
-    except RecursionError:
-        raise UserError(f"hardware preset {path} is nested too deeply: flatten it, {_EXAMPLE}") from None
-
-
 def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     """Check a preset's content.
 
@@ -176,7 +144,7 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     fields = parser.mapping("the file", values, _FIELDS, optional=_FIELDS[2:])
     chip = fields.get("chip")
     parser.require(
-        chip is None or _is_one_of(chip, CHIPS), f"chip {chip!r} is none of {', '.join(CHIPS)}: name one of them"
+        chip is None or _is_one_of(chip, CHIPS), f"chip {shown(chip)} is none of {', '.join(CHIPS)}: name one of them"
     )
     energy = parser.prices("energy_pj", fields.get("energy_pj"), tuple(QUANTITIES))
     parser.require(bool(energy), f"energy_pj prices nothing: give at least one of {', '.join(QUANTITIES)}")
@@ -185,6 +153,10 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
     parser.require(not fields.get("barrier_ns") or bool(times), "barrier_ns requires time_ns: add time_ns")
     static = fields.get("static_w")
     included = parser.mapping("included", fields.get("included") or {}, tuple(QUANTITIES), optional=tuple(QUANTITIES))
+    timed = parser.prices("time_ns", times, tuple(QUANTITIES))
+    for prices in (energy, timed):
+        if "macs" in prices and not {"repeated_macs"} & {*prices, *included}:
+            prices["repeated_macs"] = prices["macs"]  # the same product once more, unless the preset says otherwise
     for quantity in included:
         parser.require(quantity not in energy, f"'{quantity}' has a price and is included elsewhere: keep one of them")
     return Preset(
@@ -193,7 +165,7 @@ def parse_preset(name: str, values: Any, where: str | None = None) -> Preset:
         notes=parser.text("notes", fields["notes"]),
         chip=chip,
         energy_pj=energy,
-        time_ns=parser.prices("time_ns", times, tuple(QUANTITIES)),
+        time_ns=timed,
         barrier_ns=parser.barrier(fields.get("barrier_ns")),
         static_w=None if static is None else parser.price("static_w", static),
         included={quantity: parser.text(f"included {quantity}", where) for quantity, where in included.items()},
@@ -233,11 +205,13 @@ class _Parser:
         order = f"{what}: 0 <= low <= nominal <= high must hold: correct {low:g}, {nominal:g}, {high:g}"
         self.require(0 <= low <= nominal <= high, order)
         grade = fields["grade"]
-        self.require(_is_one_of(grade, GRADES), f"{what}: grade {grade!r} is none of {', '.join(GRADES)}: choose one")
+        self.require(
+            _is_one_of(grade, GRADES), f"{what}: grade {shown(grade)} is none of {', '.join(GRADES)}: choose one"
+        )
         return Price(low, nominal, high, grade, self.text(f"{what}: source", fields["source"]))
 
     def number(self, what: str, value: Any) -> float:
-        written = f"{what} holds {value!r:.40}, which is no finite number: write one, such as 0.5 or 1.0e-3"
+        written = f"{what} holds {shown(value)}, which is no finite number: write one, such as 0.5 or 1.0e-3"
         self.require(isinstance(value, (int, float)) and not isinstance(value, bool), written)
         try:
             number = float(value)
@@ -255,5 +229,7 @@ class _Parser:
         self.require(isinstance(entries, dict), "barrier_ns must be a mapping from numbers of tiles to prices")
         for tiles in entries:
             whole = isinstance(tiles, int) and not isinstance(tiles, bool)
-            self.require(whole and tiles > 0, f"barrier_ns: '{tiles}' is no number of tiles: write 1 or more")
+            self.require(
+                whole and 0 < tiles <= MOST_TILES, f"barrier_ns: '{tiles}' is no number of tiles: write 1 or more"
+            )
         return {tiles: self.price(f"barrier_ns {tiles}", entries[tiles]) for tiles in sorted(entries)}

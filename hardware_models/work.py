@@ -147,8 +147,14 @@ def _through(network: Network, synapses: Synapses, part: Slice, core: int) -> It
             reads = (synapses.source, 0, inputs)
             yield Work(synapses.name, core, part.node, quantity, part.count, "spike", *reads)
         else:
-            dense = "macs" if quantity == "synaptic_events" else quantity
-            yield Work(synapses.name, core, part.node, dense, part.count * inputs, "tick")
+            products = part.count * inputs
+            if quantity == "weight_bytes":
+                yield Work(synapses.name, core, part.node, quantity, products, "tick")
+                continue
+            yield Work(synapses.name, core, part.node, "macs", products, "token")
+            if network.ticks > 1:
+                yield Work(synapses.name, core, part.node, "repeated_macs", products, "tick")
+                yield Work(synapses.name, core, part.node, "repeated_macs", -products, "token")
 
 
 def host_work(network: Network, last: Mapping[int, int]) -> Iterator[Work]:

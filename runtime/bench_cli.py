@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
+
+from rich.markup import escape
 
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Mode, Network
@@ -18,7 +22,7 @@ from dsf.runtime.sweeps.table_command import TableConfig, table
 from dsf.shell.command import Command, Commands, run_commands
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.shell.generated_section import replace_section, require_section
 
 SECTION = "energy-table"
@@ -65,13 +69,14 @@ def energy_table(config: EnergyTableConfig) -> None:
     measured = f"measured: {path.name}, {counters['window'].decisions:,} closed-loop decisions in window mode"
     pssa = measured_rates(counters["window"], measured)
     table = work_out(network, counters, pssa, rates_of_tssa(config))
-    console.print(f"{path.name} (sha256 {file_digest(path)[:12]}), {config.backend} engine", soft_wrap=True)
-    for sheet in sheets(table):
-        sheet.print(console)
+    console.print(f"{escape(path.name)} (sha256 {file_digest(path)[:12]}), {config.backend} engine", soft_wrap=True)
+    writing: list[Callable[[], None]] = [functools.partial(sheet.print, console) for sheet in sheets(table)]
     if config.json is not None:
-        write_json(config.json, as_values(table))
+        writing.append(functools.partial(write_json, config.json, as_values(table)))
     if config.markdown is not None:
-        replace_section(config.markdown, SECTION, "\n".join(sheet.markdown() for sheet in sheets(table)))
+        text = "\n".join(sheet.markdown() for sheet in sheets(table))
+        writing.append(functools.partial(replace_section, config.markdown, SECTION, text))
+    write_each(*writing)
 
 
 def require_possible(config: EnergyTableConfig, network: Path) -> None:

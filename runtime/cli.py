@@ -9,26 +9,28 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.runtime.loop.closed_loop import OnStep
 from dsf.runtime.loop.record import write_recording
 from dsf.runtime.options import SimRunConfig
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.terminal import print_report
 from dsf.runtime.simulate import Run, execute, prepare
 from dsf.shell.command import Command, run_commands
-from dsf.shell.files import write_json
+from dsf.shell.files import write_each, write_json
 
 
 def run(config: SimRunConfig) -> None:
     """Run, report, and fail if a single spike differs from the reference."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files and environments may look like either
 
     @contextlib.contextmanager
     def progress(what: str, steps: int) -> Iterator[OnStep]:
         with Progress(console=console, transient=True) as bars:
-            bar = bars.add_task(what, total=steps)
+            bar = bars.add_task(escape(what), total=steps)
             yield lambda made: bars.advance(bar, made)
 
     plan = prepare(config)
@@ -36,10 +38,7 @@ def run(config: SimRunConfig) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
     found = execute(plan, progress)
-    with contextlib.ExitStack() as outputs:  # in reverse; each is tried, whatever has become of the others
-        outputs.callback(print_report, found.report, console)
-        for write in reversed(writers(found)):
-            outputs.callback(write)
+    write_each(*writers(found), functools.partial(print_report, found.report, console))
     found.require_exact()
 
 
@@ -63,6 +62,7 @@ def _write_report(path: Path, report: RunReport) -> None:
 
 
 def _write_page(path: Path, found: Run) -> None:
+    prepare_matplotlib()
     from dsf.runtime.report.html import write_html
 
     write_html(path, found.plan.network, found.report)

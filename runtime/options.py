@@ -31,7 +31,10 @@ class SimRunConfig:
     network: Annotated[Path | None, tyro.conf.Positional] = None
     """Network file of dsf-export; without one, the shipped Hopper network runs."""
     task: str | None = None
-    """Task to run; default: the one the network was exported for."""
+    """Task to run; default: the one the network was exported for, in the environment that its data were recorded in. On
+    another one the network asks for that task's target, and has no score unless --foreign-score asks for it."""
+    foreign_score: tyro.conf.FlagCreatePairsOff[bool] = False
+    """With --task, also score a network that was trained for another task or environment."""
     env: str | None = None
     """Instead of a task, any Gymnasium id whose spaces fit the network, or module:id; its returns have no scores."""
     backend: BackendName = "lava"
@@ -105,6 +108,8 @@ class SimRunConfig:
             raise UserError("--no-compare does not use --checkpoint: drop one of them")
         if self.parity_decisions < 0:
             raise UserError(f"--parity-decisions is {self.parity_decisions}: it must be 0 or more")
+        if self.foreign_score and self.task is None:
+            raise UserError("--foreign-score requires --task, another one than the network's: add that, or drop it")
         if self.env is not None and self.task is not None:
             raise UserError("--env is run instead of a task: drop --env or --task")
         self._check_real_time()

@@ -9,15 +9,18 @@ import contextlib
 import functools
 import importlib.util
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.export.network.file import file_digest, read_network
+from dsf.export.network.memory import require_memory
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import NetworkError
 from dsf.export.network.reference import IntegerPolicy
+from dsf.export.proof.tables import unproven_lines
 from dsf.hardware_models import Preset
 from dsf.hardware_models.preset import load_presets
 from dsf.runtime.artifacts import checkpoint_path, network_path
@@ -36,9 +39,10 @@ from dsf.runtime.open_engine import open_engine
 from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, require_possible
 from dsf.runtime.report.core_traffic import measure_traffic, placed_mapping
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, require_cores
-from dsf.runtime.report.run_report import RunReport
+from dsf.runtime.report.run_report import RunReport, WallTimes
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.tasks import Episode, Task, get_task, rollout
+from dsf.tasks.registry import described_task, notes_on, same_robot
 
 RANGE_TOLERANCE = 1e-3
 """Targets this close to the end of the input range count as inside it."""
@@ -69,6 +73,7 @@ class PlannedRun:
         clock: of a run in real time; None is as fast as it goes.
         run_directory: of the float policy that is run beside it; None where there is none.
         notes: what a reader of the figures has to know, a line each.
+        started: when it was begun to be planned (seconds of ``time.perf_counter``).
     """
 
     config: SimRunConfig
@@ -82,6 +87,7 @@ class PlannedRun:
     clock: WallClock | None
     run_directory: Path | None
     notes: tuple[str, ...]
+    started: float
 
     @property
     def backend(self) -> str:
@@ -165,6 +171,7 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     Raises:
         UserError: naming the option, or what does not fit.
     """
+    started = time.perf_counter()
     require_possible(config)
     presets = load_presets(config.hardware or DEFAULT_HARDWARE)
     path = config.network or network_path()
@@ -172,9 +179,11 @@ def prepare(config: SimRunConfig) -> PlannedRun:
     require_cores(network, presets)
     task = choose_task(config, network)
     target, mode, clock = choose_target(config, network, task), choose_mode(config, network), choose_clock(config, task)
+    lanes = config.episodes if config.compare else 1
+    require_memory(network, mode, lanes, "--mode stream, or fewer --episodes with --no-compare, need less")
     run_directory, why_not = choose_float_policy(config)
     notes = (*warnings_about(network, task, target, mode), *why_not)
-    plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes)
+    plan = PlannedRun(config, path, network, digest, presets, task, target, mode, clock, run_directory, notes, started)
     _ = plan.probed  # a pattern without a population ends here
     return plan
 
@@ -182,18 +191,23 @@ def prepare(config: SimRunConfig) -> PlannedRun:
 def execute(plan: PlannedRun, progress: Progress = silently) -> Run:
     """Run what was planned; arguments and errors are those of :func:`simulate`."""
     config, network, task = plan.config, plan.network, plan.task
+    begun = time.perf_counter()
     comparison = compare_levels(plan, progress) if config.compare else {}
+    compared_s = time.perf_counter() - begun if config.compare else None
     with progress(f"{task.env_id} on {plan.backend}", config.episodes * task.max_steps) as on_step:
         result, recorder, processes = run_loop(plan, on_step)
+    hardware = price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets)
     report = RunReport(
         plan.settings,
         plan.backend,
         plan.mode,
         result,
-        price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets),
+        hardware,
         comparison,
         compared=plan.probed if config.backend == "lava" else spiking_populations(network),
         spiking_populations=len(spiking_populations(network)),
+        times=WallTimes(compared_s, time.perf_counter() - plan.started),
+        notes=plan.notes,
         core_traffic=measure_traffic(network, result.counter, processes) if config.core_traffic else None,
     )
     return Run(plan, report, recorder)
@@ -231,16 +245,19 @@ def refuse_training_run(path: Path) -> None:
 
 
 def choose_task(config: SimRunConfig, network: Network) -> Task:
-    """The environment that was asked for, else the task, else the network's own.
+    """The environment that was asked for, else the task, else the network's own, as its data were recorded.
+
+    A network that was trained for another robot, or another environment of that robot, has no score unless asked.
 
     Raises:
         UserError: it does not exist, or does not fit the network.
     """
     if config.env is not None:
         return env_task(config.env, network)
-    task = get_task(config.task or network.task)
+    own = described_task(network.task, network.provenance)
+    task = own if config.task is None else get_task(config.task)
     check_fits(network, task)
-    return task
+    return task if same_robot(task, own) or config.foreign_score else task.without_score()
 
 
 def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:
@@ -258,10 +275,17 @@ def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:
 
 
 def choose_target(config: SimRunConfig, network: Network, task: Task) -> float:
-    """The target return: asked for, else the network's own, else the task's first."""
+    """The target return: asked for, else on its own task the network's own, else the task's first."""
     if config.target_return is not None:
         return config.target_return
-    return task.target_returns[0] if network.target_return is None else network.target_return
+    if network.target_return is None or is_foreign(network, task):
+        return task.target_returns[0]
+    return network.target_return
+
+
+def is_foreign(network: Network, task: Task) -> bool:
+    """Whether a network was trained for another registered task, or in another environment of this one."""
+    return not isinstance(task, EnvTask) and not same_robot(task, described_task(network.task, network.provenance))
 
 
 def choose_mode(config: SimRunConfig, network: Network) -> Mode:
@@ -286,7 +310,8 @@ def choose_float_policy(config: SimRunConfig) -> tuple[Path | None, list[str]]:
 
 def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> list[str]:
     """What a reader of the figures has to know about this network and target."""
-    notes = list(task.notes) if isinstance(task, EnvTask) else []
+    notes = list(task.notes) if isinstance(task, EnvTask) else task_notes(network, task, target)
+    notes += unproven_lines(network.verification)
     encoder = network.encoder
     largest = float(encoder.offset[-1] + encoder.reach[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):
@@ -300,6 +325,17 @@ def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> l
             "stream mode is not the windowed policy that was trained"
         )
     return notes
+
+
+def task_notes(network: Network, task: Task, target: float) -> list[str]:
+    """What a reader has to know of the task that a network runs on, and of the return that is asked for."""
+    if not is_foreign(network, task):
+        return notes_on(task, (target,), network.provenance)
+    own = described_task(network.task, network.provenance)
+    score = "its score there says little" if task.reference else "it has no score there, unless --foreign-score asks"
+    return [
+        f"this network was trained for task {own.name} ({own.world}), and runs on {task.name} ({task.world}): {score}"
+    ]
 
 
 def compare_levels(plan: PlannedRun, progress: Progress = silently) -> dict[str, list[Episode]]:

@@ -22,17 +22,26 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Annotated, Any, Generic, NoReturn, TypeVar, Union
 
 import tyro
 
-from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
+from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, UNREAD, CommandFailed, UserError
+from dsf.shell.interrupts import (
+    command_is_over,
+    describe_signal,
+    forget_signals,
+    handle_ending_signals,
+    unwind,
+    unwinding_signal,
+)
+from dsf.shell.plain_text import plain
 
 DEBUG_FLAG = "--debug"
+TORCH_REFUSES = "Invalid log settings"
+"""What torch says, when it is imported, of a TORCH_LOGS that it does not understand."""
 _HOME = re.compile(r"^(--[\w.-]+=)~(?=/|$)")
 """A home directory that no shell expands: in ``--out=~/runs``, for which it would make a directory called ``~``."""
-UNREAD = "nobody reads the output any more (broken pipe)"
 
 Config = TypeVar("Config")
 
@@ -77,19 +86,6 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
         # tyro draws a box: its first line is a title that the text repeats, the others are framed by bars.
         lines = [line for line in shown.getvalue().splitlines() if not line.startswith(("\u256d", "\u2570"))]
         raise UserError(" ".join(re.sub(r"[\u2500-\u257f]+", " ", " ".join(lines)).split())) from None
-
-
-def _terminate(signum: int, _frame: FrameType | None) -> NoReturn:
-    """Turn a signal into an ordinary exit, so that context managers stop child processes on the way out."""
-    raise SystemExit(EXIT_SIGNAL + signum)
-
-
-def _handle_signals() -> None:
-    """Unwind on every signal that ends a program, but leave alone what is ignored on purpose (nohup)."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate, signal.SIGHUP: _terminate}
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
 
 
 def run_commands(program: str, default: Command[Any] | None, commands: Commands) -> NoReturn:
@@ -144,23 +140,24 @@ def _run(command: Command[Any], program: str, given: Sequence[str]) -> NoReturn:
     """Run a command with these arguments to its exit code."""
     arguments = [argument for argument in given if argument != DEBUG_FLAG]
     debug = len(arguments) < len(given)
+    forget_signals()
     try:
-        _handle_signals()
+        handle_ending_signals(unwind)
         description = f"{command.description} {DEBUG_FLAG} shows tracebacks."
         code = command.action(parse_arguments(command.config, program, description, arguments)) or 0
         sys.stdout.flush()
     except BaseException as error:
-        if (ending := _ending(error)) is None:
+        command_is_over()
+        if (ending := ending_of(error)) is None:
             raise
         code = _fail(program, *ending, debug)
     sys.exit(code)
 
 
-def _ending(error: BaseException) -> tuple[str, int] | None:
+def ending_of(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit code of a command that ended with ``error``; None for an exit that needs no line."""
     if (number := _signal_behind(error)) is not None:
-        text = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        return text, EXIT_SIGNAL + number
+        return describe_signal(number), EXIT_SIGNAL + number
     unread = isinstance(error, BrokenPipeError) or (  # rich turns it into an exit without a word
         isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
     )
@@ -170,8 +167,15 @@ def _ending(error: BaseException) -> tuple[str, int] | None:
         return str(error), EXIT_USAGE
     if isinstance(error, CommandFailed):
         return str(error), EXIT_FAILED
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".rstrip(": ") + "; ask for less, or use a larger machine", EXIT_FAILED
     if isinstance(error, OSError):
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_USAGE
+    if isinstance(error, ValueError) and TORCH_REFUSES in str(error):
+        return (
+            f"TORCH_LOGS is '{os.environ.get('TORCH_LOGS')}', with which torch cannot be imported: unset it",
+            EXIT_USAGE,
+        )
     if isinstance(error, Exception):
         text = f"internal error, {type(error).__name__}: {' '.join(str(error).split())}; {DEBUG_FLAG} shows where"
         return text, EXIT_FAILED
@@ -181,8 +185,11 @@ def _ending(error: BaseException) -> tuple[str, int] | None:
 def _signal_behind(error: BaseException) -> int | None:
     """The signal that an exception stands for, itself or at the start of its chain of causes.
 
-    A signal that strikes while a module written in C is imported becomes an ImportError caused by ours.
+    A signal that strikes while a module written in C is imported becomes an ImportError caused by ours, or something
+    else; that it has struck is known in any case.
     """
+    if (number := unwinding_signal()) is not None:
+        return number
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):
@@ -196,7 +203,8 @@ def _signal_behind(error: BaseException) -> int | None:
 def _fail(program: str, message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    # A message may repeat what a file says: it stays one line, and steers no terminal.
+    print(f"{program}: {plain(' '.join(message.splitlines()))}", file=sys.stderr, flush=True)
     _drop_unwritable_output()
     return code
 

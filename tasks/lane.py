@@ -23,7 +23,7 @@ class Episode:
         seed: reset seed.
         episode_return: undiscounted (reward units).
         decisions: their number.
-        success: whether the goal was reached, where the environment says so; recordings do not keep it.
+        success: whether the goal was reached at any step, where the environment says so; recordings do not keep it.
         shortest: decisions that the best policy needs, where the environment says so.
     """
 
@@ -48,6 +48,7 @@ class Lane:
         total, decisions: of the running episode so far.
         reward: of the last step.
         info: what the environment told beside it.
+        reached: whether the goal was reached so far; None where the environment does not say.
 
     Raises:
         UserError: the disturbances are another task's.
@@ -60,12 +61,17 @@ class Lane:
         self.info: Mapping[str, Any] = {}
 
     def start(self, seed: int, target_return: float) -> None:
-        """Reset the environment."""
+        """Reset the environment.
+
+        Raises:
+            CommandFailed: what it shows is no observation of the task.
+        """
+        self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
         observation, self.info = self.env.reset(seed=seed)
         self.link = DisturbedLink(self.disturbances, self.task, seed)
-        self.observation: FloatArray = self.link.sense(self.task.flat_observation(observation))
+        self.observation: FloatArray = self.link.sense(self._flat(observation))
         self.previous_action: FloatArray = np.zeros(self.task.action_size)
-        self.seed, self.wanted, self.total, self.decisions = seed, target_return, 0.0, 0
+        self.reached: bool | None = None
         self.running = True
 
     def token(self) -> Token:
@@ -77,7 +83,8 @@ class Lane:
         """Take a policy's answer (action_size,), move on by a control period; return the episode if that ended it.
 
         Raises:
-            CommandFailed: an action is no finite number, and the environment does not get it; or a reward is none.
+            CommandFailed: an action is no finite number, and the environment does not get it; or its answer is none of
+                the task's.
         """
         if not np.isfinite(action).all():
             found = ", ".join(f"{value:g}" for value in np.ravel(action))
@@ -87,9 +94,11 @@ class Lane:
             )
         arrived = self.task.env_action(self.link.actuate(action))
         observation, reward, terminated, truncated, self.info = self.env.step(arrived)
-        self.observation = self.link.sense(self.task.flat_observation(observation))
+        self.observation = self.link.sense(self._flat(observation))
         self.previous_action = self.task.executed(action)
-        self.reward = float(np.asarray(reward, np.float64).item())  # of shape () or (1,)
+        if (told := _number(self.info.get("success"))) is not None:
+            self.reached = bool(told) or bool(self.reached)
+        self.reward = self._number_of(reward)
         if not np.isfinite(self.reward):
             raise CommandFailed(
                 f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the environment's reward is "
@@ -101,17 +110,42 @@ class Lane:
         self.decisions += 1
         return self.cut() if terminated or truncated else None
 
+    def _flat(self, observation: Any) -> FloatArray:
+        """The observation as a vector of the task's size.
+
+        Raises:
+            CommandFailed: it is none, whatever the environment's observation space says.
+        """
+        try:
+            flat = self.task.flat_observation(observation)
+        except (TypeError, ValueError):
+            flat = None
+        if flat is None or flat.shape != (self.task.observation_size,):
+            found = "no numbers" if flat is None else f"of shape {flat.shape}"
+            raise CommandFailed(
+                f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the observation is {found}, not "
+                f"{self.task.observation_size} numbers as its space says: the environment contradicts itself"
+            )
+        return flat
+
+    def _number_of(self, reward: Any) -> float:
+        """A reward of shape () or (1,).
+
+        Raises:
+            CommandFailed: it is no such number.
+        """
+        try:
+            return float(np.asarray(reward, np.float64).item())
+        except (TypeError, ValueError):
+            raise CommandFailed(
+                f"{self.task.env_id}, seed {self.seed}, decision {self.decisions}: the reward is no single number"
+            ) from None
+
     def cut(self) -> Episode:
         """End the running episode here."""
         self.running = False
-        success, shortest = (_number(self.info.get(name)) for name in ("success", "shortest"))
-        return Episode(
-            self.seed,
-            self.total,
-            self.decisions,
-            None if success is None else bool(success),
-            None if shortest is None else int(shortest),
-        )
+        shortest = _number(self.info.get("shortest"))
+        return Episode(self.seed, self.total, self.decisions, self.reached, None if shortest is None else int(shortest))
 
     def close(self) -> None:
         """Free the environment."""
@@ -120,6 +154,8 @@ class Lane:
 
 def _number(told: Any) -> float | None:
     """What an environment tells as a bool, a number, or an array of one; None where it is none of these."""
+    if told is None:
+        return None
     try:
         value = float(np.asarray(told, np.float64).item())
     except (TypeError, ValueError):

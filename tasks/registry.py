@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsf.shell.errors import UserError
+from dsf.tasks.data_returns import DataReturns
 from dsf.tasks.maze_tasks import MAZE_TASKS, require_task_mazes
+from dsf.tasks.recorded import RecordedEnvironment
 from dsf.tasks.task import DELAYED, ROBOTICS_EXTRA, Task
 
-__all__ = ["TASKS", "Task", "get_task", "task_for_env"]
+__all__ = ["TASKS", "Task", "described_task", "get_task", "notes_on", "same_robot", "task_for_env"]
 
 # Reference returns: D4RL infos.py. Targets and scales: DSFormer's released configuration.
 _LOCOMOTION = (
@@ -34,7 +36,18 @@ def _adroit(
     reach term has the wrong sign in door, hammer and relocate, worth about 0.3 points of the normalised score.
     """
     env_id = f"AdroitHand{name.capitalize()}-v1"
-    return Task(name, env_id, *sizes, scale, targets, *references, 0.01, max_steps, extra=ROBOTICS_EXTRA)
+    return Task(
+        name,
+        env_id,
+        *sizes,
+        scale,
+        targets,
+        *references,
+        0.01,
+        max_steps,
+        extra=ROBOTICS_EXTRA,
+        never_terminates=True,
+    )
 
 
 _ADROIT = (
@@ -130,6 +143,7 @@ def _point_maze(maze: str, dense: bool) -> Task:
         observation_keys=("observation", "desired_goal"),
         env_kwargs={"continuing_task": True, "reset_target": False},
         extra=ROBOTICS_EXTRA,
+        never_terminates=True,
     )
 
 
@@ -137,6 +151,9 @@ def _point_maze(maze: str, dense: bool) -> Task:
 _CART_POLE = Task(
     "cartpole", "CartPole-v1", 4, 2, 100.0, (500.0,), 22.6, 500.0, 0.02, 500, discrete=True, reference="dsf"
 )
+
+ENVIRONMENT_FACT = "environment"
+"""Name of what a checkpoint's header and a network's provenance say of an environment that is no registered one."""
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -157,6 +174,10 @@ _SAME_DYNAMICS = {
     # The same mazes, with more starts and goals to collect data from.
     "AntMaze_Medium_Diverse_GR-v4": "antmaze-medium",
     "AntMaze_Large_Diverse_GR-v4": "antmaze-large",
+    # What D4RL's Adroit data were recorded in, and what Gymnasium-Robotics called that: its door, hammer and relocate
+    # score about 0.3 points differently (a sign in the reach term).
+    **{f"{name}-v0": name for name in ("pen", "door", "hammer", "relocate")},
+    **{f"AdroitHand{name.capitalize()}-v0": name for name in ("pen", "door", "hammer", "relocate")},
 }
 _OTHER_DYNAMICS = {
     "Walker2d-v4": "its foot friction is 0.9 and that of Walker2d-v5 is 1.9, so they do not mix: use Walker2d-v5 data",
@@ -173,6 +194,58 @@ def get_task(name: str) -> Task:
     if base not in TASKS:
         raise UserError(f"unknown task '{name}': choose one of {', '.join(sorted(TASKS))}")
     return TASKS[base] if base == name else TASKS[base].delayed()
+
+
+def described_task(name: str, facts: Mapping[str, Any]) -> Task:
+    """The task of a policy, in the environment that its data were recorded in, with the targets that these hold.
+
+    Args:
+        name: of the registered task.
+        facts: a checkpoint's header or a network's provenance. Where it says nothing of environment and returns, the
+            registered task is meant.
+
+    Raises:
+        UserError: no task has this name, or what is said describes no environment.
+    """
+    task = get_task(name)
+    if (environment := facts.get(ENVIRONMENT_FACT)) is not None:
+        task = task.as_recorded(RecordedEnvironment.from_json(environment))
+    returns = DataReturns.stated(facts)
+    return task if returns is None else task.with_data(returns.lowest, returns.highest, returns.targets)
+
+
+def notes_on(task: Task, targets: Sequence[float], facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of scores has to know, a line each: of the environment, and of targets.
+
+    Args:
+        task: that is scored on.
+        targets: returns that are asked for (reward units).
+        facts: a checkpoint's header, or a network's provenance.
+
+    Raises:
+        UserError: the facts state no returns where they should.
+    """
+    notes = [] if task.recorded is None else [recorded_note(task)]
+    returns = DataReturns.stated(facts)
+    if returns is not None and (note := returns.note(targets)) is not None:
+        notes.append(note)
+    return notes
+
+
+def recorded_note(task: Task) -> str:
+    """That a task runs in the environment of its data, or in place of one that nobody knows, which has no scores."""
+    assert task.recorded is not None
+    if task.recorded.other_id:
+        return (
+            f"the data say that they were recorded in {task.recorded.other_id}: {task.env_id} stands for it, unscored"
+        )
+    return f"the data were recorded in {task.world}: it runs like that, and has no reference returns, so no score"
+
+
+def same_robot(one: Task, other: Task) -> bool:
+    """Whether two tasks differ in the delay of their rewards at most, so that a score means the same of both."""
+    names = {task.name.removesuffix(DELAYED) for task in (one, other)}
+    return len(names) == 1 and one.recorded == other.recorded
 
 
 def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Task:

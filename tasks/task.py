@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import multiprocessing
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,10 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
+from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
+from dsf.tasks.recorded import RecordedEnvironment
 
 if TYPE_CHECKING:
     import gymnasium
@@ -26,6 +31,10 @@ SCORE_SCALE = 100.0
 DELAYED = "-delayed"
 """Ends the name of a task whose rewards are delayed."""
 ROBOTICS_EXTRA = "robotics"
+GRAPHICS_VARIABLE, NO_GRAPHICS = "MUJOCO_GL", "disabled"
+"""What MuJoCo draws with; it reads that when it is imported."""
+LONGEST_REASON = 200
+"""Characters of an environment's own account of why it cannot be built."""
 KNOWN_MODEL_WARNING = "settotalmass"
 """MuJoCo 3.17 finds this attribute of Gymnasium's HalfCheetah deprecated; nothing here can change that."""
 
@@ -46,13 +55,16 @@ class Task:
         control_period_s: simulated seconds between two decisions.
         max_steps: decisions after which an episode is cut.
         discrete: policies return one score per choice, the best is executed, and tokens hold it one-hot.
-        reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment.
+        reference: whose random and expert returns these are: "D4RL", or "dsf" where D4RL has none for this environment;
+            empty where nobody has measured any, or a score would mislead: it is then not shown.
         observation_keys: parts of a Dict observation (goal environments), in the order of the flat vector.
         env_kwargs: what the environment is made with, beside its horizon.
         delayed_reward: rewards come with the last step only (DSFormer's delayed-reward experiment), so that the
             return-to-go stays at the target all along. Such a task is called NAME-delayed.
         extra: the optional part of dsf that brings the environment; empty where none is needed.
         registered_by: the module that registers the environment; empty where Gymnasium knows it.
+        recorded: what differs where this is the environment that some data were recorded in, and no registered one.
+        never_terminates: the environment itself never ends an episode, only the horizon does.
     """
 
     name: str
@@ -72,6 +84,13 @@ class Task:
     delayed_reward: bool = False
     extra: str = ""
     registered_by: str = ""
+    never_terminates: bool = False
+    recorded: RecordedEnvironment | None = field(default=None, hash=False)
+
+    @property
+    def world(self) -> str:
+        """The environment in words, on one line: its id, and how it differs from the registered one."""
+        return self.env_id if self.recorded is None else self.recorded.describe(self.env_id)
 
     @property
     def score_label(self) -> str:
@@ -81,6 +100,42 @@ class Task:
     def score(self, episode_return: float) -> float:
         """Normalised score: 100 * (return - random) / (expert - random) (Fu et al. 2020, section 5)."""
         return SCORE_SCALE * (episode_return - self.random_return) / (self.expert_return - self.random_return)
+
+    def shown_score(self, episode_return: float) -> float | None:
+        """The score where there are references to score by, else None."""
+        return self.score(episode_return) if self.reference else None
+
+    def without_score(self) -> Task:
+        """This task, its scores not shown; they still compare levels, in points of the same size."""
+        return replace(self, reference="")
+
+    def as_recorded(self, recorded: RecordedEnvironment) -> Task:
+        """This task in the environment that data were recorded in; it has no scores."""
+        return replace(
+            self,
+            observation_size=recorded.observation_size,
+            action_size=recorded.action_size,
+            control_period_s=recorded.control_period_s,
+            max_steps=recorded.max_steps or self.max_steps,
+            env_kwargs={**self.env_kwargs, **recorded.kwargs},
+            reference="",
+            recorded=recorded,
+        )
+
+    def with_data(self, lowest: float, highest: float, targets: tuple[float, ...] = ()) -> Task:
+        """This task as data know it.
+
+        Args:
+            lowest: return of their episodes (reward units).
+            highest: likewise.
+            targets: returns to ask for, if not the registered ones.
+        """
+        task = replace(self, target_returns=targets) if targets else self
+        if task.recorded is None:
+            return task
+        # Reference returns are of another environment: one point is one percent of the best that the data hold.
+        scale = max(abs(lowest), abs(highest)) or 1.0
+        return replace(task, random_return=0.0, expert_return=scale)
 
     def delayed(self) -> Task:
         """This task with its rewards delayed to the end of the episode."""
@@ -108,6 +163,12 @@ class Task:
             )
         return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
 
+    def policy_actions(self, recorded: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Recorded actions (steps, action_size) as a policy has to answer: other bounds of the environment become -1
+        and 1.
+        """
+        return recorded if self.recorded is None else self.recorded.shrunk(recorded)
+
     def env_action(self, action: FloatArray) -> Any:
         """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1], or the best choice."""
         return int(np.argmax(action)) if self.discrete else np.clip(action, -1.0, 1.0)
@@ -118,14 +179,15 @@ class Task:
             return np.eye(self.action_size)[np.argmax(action)]
         return np.clip(action, -1.0, 1.0)
 
-    def make_env(self) -> gymnasium.Env:
-        """Create a fresh environment. MuJoCo is imported here, so that naming a task stays cheap.
+    def register(self) -> None:
+        """Make Gymnasium know the environment.
 
         Raises:
             UserError: the optional part of dsf that brings it is not installed.
         """
         import gymnasium
 
+        import_mujoco()
         if self.extra:
             require_installed(self.extra, "gymnasium_robotics")
             # Importing it registers its environments; it prints a notice about tasks that are none of ours.
@@ -134,6 +196,30 @@ class Task:
             gymnasium.register_envs(gymnasium_robotics)
         if self.registered_by:
             importlib.import_module(self.registered_by)
+
+    def make_env(self) -> gymnasium.Env:
+        """Create a fresh environment. MuJoCo is imported here, so that naming a task stays cheap.
+
+        Raises:
+            UserError: the optional part of dsf that brings it is not installed, or data name an environment that cannot
+                be built here.
+        """
+        self.register()
+        if self.recorded is None:
+            return self._made()
+        try:
+            with warnings.catch_warnings():
+                # Whole bounds in a file become 64-bit floats, actions have 32 bits.
+                warnings.filterwarnings("ignore", message=".*precision lowered by casting", category=UserWarning)
+                return self.recorded.wrapped(self._made())
+        except Exception as error:  # whatever a constructor makes of arguments that come from a file
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{self.world} cannot be built here ({reason[:LONGEST_REASON]})") from None
+
+    def _made(self) -> gymnasium.Env:
+        """The environment alone."""
+        import gymnasium
+
         with _quiet_construction():
             env = gymnasium.make(self.env_id, max_episode_steps=self.max_steps, **self.env_kwargs)
         # Mazes write their model to a file in the temporary directory, load it, and leave it there.
@@ -142,6 +228,31 @@ class Task:
             with contextlib.suppress(OSError):
                 Path(model_file).unlink()
         return env
+
+
+def import_mujoco() -> None:
+    """Import MuJoCo, also where the graphics that :data:`GRAPHICS_VARIABLE` asks for are not there, or are nonsense.
+
+    Nothing here needs them, so they are switched off then, with a line that says so. Signals wait for the end: one of
+    its libraries asks a Python process of its own for a version, which would print a traceback where it is interrupted,
+    or where nobody is left to hear it.
+    """
+    if "mujoco" in sys.modules:
+        return
+    with interrupts_deferred(), terminal_signals_held():
+        try:
+            import mujoco
+        except Exception as error:  # whatever the library behind it raises
+            asked = os.environ.get(GRAPHICS_VARIABLE)
+            if not asked or asked == NO_GRAPHICS:
+                raise
+            os.environ[GRAPHICS_VARIABLE] = NO_GRAPHICS
+            import mujoco  # noqa: F401
+
+            if multiprocessing.parent_process() is None:
+                reason = " ".join(str(error).split())
+                note = f"note: {GRAPHICS_VARIABLE}={asked} is left aside ({reason}): nothing here needs it"
+                print(note, file=sys.stderr)
 
 
 @contextlib.contextmanager

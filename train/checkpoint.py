@@ -6,9 +6,10 @@ everything else: config, codec, step, provenance and scores.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -18,32 +19,99 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from dsf.shell.errors import UserError
+from dsf.shell.errors import UNREADABLE, UserError
+from dsf.shell.file_values import parse_json
 from dsf.shell.files import replacing
-from dsf.tasks.registry import get_task
+from dsf.shell.plain_text import plain, shown
+from dsf.shell.typed_values import read_record
+from dsf.tasks import Task
+from dsf.tasks.registry import described_task
 from dsf.train.config.rivals import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
-from dsf.train.config.training import ModelConfig, model_config_from_json
+from dsf.train.config.training import MIN_INPUT_BITS, ModelConfig, model_config_from_json
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, deployed
 from dsf.train.models.rivals.build import build_sized
 from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.integers import MAX_INPUT_BITS, WEIGHT_BITS
+from dsf.train.quantization.rounding import MIN_BITS
+from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
 Model = TypeVar("Model", bound=DecisionModel)
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
 HEADER_KEY = "dsf"
-HEADER_TYPES: dict[str, type] = {
-    "model": dict,
-    "train": dict,
-    "codec": dict,
-    "dataset": dict,
-    "task": str,
-    "step": int,
-    "scores": list,
-}
-"""What every checkpoint's header holds."""
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
+REMEDY = "train again, or get an undamaged copy"
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """That the run was trained on."""
+
+    id: str | None = None
+    sha256: str | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """One entry of a header's scores, see :class:`~dsf.train.evaluation.score.Score`."""
+
+    engine: str = "torch"
+    checkpoint: str = "last"
+    target_return: float = 0.0
+    seeds: tuple[int, ...] = ()
+    returns: tuple[float, ...] = ()
+    return_mean: float = 0.0
+    return_interval_95: tuple[float, float] = (0.0, 0.0)
+    score_mean: float | None = 0.0
+    success_rate: float | None = None
+    steps_over_shortest: float | None = None
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedQuantization:
+    """What quantization-aware training has fixed."""
+
+    bits: int
+    threshold_units: int
+    per_channel: bool = True
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """See :func:`codec_to_json`."""
+
+    offset: list[float]
+    step: list[float]
+    unit: list[float]
+    bits: int
+    constant: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The fields of a header that commands read; others may stand beside them. Only the first are in all headers."""
+
+    model: dict[str, Any]
+    train: dict[str, Any]
+    codec: _Codec
+    dataset: _Dataset
+    task: str
+    step: int
+    scores: list[_Score]
+    policy: str = "dsformer"
+    rival: dict[str, Any] | None = None
+    precision: str | None = None
+    ranks: int | None = None
+    quantization: dict[str, int | bool] | None = None
+    revision: str | None = None
+    git_revision: str | None = None
+    torch: str | None = None
+    best: _Score | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +134,19 @@ class Checkpoint:
         """
         try:
             return model_config_from_json(self.header["model"])
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        except UNREADABLE as error:
+            raise UserError(f"{self.path}: the header's model is none of this dsf's ({error}): {REMEDY}") from None
+
+    def task(self) -> Task:
+        """The task it was trained for, in the environment of its data, with the targets that these hold.
+
+        Raises:
+            UserError: this dsf knows none, or the header describes no environment.
+        """
+        try:
+            return described_task(self.header["task"], self.header)
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
 
@@ -92,6 +173,26 @@ class Checkpoint:
             return rival_from_json(self.header.get("rival"))
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
+        except UNREADABLE as error:
+            raise UserError(f"{self.path}: the header's rival is none of this dsf's ({error}): {REMEDY}") from None
+
+    def quantization(self) -> TrainedQuantization | None:
+        """What quantization-aware training has fixed; None of an ordinary run.
+
+        Raises:
+            UserError: another version of dsf wrote it, or a value is out of its range.
+        """
+        found = self.header.get("quantization")
+        if found is None:
+            return None
+        place = f"{self.path}: the header's quantization does not fit this dsf"
+        if unknown := sorted(set(found) - {item.name for item in dataclasses.fields(TrainedQuantization)}):
+            raise UserError(f"{place} ({', '.join(unknown)}): {REMEDY}")
+        fixed = read_record(TrainedQuantization, found, place, REMEDY)
+        units, fits = fixed.threshold_units, MIN_BITS <= fixed.bits <= WEIGHT_BITS
+        if not fits or not COARSEST_THRESHOLD_UNITS <= units <= FINEST_THRESHOLD_UNITS or units & (units - 1):
+            raise UserError(f"{place}: bits is {fixed.bits} and threshold_units {units}: {REMEDY}")
+        return fixed
 
     def require_dsformer(self) -> None:
         """Refuse a rival where only a DSFormer will do.
@@ -112,9 +213,11 @@ class Checkpoint:
         policy = self.policy()
         if policy == "dsformer":
             return deployed(self.build_trained())
-        return self._filled(
-            build_sized(policy, self.rival_config(), self.model_config(), self._codec(), get_task(self.header["task"]))
-        )
+        rival, config, codec, task = self.rival_config(), self.model_config(), self._codec(), self.task()
+        width, hidden = rival.sizes
+        mixing = config.blocks * (rival.fourier_modes or 0) ** 2
+        self._require_held(width * (hidden * config.blocks or width) + width * (mixing + len(codec.unit)))
+        return self._filled(build_sized(policy, rival, config, codec, task))
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a
@@ -124,21 +227,30 @@ class Checkpoint:
             UserError: see :meth:`build_model`; or it is a rival.
         """
         self.require_dsformer()
-        header, codec = self.header, self._codec()
-        task = get_task(header["task"])
-        config = self.model_config()
-        quantization = header.get("quantization")
-        if quantization is None:
-            model = DSFormer(config, codec, task.action_size, task.discrete)
-        else:
-            try:
-                model = QuantizedDSFormer(config, codec, task.action_size, task.discrete, **quantization)
-            except TypeError as error:
-                raise UserError(f"{self.path}: the header's quantization does not fit this dsf ({error})") from None
-        return self._filled(model)
+        config, codec, task, fixed = self.model_config(), self._codec(), self.task(), self.quantization()
+        shapes = (config, codec, task.action_size, task.discrete)
+        biases = config.context**2 if config.attention == "pssa" and config.positional_bias == "full" else 0
+        block = config.mlp_ratio * config.width**2 + biases
+        self._require_held(config.blocks * block + config.width * len(codec.unit))
+        if fixed is None:
+            return self._filled(DSFormer(*shapes))
+        return self._filled(QuantizedDSFormer(*shapes, **dataclasses.asdict(fixed)))
 
     def _codec(self) -> InputCodec:
         return codec_from_json(self.header["codec"])
+
+    def _require_held(self, least: int) -> None:
+        """Refuse sizes before anything of them is made: a header may claim any, and the tensors say which one it is.
+
+        Raises:
+            UserError: the file holds fewer than ``least`` parameters.
+        """
+        held = sum(tensor.numel() for tensor in self.group("model").values())
+        if held < least:
+            raise UserError(
+                f"{self.path}: tensors do not fit the config: its sizes need at least {least:,} parameters, and the "
+                f"file holds {held:,}: {REMEDY}"
+            )
 
     def _filled(self, model: Model) -> Model:
         """``model`` with the checkpoint's tensors, in evaluation mode."""
@@ -176,11 +288,11 @@ def codec_from_json(values: dict[str, Any]) -> InputCodec:
         UserError: the numbers are no codec.
     """
     arrays = {name: np.array(values[name], np.float64) for name in ("offset", "step", "unit")}
-    if not isinstance(values["bits"], int):
-        raise TypeError(f"codec's bits is {values['bits']!r}, expected an int")
+    if not isinstance(values["bits"], int) or not MIN_INPUT_BITS <= values["bits"] <= MAX_INPUT_BITS:
+        raise TypeError(f"codec's bits is {shown(values['bits'])}, expected {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
     constant = values.get("constant", [])
     if not (isinstance(constant, list) and all(type(feature) is int for feature in constant)):
-        raise TypeError(f"codec's constant is {constant!r}, expected a list of ints")
+        raise TypeError(f"codec's constant is {shown(constant)}, expected a list of ints")
     return InputCodec(**arrays, bits=values["bits"], constant=tuple(constant))
 
 
@@ -207,16 +319,18 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise UserError(f"no checkpoint at {path}: train one with dsf-train DATASET --out {run}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = parse_json((file.metadata() or {})[HEADER_KEY], "header")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-        header = json.loads(metadata[HEADER_KEY])
         if header.get("format") == FORMAT_VERSION:
             _require_header(header)
-    except (SafetensorError, KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{path} is no dsf checkpoint, or is damaged ({type(error).__name__}: {error})") from None
+    except UserError as error:
+        raise UserError(f"{path} is no dsf checkpoint, or is damaged ({error})") from None
+    except UNREADABLE_TENSORS as error:
+        told = plain(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise UserError(f"{path} is no dsf checkpoint, or is damaged ({told}): {REMEDY}") from None
     if header.get("format") != FORMAT_VERSION:
         raise UserError(
-            f"{path} has checkpoint format {header.get('format')}, this dsf reads {FORMAT_VERSION}: retrain"
+            f"{path} has checkpoint format {shown(header.get('format'))}, this dsf reads {FORMAT_VERSION}: retrain"
         )
     return Checkpoint(path, tensors, header)
 
@@ -227,9 +341,9 @@ def _require_header(header: dict[str, Any]) -> None:
     Raises:
         KeyError, TypeError, ValueError, UserError: something is missing or of another type; the message names it.
     """
-    for name, kind in HEADER_TYPES.items():
-        if not isinstance(header[name], kind):
-            raise TypeError(f"header's {name} is {header[name]!r}, expected a {kind.__name__}")
+    found = read_record(_Header, header, "header", REMEDY)
+    if found.step < 0:
+        raise UserError(f"header: step is {found.step}, expected 0 or more: {REMEDY}")
     codec_from_json(header["codec"])
 
 
@@ -255,9 +369,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Inverse of :func:`optimizer_tensors`, on names without the prefix."""
+    """Inverse of :func:`optimizer_tensors`, on names without the prefix.
+
+    Raises:
+        UserError: the tensors are not those of this optimizer's parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
+        known = index.isdecimal() and int(index) < len(parameters)
+        if not known or tensor.shape not in (torch.Size(), parameters[int(index)].shape):
+            raise UserError(f"the checkpoint's tensor optimizer.{plain(name)} fits no parameter: {REMEDY}")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

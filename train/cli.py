@@ -16,7 +16,7 @@ from dsf.train.training import train
 
 def run(config: TrainConfig) -> None:
     """Train, evaluate, and say where the checkpoint is."""
-    train(config, TerminalTraining(Console(soft_wrap=True)))
+    train(config, TerminalTraining(Console(soft_wrap=True, markup=False, emoji=False)))
 
 
 COMMANDS: Commands = {

@@ -31,7 +31,8 @@ from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.files import replacing, write_json
 from dsf.shell.held_directory import LOCK_NAME, held
 from dsf.shell.installed import require_installed
-from dsf.tasks import Task, Token, get_task, rollout
+from dsf.tasks import Task, Token, rollout
+from dsf.tasks.registry import described_task
 from dsf.train.config.training import DataConfig, DeviceKind
 from dsf.train.evaluation.score import Score
 from dsf.train.trained_run import TrainedRun
@@ -115,7 +116,9 @@ def transitions(data: OfflineDataset) -> dict[str, Any]:
         ends = np.arange(len(rewards)) == len(rewards) - 1
         terminated = ends & bool(episode.terminations[-1])
         parts["observations"].append(data.task.flat_observation(episode.observations)[:-1].astype(np.float32))
-        parts["actions"].append(np.clip(np.asarray(episode.actions, np.float32), -1.0, 1.0))
+        parts["actions"].append(
+            np.clip(data.task.policy_actions(np.asarray(episode.actions, np.float32)), -1.0, 1.0).astype(np.float32)
+        )
         parts["rewards"].append(rewards.astype(np.float32)[:, None])
         parts["terminals"].append(terminated)
         parts["timeouts"].append(ends & ~terminated)
@@ -242,6 +245,7 @@ def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, be
     settings = {**dataclasses.asdict(config), "out": str(config.out)}
     dataset = {"id": data.dataset_id, "sha256": data.content_hash, "steps": data.steps}
     facts = {"task": data.task.name, "dataset": dataset, "revision": git_revision(), "torch": torch.__version__}
+    facts |= data.facts
     write_json(config.out / CONFIG_NAME, {**settings, **facts})
     write_json(config.out / SCORES_NAME, [score.to_json()])
     return TrainedRun.of_header(
@@ -255,11 +259,11 @@ def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, be
 
 def run(config: CQLConfig) -> None:
     """Train, score, and print how that goes."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, emoji=False)
     done = train_cql(config, lambda step: console.print(f"step {step} of {config.steps}"), bar=console.is_terminal)
     console.print(
         f"CQL (d3rlpy), {done.parameters:,} parameters in the actor, {done.step} steps on {done.dataset.dataset_id}"
     )
     for score in done.scores:
-        console.print(score.describe(get_task(done.task)))
+        console.print(score.describe(described_task(done.task, done.header)))
     console.print(f"scores: {config.out / SCORES_NAME}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,19 +20,26 @@ from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
+from dsf.shell.plain_text import plain
 from dsf.tasks import get_task
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
 from dsf.tasks.mazes import Split
+from dsf.tasks.registry import recorded_note
 from dsf.train.data.dataset import OfflineDataset, load_dataset
+from dsf.train.data.episode_ends import MOST_HORIZONS
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
-from dsf.train.data.minari_store import store_path
+from dsf.train.data.minari_files import METADATA_NAME, read_metadata
+from dsf.train.data.minari_store import store_directory
 from dsf.train.data.recipes import MAZE
 from dsf.train.data.registry import REGISTRY, resolve
+from dsf.train.data.user_places import expanded
 
 DEFAULT_STEPS = 100_000
 HIDDEN_PREFIX = "."
+DEEPEST_ID = 8
+"""Namespaces in one another that the list looks into."""
 
 Config = TypeVar("Config")
 
@@ -80,15 +87,22 @@ class Import:
     """Turn an npz or D4RL-style hdf5 file into a Minari dataset."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """npz (observations, actions, rewards, terminations, truncations) or hdf5 (terminals and timeouts instead)."""
+    """npz or hdf5 with observations, actions, rewards, terminations, truncations (or D4RL's terminals and timeouts)."""
     dataset_id: str
     """Minari id to give it, such as dsf/hopper/imported-v0."""
     task: str | None = None
     """Task that the data belong to, where the file names no known environment."""
     clip_actions: bool = False
     """Clip actions that leave [-1, 1]; they are reported either way."""
+    max_steps: int | None = None
+    """Steps of the longest episode: what is longer is cut after every so many, as truncations (default: the task's
+    horizon, and what is longer is refused)."""
     overwrite: bool = False
     """Replace a dataset of the same id."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max-steps is {self.max_steps}: it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,7 @@ def collect_maze_set(config: Collect, console: Console) -> None:
         soft_wrap=True,
     )
     describe(load_dataset(maze_set.dataset_id, written=episodes), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def collect(config: Collect, console: Console) -> None:
@@ -165,7 +179,7 @@ def collect(config: Collect, console: Console) -> None:
     description = f"dsf-data collect {config.name} --steps {steps} --seed {config.seed}"
     path = write_dataset(recipe, episodes, description, config.overwrite)
     describe(load_dataset(recipe.dataset_id), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def import_dataset(config: Import, console: Console) -> None:
@@ -174,24 +188,42 @@ def import_dataset(config: Import, console: Console) -> None:
     from dsf.train.data.importing import import_file
 
     require_free_place(config.dataset_id, config.overwrite)
-    imported = import_file(config.file, config.dataset_id, config.task, config.clip_actions)
+    file = Path(expanded(str(config.file)))
+    imported = import_file(file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
     description = "; ".join((imported.algorithm, *imported.notes))
-    path = write_dataset(imported, imported.episodes, description, config.overwrite)
+    path = write_dataset(
+        imported,
+        imported.episodes,
+        description,
+        config.overwrite,
+        imported.facts,
+        max_steps=config.max_steps,
+    )
     for note in imported.notes:
-        console.print(note, soft_wrap=True)
+        console.print(plain(note), soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
-    console.print(f"written to {path}", soft_wrap=True)
+    console.print(f"written to {plain(str(path))}", soft_wrap=True)
 
 
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
-    returns = data.episode_returns
+    returns, longest, horizon = data.episode_returns, int(data.lengths.max()), data.task.max_steps
+    score = data.task.shown_score(float(returns.mean()))
+    scored = "" if score is None else f", {data.task.score_label} {score:.1f}"
+    if score is not None and longest > MOST_HORIZONS * horizon:
+        scored = f", no {data.task.score_label} score, which is of {horizon} steps: episodes have up to {longest}"
+    elif score is not None and longest > horizon:
+        scored += f" (which is of {horizon} steps: episodes have up to {longest})"
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}), "
-        f"{data.task.score_label} {data.task.score(float(returns.mean())):.1f}",
+        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}){scored}",
         soft_wrap=True,
     )
+    if data.task.recorded is not None:
+        console.print(recorded_note(data.task), markup=False, soft_wrap=True)
+    if targets := data.data_returns.targets:
+        held = ", ".join(f"{target:g}" for target in targets)
+        console.print(f"target returns, from these episodes: {held}", soft_wrap=True)
     if data.out_of_range_actions:
         console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)
@@ -199,7 +231,7 @@ def describe(data: OfflineDataset, console: Console) -> None:
 
 def show_list(config: ListSets, console: Console) -> None:
     """Print the registry and the store."""
-    store = Path(store_path())
+    store = store_directory()
     rows = list(stored(store))
     here = {row["dataset_id"] for row in rows}
     table = Table("D4RL name", "task", "stands for it here", "in the store", "note", box=box.SIMPLE)
@@ -210,7 +242,8 @@ def show_list(config: ListSets, console: Console) -> None:
     table_console().print(table)  # no id is cut short, in a pipe too
     for number, note in enumerate(notes, start=1):
         console.print(f"{number}: {note}", soft_wrap=True)
-    console.print(f"in {store}:" if rows else f"no dataset in {store}", soft_wrap=True)
+    where = plain(str(store))
+    console.print(f"in {where}:" if rows else f"no dataset in {where}", soft_wrap=True)
     for row in rows:
         console.print(f"  {row['dataset_id']}: {row['steps']} steps, {row['episodes']} episodes", soft_wrap=True)
     if config.json is not None:
@@ -223,16 +256,32 @@ def show_list(config: ListSets, console: Console) -> None:
 
 def stored(store: Path) -> Iterator[dict[str, Any]]:
     """Every dataset of a Minari store: its id, and its numbers of steps and episodes (None where unreadable)."""
-    for metadata in sorted(store.glob("**/data/metadata.json")):
-        directory = metadata.parents[1].relative_to(store)
-        if any(part.startswith(HIDDEN_PREFIX) for part in directory.parts):
-            continue  # being written, or derived files
+    for directory in sorted(dataset_directories(store)):
         try:
-            values = json.loads(metadata.read_text())
-            steps, episodes = values.get("total_steps"), values.get("total_episodes")
-        except (OSError, ValueError, AttributeError):
-            steps = episodes = None
-        yield {"dataset_id": str(directory), "steps": steps, "episodes": episodes}
+            values = read_metadata(directory / "data")
+        except (OSError, UserError):
+            values = {}
+        counts = (values.get(name) for name in ("total_steps", "total_episodes"))
+        steps, episodes = (count if isinstance(count, int) else None for count in counts)
+        yield {"dataset_id": plain(str(directory.relative_to(store))), "steps": steps, "episodes": episodes}
+
+
+def dataset_directories(store: Path) -> Iterator[Path]:
+    """Every dataset of a store, also behind links; what is hidden is being written, or derived."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {str(store): ()}
+    for place, names, _ in os.walk(store, followlinks=True):
+        found = os.stat(place)  # noqa: PTH116 (os.walk gives texts)
+        here = (found.st_dev, found.st_ino)
+        way = above.pop(place, ())
+        if here in way or len(way) > DEEPEST_ID:  # a link that leads back, or many that lead everywhere
+            names.clear()
+            continue
+        if (Path(place) / "data" / METADATA_NAME).exists():
+            names.clear()
+            yield Path(place)
+            continue
+        names[:] = [name for name in names if not name.startswith(HIDDEN_PREFIX)]
+        above |= {os.path.join(place, name): (*way, here) for name in names}  # noqa: PTH118
 
 
 def measure_references(config: Reference, console: Console) -> None:
@@ -271,7 +320,7 @@ def printing(action: Callable[[Config, Console], None]) -> Callable[[Config], No
 
     def act(config: Config) -> None:
         require_possible(config)
-        action(config, Console())
+        action(config, Console(markup=False, emoji=False))  # paths and ids may look like either
 
     return act
 

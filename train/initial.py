@@ -9,6 +9,7 @@ import numpy as np
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
+from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 from dsf.train.config.training import ModelConfig, TrainConfig, quantization_obstacles
@@ -80,6 +81,9 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
             f"--init: {checkpoint.path} was trained for {header['task']}, {data.dataset_id} is for {data.task.name}: "
             "name a dataset of that task"
         )
+    if header.get(ENVIRONMENT_FACT) != data.facts.get(ENVIRONMENT_FACT):
+        worlds = f"{checkpoint.task().world}, {data.dataset_id} is from {data.task.world}"
+        raise UserError(f"--init: {checkpoint.path} was trained on data from {worlds}: name a dataset of that")
     theirs = checkpoint.model_config()
     for name, mine in vars(config.model).items():
         if getattr(theirs, name) != mine:

@@ -21,9 +21,10 @@ from rich.progress import (
 from rich.text import Text
 
 from dsf.shell.console import first_few
-from dsf.tasks import get_task
+from dsf.tasks.registry import described_task, notes_on
 from dsf.train.config.rivals import cannot_become_spikes
 from dsf.train.config.training import TrainConfig, export_obstacles
+from dsf.train.evaluation.score import Score
 from dsf.train.observer import TrainingObserver, TrainingStart
 from dsf.train.trained_run import TrainedRun
 
@@ -66,6 +67,8 @@ class TerminalTraining(TrainingObserver):
                 f"note: in {data.out_of_range_actions} steps of {data.dataset_id} an action leaves [-1, 1], which tanh "
                 f"cannot reach: dsf-data import --clip-actions would clip them"
             )
+        for note in notes_on(data.task, config.eval_targets or data.task.target_returns, data.facts):
+            self.console.print(f"note: {note}", markup=False)
 
         if constant := describe_constant(data):
             self.console.print(f"note: {constant}", soft_wrap=True)
@@ -113,11 +116,22 @@ class TerminalTraining(TrainingObserver):
         """Scores, and where the weights are."""
         if unusual := run.unusual_populations:
             self.console.print(f"warning: {len(unusual)} populations hardly compute: {'; '.join(unusual)}")
+        task = described_task(run.task, run.header)
         for score in [*run.scores, *([run.best] if run.best else [])]:
-            self.console.print(score.describe(get_task(run.task)))
+            self.console.print(score.describe(task))
+        if (top := run.best_score) is not None:
+            self.console.print(best_target(top, task.target_returns[0]))
         self.console.print(f"checkpoint: {run.checkpoint}")
         if run.best_checkpoint is not None:
             self.console.print(f"best checkpoint, chosen on the seeds above: {run.best_checkpoint}")
+
+
+def best_target(top: Score, default: float) -> str:
+    """Which target did best, and how an exported network asks for it where that is not what it does anyway."""
+    said = f"of the targets scored, {top.target_return:g} did best (return {top.return_mean:.1f})"
+    if top.target_return == default:
+        return said
+    return f"{said}: dsf-export --target-return {top.target_return:g} makes the network ask for it, not for {default:g}"
 
 
 def describe_constant(data: OfflineDataset) -> str:
@@ -156,7 +170,7 @@ def describe_computation(device: str, precision: str, config: TrainConfig, proce
             neuron += " (--compile has nothing to do)" if config.compile else ""
         except KernelsUnavailable as reason:
             compiled = " under torch.compile" if config.compile else ""
-            neuron = f"fused, torch operations{compiled}, slower ({reason}): install a C compiler"
+            neuron = f"fused, torch operations{compiled}, slower ({reason})"
     elif config.neuron == "fused":
         neuron = "fused, torch operations" + (" under torch.compile" if config.compile else "")
     return f"{said}; neurons: {neuron}"

@@ -55,6 +55,14 @@ class TrainedRun:
     seconds: float
     header: dict[str, Any]
 
+    @property
+    def best_score(self) -> Score | None:
+        """The last weights' score at the target that did best; None where fewer than two targets were scored."""
+        last = [score for score in self.scores if score.checkpoint == "last" and score.step == self.step]
+        if len({score.target_return for score in last}) < 2:
+            return None
+        return max(last, key=lambda score: score.return_mean)
+
     @classmethod
     def of_header(
         cls,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.train.averaging import WeightAverage, has_statistics, reported_copy
 from dsf.train.checkpoint import (
     codec_to_json,
@@ -128,6 +129,7 @@ class Trainer:
             "train": to_json(self.config),
             "task": task.name,
             "dataset": {"id": self.data.dataset_id, "sha256": self.data.content_hash, "steps": self.data.steps},
+            **self.data.facts,
             "codec": codec_to_json(self.codec),
             "precision": self.precision,
             "ranks": world_size(),
@@ -166,7 +168,9 @@ class Trainer:
             if my_settings[name] != their_settings.get(name)
         ]
         different += [
-            name for name in ("dataset", "codec", "precision", "model", "ranks") if mine[name] != theirs.get(name)
+            name
+            for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "model", "ranks")
+            if mine.get(name) != theirs.get(name)
         ]
         rival = theirs.get("rival")
         if mine["rival"] != (rival and dataclasses.asdict(rival_from_json(rival))):  # with its younger fields' defaults
@@ -176,9 +180,13 @@ class Trainer:
         if theirs["step"] and not checkpoint.group("optimizer"):
             raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
         reported = checkpoint.group("model")
-        self.model.load_state_dict(checkpoint.group(TRAINED) or reported)
-        if self.average is not None:
-            self.average.restore(reported)
+        try:
+            self.model.load_state_dict(checkpoint.group(TRAINED) or reported)
+            if self.average is not None:
+                self.average.restore(reported)
+        except (RuntimeError, KeyError) as error:
+            told = " ".join(str(error).split())
+            raise UserError(f"--resume: {checkpoint.path}: tensors do not fit the config: {told}") from None
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
         self.step, self.best, self.scores = int(theirs["step"]), theirs.get("best"), theirs["scores"]
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsf.shell.errors import UserError
 from dsf.shell.held_directory import held
 from dsf.shell.installed import require_installed
+from dsf.tasks import get_task
+from dsf.tasks.data_returns import DataReturns
 from dsf.train.config.training import CONFIG_NAME, TrainConfig
 from dsf.train.observer import SILENT, TrainingObserver, TrainingStart
 from dsf.train.trained_run import TrainedRun, UsedDataset
+
+if TYPE_CHECKING:
+    from dsf.train.data.dataset import OfflineDataset
 
 
 def train(config: TrainConfig, observer: TrainingObserver = SILENT) -> TrainedRun:
@@ -32,11 +39,10 @@ def train(config: TrainConfig, observer: TrainingObserver = SILENT) -> TrainedRu
     """
     begun = time.monotonic()
     require_possible(config)
-    from dsf.train.distributed import process_group, rank
+    from dsf.train.distributed import RANK_VARIABLE, launched_ranks, process_group, rank
     from dsf.train.initial import with_model_of_checkpoint
 
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    first = alone or int(os.environ.get("RANK", "0")) == 0  # of torchrun's processes, one holds the directory for all
+    first = launched_ranks() == 1 or int(os.environ[RANK_VARIABLE]) == 0  # which holds the directory for all
     with held(config.out) if first else contextlib.nullcontext(), process_group(config.device):
         require_possible(config)  # once more: who held it until now may have left a run there
         return _train(with_model_of_checkpoint(config.of_phase()), observer if rank() == 0 else SILENT, begun)
@@ -73,6 +79,18 @@ def is_own_directory(place: Path) -> bool:
         return False
 
 
+def as_begun(config: TrainConfig, data: OfflineDataset) -> OfflineDataset:
+    """The data of a run that is resumed, with the targets that it began with, which its input codec was fitted for: an
+    older dsf knew no others than the task's declared ones.
+    """
+    from dsf.train.checkpoint import load_checkpoint
+
+    stated = DataReturns.stated(load_checkpoint(config.out).header)
+    targets = stated.targets if stated is not None else ()
+    targets = targets or get_task(data.task.name).target_returns
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, target_returns=targets))
+
+
 def _train(config: TrainConfig, observer: TrainingObserver, begun: float) -> TrainedRun:
     """One process's part of a run that began at this monotonic time."""
     from dsf.train.checkpoint import CHECKPOINT_NAME
@@ -84,6 +102,8 @@ def _train(config: TrainConfig, observer: TrainingObserver, begun: float) -> Tra
     from dsf.train.trainer import Trainer
 
     data = load_dataset(resolve(config.dataset), config.data)
+    if config.resume:
+        data = as_begun(config, data)
     observer.loaded(config, data)
     trainer = Trainer(config, data)
     if config.resume:

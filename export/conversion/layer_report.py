@@ -296,7 +296,7 @@ _COLUMNS = ("layer", "scale", "exponent", "at limit", "clipped", "weights dB", "
 
 def print_layers(figures: Sequence[LayerFigures], console: Console) -> None:
     """The report as a table, which needs a console as wide as :func:`dsf.shell.console.table_console`'s."""
-    table = Table(title="layers", title_justify="left")
+    table = Table(title="layers (dB: signal to rounding noise)", title_justify="left")
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "layer" else "right")
     for layer in figures:

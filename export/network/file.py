@@ -18,14 +18,26 @@ import h5py
 import numpy as np
 
 from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.carried import require_carried
+from dsf.export.network.limits import MOST_NODES, require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_number, require_text, require_whole
 from dsf.export.network.sealed import Seal
+from dsf.shell.file_values import parse_json
+from dsf.shell.hdf5_reading import ReadLimits
+from dsf.shell.plain_text import shown
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)
 """Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'."""
 SUFFIX = ".dsf.h5"
+
+
+def _glance(header: dict[str, Any]) -> None:
+    """Refuse more nodes than any network has."""
+    require_count(require_whole("header", "nodes", header["nodes"]))
+
+
 SEAL = Seal(
     magic=b"dsf network file\n",
     noun="network file",
@@ -33,7 +45,9 @@ SEAL = Seal(
     readable=READABLE_VERSIONS,
     make="make one with dsf-export",
     remake="export it again",
+    limits=ReadLimits(objects=6 * MOST_NODES, numbers=1 << 24, expanded=1 << 28, ratio=100),
     error=NetworkError,
+    glance=_glance,
 )
 
 _ARRAY_TYPES: dict[str, type[np.generic]] = {
@@ -113,6 +127,9 @@ def _write_node(group: h5py.Group, node: Node) -> None:
 
 def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
     count = require_whole("header", "nodes", header["nodes"])
+    if (found := len(file["nodes"])) != count:
+        raise NetworkError(f"header: nodes is {count}, and the file holds {found}: export it again")
+    require_carried(header["provenance"], header["verification"])
     network = Network(
         task=header["task"],
         ticks=header["ticks"],
@@ -129,7 +146,7 @@ def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
 def _read_node(group: h5py.Group) -> Node:
     kind = NODE_KINDS.get(str(group.attrs["kind"]))
     if kind is None:
-        raise NetworkError(f"{group.name}: unknown node kind '{group.attrs['kind']}': it needs a newer dsf")
+        raise NetworkError(f"{group.name}: unknown node kind {shown(group.attrs['kind'])}: it needs a newer dsf")
     types_by_name = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
@@ -139,9 +156,11 @@ def _read_node(group: h5py.Group) -> Node:
         if declared in _SCALARS:
             values[item.name] = _SCALARS[declared](group.name, item.name, group.attrs[item.name])
         elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
-            names = json.loads(require_text(group.name, item.name, group.attrs[item.name]))
+            text = require_text(group.name, item.name, group.attrs[item.name])
+            names = parse_json(text, f"{group.name}: {item.name}")
             values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
         else:
             values[item.name] = SEAL.read_array(group, item.name, _ARRAY_TYPES[item.name])
+    require_name(group.name, values["name"])
     node: Node = kind(**values)
     return node

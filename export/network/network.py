@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from dsf.export.network.limits import require_sizes
 from dsf.export.network.nodes import (
     ALLOWED_SOURCES,
     HISTORY_KINDS,
@@ -30,6 +31,7 @@ from dsf.export.network.nodes import (
     require_text,
     require_whole,
 )
+from dsf.shell.plain_text import shown
 
 NodeType = TypeVar("NodeType")
 Mode = Literal["stream", "window"]
@@ -60,6 +62,7 @@ class Network:
 
     def __post_init__(self) -> None:
         _check_header(self)
+        require_sizes(self.ticks, self.context, self.nodes)
         if not (self.nodes and isinstance(self.nodes[0], HOST_KINDS) and isinstance(self.nodes[-1], Readout)):
             raise NetworkError("network: the first node must be the encoder and the last the readout; export it again")
         known: dict[str, Node] = {}
@@ -127,15 +130,27 @@ def _check_header(network: Network) -> None:
     require_text("network", "task", network.task)
     for name in ("ticks", "context"):
         if require_whole("network", name, getattr(network, name)) < 1:
-            raise NetworkError(f"network: {name} is {getattr(network, name)}, it must be at least 1; export it again")
+            raise NetworkError(
+                f"network: {name} is {shown(getattr(network, name))}, it must be at least 1; export it again"
+            )
     values: dict[str, Any] = {"provenance": network.provenance, "verification": network.verification}
     for name, value in values.items():
         if not isinstance(value, dict):
-            raise NetworkError(f"network: {name} is {value!r}, expected names and values; export it again")
+            raise NetworkError(f"network: {name} is {shown(value)}, expected names and values; export it again")
     target: Any = network.target_return
-    number = isinstance(target, (int, float)) and not isinstance(target, bool)
-    if target is not None and not (number and math.isfinite(target)):
-        raise NetworkError(f"network: target_return is {target!r}, expected a finite number or none; export it again")
+    if target is not None and not _is_finite(target):
+        raise NetworkError(
+            f"network: target_return is {shown(target)}, expected a finite number or none; export it again"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _check_sizes(node: Node, known: dict[str, Node]) -> None:

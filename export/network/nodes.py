@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
+from dsf.shell.plain_text import shown
 from dsf.train.quantization.host_embedding import (
     BYTES_PER_WEIGHT,
     MACS_PER_CHANNEL,
@@ -63,7 +64,7 @@ def require_whole(where: str, name: str, value: Any) -> int:
         NetworkError: it is no whole number, only looks like one, or is something else.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise NetworkError(f"{where}: {name} is {value!r}, expected a whole number; export the network again")
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected a whole number; export the network again")
     return int(value)
 
 
@@ -75,7 +76,7 @@ def require_number(where: str, name: str, value: Any) -> float:
     """
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not np.isfinite(value):
-        raise NetworkError(f"{where}: {name} is {value!r}, expected a finite number; export the network again")
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected a finite number; export the network again")
     return float(value)
 
 
@@ -86,7 +87,7 @@ def require_text(where: str, name: str, value: Any) -> str:
         NetworkError: it is something else.
     """
     if not isinstance(value, str):
-        raise NetworkError(f"{where}: {name} is {value!r}, expected text; export the network again")
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected text; export the network again")
     return value
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable
@@ -18,17 +17,20 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from dsf.shell.errors import UserError
+from dsf.shell.errors import UNREADABLE, UserError
+from dsf.shell.file_values import parse_json, read_bytes
 from dsf.shell.files import replacing
 from dsf.shell.hdf5_image import hdf5_image
+from dsf.shell.hdf5_reading import ReadLimits, open_image, require_self_contained
+from dsf.shell.plain_text import plain, shown
 
 USER_BLOCK_BYTES = 512
 HEADER = "header"
 VERSION_LINE = re.compile(rb"\nformat (\d{1,9})\n")
 HEX_DIGITS = 64
 """Hexadecimal digits of a SHA-256."""
-LARGEST_ARRAY = 1 << 28
-"""Numbers in one array: more would only exhaust the memory of whoever reads the file."""
+LARGEST_HEADER = 1 << 22
+"""Bytes of a header's text."""
 
 Content = TypeVar("Content")
 
@@ -44,7 +46,9 @@ class Seal:
         readable: versions that are read.
         make: how to get a good one, where there is none.
         remake: how to get a good one again.
+        limits: what is taken from one file.
         error: what a file that breaks the seal raises.
+        glance: refuses a header by which nothing else need be looked at.
     """
 
     magic: bytes
@@ -53,7 +57,9 @@ class Seal:
     readable: tuple[int, ...]
     make: str
     remake: str
+    limits: ReadLimits
     error: type[UserError]
+    glance: Callable[[dict[str, Any]], None] = lambda _header: None
 
     def user_block(self, body: bytes, version: int | None = None) -> bytes:
         """Magic, digest, version, then zeros: every byte is determined, so any flipped one is seen."""
@@ -96,17 +102,23 @@ class Seal:
         """
         content, version = self._intact(path)
         try:
-            with h5py.File(io.BytesIO(content), "r") as file:
-                return build(file, self._header(file, version))
-        except self.error as error:
+            with open_image(content) as file:
+                header = self._header(file, version)
+                self.glance(header)
+                require_self_contained(file, len(content), self.limits, self.remake)
+                return build(file, header)
+        except UserError as error:
             raise self.error(f"{path}: {error}") from None
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
-            raise self.error(f"{path}: content is no {self.noun} of this version ({error}): {self.remake}") from None
+        except UNREADABLE as error:
+            told = plain(" ".join(str(error).split())) or type(error).__name__
+            raise self.error(f"{path}: content is no {self.noun} of this version ({told}): {self.remake}") from None
 
     def _intact(self, path: Path) -> tuple[bytes, int]:
         """All bytes of a file, and the version of its format."""
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, self.noun, self.limits.expanded)
+        except UserError as error:
+            raise self.error(str(error)) from None
         except OSError as error:
             raise self.error(f"cannot read {self.noun} {path}: {error.strerror}") from None
         if not content.startswith(self.magic) or len(content) <= USER_BLOCK_BYTES:
@@ -126,9 +138,12 @@ class Seal:
 
     def _header(self, file: h5py.File, version: int) -> dict[str, Any]:
         """The header, if it states the version that the user block does."""
-        header: dict[str, Any] = json.loads(bytes(self.read_array(file, HEADER, np.uint8)))
-        if header["format"] != version:
-            stated = f"header: format is {header['format']!r}, the user block says {version}"
+        text = bytes(self.read_array(file, HEADER, np.uint8, LARGEST_HEADER))
+        header = parse_json(text, HEADER)
+        if not isinstance(header, dict):
+            raise self.error(f"{HEADER}: it holds no names and values: {self.remake}")
+        if header["format"] != version or isinstance(header["format"], bool):
+            stated = f"header: format is {shown(header['format'])}, the user block says {version}"
             raise self.error(f"{stated}: {self.remake}")
         return header
 
@@ -137,8 +152,16 @@ class Seal:
         with path.open("rb") as file:
             return file.read(len(self.magic) + HEX_DIGITS)[len(self.magic) :].decode()
 
-    def read_array(self, group: h5py.Group, name: str, expected: type[np.generic]) -> npt.NDArray[Any]:
+    def read_array(
+        self, group: h5py.Group, name: str, expected: type[np.generic], largest: int | None = None
+    ) -> npt.NDArray[Any]:
         """One array, after a look at what it claims to be: whoever seals a file anew may put anything in it.
+
+        Args:
+            group: of the file.
+            name: of the array in it.
+            expected: type of its numbers.
+            largest: how many there may be; None is what the file may have in any array.
 
         Raises:
             UserError: of type ``error``: it lies elsewhere, has another type, or is larger than any such file's.
@@ -151,7 +174,8 @@ class Seal:
             raise self.error(f"{where} holds no data of its own: {self.remake}")
         if stored.dtype != expected:
             raise self.error(f"{where} has dtype {stored.dtype}, expected {np.dtype(expected)}: {self.remake}")
-        if stored.size > LARGEST_ARRAY:
-            raise self.error(f"{where} claims {stored.size:,} numbers, limit {LARGEST_ARRAY:,}: {self.remake}")
+        limit = self.limits.numbers if largest is None else largest
+        if stored.size > limit:
+            raise self.error(f"{where} claims {stored.size:,} numbers, limit {limit:,}: {self.remake}")
         values: npt.NDArray[Any] = stored[()]
         return values

@@ -34,6 +34,19 @@ NOT_MODELLED = (
 """What neither :func:`violations` nor the placement looks at, on any chip."""
 
 
+NO_LIMITS = (
+    "synapse_word_bits",
+    "synapse_header_bits",
+    "synapses_per_block",
+    "tiles_x",
+    "tiles_y",
+    "cores_per_tile",
+    "delay_ticks",
+)
+"""Figures that nothing is compared with here: the format of the memory, the mesh, and what
+:func:`dsf.hardware_models.fit` compares."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One limit: its value (None: not published), how good the source is, and the source."""
@@ -192,11 +205,22 @@ def violations(network: Network, chip: Chip) -> list[Violation]:
     return found + _graded_violations(network, chip, reached)
 
 
-def verdict(found: Sequence[Violation]) -> str:
-    """How many published limits are broken, in words; those that are only inferred are counted apart."""
+def verdict(found: Sequence[Violation], chip: Chip) -> str:
+    """How many published limits are broken, in words, node by node; those that are only inferred are counted apart.
+
+    How many limits were looked at, and how many not, stands beside it: without a figure nothing can be broken.
+    """
     published = sum(violation.binds for violation in found)
     inferred = f", and {len(found) - published} inferred ones" if published < len(found) else ""
-    return f"{published} published limits broken{inferred}"
+    figures = dict(chip.figures())
+    binding = sum(figures[name].grade != "inferred" for name in checked(chip))
+    looked_at = f"{binding} published and {len(checked(chip)) - binding} inferred ones checked"
+    return f"{published} published limits broken{inferred}; {looked_at}, {len(unchecked(chip))} not checked"
+
+
+def checked(chip: Chip) -> list[str]:
+    """The limits that this module and the placement check: those with a figure."""
+    return [name for name, figure in chip.figures() if figure.value is not None and name not in NO_LIMITS]
 
 
 def unchecked(chip: Chip) -> list[str]:

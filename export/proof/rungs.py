@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.memory import require_memory
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS, HostEmbedding
 from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, encode, replay_window
@@ -25,8 +26,11 @@ from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 if TYPE_CHECKING:
     from dsf.export.targets.torch_module import IntegerNetwork
 
+MODES: tuple[Mode, ...] = ("stream", "window")
 LANES = 8
 """Independent token sequences that are compared at once."""
+UNPROVEN = "unproven"
+"""The verdict in the details of a rung that was tried, and that its measurements decide neither way."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Rung:
 
     Attributes:
         name: what was compared.
-        passed: whether it holds; None where the network does not claim it, or it could not be tried here.
+        passed: whether it holds; None where the network does not claim it, where it could not be tried here, or where
+            it was tried and is :data:`UNPROVEN`.
         summary: one line of figures.
         details: JSON values.
     """
@@ -68,8 +73,11 @@ def prove_network(network: Network, tokens: IntArray, stop: Event | None = None)
 
     Raises:
         NetworkError: it could overflow; the message names the node.
+        UserError: this machine cannot hold it.
         ProofStopped: ``stop`` was set.
     """
+    for mode in MODES:
+        require_memory(network, mode, tokens.shape[1], "prove it on a larger machine")
     bounds, torch_target = prove_bounds(network), _torch_rung(network, tokens)
     stream, *engines = _engine_rungs(network, tokens, Event() if stop is None else stop)
     return [bounds, stream, torch_target, *engines]

@@ -2,14 +2,16 @@
 
 L0 -> L1 (fold) must be exact: spikes may differ only where the membrane is within 1e-5 of the threshold, and those are
 counted. L1 -> L2 (integers) is the only lossy rung: spike agreement per population, action error, and closed-loop
-returns with confidence intervals. L0 and L1 run in float64 here, so that rounding cannot hide a wrong fold.
+returns, judged by the interval of the paired drop (:mod:`dsf.export.proof.score_gate`). L0 and L1 run in float64 here,
+so that rounding cannot hide a wrong fold.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from threading import Event
 from typing import TypeVar
@@ -31,9 +33,12 @@ from dsf.export.proof.levels import (
     run_reference,
     run_torch,
 )
-from dsf.export.proof.rungs import Rung, prove_network
+from dsf.export.proof.rungs import UNPROVEN, Rung, prove_network
+from dsf.export.proof.score_gate import LARGEST_ADVICE, METHOD, Drop, paired_drop
 from dsf.shell.arrays import FloatArray, IntArray
-from dsf.tasks import Episode, Task, Token, mean_confidence_interval, rollout
+from dsf.shell.processes.background import Background
+from dsf.tasks import Episode, Policy, Task, Token, mean_confidence_interval, rollout
+from dsf.tasks.scores import CONFIDENCE
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.codec import CodedArray
@@ -45,6 +50,17 @@ REPORT_SEQUENCES = 16
 """How many of them the report on layers is made on."""
 PROOF_SEQUENCES = 2
 """Sequences of two contexts on which the engines are compared: window mode replays every token K times."""
+MOST_LANES = 32
+"""Further episodes side by side; more would only wait for one another."""
+
+Watch = Callable[[int | None], AbstractContextManager[Callable[[int], None]]]
+"""Stands around a part that may take so many environment steps at most, see
+:meth:`dsf.export.exported.ExportObserver.verifying`."""
+
+
+def unwatched(_steps: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """A :data:`Watch` that sees nothing."""
+    return contextlib.nullcontext(lambda _running: None)
 
 
 @dataclass(frozen=True)
@@ -53,17 +69,21 @@ class ClosedLoop:
 
     Attributes:
         task: environment, reference scores.
-        seeds: reset seeds.
+        first_seed: reset seed of the first episode; the others follow.
+        looks: numbers of episodes at which the drop is judged, ascending; after the last one it stays undecided.
         target_return: return asked for (reward units).
-        max_score_drop: D4RL-normalised points that the integers may lose.
-        on_step: progress callback, see :func:`dsf.tasks.rollout`.
+        max_score_drop: points of the task's score that the integers may lose.
+        remedies: what may help where they lose more, in words.
+        undecided: told of a look that decides nothing, and how many episodes follow.
     """
 
     task: Task
-    seeds: range
+    first_seed: int
+    looks: tuple[int, ...]
     target_return: float
     max_score_drop: float
-    on_step: Callable[[int], None]
+    remedies: str
+    undecided: Callable[[Rung, int], None]
 
 
 def prove_run(
@@ -72,6 +92,7 @@ def prove_run(
     network: Network,
     loop: ClosedLoop | None,
     episodes: Sequence[CodedArray] | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[list[Rung], CodedArray]:
     """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
@@ -82,32 +103,36 @@ def prove_run(
         loop: closed-loop episodes; None leaves that rung out, and ``episodes`` must be given.
         episodes: tokens to compare on, as the codec makes them of (steps, features) each; None takes those that the
             float policy sees in ``loop``.
+        watch: stands around the episodes of every look, then around the comparison of the levels.
 
     Returns:
         the rungs, and tokens for the report on layers, (lanes, context, features).
     """
     returns: list[Rung] = []
     if loop is not None:
-        recorder, rung = prove_closed_loop(model, network, loop)
-        returns, episodes = [rung], episodes or recorder.episodes
+        seen, rung = prove_closed_loop(model, network, loop, watch)
+        returns, episodes = [rung], episodes or seen
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
     graded = entering(network.encoder, sequences.swapaxes(0, 1))
-    with _halved_threads(), _proofs_beside(network, graded) as proofs:
+    proofs: list[Rung] = []
+    with watch(None), _halved_threads(), _proofs_beside(network, graded, proofs):
         levels = prove_levels(model, folded, network, tokens)
-    return [*levels, *returns, *proofs.result()], tokens[:: SEQUENCES // REPORT_SEQUENCES]
+    return [*levels, *returns, *proofs], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
 
 @contextlib.contextmanager
-def _proofs_beside(network: Network, tokens: IntArray) -> Iterator[Future[list[Rung]]]:
-    """Prove the network beside what the block does; where the block fails or is interrupted, the proof stops, too."""
-    stop = Event()
-    with ThreadPoolExecutor(1) as pool:
-        proofs = pool.submit(prove_network, network, tokens, stop)
+def _proofs_beside(network: Network, tokens: IntArray, proofs: list[Rung]) -> Iterator[None]:
+    """Prove the network beside what the block does, and put the rungs into ``proofs`` at its end; where the block fails
+    or is interrupted, the proof stops, too.
+    """
+    stop, thread = Event(), Background[list[Rung]]("dsf-proofs")
+    with thread:
+        thread.begin(functools.partial(prove_network, network, tokens, stop))
         try:
-            yield proofs
-            wait([proofs])
+            yield
+            proofs += thread.answer()
         except BaseException:
             stop.set()
             raise
@@ -140,32 +165,88 @@ def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens:
     return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]
 
 
-def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop) -> tuple[Recorder, Rung]:
-    """Float policy and integers on the same reset seeds; also what the float policy saw."""
-    lanes = len(loop.seeds)
-    recorder = Recorder(TorchPolicy(model, lanes))
-    floats = rollout(loop.task, recorder, loop.seeds, loop.target_return, loop.on_step)
-    recorder.cut([episode.decisions for episode in floats])
-    engine = ReferenceEngine(network, lanes) if network.stream_is_exact else WindowReference(network, lanes)
-    integers = rollout(loop.task, IntegerPolicy(engine), loop.seeds, loop.target_return, loop.on_step)
-    return recorder, compare_returns(loop, floats, integers)
+def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch) -> tuple[list[IntArray], Rung]:
+    """Float policy and integers on the same reset seeds, more of them until the drop is decided.
+
+    Returns:
+        what the float policy saw in the episodes of the first look, and the rung.
+    """
+    seen: list[IntArray] = []
+    floats: list[Episode] = []
+    integers: list[Episode] = []
+    for look, most in enumerate(loop.looks):
+        seeds = range(loop.first_seed + len(floats), loop.first_seed + most)
+        lanes = len(seeds) if look == 0 else min(len(seeds), MOST_LANES)
+        policy = TorchPolicy(model, lanes)
+        recorder = Recorder(policy) if look == 0 else None  # the tokens of the ladder do not depend on later looks
+        with watch(2 * len(seeds) * loop.task.max_steps) as on_step:
+            floats += rollout(loop.task, recorder or policy, seeds, loop.target_return, on_step)
+            if recorder is not None:
+                recorder.cut([episode.decisions for episode in floats])
+                seen = recorder.episodes
+            integers += rollout(loop.task, _integer_policy(network, lanes), seeds, loop.target_return, on_step)
+        rung = compare_returns(loop, floats, integers)
+        if rung.details["verdict"] != UNPROVEN:
+            break
+        if most != loop.looks[-1]:
+            loop.undecided(rung, loop.looks[look + 1] - most)
+    return seen, rung
+
+
+def _integer_policy(network: Network, lanes: int) -> Policy:
+    return IntegerPolicy(
+        ReferenceEngine(network, lanes) if network.stream_is_exact else WindowReference(network, lanes)
+    )
 
 
 def compare_returns(loop: ClosedLoop, floats: list[Episode], integers: list[Episode]) -> Rung:
-    """L0 against L2 in closed loop, same reset seeds."""
-    l0 = mean_confidence_interval([episode.episode_return for episode in floats])
-    l2 = mean_confidence_interval([episode.episode_return for episode in integers])
-    drop = loop.task.score(l0.mean) - loop.task.score(l2.mean)
-    summary = f"return {l0} -> {l2} over {len(floats)} episodes, score drop {drop:.1f} (limit {loop.max_score_drop:g})"
+    """L0 against L2 in closed loop, same reset seeds, at one of the planned looks."""
+    returns = [[episode.episode_return for episode in episodes] for episodes in (floats, integers)]
+    l0, l2 = map(mean_confidence_interval, returns)
+    floats_scored, integers_scored = ([loop.task.score(value) for value in values] for values in returns)
+    drop = paired_drop(floats_scored, integers_scored, len(loop.looks))
+    verdict = drop.verdict(loop.max_score_drop)
+    bounded = bool(np.isfinite([drop.low, drop.high]).all())
+    summary = f"return {l0} -> {l2} over {len(floats)} episodes, {describe_drop(loop, drop)}"
     details = {
         "target_return": loop.target_return,
         "seeds": [episode.seed for episode in floats],
-        "float": {**asdict(l0), "returns": [episode.episode_return for episode in floats]},
-        "integer": {**asdict(l2), "returns": [episode.episode_return for episode in integers]},
-        "score_drop": drop,
+        "float": {**asdict(l0), "returns": returns[0]},
+        "integer": {**asdict(l2), "returns": returns[1]},
+        "score_drop": drop.mean,
+        "score_drop_interval": [drop.low, drop.high] if bounded else None,
+        "confidence": CONFIDENCE,
+        "confidence_of_this_look": drop.level,
+        "looks": list(loop.looks),
+        "method": METHOD,
         "max_score_drop": loop.max_score_drop,
+        "verdict": verdict,
     }
-    return Rung("L0 -> L2 closed loop", drop <= loop.max_score_drop, summary, details)
+    if verdict == UNPROVEN:
+        summary += f"; {UNPROVEN}"
+        details["settled_by"] = how_to_settle(loop, drop)
+    elif verdict == "refused":
+        details["remedies"] = loop.remedies
+    passed = {"proven": True, UNPROVEN: None}.get(verdict, False)
+    return Rung("L0 -> L2 closed loop", passed, summary, details)
+
+
+def describe_drop(loop: ClosedLoop, drop: Drop) -> str:
+    """The drop, its interval and the limit, in words."""
+    interval = f"{CONFIDENCE:.0%} [{drop.low:.1f}, {drop.high:.1f}]" if drop.pairs > 1 else "no interval of one pair"
+    return f"score drop {drop.mean:.1f}, {interval} (limit {loop.max_score_drop:g})"
+
+
+def how_to_settle(loop: ClosedLoop, drop: Drop) -> str:
+    """What would decide an undecided drop, in words."""
+    needed = drop.to_settle(loop.max_score_drop)
+    if needed is not None:
+        asked = f"about {needed:,} episodes, if mean and spread stay (--most-episodes {needed})"
+    elif drop.pairs == 1:
+        asked = "more episodes (--most-episodes)"
+    else:
+        asked = f"no number of episodes below {LARGEST_ADVICE:,}, so near is the mean to the limit"
+    return f"{asked}; or integers that lose less: {loop.remedies}"
 
 
 class Recorder:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import io
 from pathlib import Path
 
+import h5py
 import nir
 import numpy as np
 
@@ -14,10 +15,20 @@ from dsf.export.network.reference import ReferenceEngine
 from dsf.export.proof.rungs import Rung
 from dsf.export.targets.nir_graph import DT, build_nir
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
+from dsf.shell.errors import UNREADABLE, UserError
+from dsf.shell.file_values import parse_json, read_bytes
+from dsf.shell.hdf5_reading import ReadLimits, open_image, require_self_contained
+from dsf.shell.plain_text import plain, shown
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
 ARRAYS = ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset")
 """Fields of the NIR nodes that dsf writes."""
+
+LIMITS = ReadLimits(objects=1 << 16, numbers=1 << 24, expanded=1 << 32, ratio=100)
+"""Of a file: every weight of a network takes eight bytes here."""
+REMEDY = "export it again"
+DRAWN = ("Input", "Output", "Linear", "Affine", "LIF", "IF")
+"""NIR nodes that dsf writes."""
 
 Values = dict[str, Int64Array]
 
@@ -33,8 +44,7 @@ def compare_nir(path: Path, network: Network, tokens: IntArray) -> Rung:
     Raises:
         NetworkError: the file is no NIR graph of dsf-export.
     """
-    graph = read_graph(path)
-    listed = json.loads(graph.metadata["inexact"])
+    graph, listed = read_graph(path)
     planned, _ = build_nir(network, partial=True, source_digest="")
     different = [name for name in {**planned.nodes, **graph.nodes} if not _same(planned, graph, name)]
     exact = [name for name in (node.name for node in network.nodes) if _is_exact(planned, name, listed)]
@@ -51,18 +61,39 @@ def compare_nir(path: Path, network: Network, tokens: IntArray) -> Rung:
     return Rung("L2 reference = NIR file, node by node", not different and wrong == 0, summary, details)
 
 
-def read_graph(path: Path) -> nir.NIRGraph:
-    """A NIR file of dsf-export.
+def read_graph(path: Path) -> tuple[nir.NIRGraph, list[str]]:
+    """A NIR file of dsf-export, and what it lists as inexact.
 
     Raises:
         NetworkError: it is missing, damaged, or somebody else's.
     """
     try:
-        graph = nir.read(path)
-        json.loads(graph.metadata["inexact"])
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NetworkError(f"cannot read {path} as a NIR graph of dsf-export ({error}): export it again") from None
-    return graph
+        content = read_bytes(path, "NIR graph", LIMITS.expanded)
+        with open_image(content) as file:
+            require_self_contained(file, len(content), LIMITS, REMEDY)
+            _require_drawn(file["node"])
+        graph = nir.read(io.BytesIO(content))
+        listed = parse_json(graph.metadata["inexact"], "metadata: inexact")
+        if not isinstance(listed, list) or not all(isinstance(line, str) for line in listed):
+            raise UserError(f"metadata: inexact is {shown(listed)}, expected a list of texts: {REMEDY}")
+    except UserError as error:
+        raise NetworkError(f"{path}: {error}") from None
+    except UNREADABLE as error:
+        told = plain(" ".join(str(error).split())) or type(error).__name__
+        raise NetworkError(f"cannot read {path} as a NIR graph of dsf-export ({told}): {REMEDY}") from None
+    return graph, listed
+
+
+def _require_drawn(root: h5py.Group) -> None:
+    """Refuse kinds of nodes that dsf does not write, before a reader makes anything of them.
+
+    Raises:
+        UserError: naming the node.
+    """
+    for name, node in root["nodes"].items():
+        kind = node["type"].asstr()[()]
+        if kind not in DRAWN:
+            raise UserError(f"its node {shown(name)} is {shown(kind)}, which dsf-export does not write: {REMEDY}")
 
 
 def _same(planned: nir.NIRGraph, found: nir.NIRGraph, name: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
@@ -16,9 +18,27 @@ from dsf.export.proof.rungs import Rung
 from dsf.export.targets.onnx_engine import Feeds, open_session
 from dsf.export.targets.onnx_rules import FLOAT_WINDOW, LANES, STREAM, WINDOW
 from dsf.shell.arrays import FloatArray
+from dsf.shell.errors import UserError
+from dsf.shell.file_values import read_bytes
+from dsf.shell.plain_text import plain, shown
 
 FLOAT32_TOLERANCE = 1e-5
 """Largest difference, absolute or relative, between actions in float32 and float64 where no spike differs."""
+REMEDY = "export it again"
+LONGEST_REASON = 300
+"""Characters of what ONNX Runtime says."""
+LARGEST_FILE = 1 << 30
+"""Bytes: a graph holds its network's weights."""
+MOST_OPERATORS = 1 << 18
+LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
+"""Numbers that a tensor of one lane may have: so many, or so many times a window of the largest population."""
+OPERATORS = frozenset(
+    {
+        *("Add", "Cast", "Clip", "Concat", "Div", "Greater", "Identity", "MatMul", "MatMulInteger", "Mod", "Mul"),
+        *("Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "Slice", "Split", "Sub", "Tanh", "Unsqueeze", "Where"),
+    }
+)
+"""What dsf-export writes; none repeats itself, and none reads a file."""
 LARGEST_FLIPPED_SHARE = 0.05
 """Share of the decisions in which rounding to float32 may flip a spike, and so move the action."""
 
@@ -69,28 +89,71 @@ def compare_onnx(path: Path, network: Network, folded: FoldedModel | None, vecto
     Raises:
         NetworkError: the file is no graph of dsf-export, or one of another network.
     """
-    session = open_file(path)
+    session = open_file(path, network)
     mode = session.get_modelmeta().custom_metadata_map.get("mode", "")
     _require_same_inputs(path, session, mode, network)
     player = Player(session, mode, vectors.shape[1])
-    if mode == FLOAT_WINDOW:
-        return _compare_float(player, folded, vectors)
-    return _compare_integers(player, network, vectors)
+    try:
+        if mode == FLOAT_WINDOW:
+            return _compare_float(player, folded, vectors)
+        return _compare_integers(player, network, vectors)
+    except UserError:
+        raise
+    except Exception as error:  # ONNX Runtime's own, or an output that is missing or has another shape
+        reason = plain(" ".join(f"{type(error).__name__}: {error}".split()))[:LONGEST_REASON]
+        raise NetworkError(f"{path} does not run as a graph of dsf-export ({reason}): {REMEDY}") from None
 
 
-def open_file(path: Path) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on a file's bytes.
+def open_file(path: Path, network: Network) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on a file's bytes, if it could be a graph of this network.
 
     Raises:
         NetworkError: it is missing, or no ONNX graph.
     """
     try:
-        return open_session(path.read_bytes())
+        content = read_bytes(path, "ONNX graph", LARGEST_FILE)
+        _require_bounded(onnx.load_model_from_string(content), network)  # a copy, which it changes
+        return open_session(content)
     except OSError as error:
         raise NetworkError(f"cannot read {path}: {error.strerror}") from None
+    except UserError as error:
+        raise NetworkError(f"{path}: {error}") from None
     except Exception as error:  # ONNX Runtime's own exceptions have no base class but this
-        reason = " ".join(str(error).split())
+        reason = plain(" ".join(str(error).split()))[:LONGEST_REASON]
         raise NetworkError(f"{path} is no ONNX graph, or is damaged ({reason}): export it again") from None
+
+
+def _require_bounded(model: onnx.ModelProto, network: Network) -> None:
+    """Refuse a graph that would read other files, run for ever, or ask for more memory than any network's.
+
+    Raises:
+        UserError: naming the operator or tensor.
+    """
+    graph = model.graph
+    if model.functions or graph.sparse_initializer or len(graph.node) > MOST_OPERATORS:
+        raise UserError(f"it has functions, sparse tensors or more than {MOST_OPERATORS:,} operators: {REMEDY}")
+    for tensor in graph.initializer:
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise UserError(f"tensor {shown(tensor.name)} holds no data of its own, it names another file: {REMEDY}")
+    for node in graph.node:
+        if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+            raise UserError(f"operator {shown(node.op_type)} is none that dsf-export writes: {REMEDY}")
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise UserError(f"operator {shown(node.op_type)} holds a graph of its own: {REMEDY}")
+    window = network.ticks * network.context * max(node.size for node in network.nodes)
+    limit = max(LEAST_LIMIT, SHARE_OF_WINDOW * window)
+    for value in graph.input:
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:  # the lanes: shapes are inferred for one
+                axis.dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.output)}
+    for name in (name for node in graph.node for name in node.output if name):
+        sizes = [axis.dim_value if axis.HasField("dim_value") else -1 for axis in values.get(name, ())]
+        if name not in values or min(sizes, default=0) < 0:
+            raise UserError(f"nobody can tell the size of tensor {shown(name)} before it is there: {REMEDY}")
+        if (count := math.prod(sizes)) > limit:
+            raise UserError(f"tensor {shown(name)} has {count:,} numbers, limit {limit:,}: {REMEDY}")
 
 
 def _require_same_inputs(path: Path, session: onnxruntime.InferenceSession, mode: str, network: Network) -> None:
@@ -100,7 +163,7 @@ def _require_same_inputs(path: Path, session: onnxruntime.InferenceSession, mode
         NetworkError: naming mode or input.
     """
     if mode not in (STREAM, WINDOW, FLOAT_WINDOW):
-        raise NetworkError(f"{path} is no ONNX graph of dsf-export: its metadata name the mode '{mode}'")
+        raise NetworkError(f"{path} is no ONNX graph of dsf-export: its metadata name the mode {shown(mode)}")
     size, context, stream = network.encoder.size, network.context, mode == STREAM
     token = _token_input(network, mode)
     wanted: dict[str, list[int | str]] = {token: [LANES, size] if stream else [context, LANES, size]}

@@ -23,6 +23,12 @@ EXTRAS: dict[Target, tuple[str, ...]] = {
 }
 """The extra that each target needs, and its modules."""
 
+NIR_LEAVES_OUT = (
+    "the encoder, the readout, the gates (Gate, And) and sums of attention (Window, PlacedWindow, Count, Outer), a "
+    "residual that adds one source twice, and the reset of all membranes before each token"
+)
+"""All that :data:`dsf.export.targets.nir_graph.REASONS` and its graphs leave out, known without the nir package."""
+
 
 @dataclass(frozen=True)
 class TargetOptions:
@@ -60,9 +66,7 @@ def require_own_options(target: Target, options: TargetOptions) -> None:
     if options.float_onnx and options.onnx_mode == "stream":
         raise UserError("--precision float requires windows, which --onnx-mode stream does not use: drop one")
     if target == "nir" and not options.partial:
-        raise UserError(
-            "--target nir cannot say encoder, readout, and the reset per token: add --partial to leave them out"
-        )
+        raise UserError(f"--target nir cannot say {NIR_LEAVES_OUT}: add --partial to leave them out")
 
 
 def require_target(target: Target, options: TargetOptions) -> None:

@@ -26,6 +26,8 @@ from torch.nn import functional
 
 from dsf.export.network.attention import Lagged, counted, scored, windowed
 from dsf.export.network.bounds import require_no_overflow
+from dsf.export.network.carried import require_carried
+from dsf.export.network.limits import require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
@@ -49,12 +51,16 @@ from dsf.export.network.nodes import (
     require_whole,
 )
 from dsf.export.network.reference import encode
-from dsf.shell.files import replacing
+from dsf.shell.errors import UNREADABLE, UserError
+from dsf.shell.file_values import parse_json
+from dsf.shell.files import replacing, require_plain_file
+from dsf.shell.plain_text import plain
 from dsf.tasks.policy import NOT_FINITE
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
+UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
 SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {int: require_whole, float: require_number}
 """Who checks a node's scalars, all others but these being texts."""
@@ -243,26 +249,31 @@ def read_torch(path: Path) -> IntegerNetwork:
         NetworkError: the file is missing, damaged, of another version, or its network breaks a rule.
     """
     try:
+        require_plain_file(path, "torch target")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if metadata[DIGEST_KEY] != digest(metadata[HEADER_KEY], arrays):
             raise NetworkError("SHA-256 does not match, the file was altered: export it again")
-        header = json.loads(metadata[HEADER_KEY])
+        header = parse_json(metadata[HEADER_KEY], "header")
         if (found := header.pop("format")) != FORMAT:
             raise NetworkError(f"its format is {found!r}, this dsf reads {FORMAT}: export it again")
+        require_count(len(header["nodes"]))
+        require_carried(header["provenance"], header["verification"])
         nodes = [restored(values, arrays) for values in header.pop("nodes")]
         network = Network(**{**header, "nodes": tuple(nodes)})
         require_no_overflow(network)
-    except NetworkError as error:
+    except UserError as error:
         raise NetworkError(f"{path}: {error}") from None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise NetworkError(f"cannot read {path} as a torch target ({error}): export it again") from None
+    except UNREADABLE_TENSORS as error:
+        told = plain(" ".join(str(error).split())) or type(error).__name__
+        raise NetworkError(f"cannot read {path} as a torch target ({told}): export it again") from None
     return IntegerNetwork(network)
 
 
 def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """A node from its scalars and the file's arrays."""
+    require_name("node", require_text("node", "name", values.get("name")))
     kind = NODE_KINDS[values.pop("kind")]
     own = {
         name.removeprefix(f"{values['name']}:"): array

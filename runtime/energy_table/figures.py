@@ -30,8 +30,9 @@ from dsf.hardware_models.paper_table import (
 )
 from dsf.runtime.engines.interface import BackendName
 from dsf.runtime.open_engine import open_engine
-from dsf.tasks import Task, get_task
+from dsf.tasks import Task
 from dsf.tasks.lane import Lane, stack_tokens
+from dsf.tasks.registry import described_task
 
 OPPONENTS: dict[Mode, Schedule] = {"window": WINDOW, "stream": CACHED}
 """What a Decision Transformer does beside each mode of the spiking network."""
@@ -94,7 +95,7 @@ class EnergyTable:
 
 def count_decisions(network: Network, decisions: int, mode: Mode, backend: BackendName) -> SpikeCounter:
     """Spikes of a closed loop that goes on, episode after episode, until so many decisions are made."""
-    task: Task = get_task(network.task)
+    task: Task = described_task(network.task, network.provenance)
     target = task.target_returns[0] if network.target_return is None else network.target_return
     lane = Lane(task)
     try:

@@ -36,7 +36,7 @@ from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array
 from dsf.tasks.policy import NOT_FINITE
-from dsf.train.kernels.build import KernelSource, KernelsUnavailable, load_kernels
+from dsf.train.kernels.build import KernelSource, KernelsUnavailable, NoPlaceForKernels, load_kernels
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SOURCE = KernelSource(
@@ -373,7 +373,8 @@ def _library() -> ctypes.CDLL:
     try:
         library = load_kernels(SOURCE)
     except KernelsUnavailable as error:
-        raise BackendUnavailable(f"backend 'fast' needs a C compiler: {error}; or use --backend reference") from None
+        needed = "a place for its code" if isinstance(error, NoPlaceForKernels) else "a C compiler"
+        raise BackendUnavailable(f"backend 'fast' needs {needed}: {error}; or use --backend reference") from None
     library.dsf_decide.argtypes = [ctypes.POINTER(_Engine), ctypes.c_void_p, ctypes.c_void_p]
     library.dsf_decide.restype = None
     library.dsf_settle.argtypes, library.dsf_settle.restype = [ctypes.POINTER(_Engine)], None

@@ -6,16 +6,20 @@ import contextlib
 import dataclasses
 import importlib
 import math
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
-from dsf.tasks import Task, get_task
+from dsf.tasks import Task
+from dsf.tasks.recorded import stretched
+from dsf.tasks.registry import described_task
+from dsf.tasks.task import import_mujoco
 
 if TYPE_CHECKING:
     import gymnasium
@@ -48,7 +52,7 @@ class EnvTask(Task):
             env = super().make_env()
         except Exception as error:  # of Gymnasium, of a missing dependency, or anything in the environment's own code
             raise UserError(f"--env {self.env_id} cannot be made: {_told(error)}") from None
-        return _stretched(env) if self.rescaled else env
+        return stretched(env) if self.rescaled else env
 
 
 def env_task(env_id: str, network: Network) -> EnvTask:
@@ -61,7 +65,7 @@ def env_task(env_id: str, network: Network) -> EnvTask:
     Raises:
         UserError: there is no such environment, it cannot be made, or its spaces do not fit the network.
     """
-    own, horizon = get_task(network.task), _horizon(env_id)
+    own, horizon = described_task(network.task, network.provenance), _horizon(env_id)
     actions = network.readout.size
     draft = EnvTask(
         name=env_id,
@@ -92,22 +96,6 @@ def env_task(env_id: str, network: Network) -> EnvTask:
     return dataclasses.replace(draft, rescaled=rescaled, control_period_s=period, notes=tuple(notes))
 
 
-def _stretched(env: gymnasium.Env) -> gymnasium.Env:
-    """An environment whose actions lie in [-1, 1]: the ends become its own bounds, and nothing beyond them arrives."""
-    from gymnasium.spaces import Box
-    from gymnasium.wrappers import TransformAction
-
-    space = env.action_space
-    assert isinstance(space, Box)
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-
-    def stretch(action: FloatArray) -> npt.NDArray[np.generic]:
-        stretched = np.clip(low + (np.asarray(action, np.float64) + 1.0) * ((high - low) / 2.0), low, high)
-        return stretched.astype(space.dtype)
-
-    return TransformAction(env, stretch, Box(-1.0, 1.0, space.shape, np.float64))
-
-
 def _horizon(env_id: str) -> int | None:
     """Steps after which the environment's registration cuts an episode; None where it never does (0 and -1 mean that).
 
@@ -116,14 +104,30 @@ def _horizon(env_id: str) -> int | None:
     """
     import gymnasium
 
+    import_mujoco()  # before the module does
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import_named(module)
         horizon = gymnasium.spec(name).max_episode_steps
         return horizon if horizon is not None and horizon > 0 else None
     except Exception as error:
         raise UserError(f"--env {env_id}: {_told(error)}; module:id imports a module that registers it") from None
+
+
+def _import_named(module: str) -> None:
+    """Import a module that the command line names, from the working directory first, as ``python -m`` does.
+
+    The directory stays the last place to look, for what the module imports later; workers inherit it.
+    """
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        importlib.import_module(module)
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)
 
 
 def _told(error: Exception) -> str:

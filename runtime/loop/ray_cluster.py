@@ -15,9 +15,10 @@ from typing import Any
 from dsf.export.network.network import Network
 from dsf.runtime.loop.closed_loop import LoopSettings, OnStep
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
-from dsf.runtime.loop.workers import OpenEngine, run_share, told
+from dsf.runtime.loop.workers import OpenEngine, run_share
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.installed import require_installed
+from dsf.shell.processes.workers import told
 
 CONNECT_S = 5.0
 """Time for a cluster to answer; Ray itself would try for minutes."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
 from dsf.shell.arrays import FloatArray
+from dsf.shell.processes.background import Background
 from dsf.shell.units import MILLISECOND
 from dsf.tasks import Episode, Lane
 
@@ -93,20 +95,24 @@ class _Decider:
     """Makes one decision at a time in a thread of its own."""
 
     def __init__(self, decide: Decide) -> None:
-        self.decide, self.thread = decide, ThreadPoolExecutor(1, "decision")
+        self.decide, self.thread = decide, Background[tuple[FloatArray, float]]("decision")
         self.latencies_s: list[float] = []
+        self.deciding = False
+        self.late: tuple[FloatArray, float] | None = None
 
     def __enter__(self) -> _Decider:
+        self.thread.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.thread.shutdown()
-        if kind is None:
-            self.pending.result()  # nobody may have asked for the last one, and it may have failed
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.thread.__exit__(kind, error, tb)
+        if kind is None and self.deciding:
+            self.thread.answer()  # nobody has asked for the last one, and it may have failed
 
     def begin(self, vector: FloatArray) -> None:
         """Start a decision."""
-        self.pending = self.thread.submit(self._decide, vector, time.monotonic())
+        self.deciding = True
+        self.thread.begin(functools.partial(self._decide, vector, time.monotonic()))
 
     def _decide(self, vector: FloatArray, observed: float) -> tuple[FloatArray, float]:
         action, now = self.decide(vector)[0], time.monotonic()
@@ -114,11 +120,16 @@ class _Decider:
         return action, now
 
     def ready_by(self, deadline: float) -> FloatArray | None:
-        """The action, if it was there at the deadline."""
-        if not self.pending.done():
+        """The action, if it was there at the deadline; a late one at the first deadline that it meets."""
+        if self.late is None:
+            if not self.thread.is_ready():
+                return None
+            self.late, self.deciding = self.thread.answer(), False
+        action, ready = self.late
+        if ready > deadline:
             return None
-        action, ready = self.pending.result()
-        return action if ready <= deadline else None
+        self.late = None
+        return action
 
 
 @contextlib.contextmanager

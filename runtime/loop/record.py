@@ -8,9 +8,7 @@ episode. The same run gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,6 +25,8 @@ from dsf.runtime.loop.closed_loop import LoopSettings
 from dsf.runtime.loop.env_task import EnvTask
 from dsf.runtime.loop.tape import DIGEST_BYTES, TapedEpisode
 from dsf.shell.errors import UserError
+from dsf.shell.hdf5_reading import ReadLimits
+from dsf.shell.typed_values import read_record
 from dsf.tasks import Episode
 
 FORMAT_VERSION = 1
@@ -37,6 +37,7 @@ SEAL = Seal(
     readable=(FORMAT_VERSION,),
     make="make one with dsf-sim-run --record",
     remake="record the run again",
+    limits=ReadLimits(objects=100, numbers=1 << 28, expanded=1 << 31, ratio=100),
     error=UserError,
 )
 PACKAGES = ("numpy", "gymnasium", "mujoco")
@@ -69,7 +70,7 @@ class RunFacts:
     Attributes:
         network_sha256: of the network file.
         task: registered task; None of an environment that is none.
-        env_id: Gymnasium id.
+        env_id: Gymnasium id, and how the environment differs where data were recorded in another than the task's.
         backend, mode: of the engine.
         target_return: asked for at the first step of every episode.
         control_period_s, on_deadline_miss: of a run in real time; None otherwise.
@@ -85,14 +86,6 @@ class RunFacts:
     control_period_s: float | None
     on_deadline_miss: str | None
     versions: dict[str, str]
-
-    def __post_init__(self) -> None:
-        texts = (self.network_sha256, self.env_id, self.backend, self.task or "", self.on_deadline_miss or "")
-        numbers = (self.target_return, self.control_period_s or 0.0)
-        good = all(isinstance(text, str) for text in texts) and self.mode in typing.get_args(Mode)
-        good &= all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
-        if not (good and isinstance(self.versions, dict)):
-            raise SEAL.error(f"header: {dataclasses.asdict(self)} describes no run: {SEAL.remake}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def facts_of(settings: LoopSettings, network_sha256: str, backend: str, mode: Mo
     return RunFacts(
         network_sha256=network_sha256,
         task=None if isinstance(task, EnvTask) else task.name,
-        env_id=task.env_id,
+        env_id=task.world,
         backend=backend,
         mode=mode,
         target_return=settings.target_return,
@@ -157,7 +150,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def _read(file: h5py.File, header: dict[str, Any]) -> Recording:
-    facts = RunFacts(**{field.name: header[field.name] for field in dataclasses.fields(RunFacts)})
+    facts = read_record(RunFacts, header, "header describes no run", SEAL.remake)
     table = {name: SEAL.read_array(file["episodes"], name, dtype) for name, dtype in _TABLE.items()}
     counts = {"decisions": table["decisions"], "steps": table["steps"], "": table["steps"] + 1}
     rows = {_name(place): _split(file, place, counts[place.rpartition("/")[0]]) for place in _ROWS}

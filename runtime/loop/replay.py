@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -27,8 +29,9 @@ from dsf.runtime.loop.record import SEAL, Recording, RunFacts, read_recording, r
 from dsf.runtime.loop.tape import TapedEpisode, spike_digest
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.tasks import Lane, Task, get_task
+from dsf.tasks.registry import described_task
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
         UserError: it, or its environment, does not exist here, or the environment is a module's that nobody asked for.
     """
     if facts.task is not None:
-        task = get_task(facts.task)
+        own = described_task(network.task, network.provenance)
+        task = own if (own.name, own.world) == (facts.task, facts.env_id) else get_task(facts.task)
         check_fits(network, task)
         return task
     if ":" in facts.env_id and env is None:
@@ -181,7 +185,7 @@ def recorded_task(facts: RunFacts, network: Network, env: str | None) -> Task:
 
 def replay(config: ReplayConfig) -> None:
     """``dsf-sim-run replay``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names of files and environments may look like either
     if config.json is not None:
         require_writable_parent(config.json, config.recording, config.network or network_path())
     recording = read_recording(config.recording)
@@ -193,7 +197,7 @@ def replay(config: ReplayConfig) -> None:
             console.print(f"note: recorded with {name} {facts.versions.get(name)}, this is {version}", soft_wrap=True)
     steps = sum(len(taped.graded) + len(taped.rewards) for taped in recording.episodes)
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"{facts.env_id} on {config.backend}", total=steps)
+        bar = progress.add_task(escape(f"{facts.env_id} on {config.backend}"), total=steps)
         on_step = lambda: progress.advance(bar)  # noqa: E731
         with open_engine(network, config.backend, config.lava, facts.mode) as engine:
             found = replay_decisions(engine, recording, on_step) + replay_actions(network, recording)
@@ -222,10 +226,11 @@ def _report(config: ReplayConfig, facts: RunFacts, found: list[Comparison], skip
     for comparison in found:
         counts = (f"{comparison.compared:,}", f"{comparison.different:,}") if comparison.compared else ("-", "-")
         table.add_row(comparison.what, *counts, comparison.first_difference or "-")
-    console.print(table)
-    if skipped:
-        console.print(f"note: not replayed in {facts.env_id}: {skipped}", soft_wrap=True)
     different = [comparison for comparison in found if comparison.different]
+    writing: list[Callable[[], None]] = [functools.partial(console.print, table)]
+    if skipped:
+        note = f"note: not replayed in {facts.env_id}: {skipped}"
+        writing.append(functools.partial(console.print, note, soft_wrap=True))
     if config.json is not None:
         summary = {
             "recording": dataclasses.asdict(facts),
@@ -234,7 +239,8 @@ def _report(config: ReplayConfig, facts: RunFacts, found: list[Comparison], skip
             "environment_skipped": skipped,
             "exact": not different,
         }
-        write_json(config.json, summary)
+        writing.append(functools.partial(write_json, config.json, summary))
+    write_each(*writing)
     if different:
         first = different[0]
         where = f"{first.what}: {first.different} of {first.compared} differ, first at {first.first_difference}"

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing as mp
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnContext
-from types import FrameType
-from typing import NoReturn
+from multiprocessing.connection import Connection
 
 from threadpoolctl import threadpool_limits
 
@@ -20,14 +15,11 @@ from dsf.export.network.network import Network
 from dsf.runtime.engines.interface import Engine
 from dsf.runtime.loop.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
-from dsf.shell.child_processes import die_with_parent, start_method_kept, start_quiet_resource_tracker
-from dsf.shell.errors import EXIT_SIGNAL, CommandFailed, UserError
-from dsf.shell.interrupts import terminal_signals_held
+from dsf.shell.errors import CommandFailed
+from dsf.shell.processes.workers import Worker, WorkerDied, crew, speaking, told
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
 """Starts an engine; travels to other processes."""
-STOP_S = 4.0
-"""Time for a worker to stop its engine by itself; Lava's processes are killed with it after that."""
 
 
 def run_share(
@@ -39,13 +31,6 @@ def run_share(
         for result in run_episodes(engine, settings, seeds):
             done(result)
         return totals_of(engine)
-
-
-def told(error: BaseException, where: str) -> Exception:
-    """What went wrong in a worker, as the parent raises it."""
-    if isinstance(error, (UserError, CommandFailed)):
-        return error
-    return CommandFailed(f"{where} failed: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def run_in_workers(
@@ -66,42 +51,45 @@ def run_in_workers(
     begun, waiting = time.perf_counter(), deque(seeds)
     results: list[EpisodeResult] = []
     totals: list[EngineTotals] = []
-    with _crew(open_engine, settings, min(workers, len(seeds))) as crew:
-        for worker in crew:
-            worker.give(waiting)
-        busy = list(crew)
+    with crew(_work, min(workers, len(seeds))) as started:
+        posts = [_Post(worker) for worker in started]
+        for post in posts:
+            post.begin(open_engine, settings)
+            post.give(waiting)
+        busy = list(posts)
         while busy:
-            ready = wait([worker.connection for worker in busy])
-            for worker in [worker for worker in busy if worker.connection in ready]:
-                answer = worker.answer()
+            ready = speaking([post.worker for post in busy])
+            for post in [post for post in busy if post.worker in ready]:
+                answer = post.answer()
                 if isinstance(answer, EngineTotals):
                     totals.append(answer)
-                    busy.remove(worker)
+                    busy.remove(post)
                     continue
                 results.append(answer)
-                worker.give(waiting)
+                post.give(waiting)
                 if on_step is not None:
                     on_step(answer.episode.decisions)
         seconds = time.perf_counter() - begun
     return gather(network, seeds, results, totals, seconds)
 
 
-class _Worker:
-    """A process and the pipe to it."""
+class _Post:
+    """A worker and what it is doing."""
 
-    def __init__(self, context: SpawnContext, number: int, open_engine: OpenEngine, settings: LoopSettings) -> None:
-        self.connection, theirs = context.Pipe()
-        arguments = (theirs, open_engine, settings)
-        self.process = context.Process(target=_work, args=arguments, name=f"worker {number}")
-        self.process.start()
-        theirs.close()  # else its end would not be seen
-        self.seed: int | None = None
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.doing = worker, "while it started"
+
+    def begin(self, open_engine: OpenEngine, settings: LoopSettings) -> None:
+        """Tell it what all its episodes share."""
+        with self._alive():
+            self.worker.send((open_engine, settings))
 
     def give(self, waiting: deque[int]) -> None:
         """Send the next seed, or None: there is nothing left to do."""
-        self.seed = waiting.popleft() if waiting else None
+        seed = waiting.popleft() if waiting else None
         with self._alive():
-            self.connection.send(self.seed)
+            self.worker.send(seed)
+        self.doing = "while it stopped" if seed is None else f"in the episode of seed {seed}"
 
     def answer(self) -> EpisodeResult | EngineTotals:
         """What the worker sent.
@@ -110,56 +98,25 @@ class _Worker:
             UserError, CommandFailed: it raised one, or died.
         """
         with self._alive():
-            answer: EpisodeResult | EngineTotals | Exception = self.connection.recv()
+            answer: EpisodeResult | EngineTotals | Exception = self.worker.receive()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
-        """Turn a broken pipe into one line."""
+        """Turn a worker's death into one line."""
         try:
             yield
-        except (EOFError, ConnectionError):
-            self.process.join(STOP_S)
-            task = "while it stopped" if self.seed is None else f"in the episode of seed {self.seed}"
-            raise CommandFailed(f"{self.process.name} died (exit code {self.process.exitcode}) {task}") from None
+        except WorkerDied as death:
+            raise CommandFailed(f"{death} {self.doing}: try fewer --workers, memory may be short") from None
 
 
-@contextlib.contextmanager
-def _crew(open_engine: OpenEngine, settings: LoopSettings, count: int) -> Iterator[list[_Worker]]:
-    """Started workers; none of them is left afterwards."""
-    start_quiet_resource_tracker()  # workers share it
-    crew: list[_Worker] = []
-    try:
-        with terminal_signals_held(), start_method_kept():
-            for number in range(1, count + 1):
-                crew.append(_Worker(mp.get_context("spawn"), number, open_engine, settings))
-        yield crew
-    except BaseException:
-        for worker in crew:
-            worker.process.terminate()
-        raise
-    finally:
-        deadline = time.monotonic() + STOP_S
-        for worker in crew:
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            worker.process.kill()
-            worker.process.join()
-            worker.connection.close()
-
-
-def _work(connection: Connection, open_engine: OpenEngine, settings: LoopSettings) -> None:
+def _work(connection: Connection) -> None:
     """A worker's life: seeds come in, results go out, at the end the totals."""
-    die_with_parent()
-    signal.signal(signal.SIGTERM, _leave)
-    mp.set_start_method(None, force=True)  # the parent's; Lava chooses its own
     try:
+        open_engine, settings = connection.recv()
         connection.send(run_share(open_engine, settings, iter(connection.recv, None), connection.send))
     except Exception as error:
-        connection.send(told(error, "a worker"))
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwind, so that the engine is stopped."""
-    raise SystemExit(EXIT_SIGNAL + number)
+        with contextlib.suppress(OSError):  # the parent is gone
+            connection.send(told(error, "a worker"))

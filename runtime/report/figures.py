@@ -22,6 +22,7 @@ from dsf.hardware_models import Activity, EnergyEstimate, NetworkMapping
 from dsf.hardware_models.activity import QUANTITIES
 from dsf.hardware_models.latency import Floorline
 from dsf.runtime.engines.parity import Spikes
+from dsf.shell.plain_text import figure_text
 from dsf.shell.units import MICROJOULE, MICROSECOND
 
 WIDTH_IN = 9.0
@@ -79,7 +80,7 @@ def draw_spikes(axes: Any, network: Network, spikes: Sequence[Spikes]) -> None:
     sizes = [spikes[0][name].shape[1] for name in populations]
     axes.imshow(image != 0, aspect="auto", cmap="Greys", interpolation="nearest", rasterized=True)
     edges = np.cumsum([0, *sizes])
-    axes.set_yticks((edges[:-1] + edges[1:]) / 2, populations, fontsize=7)
+    axes.set_yticks((edges[:-1] + edges[1:]) / 2, [*map(figure_text, populations)], fontsize=7)
     for edge in edges[1:-1]:
         axes.axhline(edge - 0.5, color="tab:blue", linewidth=0.4)
     decisions = np.arange(0, len(spikes), max(1, len(spikes) // 8))
@@ -92,7 +93,9 @@ def firing_rates(activity: Activity) -> str:
     """Firing rates of every population that fires, per neuron and tick."""
     nodes = [node for node in activity.nodes if node.spikes or node.kind == "LIF"]
     figure, axes = _figure(ROW_IN * len(nodes) + 0.6)
-    axes.barh([node.node for node in nodes], [100 * activity.rate(node) for node in nodes], color="tab:blue")
+    axes.barh(
+        [figure_text(node.node) for node in nodes], [100 * activity.rate(node) for node in nodes], color="tab:blue"
+    )
     axes.invert_yaxis()
     axes.set_xlabel("firing rate (%)")
     return svg(figure)
@@ -100,7 +103,7 @@ def firing_rates(activity: Activity) -> str:
 
 def energy_by_layer(energy: EnergyEstimate) -> str:
     """One bar per layer, split by what was priced."""
-    names = [layer.node for layer in energy.layers]
+    names = [figure_text(layer.node) for layer in energy.layers]
     figure, axes = _figure(ROW_IN * len(names) + 0.8)
     left = np.zeros(len(names))
     for quantity in energy.terms:
@@ -110,7 +113,7 @@ def energy_by_layer(energy: EnergyEstimate) -> str:
         axes.barh(names, width, left=left, color=colour, label=quantity.replace("_", " "))
         left += width
     axes.invert_yaxis()
-    axes.set_xlabel(f"uJ per decision, preset {energy.preset} (grade {energy.grade})")
+    axes.set_xlabel(f"uJ per decision, preset {figure_text(energy.preset)} (grade {energy.grade})")
     axes.legend(frameon=False, fontsize=7)
     return svg(figure)
 
@@ -118,11 +121,12 @@ def energy_by_layer(energy: EnergyEstimate) -> str:
 def energy_bands(energies: Sequence[EnergyEstimate]) -> str:
     """Low, nominal and high of every preset."""
     figure, axes = _figure(ROW_IN * len(energies) + 0.8)
-    names = [f"{energy.preset} ({energy.grade})" for energy in energies]
+    names = [f"{figure_text(energy.preset)} ({energy.grade})" for energy in energies]
     nominal = np.array([energy.nominal for energy in energies]) / MICROJOULE
     low = np.array([energy.low for energy in energies]) / MICROJOULE
     high = np.array([energy.high for energy in energies]) / MICROJOULE
-    axes.errorbar(nominal, names, xerr=[nominal - low, high - nominal], fmt="o", capsize=3)
+    bars = [(nominal - low).tolist(), (high - nominal).tolist()]  # lists: of arrays of one number matplotlib warns
+    axes.errorbar(nominal, names, xerr=bars, fmt="o", capsize=3)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="uJ per decision: low, nominal, high; grade in brackets")
     return svg(figure)
@@ -134,7 +138,7 @@ def returns_by_level(levels: dict[str, list[float]]) -> str:
     for row, returns in enumerate(levels.values()):
         axes.plot(returns, np.full(len(returns), row), "o", alpha=0.6)
         axes.plot(np.mean(returns), row, "k|", markersize=16)
-    axes.set_yticks(range(len(levels)), list(levels))
+    axes.set_yticks(range(len(levels)), [*map(figure_text, levels)])
     axes.set(xlabel="return of an episode (bar: mean)", ylim=(len(levels) - 0.5, -0.5))
     return svg(figure)
 

@@ -109,6 +109,7 @@ class HardwareFigures:
             found["cores"] = {
                 "chip": chip.mapping.chip.name,
                 "fit": chip.fit.lines(),
+                "counted_on": "searched",
                 "in_order": dataclasses.asdict(chip.naive),
                 "searched": dataclasses.asdict(chip.searched),
                 "assumptions": chip.mapping.assumptions,

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 
 from dsf.export.network.network import Network
+from dsf.export.proof.tables import holds
 from dsf.hardware_models.layers import SHARES, LayerRow, together
 from dsf.hardware_models.placement_search import core_loads
 from dsf.hardware_models.preset import GRADES
@@ -20,7 +21,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows, saturation_notes
+from dsf.runtime.report.terminal import chip_rows, saturation_notes, small, wall_rows
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -48,22 +49,27 @@ def write_html(path: Path, network: Network, report: RunReport) -> None:
         report: of the run, with tapes.
     """
     tape, task = report.result.tapes[0], report.task
-    sketch = sketch_episode(task, tape.episode.seed, report.target_return, tape.actions)
+    why_not = ""
+    try:
+        sketch = sketch_episode(task, tape.episode.seed, report.target_return, tape.actions)
+    except Exception as error:  # of the environment, which runs once more: the page is worth more than its film
+        sketch, why_not = None, f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
     sections = [
-        *_episode_sections(network, tape, report, filmed=sketch is not None),
+        *_episode_sections(network, tape, report, filmed=sketch is not None, why_not=why_not),
         _saturation_section(report),
         Section("Firing rates", figure(figures.firing_rates(report.result.activity))),
         _energy_section(report),
         *(section for priced in report.hardware for section in _chip_sections(priced, report)),
         *_layer_sections(report.hardware),
         _ladder_section(network),
+        Section("Wall time", table(("part", "time"), wall_rows(report).items(), numbers=1)),
         _provenance_section(network),
     ]
-    page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text())
+    page = Template((resources.files("dsf.runtime.report.page") / "page.html").read_text(encoding="utf-8"))
     text = page.substitute(
-        title=escape(f"{task.env_id}, driven by integer spikes ({report.backend})"),
+        title=escape(f"{task.world}, driven by integer spikes ({report.backend})"),
         subtitle=escape(_subtitle(report)),
-        body=_tiles(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
+        body=_tiles(report) + _notes(report) + "".join(f"<h2>{escape(s.heading)}</h2>\n{s.html}\n" for s in sections),
         sketch=json.dumps(None if sketch is None else sketch.to_json()),
     )
     write_text(path, text)
@@ -100,32 +106,54 @@ def _tiles(report: RunReport) -> str:
     parity, interval = report.result.parity, report.interval
     found = parity.mismatches + parity.accumulator_mismatches
     tiles = [
-        (f"{interval.mean:.0f}", f"mean return [{interval.low:.0f}, {interval.high:.0f}]"),
+        (f"{interval.mean:.0f}", _interval_words(report)),
         (f"{found} mismatches", f"{parity.compared_spikes:,} spike slots compared with the reference"),
         (f"{report.spikes_per_decision:,.0f}", "spikes per decision"),
         (f"{report.synaptic_events_per_decision:,.0f}", "synaptic events per decision"),
     ]
     for energy in (priced.energy for priced in report.hardware):
         label = f"per decision, {energy.preset}, grade {energy.grade}"
-        tiles.append((f"{energy.nominal / MICROJOULE:.2f} uJ", label))
+        tiles.append((f"{small(energy.nominal / MICROJOULE)} uJ", label))
     score = report.score(interval.mean)
     if score is not None:
         tiles.insert(1, (f"{score:.1f}", f"{report.score_label} score"))
+    if report.success is not None:
+        rate = report.success
+        tiles.insert(
+            1, (f"{rate.reached / rate.told:.1%}", f"reached the goal: {rate.reached} of {rate.told} episodes")
+        )
     return f'<div class="tiles">{"".join(_tile(*tile) for tile in tiles)}</div>'
+
+
+def _interval_words(report: RunReport) -> str:
+    interval, note = report.interval, report.interval_note
+    if len(report.episodes) == 1:
+        return f"return ({note})"
+    words = f"mean return [95 %: {interval.low:.0f}, {interval.high:.0f}]"
+    return f"{words} ({note})" if note else words
+
+
+def _notes(report: RunReport) -> str:
+    """What a reader has to know."""
+    return "".join(f"<p>note: {escape(note)}</p>\n" for note in report.notes)
 
 
 def _tile(value: str, label: str) -> str:
     return f'<div class="tile"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
 
 
-def _episode_sections(network: Network, tape: TapedEpisode, report: RunReport, filmed: bool) -> Iterable[Section]:
+def _episode_sections(
+    network: Network, tape: TapedEpisode, report: RunReport, filmed: bool, why_not: str
+) -> Iterable[Section]:
     film = f'<canvas id="film" width="{FILM_WIDTH}" height="{FILM_HEIGHT}"></canvas>' if filmed else ""
+    film += f"<p>{escape(f'There is no film: {why_not}')}</p>" if why_not else ""
     curve = figures.reward_curve(tape.rewards, report.target_return, report.task.control_period_s)
     yield Section(f"The episode of reset seed {tape.episode.seed}", film + figure(curve))
     levels = {name: [one.episode_return for one in level] for name, level in report.comparison.items()}
     levels[report.backend] = report.returns
     if len(levels) > 1 or len(report.episodes) > 1:
-        yield Section("Returns", figure(figures.returns_by_level(levels), "the same reset seeds under every level"))
+        caption = "; ".join(filter(None, ("the same reset seeds under every level", report.comparison_note)))
+        yield Section("Returns", figure(figures.returns_by_level(levels), caption))
     spikes = [_present(token) for token in replay_spikes(network, report.mode, tape.graded[:RASTER_DECISIONS])]
     caption = f"every neuron's spikes in the first {len(spikes)} decisions, replayed on the reference"
     yield Section("Spikes", figure(figures.spike_raster(network, spikes), caption))
@@ -154,9 +182,9 @@ def _energy_section(report: RunReport) -> Section:
     for priced in report.hardware:
         energy, static = priced.energy, priced.static_energy(report.task)
         unpriced = ", ".join(f"{count:,.0f} {name.replace('_', ' ')}" for name, count in energy.unpriced.items())
-        band = f"{energy.low / MICROJOULE:.2f} to {energy.high / MICROJOULE:.2f}"
+        band = f"{small(energy.low / MICROJOULE)} to {small(energy.high / MICROJOULE)}"
         burnt = "not known" if static is None else f"{static.nominal / MICROJOULE:,.1f}"
-        rows.append((energy.preset, energy.grade, unpriced or "-", f"{energy.nominal / MICROJOULE:.2f}", band, burnt))
+        rows.append((energy.preset, energy.grade, unpriced or "-", small(energy.nominal / MICROJOULE), band, burnt))
     grades = "; ".join(f"{grade}: {meaning}" for grade, meaning in GRADES.items())
     head = (
         "preset",
@@ -218,8 +246,7 @@ def _layer_cells(row: LayerRow) -> Row:
 def _ladder_section(network: Network) -> Section:
     """The proofs that the network file carries."""
     rungs = network.verification.get("rungs", [])
-    holds = {True: "yes", False: "NO", None: "-"}
-    rows = [(str(r.get("name", "")), holds.get(r.get("passed"), "-"), str(r.get("summary", ""))) for r in rungs]
+    rows = [(str(rung.get("name", "")), holds(rung), str(rung.get("summary", ""))) for rung in rungs]
     return Section("Verification, as written by dsf-export", table(("rung", "holds", "figures"), rows))
 
 

@@ -18,6 +18,50 @@ from dsf.runtime.report.hardware import HardwareFigures
 from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
 
+FEWEST_EPISODES = 6
+"""An interval that is drawn from n returns lies between the smallest and the largest, where a median lies with a chance
+of 1 - 2**(1 - n) only: below this number that is less than 95 %, whatever is drawn.
+"""
+COMPARISON_NOTE = (
+    "float and integer returns of one seed are no measure of what the integers lose: a closed loop amplifies the last "
+    "bits of a rounding until the episodes part; only means over many seeds compare (--episodes)"
+)
+"""What has to be said beside returns of float and integer policies."""
+
+
+@dataclass(frozen=True)
+class WallTimes:
+    """Seconds of wall time around the loop, whose own are in its result.
+
+    Attributes:
+        comparison: of the other levels on the same seeds; None where none ran.
+        whole: from reading the network to these figures: start of the engine, comparison, loop, checks, prices. What is
+            drawn and written comes on top.
+    """
+
+    comparison: float | None
+    whole: float
+
+
+@dataclass(frozen=True)
+class SuccessRate:
+    """How many episodes reached the goal.
+
+    Attributes:
+        reached: of them.
+        told: episodes of which the environment says whether.
+    """
+
+    reached: int
+    told: int
+
+    def __str__(self) -> str:
+        return f"{self.reached / self.told:.1%} ({self.reached} of {self.told} episodes)"
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"rate": self.reached / self.told, "reached": self.reached, "episodes": self.told}
+
 
 @dataclass(frozen=True)
 class SaturatedFeature:
@@ -47,6 +91,8 @@ class RunReport:
         comparison: episodes of the same seeds under other levels, such as "integer reference".
         compared: populations whose spikes were compared with the reference.
         spiking_populations: how many there are.
+        times: of what is around the loop.
+        notes: what a reader of the figures has to know, a line each.
         core_traffic: messages between cores, where it was asked for.
     """
 
@@ -58,6 +104,8 @@ class RunReport:
     comparison: Mapping[str, Sequence[Episode]]
     compared: tuple[str, ...]
     spiking_populations: int
+    times: WallTimes
+    notes: tuple[str, ...] = ()
     core_traffic: CoreTraffic | None = None
 
     @property
@@ -86,17 +134,31 @@ class RunReport:
         return mean_confidence_interval(self.returns)
 
     @property
+    def success(self) -> SuccessRate | None:
+        """How many episodes reached the goal; None where the environment does not say."""
+        told = [episode.success for episode in self.episodes if episode.success is not None]
+        return SuccessRate(sum(told), len(told)) if told else None
+
+    @property
+    def interval_note(self) -> str:
+        """What has to be said of the interval, in a few words; empty where nothing has."""
+        count = len(self.episodes)
+        return (
+            "" if count >= FEWEST_EPISODES else "one episode" if count == 1 else f"{count} episodes: too few for 95 %"
+        )
+
+    @property
     def score_label(self) -> str | None:
         """What the score is normalised by; None where the environment has no reference returns."""
         return self.task.score_label if self.task.reference else None
 
     def score(self, episode_return: float) -> float | None:
         """A normalised score; None where the environment has no reference returns."""
-        return self.task.score(episode_return) if self.task.reference else None
+        return self.task.shown_score(episode_return)
 
     @property
     def ticks_per_second(self) -> float:
-        """Simulated time steps per second of wall time."""
+        """Simulated time steps per second of the loop's wall time."""
         return self.result.ticks / self.result.seconds
 
     @property
@@ -108,6 +170,11 @@ class RunReport:
     def synaptic_events_per_decision(self) -> float:
         """Spikes times the synapses that they meet."""
         return self.result.activity.per_decision("synaptic_events")
+
+    @property
+    def comparison_note(self) -> str | None:
+        """What has to be said of returns side by side; None where all of them are integers', which are equal."""
+        return COMPARISON_NOTE if any(name.startswith("float") for name in self.comparison) else None
 
     @property
     def saturation(self) -> tuple[SaturatedFeature, ...]:
@@ -142,6 +209,8 @@ class RunReport:
         values = {
             "task": self.task.name,
             "env_id": self.task.env_id,
+            "environment": self.task.world,
+            "notes": list(self.notes),
             "backend": self.backend,
             "mode": self.mode,
             "target_return": self.target_return,
@@ -151,11 +220,17 @@ class RunReport:
             ],
             "return_mean": interval.mean,
             "return_interval_95": [interval.low, interval.high],
+            "return_interval_note": self.interval_note,
             "score_mean": self.score(interval.mean),
             "score_label": self.score_label,
             "decisions_per_second": result.decisions_per_second,
             "ticks_per_second": self.ticks_per_second,
             "seconds": result.seconds,
+            "wall_seconds": {
+                "loop": result.seconds,
+                "comparison": self.times.comparison,
+                "whole": self.times.whole,
+            },
             "spikes_per_decision": self.spikes_per_decision,
             "synaptic_events_per_decision": self.synaptic_events_per_decision,
             "firing_rate": result.activity.firing_rate,
@@ -175,7 +250,10 @@ class RunReport:
                 name: [{"seed": episode.seed, "return": episode.episode_return} for episode in episodes]
                 for name, episodes in self.comparison.items()
             },
+            "comparison_note": self.comparison_note,
         }
+        if self.success is not None:
+            values["success"] = self.success.to_json()
         if self.core_traffic is not None:
             values["core_traffic"] = self.core_traffic.to_json()
         return values

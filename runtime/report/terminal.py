@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dsf.hardware_models import MappingFigures
@@ -46,7 +47,7 @@ TIME_ROWS = (
 
 def print_report(report: RunReport, console: Console) -> None:
     """All tables."""
-    title = f"{report.task.env_id}, closed loop, target return {report.target_return:.0f}"
+    title = f"{escape(report.task.world)}, closed loop, target return {report.target_return:.0f}"
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -71,20 +72,22 @@ def print_report(report: RunReport, console: Console) -> None:
 def run_rows(report: RunReport) -> dict[str, str]:
     """The run's figures, by name."""
     result, episodes, interval, parity = report.result, report.episodes, report.interval, report.result.parity
-    spread = f"[{interval.low:.1f}, {interval.high:.1f}]" if len(episodes) > 1 else "(one episode)"
+    spread = f"[{interval.low:.1f}, {interval.high:.1f}]" if len(episodes) > 1 else ""
+    spread += f" ({report.interval_note})" if report.interval_note else ""
     rows = {
         "backend, mode": f"{report.backend}, {report.mode}",
         "episodes (seeds)": f"{len(episodes)} ({episodes[0].seed}..{episodes[-1].seed})",
-        "return, mean [95 %]": f"{interval.mean:.1f} {spread}",
+        "return, mean [95 %]": f"{interval.mean:.1f} {spread.strip()}",
         **_score_row(report),
+        **({} if report.success is None else {"reached the goal": str(report.success)}),
         "decisions": f"{result.decisions}",
         "spikes per decision": f"{report.spikes_per_decision:,.0f}",
         "synaptic events per decision": f"{report.synaptic_events_per_decision:,.0f}",
-        "firing rate (per neuron and tick)": f"{result.activity.firing_rate:.2%}",
+        "firing rate (per LIF neuron and tick)": f"{result.activity.firing_rate:.2%}",
         "inputs beyond the codec's range": saturation_line(report.saturation),
         "decisions per second": f"{result.decisions_per_second:.0f}",
         "simulated ticks per second": f"{report.ticks_per_second:.0f}",
-        "wall time": f"{result.seconds:.1f} s",
+        **wall_rows(report),
         **_clock_rows(report.real_time),
         "spikes compared with the reference": f"{parity.compared_spikes:,}",
         "populations compared": f"{len(report.compared)} of {report.spiking_populations}",
@@ -93,6 +96,15 @@ def run_rows(report: RunReport) -> dict[str, str]:
     if not parity.compared_accumulators:
         rows |= dict.fromkeys(("populations compared", "mismatches (spikes, accumulators)"), "not checked")
     return rows
+
+
+def wall_rows(report: RunReport) -> dict[str, str]:
+    """Wall time of the loop, of the comparison, and of the whole run, by name."""
+    rows = {"wall time: loop": report.result.seconds}
+    if report.times.comparison is not None:
+        rows["wall time: comparison"] = report.times.comparison
+    rows["wall time: whole run"] = report.times.whole
+    return {name: f"{seconds:.1f} s" if seconds >= 1.0 else f"{seconds:.2g} s" for name, seconds in rows.items()}
 
 
 def saturation_line(features: Sequence[SaturatedFeature]) -> str:
@@ -158,6 +170,8 @@ def _energy_table(report: RunReport) -> Table:
     for figures in report.hardware:
         if figures.energy.unpriced:
             lines.append(f"{figures.preset.name} has no price for {_listed(figures.energy.unpriced)}")
+    if any(figures.on_chip is None and "messages" in figures.energy.unpriced for figures in report.hardware):
+        lines.append("messages of presets without a chip: one core per population")
     for figures in report.hardware:
         static = figures.static_energy(report.task)
         if static is not None:
@@ -178,12 +192,17 @@ def _energy_table(report: RunReport) -> Table:
         energy = figures.energy
         table.add_row(
             energy.preset,
-            f"{energy.nominal / MICROJOULE:.2f}",
-            f"{energy.low / MICROJOULE:.2f} .. {energy.high / MICROJOULE:.2f}",
+            small(energy.nominal / MICROJOULE),
+            f"{small(energy.low / MICROJOULE)} .. {small(energy.high / MICROJOULE)}",
             energy.grade,
             _shares({name: band.nominal for name, band in energy.terms.items()}, energy.nominal),
         )
     return table
+
+
+def small(value: float) -> str:
+    """A number with two decimals, or with two digits where these would be lost."""
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def _shown_by_layer(hardware: Sequence[HardwareFigures]) -> list[HardwareFigures]:
@@ -267,8 +286,8 @@ def chip_rows(figures: HardwareFigures, task: Task) -> dict[str, str]:
     name = chip.mapping.chip.name
     found = {
         "one chip": chip.fit.lines()[0],
-        "cores, chips": f"{searched.cores} of {name}, {searched.chips} (in order: {naive.cores})",
-        "messages per decision": f"{searched.messages:,.0f} (in order: {naive.messages:,.0f})",
+        "cores in use, chips": f"{searched.cores} of {name}, {searched.chips}: {_spread_words(searched, naive)}",
+        "messages per decision": f"{searched.messages:,.0f}, spikes and values (in order: {naive.messages:,.0f})",
         "hops per decision": f"{searched.hops:,.0f} (in order: {naive.hops:,.0f})",
         LOAD_ROWS[latency is not None]: f"{load(searched)} (in order: {load(naive)})",
     }
@@ -287,13 +306,25 @@ def chip_rows(figures: HardwareFigures, task: Task) -> dict[str, str]:
     return found | dict(zip(TIME_ROWS, values, strict=True))
 
 
+def _spread_words(searched: MappingFigures, naive: MappingFigures) -> str:
+    """Why a network is on other cores than it needs."""
+    if searched.cores == naive.cores:
+        return f"in order: {naive.cores}"
+    return f"spread out for a short tick (in order: {naive.cores}, which suffice)"
+
+
 def microjoules(energy: Band | None) -> str:
     """An energy for a person."""
     return "not known" if energy is None else f"{energy.nominal / MICROJOULE:,.1f} uJ"
 
 
 def _comparison_table(report: RunReport) -> Table:
-    table = Table(title="the same seeds under every level", title_justify="left")
+    table = Table(
+        title="the same seeds under every level",
+        title_justify="left",
+        caption=report.comparison_note,
+        caption_justify="left",
+    )
     table.add_column("seed", justify="right")
     for name in report.comparison:
         table.add_column(name, justify="right")

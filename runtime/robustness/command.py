@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dsf.export.network.file import file_digest, read_network
@@ -28,10 +31,10 @@ from dsf.runtime.robustness.levels import (
 from dsf.runtime.robustness.report import RobustnessReport, markdown, plot, print_table
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import require_writable_parent, write_each, write_json
 from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
-from dsf.tasks import get_task
+from dsf.tasks.registry import described_task
 
 PLOT_SUFFIX = ".png"
 SECTION = "robustness"
@@ -112,7 +115,7 @@ def sweep_of(config: RobustnessConfig, path: Path) -> Sweep:
         UserError: the file, its task or the chip.
     """
     network = read_network(path)
-    task = get_task(network.task)
+    task = described_task(network.task, network.provenance)
     check_fits(network, task)
     target = network.target_return if config.target_return is None else config.target_return
     return Sweep(
@@ -137,7 +140,9 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
         points: list[Point] = []
         runs = sum(len(one.conditions) for one in prepared)
         steps = len(sweep.seeds) * sweep.task.max_steps
-        bar = progress.add_task(f"{sweep.task.env_id}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps)
+        bar = progress.add_task(
+            f"{escape(sweep.task.env_id)}, {runs} x {len(sweep.seeds)} episodes", total=runs * steps
+        )
         done = 0
         for one in prepared:
             points.append(measure_level(sweep, one, lambda running: progress.advance(bar, running)))
@@ -148,16 +153,17 @@ def sweep_levels(config: RobustnessConfig, sweep: Sweep, console: Console) -> li
 
 def run(config: RobustnessConfig) -> None:
     """``dsf-sim-run robustness``."""
-    console = Console()
+    console = Console(markup=False, emoji=False)
     require_possible(config)
     path = config.network or network_path()
     sweep = sweep_of(config, path)
     points = sweep_levels(config, sweep, console)
     report = RobustnessReport(sweep, points, path.name, file_digest(path))
-    print_table(report, table_console())
+    writing: list[Callable[[], None]] = [functools.partial(print_table, report, table_console())]
     if config.json is not None:
-        write_json(config.json, report.to_json())
+        writing.append(functools.partial(write_json, config.json, report.to_json()))
     if config.markdown is not None:
-        replace_section(config.markdown, SECTION, markdown(report))
+        writing.append(functools.partial(replace_section, config.markdown, SECTION, markdown(report)))
     if config.plot is not None:
-        plot(report, config.plot)
+        writing.append(functools.partial(plot, report, config.plot))
+    write_each(*writing)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.robustness.levels import Point, Sweep
 from dsf.shell.files import replacing
 from dsf.tasks import ConfidenceInterval
@@ -40,7 +41,8 @@ class RobustnessReport:
     @property
     def dataset(self) -> str | None:
         """Id of the data that the network was trained on, as its file says."""
-        found: str | None = self.sweep.network.provenance.get("dataset", {}).get("id")
+        dataset = self.sweep.network.provenance.get("dataset")
+        found: str | None = dataset.get("id") if isinstance(dataset, dict) else dataset
         return found
 
     @property
@@ -55,7 +57,7 @@ class RobustnessReport:
         sweep, steps = self.sweep, "an unknown number of" if self.train_steps is None else f"{self.train_steps:,}"
         return (
             f"{self.name} (sha256 {self.digest[:12]}; {self.dataset or 'unknown dataset'}, "
-            f"checkpoint after {steps} steps) on {sweep.task.env_id}, "
+            f"checkpoint after {steps} steps) on {sweep.task.world}, "
             f"target return {sweep.target_return:.0f}, {sweep.mode} mode, "
             f"reset seeds {sweep.seeds[0]} to {sweep.seeds[-1]}, "
             f"fault seeds {sweep.fault_seeds[0]} to {sweep.fault_seeds[-1]}, cores of {sweep.chip.name}"
@@ -71,8 +73,14 @@ class RobustnessReport:
             "episodes."
         )
 
+    @property
+    def measure(self) -> str:
+        """What :meth:`score` is in: data from another environment than the task's have no reference returns."""
+        task = self.sweep.task
+        return f"{task.score_label} score" if task.reference else "percent of the best recorded return"
+
     def score(self, point: Point) -> ConfidenceInterval:
-        """A point's mean normalised score with its interval."""
+        """A point's mean, in :attr:`measure`, with its interval."""
         interval, score = point.interval, self.sweep.task.score
         return ConfidenceInterval(score(interval.mean), score(interval.low), score(interval.high))
 
@@ -84,6 +92,7 @@ class RobustnessReport:
             "sha256": self.digest,
             "task": sweep.task.name,
             "env_id": sweep.task.env_id,
+            "environment": sweep.task.world,
             "dataset": self.dataset,
             "checkpoint": {
                 "train_steps": self.train_steps,
@@ -96,12 +105,13 @@ class RobustnessReport:
             "fault_seeds": list(sweep.fault_seeds),
             "chip": sweep.chip.name,
             "observation_scale": list(sweep.observation_scale),
-            "score_label": sweep.task.score_label,
+            "score_label": sweep.task.score_label if sweep.task.reference else None,
             "points": [self._point_json(point) for point in self.points],
         }
 
     def _point_json(self, point: Point) -> dict[str, Any]:
         interval, score = point.interval, self.score(point)
+        scored = bool(self.sweep.task.reference)
         return {
             "kind": point.kind,
             "level": point.level,
@@ -109,19 +119,19 @@ class RobustnessReport:
             "return_mean": interval.mean,
             "return_interval_95": [interval.low, interval.high],
             "interval_over": point.interval_over,
-            "score_mean": score.mean,
-            "score_interval_95": [score.low, score.high],
+            "score_mean": score.mean if scored else None,
+            "score_interval_95": [score.low, score.high] if scored else None,
             "returns": {str(seed): returns for seed, returns in point.returns.items()},
         }
 
 
 def print_table(report: RobustnessReport, console: Console) -> None:
     """The sweep for a person, with a bar per level: a curve that lies on its side."""
-    console.print(report.title, soft_wrap=True)
+    console.print(report.title, soft_wrap=True, markup=False)
     table = Table(caption=report.caption, caption_justify="left")
     for name in ("kind", "level", "unit"):
         table.add_column(name)
-    for name in ("return, mean [95 %]", f"{report.sweep.task.score_label} score"):
+    for name in ("return, mean [95 %]", report.measure):
         table.add_column(name, justify="right")
     table.add_column("")
     best, earlier = report.score(report.points[0]).mean, ""
@@ -142,7 +152,7 @@ def bar(score: float, best: float) -> str:
 
 def markdown(report: RobustnessReport) -> str:
     """The table in Markdown."""
-    columns = ("kind", "level", "unit", "return, mean [95 %]", f"{report.sweep.task.score_label} score [95 %]")
+    columns = ("kind", "level", "unit", "return, mean [95 %]", f"{report.measure} [95 %]")
     lines = [f"{report.title}.", "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for point in report.points:
         level = f"{point.kind or UNDISTURBED} | {_level(point)} | {point.unit}"
@@ -156,6 +166,7 @@ def _level(point: Point) -> str:
 
 def plot(report: RobustnessReport, path: Path) -> None:
     """Write curves as PNG: one panel per kind, scores with intervals at evenly spaced levels, the first undisturbed."""
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     base, *points = report.points
@@ -173,6 +184,6 @@ def plot(report: RobustnessReport, path: Path) -> None:
         axes.set_xticks(places, [f"{point.level:g}" for point in curve])
     for axes in panels[len(kinds) :]:
         axes.remove()
-    figure.supylabel(f"{report.sweep.task.score_label} score")
+    figure.supylabel(report.measure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)

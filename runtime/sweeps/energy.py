@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from dsf.hardware_models.dense import (
 )
 from dsf.hardware_models.energy import estimate_energy
 from dsf.hardware_models.preset import load_preset
+from dsf.shell.file_values import parse_json, read_text
+from dsf.shell.typed_values import read_record
 from dsf.shell.units import MICROJOULE
 from dsf.tasks import Task
 
@@ -34,6 +36,17 @@ PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0
 """Operations for a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value;
 score and value), and per tick ANDs or additions where an operand is spikes (scores, then values)."""
 DIGITS = 6
+
+
+@dataclass(frozen=True)
+class LoggedEvents:
+    """What a row of a training's metrics says of spikes.
+
+    Attributes:
+        events_per_token: synaptic events behind spikes, of all Linears together; None in most rows.
+    """
+
+    events_per_token: float | None = None
 
 
 def not_priced(reason: str) -> dict[str, Any]:
@@ -78,8 +91,9 @@ def layers_energy(run: Path) -> dict[str, Any]:
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.run_directory import METRICS_NAME
 
-    rows = [json.loads(row) for row in (run / METRICS_NAME).read_text().splitlines()]
-    events = next((row["events_per_token"] for row in reversed(rows) if "events_per_token" in row), 0.0)
+    lines = read_text(run / METRICS_NAME, "metrics").splitlines()
+    rows = [read_record(LoggedEvents, parse_json(line, METRICS_NAME), METRICS_NAME, "train again") for line in lines]
+    events = next((row.events_per_token for row in reversed(rows) if row.events_per_token is not None), 0.0)
     model = load_checkpoint(run).build_model()
     counted: dict[Precision, Activity] = {width: layer_counts(model, events, width) for width in BYTES}
     figures = {width: _prices(activity) for width, activity in counted.items()}

@@ -8,10 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from dsf.runtime.sweeps.spec import EnergyRule, Evaluation, Layout, Method, Setting, Settings, SweepSpec, check_spec
 from dsf.shell.errors import UserError
+from dsf.shell.file_values import read_yaml
+from dsf.shell.plain_text import plain, shown
+from dsf.shell.typed_values import LARGEST_WHOLE
 from dsf.train.config.rivals import EvaluationPrecision
 
 SUFFIX = ".yaml"
@@ -43,12 +44,7 @@ def read_sweep(path: Path) -> SweepSpec:
     Raises:
         UserError: it cannot be read, or a field is wrong; the message names file, field and remedy.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path, "sweep")
     try:
         spec = _spec(values)
         check_spec(spec)
@@ -84,7 +80,7 @@ def _spec(values: Any) -> SweepSpec:
     if "table" in fields:
         fields["table"] = Layout(**_fields(fields["table"], Layout, "table."))
     for name in ("name", "title", "notes"):
-        fields[name] = str(fields.get(name, ""))
+        fields[name] = _text(fields.get(name, ""), name)
     return SweepSpec(**fields)
 
 
@@ -104,7 +100,7 @@ def _method(values: Any, place: str) -> Method:
     for name, kind in (("precision", EvaluationPrecision), ("energy", EnergyRule)):
         known = get_args(kind)
         if name in fields and fields[name] not in known:
-            raise UserError(f"{place}.{name} is {fields[name]!r}: use one of {', '.join(known)}")
+            raise UserError(f"{place}.{name} is {shown(fields[name])}: use one of {', '.join(known)}")
     return Method(**fields)
 
 
@@ -114,19 +110,19 @@ def _fields(values: Any, kind: type[Any], place: str) -> dict[str, Any]:
     found = dict(_mapping(values, place.rstrip(".") or "the file"))
     for name in found:
         if name not in known:
-            raise UserError(f"{place}{name} is no field: use {', '.join(known)}")
+            raise UserError(f"{place}{plain(str(name))} is no field: use {', '.join(known)}")
     return found
 
 
 def _mapping(values: Any, place: str) -> Iterable[tuple[Any, Any]]:
     if not isinstance(values, dict):
-        raise UserError(f"{place} is {values!r}: it must be a mapping of names to values")
+        raise UserError(f"{place} is {shown(values)}: it must be a mapping of names to values")
     return values.items()
 
 
 def _listed(values: Any, place: str) -> list[Any]:
     if not isinstance(values, list):
-        raise UserError(f"{place} is {values!r}: it must be a list, such as [0, 1]")
+        raise UserError(f"{place} is {shown(values)}: it must be a list, such as [0, 1]")
     return values
 
 
@@ -138,11 +134,17 @@ def _setting(value: Any, place: str) -> Setting:
     if isinstance(value, list):
         return tuple(_setting(item, place) for item in value)
     if not isinstance(value, (bool, int, float, str)):
-        raise UserError(f"{place} is {value!r}: give a number, a word or a list")
+        raise UserError(f"{place} is {shown(value)}: give a number, a word or a list")
     return value
 
 
+def _text(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UserError(f"{place} is {shown(value)}: it must be text")
+    return str(value)
+
+
 def _whole(value: Any, place: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{place} is {value!r}: it must be a whole number, 0 or more")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_WHOLE:
+        raise UserError(f"{place} is {shown(value)}: it must be a whole number, 0 or more")
     return value

@@ -124,6 +124,7 @@ def _digest(values: Any) -> str:
 TRAINING: dict[str, tuple[str, ...]] = {
     "dsf.tasks": ("aggregate_metrics.py", "behaviour", "maze_picture.py"),
     "dsf.train": (
+        "__main__.py",
         "cli.py",
         "conservative_q_learning.py",
         "data/collect.py",
@@ -150,7 +151,7 @@ and tables, and what makes, imports and names datasets, because the content hash
 package counts until it is listed here.
 """
 INTEGERS: dict[str, tuple[str, ...]] = {
-    "dsf.export": ("cli.py", "commands.py", "inspect.py", "placement", "targets", "terminal.py"),
+    "dsf.export": ("__main__.py", "cli.py", "commands.py", "inspect.py", "placement", "targets", "terminal.py"),
     "dsf.runtime.engines": (),
     "dsf.runtime.kernels": (),
 }

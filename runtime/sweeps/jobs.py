@@ -21,16 +21,40 @@ from typing import Any
 
 from dsf.runtime.sweeps.identity import Resolved, resolve_cell
 from dsf.runtime.sweeps.spec import Cell, Evaluation, SweepSpec
-from dsf.runtime.sweeps.store import Line
+from dsf.runtime.sweeps.store import Line, require_result
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.file_values import read_json
 from dsf.shell.files import write_json
+from dsf.shell.plain_text import shown
+from dsf.shell.typed_values import read_record as read_record_of
 
 JOB_NAME, LOCK_NAME, LOG_NAME, TRAINING_NAME = "job-{}.json", "lock", "log.txt", "training"
 WRITING_LOCK_NAME = "job.lock"
+FAILED = ".failed.json"
+"""How a failure's file ends."""
+LARGEST_RECORD = 1 << 24
+"""Bytes of one file in a job's directory."""
 DIGEST_LENGTH = 12
 DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
 ORDER_VERSION = 1
 """Version of the protocol between a sweep and its workers."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no result.
+
+    Attributes:
+        reason: in one line.
+        attempts: so far.
+        place: of the cell.
+        code: version that failed.
+    """
+
+    reason: str
+    attempts: int
+    place: str
+    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,20 +147,16 @@ class JobOrder:
         """The order in a file.
 
         Raises:
-            UserError: another version of dsf wrote it.
+            UserError: another version of dsf wrote it, or a field is of another type.
         """
-        values = json.loads(path.read_text())
-        if (found := values.pop("version", None)) != ORDER_VERSION:
+        values = read_json(path, "job of a sweep", LARGEST_RECORD)
+        found = values.pop("version", None) if isinstance(values, dict) else None
+        if found != ORDER_VERSION:
             raise UserError(
-                f"{path} is a job of version {found}, and this dsf reads version {ORDER_VERSION}: "
+                f"{path} is a job of version {shown(found)}, and this dsf reads version {ORDER_VERSION}: "
                 "let sweep and workers use the same dsf"
             )
-        cells = tuple(
-            OrderedCell(cell["facts"], None if cell["export"] is None else tuple(cell["export"]))
-            for cell in values["cells"]
-        )
-        evaluation = Evaluation(**values["evaluation"])
-        return cls(tuple(values["arguments"]), values["threads"], evaluation, values["datasets"], cells)
+        return read_record_of(cls, values, f"job of a sweep {path}", "start the sweep again")
 
 
 @dataclass(frozen=True)
@@ -202,16 +222,22 @@ def result_path(directory: Path, key: str) -> Path:
 
 def failure_path(directory: Path, key: str) -> Path:
     """Where a failed cell's reason is."""
-    return directory / f"{key}.failed.json"
+    return directory / f"{key}{FAILED}"
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A result or a failure; None where there is none."""
+    """A result or a failure; None where there is none.
+
+    Raises:
+        UserError: it is neither; the message names file and field.
+    """
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        values = read_json(path, "record of a sweep", LARGEST_RECORD, line_breaks=True)
     except FileNotFoundError:
         return None
-    return record
+    if path.name.endswith(FAILED):
+        return asdict(read_record_of(Failure, values, f"record of a sweep {path}", "remove it"))
+    return require_result(values, f"record of a sweep {path}")
 
 
 def write_failure(directory: Path, facts: Line, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsf.runtime.sweeps.jobs import LOG_NAME, Job, is_taken
-from dsf.runtime.sweeps.worker import EXIT_BUSY, WAIT, environment_of
+from dsf.runtime.sweeps.worker import EXIT_BUSY, PARENT_VARIABLE, WAIT, environment_of
+from dsf.shell.interrupts import interrupts_deferred
 
 POLL_S = 0.05
 BUSY_S = 1.0
 """Before jobs are looked at again that another sweep is working on."""
 SHARE_SLACK = 1e-6
 """1 / 0.1 is 10, whatever binary fractions make of it."""
-STOP_S = 10.0
-"""Time for workers to end by themselves."""
+STOP_S = 2.5
+"""Time for workers to end by themselves: each has its checkpoints, so nothing is lost by ending it."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,12 @@ class _Slot:
         environment = environment_of(job.threads)
         if self.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
-        self.job, self.process = job, start_worker(job.write(), environment)
+        order = job.write()
+        with interrupts_deferred():  # else a worker could start that nobody knows of
+            self.job, self.process = job, start_worker(order, environment)
         if self.cores:
-            os.sched_setaffinity(self.process.pid, self.cores)
+            with contextlib.suppress(ProcessLookupError):  # it has died already
+                os.sched_setaffinity(self.process.pid, self.cores)
 
 
 def start_worker(job: Path, environment: dict[str, str], wait: bool = False) -> subprocess.Popen[bytes]:
@@ -62,6 +67,7 @@ def start_worker(job: Path, environment: dict[str, str], wait: bool = False) -> 
     The kernel kills it when the starting thread is gone.
     """
     command = [sys.executable, "-m", "dsf.runtime.sweeps.worker", str(job), *([WAIT] if wait else [])]
+    environment = {**environment, PARENT_VARIABLE: str(os.getpid())}
     with (job.parent / LOG_NAME).open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

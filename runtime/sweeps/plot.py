@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsf.runtime.report.pictures import prepare_matplotlib
 from dsf.runtime.sweeps.table import SweepTable
 from dsf.shell.files import replacing
+from dsf.shell.plain_text import figure_text
 from dsf.tasks.aggregate_metrics import stratified_bootstrap
 
 PANEL_WIDTH, ROW_HEIGHT, MARGIN = 2.6, 0.32, 1.1
@@ -18,6 +20,7 @@ def write_plot(table: SweepTable, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
+    prepare_matplotlib()
     from matplotlib.figure import Figure
 
     size = (2.0 + PANEL_WIDTH * len(table.columns), MARGIN + ROW_HEIGHT * len(table.rows))
@@ -33,10 +36,10 @@ def write_plot(table: SweepTable, path: Path) -> None:
             panel.plot([found.low, found.high], [height, height], color="tab:blue", linewidth=4, alpha=0.4)
             panel.plot(entry.scores, [height] * len(entry.scores), ".", color="tab:gray")
             panel.plot(found.mean, height, "|", color="black", markersize=12)
-        panel.set_title(str(column), fontsize="small")
+        panel.set_title(figure_text(str(column)), fontsize="small")
         panel.set_xlabel("normalised score", fontsize="small")
         panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(table.rows)), [row.name for row in table.rows])
+    panels[0].set_yticks(range(len(table.rows)), [figure_text(row.name) for row in table.rows])
     panels[0].set_ylim(len(table.rows) - 0.5, -0.5)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +23,11 @@ from dsf.runtime.sweeps.spec import Evaluation
 from dsf.runtime.sweeps.store import Line
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.file_values import read_json
 from dsf.shell.files import write_json
-from dsf.tasks import Task, get_task
+from dsf.shell.typed_values import read_record
+from dsf.tasks import Task
+from dsf.tasks.registry import described_task
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class DrivenNetwork:
     @classmethod
     def read(cls, path: Path) -> DrivenNetwork:
         """What an earlier worker has left."""
-        values = json.loads(path.read_text())
-        return cls(tuple(values["returns"]), values["joules_per_decision"], values["mode"])
+        return read_record(cls, read_json(path, "episodes of a sweep"), f"episodes of a sweep {path}", "remove it")
 
 
 def line_of(
@@ -68,7 +69,9 @@ def line_of(
     Raises:
         UserError, CommandFailed: the integers cannot be made or run, or the rival has no int8 form.
     """
-    task, facts = get_task(header["task"]), cell.facts
+    task, facts = described_task(header["task"], header), cell.facts
+    if not task.reference:
+        raise UserError(f"a table holds scores, and there is none for the data of this cell: recorded in {task.world}")
     last = score_of(header["scores"], evaluation)
     target = float(last["target_return"])
     returns, energy = last["returns"], not_priced("no rule for this model")

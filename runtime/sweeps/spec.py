@@ -8,11 +8,14 @@ the dataset's, the model's, the axes, an ``include`` entry's.
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dsf.shell.errors import UserError
+from dsf.shell.plain_text import shown
 from dsf.train.config.rivals import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]
@@ -20,6 +23,10 @@ Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
 LAYER_PRICED = ("fcnet", "spikegpt", "spikebert", "strl", "twin")
 """Policies whose products between tokens the rule "layers" knows."""
+MOST_CELLS = 5_000
+"""Of one sweep: each is read by the parser of dsf-train before anything runs."""
+SWEEP_NAME = re.compile(r"[\w .,+-]{1,100}")
+"""Names stand between the signs of a comment in documents."""
 DATASET, MODEL, SEED = "dataset", "model", "seed"
 """Axes that every sweep has."""
 RESERVED = {
@@ -33,7 +40,7 @@ RESERVED = {
     "resume": "nothing: interrupted cells resume by themselves",
 }
 """Options of dsf-train that are no settings, and what sets them."""
-RESERVED_EXPORT = ("out", "target", "episodes", "target-return", "dataset")
+RESERVED_EXPORT = ("out", "target", "episodes", "most-episodes", "target-return", "dataset")
 """Options of dsf-export that the sweep sets, so that no method can."""
 
 
@@ -186,6 +193,9 @@ def check_spec(spec: SweepSpec) -> None:
     Raises:
         UserError: naming the field; who read the file puts its name in front.
     """
+    if not SWEEP_NAME.fullmatch(spec.name):
+        raise UserError(f"name is {shown(spec.name)}: give 1 to 100 letters, digits, spaces, or any of _ . , + -")
+    _check_count(spec)
     if not spec.datasets:
         raise UserError("datasets is empty: name at least one")
     if not spec.models:
@@ -210,7 +220,7 @@ def check_spec(spec: SweepSpec) -> None:
         for index, entry in enumerate(entries):
             for name, value in entry.items():
                 if name != "settings" and not isinstance(value, (bool, int, float, str)):
-                    raise UserError(f"{place}[{index}].{name} is {value!r}: give one value")
+                    raise UserError(f"{place}[{index}].{name} is {shown(value)}: give one value")
             allowed = (*known, "settings") if place == "include" else known
             for name in entry.keys() - set(allowed):
                 raise UserError(f"{place}[{index}].{name} is no axis of this sweep: use {', '.join(allowed)}")
@@ -218,19 +228,30 @@ def check_spec(spec: SweepSpec) -> None:
         axes: dict[str, Any] = {DATASET: spec.datasets, MODEL: spec.models, SEED: spec.seeds, **spec.axes}
         for name, value in entry.items():
             if value not in axes[name]:
-                raise UserError(f"exclude[{index}].{name} is {value!r}: use one of {', '.join(map(str, axes[name]))}")
+                raise UserError(
+                    f"exclude[{index}].{name} is {shown(value)}: use one of {', '.join(map(str, axes[name]))}"
+                )
     for index, entry in enumerate(spec.include):
         for name, choices in ((DATASET, spec.datasets), (MODEL, spec.models)):
             if entry.get(name) not in choices:
-                raise UserError(f"include[{index}].{name} is {entry.get(name)!r}: use one of {', '.join(choices)}")
+                raise UserError(f"include[{index}].{name} is {shown(entry.get(name))}: use one of {', '.join(choices)}")
     _check_layout(spec, known)
+
+
+def _check_count(spec: SweepSpec) -> None:
+    """Count the cells before there are any."""
+    product = math.prod(map(len, (spec.seeds, spec.datasets, spec.models, *spec.axes.values())))
+    included = sum(1 if SEED in entry else len(spec.seeds) for entry in spec.include)
+    for found, what in ((product + included, "cells"), (len(spec.exclude), "entries in exclude")):
+        if found > MOST_CELLS:
+            raise UserError(f"it has {found:,} {what}, limit {MOST_CELLS:,}: split it into several sweeps")
 
 
 def _check_layout(spec: SweepSpec, known: tuple[str, ...]) -> None:
     for name in ("columns", "baseline"):
         value = getattr(spec.table, name)
         if value is not None and not isinstance(value, str):
-            raise UserError(f"table.{name} is {value!r}: give one name")
+            raise UserError(f"table.{name} is {shown(value)}: give one name")
     if spec.table.columns not in known or spec.table.columns == SEED:
         choices = ", ".join(axis for axis in known if axis != SEED)
         raise UserError(f"table.columns is {spec.table.columns}: use one of {choices}")

@@ -11,6 +11,7 @@ from dsf.runtime.sweeps.energy import PRESETS
 from dsf.runtime.sweeps.identity import Resolved
 from dsf.runtime.sweeps.spec import DATASET, MODEL, SEED, Setting, SweepSpec
 from dsf.runtime.sweeps.store import Line
+from dsf.shell.plain_text import markdown_text
 from dsf.tasks import ConfidenceInterval
 from dsf.tasks.aggregate_metrics import FEWEST_FOR_TRIMMING, probability_of_improvement, stratified_bootstrap
 
@@ -68,6 +69,11 @@ class TableRow:
     entries: tuple[TableEntry, ...]
 
     @property
+    def title(self) -> str:
+        """The name in a table."""
+        return markdown_text(self.name)
+
+    @property
     def overall(self) -> ConfidenceInterval | None:
         """Over all columns, where every cell has run."""
         if len(self.entries) < 2 or not all(entry.complete for entry in self.entries):
@@ -109,7 +115,9 @@ def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], f
     varied = [index for index in range(len(spec.row_axes)) if len({row[index] for row in groups}) > 1]
     rows = []
     for values, found in sorted(groups.items(), key=lambda item: _order(spec, item[0])):
-        name = ", ".join(_named(spec.row_axes[index], values[index]) for index in varied) or str(values[0])
+        name = ", ".join(_named(spec.row_axes[index], values[index]) for index in varied) or markdown_text(
+            str(values[0])
+        )
         entries = tuple(_entry(found.get(column, []), by_place, failures) for column in columns)
         places = dict(zip(spec.row_axes, values))
         others = tuple(value for axis, value in places.items() if axis != MODEL)
@@ -129,6 +137,11 @@ def _named(axis: str, value: Any) -> str:
     return str(value) if axis in (DATASET, MODEL) else f"{axis} {value}"
 
 
+def _headings(table: SweepTable) -> list[str]:
+    """Of the columns."""
+    return [markdown_text(_named(table.spec.table.columns, column)) for column in table.columns]
+
+
 def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> TableEntry:
     lines = []
     for cell in cells:
@@ -143,7 +156,7 @@ def _warnings(lines: list[Line]) -> list[str]:
     found = []
     for dataset in dict.fromkeys(line["dataset_id"] for line in lines):
         if len({line["dataset_sha256"] for line in lines if line["dataset_id"] == dataset}) > 1:
-            found.append(f"results of different versions of {dataset} are mixed")
+            found.append(f"results of different versions of {markdown_text(dataset)} are mixed")
     for integers in (False, True):
         if len({line["code"] for line in lines if bool(line["export"]) == integers}) > 1:
             found.append("results of different versions of the code are mixed")
@@ -155,14 +168,20 @@ def _warnings(lines: list[Line]) -> list[str]:
 def markdown(table: SweepTable) -> str:
     """The whole table with all that a reader needs to judge it."""
     spec = table.spec
-    parts = [f"### {spec.title or spec.name}", *([" ".join(spec.notes.split())] if spec.notes else [])]
+    told = (" ".join(text.split()).replace("<", "&lt;") for text in (spec.title or spec.name, spec.notes))
+    title, notes = told  # no tag, and no comment that ends a document's section
+    parts = [f"### {title}", *([notes] if notes else [])]
     parts += [_protocol(table), _scores(table)]
     if any(line.get("best") for row in table.rows for entry in row.entries for line in entry.lines):
         parts.append(_best(table))
-    if any("microjoules" in line["energy"] for row in table.rows for entry in row.entries for line in entry.lines):
+    if any(line["energy"].get("microjoules") for row in table.rows for entry in row.entries for line in entry.lines):
         parts.append(_energies(table))
     failed = [(row, entry) for row in table.rows for entry in row.entries if entry.reasons]
-    parts += [f"Failed: {row.name}: {reason}." for row, entry in failed for reason in dict.fromkeys(entry.reasons)]
+    parts += [
+        f"Failed: {row.title}: {markdown_text(reason)}."
+        for row, entry in failed
+        for reason in dict.fromkeys(entry.reasons)
+    ]
     parts += [f"Careful: {warning}." for warning in table.warnings]
     return "\n\n".join(parts) + "\n"
 
@@ -172,7 +191,10 @@ def _protocol(table: SweepTable) -> str:
     spec, evaluation = table.spec, table.spec.evaluation
     lines = [line for row in table.rows for entry in row.entries for line in entry.lines]
     targets = {(line["dataset"], line["target_return"]) for line in lines}
-    asked = ", ".join(f"{target:g} on {name}" for name, target in sorted(targets)) or "of each task, its first"
+    asked = (
+        ", ".join(f"{target:g} on {markdown_text(name)}" for name, target in sorted(targets))
+        or "of each task, its first"
+    )
     steps = sorted({line["steps"] for line in lines})
     length = f"{' and '.join(f'{count:,}' for count in steps)} training steps, " if steps else ""
     few = "" if len(spec.seeds) >= FEWEST_FOR_TRIMMING else ", with fewer than four runs their mean"
@@ -193,12 +215,12 @@ def _scores(table: SweepTable) -> str:
     spec = table.spec
     over_all = spec.table.columns == DATASET and len(table.columns) > 1
     baseline = spec.table.baseline
-    head = ["", *(_named(spec.table.columns, column) for column in table.columns)]
+    head = ["", *_headings(table)]
     head += ["all sets"] if over_all else []
-    head += [f"P(better than {baseline})"] if baseline is not None else []
+    head += [f"P(better than {markdown_text(baseline)})"] if baseline is not None else []
     rows = []
     for row in table.rows:
-        texts = [row.name, *(entry.text() for entry in row.entries)]
+        texts = [row.title, *(entry.text() for entry in row.entries)]
         if over_all:
             texts.append(NOT_RUN if row.overall is None else str(row.overall))
         if baseline is not None:
@@ -230,8 +252,8 @@ def _best(table: SweepTable) -> str:
     for row in table.rows:
         found = [[line["best"]["score"] for line in entry.lines if line.get("best")] for entry in row.entries]
         absent = NO_SUCH_CELL if any(entry.lines for entry in row.entries) else NOT_RUN
-        rows.append([row.name, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
-    return f"{note}\n\n{_rows(['', *(_named(table.spec.table.columns, column) for column in table.columns)], rows)}"
+        rows.append([row.title, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
+    return f"{note}\n\n{_rows(['', *_headings(table)], rows)}"
 
 
 def _energies(table: SweepTable) -> str:
@@ -239,14 +261,21 @@ def _energies(table: SweepTable) -> str:
     rows = []
     for row in table.rows:
         lines = [line for entry in row.entries for line in entry.lines]
-        priced = [line["energy"] for line in lines if "microjoules" in line["energy"]]
+        priced = [line["energy"] for line in lines if line["energy"].get("microjoules")]
         texts = [_mean_price(priced, width, preset) for width, preset in PRICED]
-        reason = lines[0]["energy"].get("not_priced", "") if lines and not priced else ""
-        how = priced[0]["how"] if priced else f"not priced: {reason}" if lines else NOT_RUN
-        rows.append([row.name, *texts, how])
-        if priced and "cached_microjoules" in priced[0]:
-            cached = [{"microjoules": energy["cached_microjoules"]} for energy in priced]
-            rows.append([row.name, *(_mean_price(cached, width, preset) for width, preset in PRICED), CACHED_NOTE])
+        reason = lines[0]["energy"].get("not_priced") or "" if lines and not priced else ""
+        how = (
+            markdown_text(priced[0]["how"]) if priced else f"not priced: {markdown_text(reason)}" if lines else NOT_RUN
+        )
+        rows.append([row.title, *texts, how])
+        if cached := [{"microjoules": found} for energy in priced if (found := energy.get("cached_microjoules"))]:
+            rows.append(
+                [
+                    row.title,
+                    *(_mean_price(cached, width, preset) for width, preset in PRICED),
+                    CACHED_NOTE,
+                ]
+            )
     note = (
         "Counted operations times published prices (docs/energy.md), mean over the row. Compare rows of one schedule: "
         "stream mode computes one token per decision, the whole window all of the context's. int8_45nm has no price "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +17,7 @@ from dsf.runtime.sweeps.plot import write_plot
 from dsf.runtime.sweeps.store import read_lines
 from dsf.runtime.sweeps.table import build_table, markdown
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent
+from dsf.shell.files import require_writable_parent, write_each
 from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.installed import require_installed
 
@@ -62,10 +64,11 @@ def table(config: TableConfig) -> None:
     store = config.results or config.out / RESULTS_NAME
     if config.results is not None and not store.exists():
         raise UserError(f"there are no results at {store}: dsf-bench sweep {config.name} --results {store} makes them")
-    found = build_table(spec, cells, read_lines(store), failures_in(config.out, cells))
+    found = build_table(spec, cells, read_lines(store, tabulated=True), failures_in(config.out, cells))
     text = markdown(found)
-    print(text, end="")
+    writing: list[Callable[[], None]] = [functools.partial(print, text, end="")]
     if config.markdown is not None:
-        replace_section(config.markdown, section, text)
+        writing.append(functools.partial(replace_section, config.markdown, section, text))
     if config.plot is not None:
-        write_plot(found, config.plot)
+        writing.append(functools.partial(write_plot, found, config.plot))
+    write_each(*writing)

@@ -38,6 +38,7 @@ from dsf.shell.child_processes import die_with_parent
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
 from dsf.shell.files import write_json
+from dsf.shell.interrupts import handle_ending_signals, unwind, unwinding_signal
 
 if TYPE_CHECKING:
     from dsf.runtime.sweeps.scores import DrivenNetwork
@@ -46,6 +47,8 @@ EXIT_BUSY = 75
 """Somebody else works on the job (sysexits.h: try again later)."""
 WAIT = "--wait"
 """Wait for the job's lock instead."""
+PARENT_VARIABLE = "DSF_SWEEP_PARENT"
+"""The process that has started a worker, which ends with it; a cluster's launcher ends it by itself."""
 OWNER_NAME = "owner.json"
 """Who works on the job."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -65,6 +68,7 @@ def work(order: JobOrder, directory: Path, wait: bool) -> int:
         try:
             header = trained(order, directory)
         except Exception as error:
+            require_unsignalled()
             for cell in left:
                 write_failure(directory, cell.facts, reason_of(error))
             return EXIT_FAILED
@@ -94,6 +98,7 @@ def finish(
     try:
         write_json(result_path(directory, cell.key), line_of(cell, header, evaluation, directory, drives))
     except Exception as error:
+        require_unsignalled()
         write_failure(directory, cell.facts, reason_of(error))
         return False
     failure_path(directory, cell.key).unlink(missing_ok=True)
@@ -139,14 +144,14 @@ def trained_by_cql(order: JobOrder, out: Path) -> dict[str, Any]:
 
 
 def read_header(checkpoint: Path) -> dict[str, Any]:
-    """A checkpoint's header."""
-    from safetensors import safe_open
+    """A checkpoint's header.
 
-    from dsf.train.checkpoint import HEADER_KEY
+    Raises:
+        UserError: it is damaged, or another version wrote it.
+    """
+    from dsf.train.checkpoint import load_checkpoint
 
-    with safe_open(checkpoint, framework="numpy") as file:
-        header: dict[str, Any] = json.loads(file.metadata()[HEADER_KEY])
-    return header
+    return load_checkpoint(checkpoint).header
 
 
 def is_scored(header: dict[str, Any], evaluation: Evaluation) -> bool:
@@ -157,9 +162,20 @@ def is_scored(header: dict[str, Any], evaluation: Evaluation) -> bool:
     return bool(header["step"] == steps and any(score["seeds"] == asked for score in header["scores"]))
 
 
+def require_unsignalled() -> None:
+    """An error that a signal has caused, which struck in code written in C, says nothing about a cell.
+
+    Raises:
+        SystemExit: the sweep is being stopped.
+    """
+    if (number := unwinding_signal()) is not None:
+        sys.exit(EXIT_SIGNAL + number)
+
+
 @contextlib.contextmanager
 def _quiet_on_interrupt() -> Iterator[None]:
-    """End quietly where the sweep is stopped."""
+    """End quietly where the sweep is stopped, and take temporary files along."""
+    handle_ending_signals(unwind)
     try:
         yield
     except KeyboardInterrupt:
@@ -173,7 +189,8 @@ def environment_of(threads: int) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """A worker's life."""
-    die_with_parent()
+    parent = os.environ.get(PARENT_VARIABLE, "")
+    die_with_parent(int(parent) if parent.isdigit() else None)
     job = Path(arguments[0])
     try:
         order = JobOrder.read(job)

@@ -12,21 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, Encoder, Outer, Residual, Synapses
+from dsf.export.network.nodes import LIF, Encoder, NetworkError, Outer, Residual, Synapses
 from dsf.export.placement.chips import (
     CHIPS,
     DEFAULT_CHIP,
     LOIHI_1,
     LOIHI_2,
+    NO_LIMITS,
+    Chip,
     Figure,
     Grade,
     Violation,
+    checked,
     get_chip,
     stored_weight_bits,
     unchecked,
     verdict,
     violations,
 )
+from dsf.export.placement.placement import place
 from dsf.shell.errors import UserError
 from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import exportable, random_network
@@ -76,9 +80,33 @@ def test_only_what_is_published_binds() -> None:
     grades: tuple[Grade, ...] = ("published", "vendor brief", "inferred", "inferred", "inferred")
     found = [Violation("node", "rule", 2, 1, grade) for grade in grades]
     assert [item.binds for item in found] == [True, True, False, False, False]
-    assert verdict(found) == "2 published limits broken, and 3 inferred ones"
-    assert verdict(found[:2]) == "2 published limits broken"
-    assert verdict([]) == "0 published limits broken"
+    looked_at = "; 6 published and 6 inferred ones checked, 16 not checked"
+    assert verdict(found, LOIHI_2) == f"2 published limits broken, and 3 inferred ones{looked_at}"
+    assert verdict(found[:2], LOIHI_2) == f"2 published limits broken{looked_at}"
+    assert verdict([], LOIHI_2) == f"0 published limits broken{looked_at}"
+    assert verdict([], LOIHI_1).endswith("; 17 published and 1 inferred ones checked, 3 not checked")
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+def test_what_is_said_to_be_checked_is_noticed(chip: Chip) -> None:
+    """A limit that no network keeps breaks a rule or moves neurons, for every limit that counts as checked."""
+    network = random_network(0)
+    absurd = {"programmable": 0, "weight_exponent_min": 100, "cores": 1, "neurons_per_core": 3}
+    for name in checked(chip):
+        limit: dict[str, Any] = {name: strict(absurd.get(name, -1))}
+        tight = dataclasses.replace(chip, **limit)
+        assert violations(network, tight) != violations(network, chip) or moved(network, tight, chip), name
+    known = {name for name, figure in chip.figures() if figure.value is not None}
+    assert known - set(checked(chip)) <= set(NO_LIMITS)
+
+
+def moved(network: Network, tight: Chip, chip: Chip) -> bool:
+    """Whether the placement on another chip is another one, or none."""
+    try:
+        one, other = (place(network, each) for each in (tight, chip))
+        return (one.chips, len(one.cores)) != (other.chips, len(other.cores))
+    except NetworkError:
+        return True
 
 
 @settings(max_examples=25, deadline=None)

@@ -42,6 +42,9 @@ class Listening(ExportObserver):
 
         yield count
 
+    def undecided(self, rung: Rung, more: int) -> None:
+        self.heard.append(f"undecided {more}")
+
     def measured(self, layers: Sequence[LayerFigures]) -> None:
         self.heard.append("measured")
 
@@ -88,7 +91,9 @@ def test_a_ladder_that_fails_is_heard_and_writes_nothing(
     with pytest.raises(CommandFailed, match="the ladder fails at L0 -> L2 closed loop"):
         export(ExportConfig(run, out=out, episodes=1, max_score_drop=-1e6), observer)
     assert [rung.name for rung in observer.rungs if rung.passed is False] == ["L0 -> L2 closed loop"]
-    assert observer.heard == ["placed", "verifying 2000", "measured", "climbed"] and observer.lanes > 0
+    look = "verifying 2000"  # of one pair there is no interval, of two the one that decides
+    assert observer.heard == ["placed", look, "undecided 1", look, "verifying None", "measured", "climbed"]
+    assert observer.lanes > 0
     assert not out.exists() and capfd.readouterr() == ("", "")
 
 

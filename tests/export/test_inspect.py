@@ -68,7 +68,7 @@ def test_shipped_network_is_printed(chip: Any) -> None:
         *(node.name for node in network.nodes),
         *(rung["summary"] for rung in network.verification["rungs"]),
         *(f"{item.rule} " for item in violations(network, chip)),
-        verdict(violations(network, chip)),
+        verdict(violations(network, chip), chip),
     ):
         assert expected in text
     found = inspect_network(network, chip, digest)

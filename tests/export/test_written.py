@@ -34,6 +34,7 @@ from dsf.testing.random_networks import exportable, random_model, random_network
 
 KINDS = ("loihi", "onnx stream", "onnx window", "onnx float", "nir", "torch")
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"
+RUNG = {"name": "L2 overflow", "passed": True, "summary": "impossible", "details": {}}
 
 
 def write(kind: str, network: Network, path: Path, seed: int = 0, **sizes: Any) -> Target:
@@ -190,11 +191,11 @@ def export(network: Network, folder: Path, netx: Path) -> str:
 def test_netx_writes_the_stages_it_can_say_and_lists_the_rest(tmp_path: Path) -> None:
     network, netx = whole_network(), tmp_path / "deep" / "netx"
     network = changed(network, QKV, weights=np.zeros_like(network[QKV].weights))  # type: ignore[union-attr]
-    said = export(network.with_verification({"rungs": [1]}), tmp_path, netx)
+    said = export(network.with_verification({"rungs": [RUNG]}), tmp_path, netx)
     assert [path.name for path in netx.iterdir()] == [f"{EXPAND}.net"]
     assert "1 dense stages for netx" in said and f"left out: cannot write network node '{QKV}' for netx: all" in said
     with h5py.File(netx / f"{EXPAND}.net") as file:
-        assert json.loads(file["verification"][()]) == {"rungs": [1]}
+        assert json.loads(file["verification"][()]) == {"rungs": [RUNG]}
         assert json.loads(file["provenance"][()]) == network.provenance
     export(network, tmp_path, netx)  # the same stages again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "net.dsf.h5"]

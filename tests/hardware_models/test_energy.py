@@ -66,9 +66,11 @@ def test_counts_by_hand() -> None:
     # The window sends its currents to attention's neuron.
     assert activity.total("graded_messages") == (FEATURES + 5 * WIDTH) * TICKS * 2 + WIDTH * 2
     assert activity.total("host_transfers") == (FEATURES + ACTIONS) * 2
-    assert activity.total("weight_bytes") == activity.total("synaptic_events") + activity.total("macs")
+    products = activity.total("macs") + activity.total("repeated_macs")
+    assert activity.total("weight_bytes") == activity.total("synaptic_events") + products
     assert activity.total("dynamic_operations") == WIDTH * TICKS * 2 + 4 * WINDOW
-    assert activity.total("macs") == WIDTH * FEATURES * TICKS * 2 + ACTIONS * WIDTH * 2
+    assert activity.total("macs") == WIDTH * FEATURES * 2 + ACTIONS * WIDTH * 2
+    assert activity.total("repeated_macs") == WIDTH * FEATURES * (TICKS - 1) * 2
     assert activity.firing_rate == pytest.approx(35 / (neurons * TICKS * 2))
     paper = estimate_energy(activity, load_preset("paper_45nm"))
     events = activity.total("synaptic_events") + activity.total("dynamic_operations")
@@ -77,7 +79,7 @@ def test_counts_by_hand() -> None:
     expected = 23.6 * activity.total("synaptic_events") + 1.7 * activity.total("messages")
     expected += 81 * activity.total("active_updates") + 52 * activity.total("inactive_updates")
     assert loihi.nominal == pytest.approx(expected * 1e-12 / 2)
-    assert set(loihi.unpriced) == {"graded_messages", "dynamic_operations", "macs", "host_transfers"}
+    assert set(loihi.unpriced) == {"graded_messages", "dynamic_operations", "macs", "repeated_macs", "host_transfers"}
     assert set(loihi.included) == {"weight_bytes", "spikes"}
 
 

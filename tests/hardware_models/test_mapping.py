@@ -91,7 +91,8 @@ def test_counts_by_hand() -> None:
     assert activity["encoder"].hops_east_west == activity["r1"].graded_messages == activity["r1"].hops_east_west == 0
     cores = {name: counts.tolist() for name, counts in mapping.core_activity(counter).items()}
     assert cores["synaptic_events"] == [0, 0, 0, 0, 6, 12, 0]
-    assert cores["macs"] == [20, 40, 0, 0, 0, 0, 2 * 3 * 5]
+    assert cores["macs"] == [10, 20, 0, 0, 0, 0, 2 * 3 * 5]
+    assert cores["repeated_macs"] == [10 * (TICKS - 1), 20 * (TICKS - 1), 0, 0, 0, 0, 0]
     assert cores["spikes"] == [0, 0, 3, 3, 0, 0, 0]
     assert cores["messages"] == [0, 0, 6, 6, 0, 0, 0]
     assert cores["active_updates"] == [10, 20, 4, 11, 10, 20, 0]
@@ -305,7 +306,7 @@ def test_a_message_that_cannot_be_held_back_long_enough() -> None:
 
 def test_fit_says_what_would_help() -> None:
     network = read_network(network_path())
-    assert fit(network, LOIHI_2).lines() == ["fits: 28 of 128 cores on 1 chip(s) of Loihi 2"]
+    assert fit(network, LOIHI_2).lines() == ["fits: 28 of 128 cores on 1 chip(s) of Loihi 2 suffice"]
     found = fit(network, LOIHI_1)
     lines = found.lines()
     assert not found.fits and fit(network, LOIHI_1, chips=found.needed_chips).fits

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from dsf.runtime.loop.record import read_recording
 from dsf.runtime.open_engine import open_engine
 from dsf.shell.errors import CommandFailed
 from dsf.tasks import Lane, get_task
-from dsf.testing.command_line import assert_refused
+from dsf.testing.command_line import assert_failed, assert_refused
 from dsf.testing.gym_worlds import ACTION, OBSERVATION
 from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
@@ -129,6 +131,47 @@ def test_success_and_rewards_may_be_numpys(path: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     (episode,) = json.loads(out.read_text())["episodes"]
     assert (episode["success"], episode["shortest"]) == (True, 3)
+    assert json.loads(out.read_text())["success"] == {"rate": 1.0, "reached": 1, "episodes": 1}
+    assert "100.0% (1 of 1 episodes)" in result.stdout
+
+
+MODULE = """
+import gymnasium
+from dsf.testing.gym_worlds import Point
+
+class Mine(Point):
+    def reset(self, **given):
+        import later_here
+        return super().reset(**given)
+
+gymnasium.register("Mine-v0", Mine, max_episode_steps=9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_module_in_the_working_directory_is_found(path: Path, workers: str, tmp_path: Path) -> None:
+    """As ``python -m`` finds it, with what it imports later, and in workers."""
+    (tmp_path / "my_worlds.py").write_text(MODULE)
+    (tmp_path / "later_here.py").write_text("")
+    program = Path(sys.executable).parent / "dsf-sim-run"
+    command = [str(program), str(path), *QUICK, "--env", "my_worlds:Mine-v0", "--episodes", "2", "--workers", workers]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN:UserWarning")  # Gymnasium's own checker says so, too, and goes on
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        ("Longer", "the observation is of shape (12,), not 11 numbers as its space says"),
+        ("Wordy", "the observation is no numbers"),
+        ("TwoRewards", "the reward is no single number"),
+    ],
+)
+def test_an_environment_that_contradicts_its_own_spaces_ends_the_run(path: Path, world: str, words: str) -> None:
+    env_id = f"dsf.testing.gym_worlds:{world}-v0"
+    assert_failed(sim_run(str(path), *QUICK, "--env", env_id), env_id, "seed 0, decision", words)
 
 
 def test_inputs_beyond_the_codecs_range_are_counted_and_named(path: Path, network: Network, tmp_path: Path) -> None:

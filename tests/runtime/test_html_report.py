@@ -29,6 +29,7 @@ HEADINGS = (
     "On the chip: loihi2_derived (grade D)",
     "Layer by layer: loihi2_derived (grade D)",
     "Verification, as written by dsf-export",
+    "Wall time",
     "Where the network comes from",
 )
 

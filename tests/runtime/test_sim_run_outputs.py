@@ -26,6 +26,18 @@ def test_the_report_replaces_no_input(which: str, tmp_path: Path) -> None:
     assert inputs[which].read_bytes() == before
 
 
+def test_a_film_that_fails_costs_nothing_else(tmp_path: Path) -> None:
+    """The film replays the episode in a new environment; the page says why there is none, and has the success rate."""
+    page, out = tmp_path / "page.html", tmp_path / "out.json"
+    world = ("--env", "dsf.testing.gym_worlds:Unrepeatable-v0", "--backend", "fast", "--no-compare")
+    result = run_here(main, "dsf-sim-run", *world, "--html", str(page), "--json", str(out))
+    assert result.returncode == 0, result.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "There is no film: RuntimeError: the robot is &lt;asleep&gt;" in text
+    assert "<b>100.0%</b><span>reached the goal: 1 of 1 episodes</span>" in text
+    assert json.loads(out.read_text())["success"] == {"rate": 1.0, "reached": 1, "episodes": 1}
+
+
 def test_a_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
     """The recording, which is written first, does not fit on the disk; the report does, and the table is printed."""
     out = tmp_path / "out.json"

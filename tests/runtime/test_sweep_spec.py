@@ -91,8 +91,12 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         ("axes: {", "table: {columns: rows}\naxes: {", ("table.columns is rows", "use one of dataset, model")),
         ("axes: {", "table: {baseline: z}\naxes: {", ("table.baseline is z", "use one of a, b")),
         ("seeds: [0, 1]", "evaluation: {episodes: 0}", ("evaluation.episodes is 0", "at least 1")),
-        ("seeds: [0, 1]", "models: {a: {energy: much}}", ("models.a.energy is 'much'", "use one of spiking")),
-        ("seeds: [0, 1]", "models: {a: {precision: int4}}", ("models.a.precision is 'int4'", "use one of fp32, int8")),
+        ("{settings: {model.attention: tssa}}", "{energy: much}", ("models.a.energy is 'much'", "use one of spiking")),
+        (
+            "{settings: {model.attention: tssa}}",
+            "{precision: int4}",
+            ("models.a.precision is 'int4'", "use one of fp32, int8"),
+        ),
         ("export: {bits: 4}", "export: {bits: 4}, precision: int8", ("models.b has both export and precision",)),
         (
             "export: {bits: 4}",

@@ -23,6 +23,7 @@ from dsf.runtime import cli
 from dsf.runtime.loop.closed_loop import checked_per_episode
 from dsf.testing.command_line import assert_refused
 from dsf.testing.gym_worlds import ACTION, OBSERVATION, STARTED_VARIABLE, Failing
+from dsf.testing.leftovers import children_of
 from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
 
@@ -199,6 +200,24 @@ def test_whatever_ends_the_run_leaves_nothing(
     errors = (tmp_path / "errors").read_text().strip().splitlines()
     assert len(errors) == bool(line) and line in "".join(errors), errors
     assert until(lambda: not any(segment.exists() for segment in segments), LIMIT_S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.0, 0.3])
+def test_a_worker_that_dies_while_it_starts_ends_the_run(delay_s: float) -> None:
+    """What it is told, the shipped network among it, is larger than a pipe, whose other end this process holds."""
+    program = Path(sys.executable).parent / "dsf-sim-run"
+    options = ("--backend", "fast", "--episodes", "30", "--workers", "2", "--no-compare", "--parity-decisions", "0")
+    process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert until(lambda: len(children_of(process.pid)) == 3, 60.0)  # with the resource tracker
+        worker = max(children_of(process.pid))
+        time.sleep(delay_s)
+        os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and "died (exit code -9)" in errors and errors.count("\n") == 1, errors
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -47,7 +48,9 @@ main()
 """
 _SUPERVISOR = "from dsf.runtime.lava_backend.supervisor import LavaSupervisor as S"
 ANNOUNCE = {
-    "importing": "from dsf.runtime import __main__ as entry; announce(entry, '_handle', 'importing', after=True)",
+    "importing": (
+        "from dsf.shell import console_script; announce(console_script, 'handle_ending_signals', 'importing', True)"
+    ),
     "starting": f"{_SUPERVISOR}; announce(S, '__enter__', 'starting')",
     "serving": "from multiprocessing.managers import SharedMemoryManager as M; announce(M, 'start', 'serving')",
     "running": "from dsf.tasks.lane import Lane; announce(Lane, 'start', 'running')",
@@ -230,3 +233,23 @@ def break_run(trial: Trial, errors: Path) -> Outcome:
         processes, segments = len(run.processes()), len(run.segments())
         lines = tuple(errors.read_text().strip().splitlines())
         return Outcome(run.process.poll(), lines, seconds, processes, segments)
+
+
+DEATH = 7
+"""Exit code of a worker that dies."""
+
+
+def dies(_connection: Connection) -> None:
+    """At once, without a word."""
+    os._exit(DEATH)
+
+
+def never_listens(_connection: Connection) -> None:
+    """Nobody takes what it is sent."""
+    time.sleep(60.0)
+
+
+def echoes(connection: Connection) -> None:
+    """Sends the length of what it gets, until it gets nothing."""
+    while value := connection.recv():
+        connection.send(len(value))

@@ -106,6 +106,30 @@ class NumpyTold(Point):
         return place, np.float32(reward), fallen, cut, told
 
 
+class Longer(Point):
+    """Shows one number more than its space says."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        place, info = super().reset(seed=seed)
+        return np.append(place, 0.0), info
+
+
+class Wordy(Point):
+    """Shows words from its second step on."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        place, reward, fallen, cut, info = super().step(action)
+        return (place if self.left > 2 else ["fallen"] * OBSERVATION), reward, fallen, cut, info
+
+
+class TwoRewards(Point):
+    """Pays two agents."""
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        place, reward, fallen, cut, info = super().step(action)
+        return place, np.array([reward, reward]), fallen, cut, info
+
+
 class WrongUnits(Point):
     """Observation 2 is far beyond what any codec reaches, from the second one on; observation 5 is no float32."""
 
@@ -151,7 +175,24 @@ class Endless(Point):
         return np.zeros(OBSERVATION), 0.0, False, False, {}
 
 
-OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward)
+class Unrepeatable(Point):
+    """A world that can be reset once, as one behind a wire, and tells of its goal when it is reached, not later."""
+
+    was_reset = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        if Unrepeatable.was_reset:
+            raise RuntimeError("the robot is <asleep>")
+        Unrepeatable.was_reset = True
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        return (*super().step(action)[:4], {"success": float(self.steps == 2)})
+
+
+OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards, Unrepeatable)
 for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,60 @@ def test_a_negative_variance_is_refused_with_the_tensors_name(checkpoint: Checkp
     save_checkpoint(checkpoint.path, checkpoint.tensors, checkpoint.header)
     with pytest.raises(UserError, match=rf"tensor {name.removeprefix('model.')} is negative"):
         load_checkpoint(checkpoint.path).build_model()
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "scores": ([{"seeds": 3}], r"scores\[0\]: seeds is 3, expected a list"),
+    "best": ({"step": "x"}, "best: step is 'x', expected a whole number"),
+    "dataset": ({"id": ["a"]}, r"dataset: id is \['a'\], expected text"),
+    "policy": (["dsformer"], r"policy is \['dsformer'\], expected text"),
+    "quantization": ({"bits": "8"}, r"quantization\.bits is '8', expected true or false"),
+    "step": (-1, "step is -1, expected 0 or more"),
+    "precision": (4, "precision is 4, expected text"),
+    "revision": ("\x1b[2J", r"header\.revision holds control characters"),
+    "rival": ([], r"rival is \[\], expected names and values"),
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_every_field_that_is_read_has_its_type(checkpoint: Checkpoint, field: str) -> None:
+    value, said = WRONG[field]
+    path = rewritten(checkpoint, lambda header: header.update({field: value}))
+    with pytest.raises(UserError, match=f"^{path} is no dsf checkpoint, or is damaged .*{said}"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("blocks", 10**9, "model.blocks is 1000000000: it must be at most 1,024"),
+        ("ticks", 1 << 24, "model.ticks is 16777216: it must be at most 1,024"),
+        ("context", 1 << 24, "model.context is 16777216: it must be at most 16,384"),
+        ("width", 1 << 14, r"its sizes need at least [\d,]+ parameters, and the file holds"),
+        ("blocks", 1_000, r"its sizes need at least [\d,]+ parameters, and the file holds"),
+        ("threshold", 10**400, "model is none of this dsf's"),
+    ],
+)
+def test_sizes_are_held_against_the_tensors_before_anything_is_made(
+    checkpoint: Checkpoint, field: str, value: int, said: str
+) -> None:
+    path, started = rewritten(checkpoint, lambda header: header["model"].update({field: value})), time.process_time()
+    with pytest.raises(UserError, match=f"^{path}: .*{said}"):
+        load_checkpoint(path).build_model()
+    assert time.process_time() - started < 2.0
+
+
+def test_deep_json_is_one_line(checkpoint: Checkpoint) -> None:
+    deep: list[Any] = []
+    for _ in range(200):
+        deep = [deep]
+    path = rewritten(checkpoint, lambda header: header.update(more=deep))
+    with pytest.raises(UserError, match="header has more than 64 levels"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("bits", [1, 40, 10**9])
+def test_a_codec_of_impossible_width_is_refused(checkpoint: Checkpoint, bits: int) -> None:
+    path = rewritten(checkpoint, lambda header: header["codec"].update(bits=bits))
+    with pytest.raises(UserError, match=f"codec's bits is {bits}, expected 4 to "):
+        load_checkpoint(path)

@@ -201,22 +201,38 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_in_place(path: Path, content: bytes) -> None:
+    """Write other bytes under the size and the times of those that are there."""
+    state = path.stat()
+    assert len(content) == state.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
 def test_flat_files_are_reused_until_the_source_changes(minari_store: Path) -> None:
     directory = write_minari([episode(5, 1), episode(7, 2)])
     first = load_dataset(ID)
     assert not first.tokens.flags.writeable and first.tokens.base is not None
     built = the_store(directory / CACHE_NAME)
+    written = built.stat().st_ctime_ns
+    assert load_dataset(ID, DataConfig(top_percent=50.0)).content_hash == first.content_hash
+    assert the_store(directory / CACHE_NAME) == built and built.stat().st_ctime_ns == written
     source = directory / "data" / "main_data.hdf5"
-    state = source.stat()
-    content = source.read_bytes()
-    source.write_bytes(bytes(len(content)))
-    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert load_dataset(ID, DataConfig(top_percent=50.0)).content_hash == first.content_hash  # the source is not read
-    source.write_bytes(content)
-    os.utime(source, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    os.utime(source, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns + 1))
     assert load_dataset(ID).content_hash == first.content_hash
     assert the_store(directory / CACHE_NAME).name != built.name  # one store per dataset: the old one is gone
     assert np.isfinite(first.tokens).all()  # and who has it mapped keeps it
+
+
+def test_a_source_that_is_replaced_under_its_size_and_times_is_read_again(minari_store: Path) -> None:
+    source = write_minari([episode(5, rewards=np.full(5, 2.0))]) / "data" / "main_data.hdf5"
+    first, old = load_dataset(ID), np.full(5, 2.0).tobytes()
+    assert first.episode_returns.tolist() == [10.0]
+    content = source.read_bytes()
+    assert content.count(old) == 1
+    replace_in_place(source, content.replace(old, np.full(5, 3.0).tobytes()))
+    again = load_dataset(ID)
+    assert again.episode_returns.tolist() == [15.0] and again.content_hash != first.content_hash
 
 
 def test_a_changed_task_has_other_flat_files(minari_store: Path) -> None:
@@ -361,11 +377,12 @@ print(data.tokens.nbytes + data.actions.nbytes)
 @pytest.mark.slow
 def test_a_dataset_larger_than_memory_is_built_and_sampled(minari_store: Path) -> None:
     allowed = 48 << 20
-    long_episode = episode(20_000)
+    last = np.arange(4000) == 3999
+    long_episode = episode(4000, terminations=~last & last, truncations=last)
     directory = write_minari([long_episode])
     dataset = minari.load_dataset(ID)
     while (directory / "data" / "main_data.hdf5").stat().st_size < 200 << 20:
-        dataset.update_dataset_from_buffer([long_episode] * 10)
+        dataset.update_dataset_from_buffer([long_episode] * 50)
     script = MEMORY_SCRIPT.replace("ALLOWED", str(allowed)).replace("DATASET", repr(ID))
     # One thread: every other one's stack and heap would count.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -524,6 +541,17 @@ def test_goal_observations_become_flat(minari_store: Path) -> None:
     data = load_dataset(ID)
     assert data.task.observation_keys == ("observation", "desired_goal")
     assert data.tokens[0, :6].tolist() == [0, 0, 0, 0, 2, 2]
+
+
+def test_a_set_that_never_ends_is_no_set_of_one_episode(minari_store: Path) -> None:
+    """D4RL's mazes have a single episode of millions of steps, with a flag nowhere."""
+    size = 4000
+    parts = {"observation": np.zeros((size + 1, 4)), "desired_goal": np.zeros((size + 1, 2))}
+    never = episode(size, observations=parts, actions=np.zeros((size, 2)), terminations=np.zeros(size, bool))
+    space: dict[str, gymnasium.Space[Any]] = {name: unlimited(values.shape[1]) for name, values in parts.items()}
+    write_minari([never], "PointMaze_UMaze-v3", Dict(space), PLANE)
+    with pytest.raises(UserError, match="episode 0 has 4,000 steps, and one of task 'pointmaze-umaze' ends after 300"):
+        load_dataset(ID)
 
 
 @dataclass

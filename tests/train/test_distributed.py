@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, trained
+from dsf.testing.command_line import assert_refused
+from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, metrics, train_here, trained
 from dsf.train.checkpoint import CHECKPOINT_NAME, load_checkpoint
 from dsf.train.run_directory import LOSS
 
@@ -74,6 +77,51 @@ def test_batch_that_ranks_cannot_share_is_refused(tiny_store: Path, tmp_path: Pa
     line = "dsf-train: --batch-size is 7: it must be a multiple of 2 processes"
     assert set(messages(done.stderr)) == {line}
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("leftovers", "words"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, RANK is not set"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is many"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK is 2"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "x"}, "MASTER_PORT is not set"),
+    ],
+)
+def test_what_another_program_has_left_of_torchruns_variables_is_refused(
+    leftovers: dict[str, str], words: str, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in leftovers.items():
+        monkeypatch.setenv(name, value)
+    assert_refused(train_here(HOPPER, "--out", str(tmp_path / "run"), *TINY), words, "unset WORLD_SIZE")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_signal_ends_the_wait_for_processes_that_do_not_come(rank: str, tiny_store: Path, tmp_path: Path) -> None:
+    """Torch waits in C++, where no signal of Python's arrives: rank 0 to be called, the others for its answer."""
+    left = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1"}
+    command = [str(SCRIPTS / "dsf-train"), HOPPER, "--out", str(tmp_path / "run"), *TINY]
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        left["MASTER_PORT"] = str(silent.getsockname()[1])
+        if rank == "0":
+            silent.close()
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **left})
+        if rank == "0":
+            while not (tmp_path / "run").exists():  # it is held from just before the wait on
+                assert process.poll() is None
+                time.sleep(0.05)
+        else:
+            silent.settimeout(TIMEOUT_S)
+            stack.enter_context(silent.accept()[0])
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.terminate()
+        _, errors = process.communicate(timeout=20.0)
+    assert (process.returncode, errors) == (143, "dsf-train: ended by SIGTERM\n")
+    assert time.monotonic() - begun < 5.0 and not (tmp_path / "run").exists()
 
 
 def descendants(parent: int) -> list[int]:

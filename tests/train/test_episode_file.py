@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dsf.train.data.collect import write_dataset
-from dsf.train.data.episode_file import FILE_NAME
 from dsf.train.data.hdf5_calls import GroupWriter
 from dsf.train.data.maze_sets import MazeSet
 from dsf.train.data.maze_walks import collect_mazes
+from dsf.train.data.names import FILE_NAME
 
 MAZE_SET = MazeSet()
 INTERRUPTED = """

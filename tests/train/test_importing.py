@@ -74,7 +74,8 @@ def test_npz_becomes_a_genuine_minari_dataset(minari_store: Path, tmp_path: Path
 
 
 def test_hdf5_is_read_with_and_without_final_observations(minari_store: Path, tmp_path: Path) -> None:
-    following = np.random.default_rng(1).normal(size=(12, 11)).astype(np.float32)
+    following = np.roll(steps(("a", "b"))["observations"], -1, axis=0)
+    following[[4, 7, 11]] += 1.0
     whole = import_file(hdf5(tmp_path / "whole.hdf5", next_observations=following), "dsf/a-v0", "hopper", False)
     assert whole.notes == ()
     assert np.array_equal(whole.episodes[1].observations[-1], following[7].astype(np.float64))

@@ -292,7 +292,7 @@ def expected_spikes() -> tuple[Tensor, Tensor]:
     [
         ({"CC": "no-such-compiler", "PATH": "/nowhere"}, "no C compiler 'no-such-compiler'"),
         ({"CC": "false"}, "false failed"),
-        ({"CC": "true"}, "could not be stored or loaded"),
+        ({"CC": "true"}, "true failed: it wrote nothing"),
     ],
 )
 def test_without_a_working_compiler_neurons_compute_the_same_and_training_says_so(
@@ -339,6 +339,12 @@ def test_a_library_that_was_cut_short_or_changed_is_built_again(tmp_path: Path) 
     for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         library.write_bytes(damaged)
         assert loaded().read_bytes() == whole
+    elsewhere = tmp_path / "elsewhere.so"
+    elsewhere.write_bytes(whole)
+    for replace in (lambda: library.symlink_to(elsewhere), lambda: os.mkfifo(library)):
+        library.unlink()
+        replace()
+        assert loaded().read_bytes() == whole and not library.is_symlink() and library.is_file()
 
 
 @pytest.mark.slow
@@ -349,6 +355,7 @@ def test_a_cache_that_others_can_write_is_not_loaded_from(tmp_path: Path) -> Non
     output, errors = start_process(tmp_path / "found.pt", tmp_path / "cache").communicate(timeout=SUBPROCESS_TIMEOUT_S)
     assert output.startswith("kernels loaded"), errors
     assert list(cache.iterdir()) == []
+    assert errors == f"note: {cache} belongs to another user, or others can write to it: every command compiles again\n"
 
 
 @pytest.mark.slow

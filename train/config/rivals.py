@@ -14,6 +14,9 @@ Activation = Literal["relu", "gelu"]
 EvaluationPrecision = Literal["fp32", "int8"]
 """What a trained model is scored at; training is apart."""
 
+LARGEST_SIZE = 1 << 16
+"""Of a rival: channels, heads, tokens."""
+
 RIVAL_NAMES: dict[PolicyKind, str] = {
     "dt": "Decision Transformer",
     "bc": "behaviour cloning (MLP)",
@@ -78,8 +81,8 @@ class RivalConfig:
             raise UserError(f"rival.activation is {self.activation!r}: use one of {', '.join(get_args(Activation))}")
         for name in ("width", "mlp_hidden", "heads", "fourier_window", "fourier_modes"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"rival.{name} is {value!r}: it must be a whole number, at least 1")
+            if value is not None and not (type(value) is int and 1 <= value <= LARGEST_SIZE):
+                raise UserError(f"rival.{name} is {value!r}: it must be a whole number, 1 to {LARGEST_SIZE:,}")
         if not (isinstance(self.dropout, (int, float)) and 0.0 <= self.dropout < 1.0):
             raise UserError(f"rival.dropout is {self.dropout!r}: it is a share, 0 up to but not 1")
         if self.width is not None and self.width % self.heads:

@@ -10,7 +10,7 @@ from dsf.shell.errors import UserError
 
 StrlAttention = Literal["bidirectional", "causal"]
 StrlNeurons = Literal["on", "off"]
-
+MOST_TICKS = 1 << 10
 ADDED_TO_STRL = {"neurons": "on"}
 """Fields younger than the first published scores, with what the models were that do not name them."""
 
@@ -40,8 +40,8 @@ class StrlConfig:
             raise UserError(f"rival.strl.attention is {self.attention!r}: use {' or '.join(get_args(StrlAttention))}")
         if self.neurons not in get_args(StrlNeurons):
             raise UserError(f"rival.strl.neurons is {self.neurons!r}: use {' or '.join(get_args(StrlNeurons))}")
-        if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or self.ticks < 1:
-            raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, at least 1")
+        if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or not 1 <= self.ticks <= MOST_TICKS:
+            raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, 1 to {MOST_TICKS:,}")
         for name, least in (("tau", 1.0), ("threshold", 0.0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):

@@ -34,6 +34,8 @@ CONFIG_NAME = "config.json"
 MIN_INPUT_BITS = 4
 UNQUANTIZED = 0
 """Value of model.input_bits for tokens that enter as standardised floats."""
+LARGEST = {"width": 1 << 14, "blocks": 1 << 10, "ticks": 1 << 10, "context": 1 << 14, "mlp_ratio": 1 << 6}
+"""Far beyond what fits a chip or a day; a checkpoint's header may ask for any number."""
 SDSA3_SCALE = 0.125
 """Factor on SDSA-3's sum before its neuron, as in Spike-driven Transformer v2's code (Yao et al., ICLR 2024)."""
 FEATURES_PER_UNIT = 8
@@ -115,6 +117,9 @@ class ModelConfig:
         for name in ("width", "blocks", "ticks", "context", "window", "mlp_ratio", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        for name, limit in LARGEST.items():
+            if getattr(self, name) > limit:
+                raise UserError(f"model.{name} is {getattr(self, name)}: it must be at most {limit:,}")
         if self.window > self.context:
             raise UserError(f"model.window is {self.window}, longer than model.context {self.context}: shorten it")
         if self.width % self.heads:
@@ -306,7 +311,9 @@ class TrainConfig:
     eval_episodes: int = 10
     """Closed-loop episodes per evaluation and target return; 0 leaves the run unscored."""
     eval_targets: tuple[float, ...] = ()
-    """Returns to ask for (reward units); none means the task's own."""
+    """Returns to ask for (reward units). None means the task's declared ones for the paper's datasets (dsf-data list)
+    and those of dsf-data collect, and for any other what its episodes hold: the 90 % quantile of their returns, then
+    the median."""
     eval_seed: int = 1_000
     """Reset seed of the first evaluation episode. Reported scores use other seeds than this."""
     resume: bool = False

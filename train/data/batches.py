@@ -6,14 +6,15 @@ distributed run can draw the same global batch and take its own share.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dsf.shell.processes.background import Background
 from dsf.train.data.dataset import OfflineDataset, sample_windows
 from dsf.train.quantization.codec import InputCodec
 
@@ -75,10 +76,11 @@ class BatchSource:
 
     def from_step(self, first: int, last: int) -> Iterator[Batch]:
         """Batches of the steps ``first`` .. ``last - 1``, each drawn while the one before is in use."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsf-batches") as pool:
-            ahead = pool.submit(self.draw, first)
+        thread: Background[Batch] = Background("dsf-batches")
+        with thread:
+            thread.begin(functools.partial(self.draw, first))
             for step in range(first, last):
-                batch = ahead.result()
+                batch = thread.answer()
                 if step + 1 < last:
-                    ahead = pool.submit(self.draw, step + 1)
+                    thread.begin(functools.partial(self.draw, step + 1))
                 yield batch

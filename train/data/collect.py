@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 from minari.data_collector import EpisodeBuffer
 
-from dsf.shell.child_processes import die_with_parent, start_method_kept
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
+from dsf.shell.processes.workers import WorkerDied, crew, speaking, told
 from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.data.episode_file import append_episodes
-from dsf.train.data.minari_store import store_path
+from dsf.train.data.minari_store import minari_store, store_directory, store_path
 from dsf.train.data.recipes import RECIPES, Recipe, get_recipe
 
 EPISODE_BYTES, GROWTH = 24_000, 1.5
@@ -71,34 +64,37 @@ def collect_episodes(
     ]
     if min(workers, count) == 1:
         return [episode for share in shares for episode in _share_episodes(share, on_step)]
-    # Started afresh, not forked: the caller may be running threads (a progress bar, torch).
-    context = multiprocessing.get_context("spawn")
-    episodes: list[EpisodeBuffer] = []
-    with start_method_kept(), ProcessPoolExecutor(min(workers, count), context, _start_worker, (os.getpid(),)) as pool:
-        main = threading.current_thread() is threading.main_thread()
+    made: dict[int, list[EpisodeBuffer]] = {}
+    waiting = list(enumerate(shares))
+    try:
+        with crew(_work, min(workers, count)) as started:
+            for worker in started:
+                worker.send(waiting.pop(0))
+            busy = list(started)
+            while busy:
+                for worker in speaking(busy):
+                    index, answer = worker.receive()
+                    if isinstance(answer, Exception):
+                        raise answer
+                    made[index] = answer
+                    for _ in range(shares[index].steps):
+                        on_step()
+                    if not waiting:
+                        busy.remove(worker)
+                    worker.send(waiting.pop(0) if waiting else None)
+    except WorkerDied as death:
+        raise CommandFailed(f"{death} of --workers {workers}: try fewer, memory may be short") from None
+    return [episode for index in range(count) for episode in made[index]]
+
+
+def _work(connection: Connection) -> None:
+    """A worker's life: shares come in, their episodes go out."""
+    for index, share in iter(connection.recv, None):
         try:
-            # An exception while a worker is being started would leave it half told what to do, and it would print that.
-            with interrupts_deferred() if main else contextlib.nullcontext(), terminal_signals_held():
-                answers = pool.map(_share_episodes, shares)
-            for made, share in zip(answers, shares):
-                episodes += made
-                for _ in range(share.steps):
-                    on_step()
-        except BrokenProcessPool:
-            raise CommandFailed(
-                f"a worker process of --workers {workers} died: try fewer, memory may be short"
-            ) from None
-        except BaseException:
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-    return episodes
-
-
-def _start_worker(parent: int) -> None:
-    """End with the parent, and leave Ctrl-C, which a terminal sends to every process, to it."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+            answer: list[EpisodeBuffer] | Exception = _share_episodes(share)
+        except Exception as error:
+            answer = told(error, "a worker")
+        connection.send((index, answer))
 
 
 def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -> list[EpisodeBuffer]:
@@ -175,10 +171,7 @@ def require_free_place(dataset_id: str, overwrite: bool) -> Path:
     Raises:
         UserError: one is there already and ``overwrite`` is false.
     """
-    store = Path(store_path())
-    if store.exists() and not store.is_dir():
-        raise UserError(f"MINARI_DATASETS_PATH is {store}, which is no directory: set it to one")
-    final = store / dataset_id
+    final = store_directory() / dataset_id
     if final.exists() and not overwrite:
         raise UserError(f"dataset '{dataset_id}' exists in {store_path()}: pass --overwrite to replace it")
     return final
@@ -191,6 +184,7 @@ def write_dataset(
     overwrite: bool,
     facts: Mapping[str, Any] | None = None,
     on_episode: Callable[[int], None] | None = None,
+    max_steps: int | None = None,
 ) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
 
@@ -202,6 +196,7 @@ def write_dataset(
         facts: more for Minari's metadata, as JSON can hold it.
         on_episode: given for many short episodes of flat observations, which are then written by
             :func:`~dsf.train.data.episode_file.append_episodes`; called with the number of those written since.
+        max_steps: horizon to state, where episodes may be longer than the task's.
 
     Raises:
         OSError: the store cannot be written.
@@ -211,7 +206,7 @@ def write_dataset(
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with scratch_directory(Path(store_path()), ".collect-") as staging:
-            _write(destination, episodes, description, staging, facts or {}, on_episode)
+            _write(destination, episodes, description, staging, facts or {}, on_episode, max_steps)
             for level in PurePosixPath(destination.dataset_id).parents:
                 metadata = staging / level / "namespace_metadata.json"
                 target = Path(store_path()) / level / metadata.name
@@ -237,6 +232,7 @@ def _write(
     staging: Path,
     facts: Mapping[str, Any],
     on_episode: Callable[[int], None] | None,
+    max_steps: int | None,
 ) -> None:
     """Write a Minari dataset into an empty store."""
     import minari
@@ -244,10 +240,10 @@ def _write(
     task = get_task(destination.task)
     if on_episode is None:
         _require_room(episodes, staging)
-    with _minari_store(str(staging)), warnings.catch_warnings():
+    with minari_store(str(staging)), warnings.catch_warnings():
         # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
         warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
-        env = task.make_env()
+        env = replace(task, max_steps=max(task.max_steps, max_steps or 0)).make_env()
         dataset = minari.create_dataset_from_buffers(
             destination.dataset_id,
             episodes if on_episode is None else [],
@@ -283,17 +279,3 @@ def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:  # some C libraries do not help file systems that cannot do it
                     raise
-
-
-@contextmanager
-def _minari_store(path: str) -> Iterator[None]:
-    """Point Minari at another store for a while; it reads this variable on every call."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = path
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before

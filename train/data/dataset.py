@@ -21,12 +21,16 @@ import numpy.typing as npt
 from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
 from dsf.tasks import Task
-from dsf.tasks.registry import task_for_env
+from dsf.tasks.data_returns import RETURNS_FACT, DataReturns, held_targets
+from dsf.tasks.registry import ENVIRONMENT_FACT, get_task
 from dsf.train.config.training import DataConfig
 from dsf.train.data import flat_store
+from dsf.train.data.env_spec import recorded_task, registered_task
 from dsf.train.data.flat_store import FlatStore
 from dsf.train.data.flatten import check_spaces, flat_episodes
+from dsf.train.data.minari_files import HDF5, recorded_episodes
 from dsf.train.data.minari_store import open_minari, store_path, user_cache_path
+from dsf.train.data.registry import has_declared_targets
 from dsf.train.quantization.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
 
 CACHE_NAME = ".dsf-cache"
@@ -47,7 +51,7 @@ class OfflineDataset:
 
     Attributes:
         dataset_id: Minari id.
-        task: the task whose environment produced the data.
+        task: the task whose environment produced the data; its targets are the data's own, unless declared ones hold.
         content_hash: SHA-256 over all episodes' arrays.
         tokens: (steps, features) observation, previous action (zeros at a start), return-to-go / scale.
         actions: (steps, action_size) what the behaviour policy did; one-hot where the task is discrete.
@@ -75,6 +79,21 @@ class OfflineDataset:
     def episode_returns(self) -> FloatArray:
         """Returns of the kept episodes, (kept episodes,), reward units."""
         return self.returns[self.kept]
+
+    @property
+    def data_returns(self) -> DataReturns:
+        """What the kept episodes returned, and the targets where they are not the registered task's."""
+        returns, targets = self.episode_returns, self.task.target_returns
+        declared = targets == get_task(self.task.name).target_returns
+        return DataReturns(float(returns.min()), float(returns.max()), () if declared else targets)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of them, beside the task's name, for :func:`dsf.tasks.registry.described_task`."""
+        facts: dict[str, Any] = {RETURNS_FACT: self.data_returns.to_json()}
+        if self.task.recorded is not None:
+            facts[ENVIRONMENT_FACT] = self.task.recorded.to_json()
+        return facts
 
     @property
     def steps(self) -> int:
@@ -173,25 +192,40 @@ def load_dataset(
     spec = dataset.env_spec
     if spec is None:
         raise UserError(f"dataset '{dataset_id}' does not name its environment: it cannot be used for a task")
-    task = task_for_env(spec.id, spec.kwargs)
+    task = registered_task(dataset_id, spec)
     check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
+    horizon = max(task.max_steps, spec.max_episode_steps or 0)
+    task = recorded_task(dataset_id, task, spec, dataset.storage.metadata)
     directory = Path(store_path()) / dataset_id
     fingerprint = source_fingerprint(directory, task)
 
+    data, stated = directory / "data", dataset.storage.FORMAT
+
     def write(place: Path) -> None:
-        episodes = flat_episodes(dataset_id, task, dataset.iterate_episodes() if written is None else written)
+        recorded: Iterable[Any] = written if written is not None else dataset.iterate_episodes()
+        if written is None and stated == HDF5:
+            recorded = recorded_episodes(dataset_id, data, task, len(dataset))
+        episodes = flat_episodes(dataset_id, task, recorded, horizon=horizon)
         flat_store.write_store(place, episodes, task.observation_size + task.action_size + 1, task.action_size)
         if source_fingerprint(directory, task) != fingerprint:
             raise UserError(f"dataset '{dataset_id}' changed while it was read: run the command again")
 
-    places = (directory / CACHE_NAME, user_cache_path() / dataset_id)
+    of_user = user_cache_path()
+    places = [directory / CACHE_NAME, *([] if of_user is None else [of_user / dataset_id])]
     store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
     return configure(dataset_id, task, store, config)
 
 
 def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig) -> OfflineDataset:
-    """What a run takes from a store."""
+    """What a run takes from a store.
+
+    The task's declared targets hold for the paper's datasets and those that ship, in the task's own environment; all
+    others get theirs from the kept episodes.
+    """
     kept = best_episodes(store.returns, config.top_percent)
+    returns = store.returns[kept]
+    declared = task.recorded is None and has_declared_targets(dataset_id)
+    task = task.with_data(float(returns.min()), float(returns.max()), () if declared else held_targets(returns))
     return OfflineDataset(
         dataset_id=dataset_id,
         task=task.delayed() if config.delayed_reward else task,  # scores must be conditioned as training was
@@ -239,4 +273,6 @@ def source_fingerprint(directory: Path, task: Task) -> str:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     states = [[str(path.relative_to(source)), *flat_store.file_state(path)] for path in files]
     sizes = [task.observation_size, task.action_size, task.return_scale, task.discrete, task.observation_keys]
+    if task.recorded is not None and task.recorded.low:
+        sizes += [task.recorded.low, task.recorded.high]
     return flat_store.checksum([flat_store.FORMAT, sizes, states])

@@ -17,8 +17,8 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.hdf5_image import hdf5_image
 from dsf.train.data.hdf5_calls import GroupWriter
+from dsf.train.data.names import FILE_NAME
 
-FILE_NAME = "main_data.hdf5"
 FORMAT = ("v108", "v108")
 """HDF5 1.8's (2008), read by everything since: groups without tables of their own, 1 kB less per episode."""
 GROWTH_BYTES = 1 << 24

@@ -2,7 +2,12 @@
 
 The files are derived from a Minari dataset and may be deleted at any time. A store is a directory named after a
 fingerprint of its source. It is written under another name and renamed when it is whole, and it is believed only while
-its metadata (which carry their own checksum) agree with the size and the modification time of every file in it.
+
+- its metadata are signed with a key that this user alone has (:mod:`dsf.train.data.user_places`), together with the
+  fingerprint: a store that came with a dataset, or belonged to another one, is built again;
+- they agree with the state of every file in it: size, inode, and the times of its last change, of which one
+  (``st_ctime``) no program can set;
+- it is this user's directory, and no link. Links and other people's directories are left alone, for another place.
 """
 
 from __future__ import annotations
@@ -10,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import hmac
 import json
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +31,16 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
+from dsf.train.data.user_places import cache_key
 from dsf.train.quantization.codec import summarise_parts
 
-FORMAT = 2
+FORMAT = 3
 """Raise it with every change to what the files hold: stores of another format are built again."""
 METADATA_NAME = "metadata.json"
+SIGNATURE_NAME = "signature"
 LOCK_NAME = "lock"
+LARGEST_METADATA = 1 << 16
+"""Bytes of a store's metadata; they take about 1,000."""
 ARRAY_NAMES = ("tokens", "actions", "starts", "returns", "summaries")
 
 
@@ -145,7 +157,7 @@ def write_store(directory: Path, batches: Iterable[FlatEpisodes], features: int,
     metadata = {
         "content_hash": digest.hexdigest(),
         "out_of_range": out_of_range,
-        "files": {name: file_state(directory / f"{name}.npy") for name in ARRAY_NAMES},
+        "files": {name: own_file_state(directory / f"{name}.npy") for name in ARRAY_NAMES},
     }
     with (directory / METADATA_NAME).open("w") as file:
         json.dump({**metadata, "checksum": checksum(metadata)}, file)
@@ -154,9 +166,27 @@ def write_store(directory: Path, batches: Iterable[FlatEpisodes], features: int,
 
 
 def file_state(path: Path) -> list[int]:
-    """Size in bytes and time of modification in nanoseconds."""
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
+    """What changes whenever a file does: size in bytes, times of modification and of change in nanoseconds, inode.
+
+    Raises:
+        OSError: it is missing, or no file.
+    """
+    return _state(path.stat(), path)
+
+
+def own_file_state(path: Path) -> list[int]:
+    """The same of a file that is no link.
+
+    Raises:
+        OSError: it is missing, or no file.
+    """
+    return _state(path.lstat(), path)
+
+
+def _state(found: os.stat_result, path: Path) -> list[int]:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no file")
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def checksum(values: Any) -> str:
@@ -171,16 +201,16 @@ def open_store(directory: Path) -> FlatStore:
         DamagedStore: it is missing, incomplete or altered.
     """
     try:
-        metadata = json.loads((directory / METADATA_NAME).read_text())
+        metadata = json.loads(_content(directory / METADATA_NAME))
         if metadata.pop("checksum") != checksum(metadata):
             raise DamagedStore(f"{directory}: {METADATA_NAME} was altered")
         for name, state in metadata["files"].items():
-            if file_state(directory / f"{name}.npy") != state:
+            if own_file_state(directory / f"{name}.npy") != state:
                 raise DamagedStore(f"{directory}: {name}.npy was altered")
         # A plain view of the map indexes faster than numpy's memmap class, and keeps it alive.
         arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAY_NAMES}
         store = FlatStore(content_hash=metadata["content_hash"], out_of_range=metadata["out_of_range"], **arrays)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedStore(f"{directory}: {error}") from None
     if not is_consistent(store):
         raise DamagedStore(f"{directory}: its arrays do not fit together")
@@ -200,11 +230,65 @@ def is_consistent(store: FlatStore) -> bool:
     )
 
 
+def _content(path: Path) -> bytes:
+    """A small file's content.
+
+    Raises:
+        OSError: it is missing, a link, no file, or larger than any of ours.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe must not keep anybody waiting
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_METADATA:
+            raise OSError(f"{path} is none of ours")
+        return file.read(LARGEST_METADATA)
+
+
+def signature(directory: Path, fingerprint: str) -> bytes:
+    """What only this user can compute of a store's metadata and of the source that they belong to.
+
+    Raises:
+        OSError: there are no metadata.
+    """
+    text = fingerprint.encode() + b"\n" + _content(directory / METADATA_NAME)
+    return hmac.new(cache_key(), text, hashlib.sha256).hexdigest().encode()
+
+
+def _sign(directory: Path, fingerprint: str) -> None:
+    with (directory / SIGNATURE_NAME).open("wb") as file:
+        file.write(signature(directory, fingerprint))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def require_own_directory(path: Path) -> None:
+    """Refuse a directory that is a link, or another user's, whose stores must not be removed.
+
+    Some file systems give everything to one user, whoever makes it: then what is made in the directory has its owner.
+
+    Raises:
+        OSError: it is missing, a link, no directory, or another user's.
+    """
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise OSError(f"{path} is a link, or no directory")
+    if found.st_uid != os.geteuid():
+        with tempfile.TemporaryDirectory(dir=path, prefix=".owner-") as made:
+            if os.lstat(made).st_uid != found.st_uid:
+                raise OSError(f"{path} is another user's directory")
+
+
 def find_store(place: Path, fingerprint: str) -> FlatStore | None:
-    """The whole store of this fingerprint in ``place``, if there is one."""
+    """The whole store of this fingerprint in ``place``, if there is one that this user has made."""
+    directory = place / fingerprint
     try:
-        return open_store(place / fingerprint)
-    except DamagedStore:
+        require_own_directory(place)
+        if directory.is_symlink():
+            return None
+        if not hmac.compare_digest(_content(directory / SIGNATURE_NAME), signature(directory, fingerprint)):
+            return None
+        return open_store(directory)
+    except (OSError, DamagedStore):
         return None
 
 
@@ -245,6 +329,7 @@ def build_store(place: Path, fingerprint: str, write: Callable[[Path], None]) ->
         OSError: the place cannot be written, or is full.
     """
     place.mkdir(parents=True, exist_ok=True)
+    require_own_directory(place)
     with locked(place / LOCK_NAME):
         store = find_store(place, fingerprint)
         if store is not None:
@@ -252,12 +337,15 @@ def build_store(place: Path, fingerprint: str, write: Callable[[Path], None]) ->
         # Nobody else builds here now, so what is left is outdated, damaged, or of a process that was killed.
         # Who has an old store mapped keeps it: the system frees a deleted file with its last map.
         for left_over in place.iterdir():
-            if left_over.is_dir():
+            if left_over.is_symlink():
+                left_over.unlink()
+            elif left_over.is_dir():
                 shutil.rmtree(left_over)
         partial = place / f".{fingerprint}.partial"
         partial.mkdir()
         try:
             write(partial)
+            _sign(partial, fingerprint)
             partial.rename(place / fingerprint)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -270,6 +358,9 @@ def build_store(place: Path, fingerprint: str, write: Callable[[Path], None]) ->
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock that the system releases with the process, however it ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.tasks import Task
+from dsf.train.data.episode_ends import require_possible
 from dsf.train.data.flat_store import FlatEpisodes
 from dsf.train.data.minari_store import unreadable
 
@@ -74,7 +75,7 @@ class EpisodeArrays:
 
 
 def flat_episodes(
-    dataset_id: str, task: Task, recorded: Iterable[Any], batch_steps: int = BATCH_STEPS
+    dataset_id: str, task: Task, recorded: Iterable[Any], batch_steps: int = BATCH_STEPS, horizon: int | None = None
 ) -> Iterator[FlatEpisodes]:
     """Read a Minari dataset's episodes, and flatten some at a time.
 
@@ -83,16 +84,22 @@ def flat_episodes(
         task: whose observations and actions they hold.
         recorded: Minari's episodes.
         batch_steps: episodes are flattened together until they have so many steps; nothing else depends on it.
+        horizon: steps after which the dataset's environment cuts an episode (default: the task's).
 
     Raises:
-        UserError: it cannot be read, has no episodes, or one of them is wrong: the first one.
+        UserError: it cannot be read, has no episodes, or one of them is wrong: the first one; or it is too long to be
+            one, which is said last.
     """
     batch: list[EpisodeArrays] = []
+    lengths: list[int] = []
+    flags: list[tuple[bool, bool]] = []
     steps, number = 0, -1
     try:
         for number, episode in enumerate(readable(dataset_id, recorded)):
             batch.append(episode_arrays(f"dataset '{dataset_id}', episode {number}", task, episode))
             steps += len(batch[-1].actions)
+            lengths.append(len(batch[-1].actions))
+            flags.append((bool(batch[-1].ends[0][-1]), bool(batch[-1].ends[1][-1])))
             if steps >= batch_steps:
                 yield flatten(task, batch)
                 batch, steps = [], 0
@@ -104,6 +111,7 @@ def flat_episodes(
         yield flatten(task, batch)
     elif number < 0:
         raise UserError(f"dataset '{dataset_id}' has no episodes")
+    require_possible(dataset_id, task, lengths, flags, task.max_steps if horizon is None else horizon)
 
 
 def readable(dataset_id: str, recorded: Iterable[Any]) -> Iterator[Any]:
@@ -116,6 +124,8 @@ def readable(dataset_id: str, recorded: Iterable[Any]) -> Iterator[Any]:
     while True:
         try:
             episode = next(episodes, None)
+        except UserError:
+            raise
         except Exception as error:  # h5py and pyarrow have their own for each way in which a file can be damaged
             raise unreadable(dataset_id, error) from None
         if episode is None:
@@ -143,6 +153,8 @@ def episode_arrays(where: str, task: Task, episode: Any) -> EpisodeArrays:
         ("observations", found.observations, (steps + 1, task.observation_size)),
         ("actions", found.actions, (steps,) if task.discrete else (steps, task.action_size)),
         ("rewards", found.rewards, (steps,)),
+        ("terminations", found.ends[0], (steps,)),
+        ("truncations", found.ends[1], (steps,)),
     )
     for name, values, shape in expected:
         if values.shape != shape:
@@ -152,6 +164,14 @@ def episode_arrays(where: str, task: Task, episode: Any) -> EpisodeArrays:
             )
         if values.dtype.kind not in "biuf":
             raise UserError(f"{where}: {name} holds a value that is not finite; clean the dataset first")
+    for name, flag in zip(("terminations", "truncations"), found.ends):
+        if flag.dtype != np.bool_ and not np.isin(flag, (0, 1)).all():
+            raise UserError(f"{where}: {name} holds a value that is neither 0 nor 1; clean the dataset first")
+        if flag[:-1].any():
+            raise UserError(
+                f"{where}: {name} is set at step {np.argmax(flag)} of {steps}, before the last: write the dataset "
+                "again with an episode that ends there, or without that flag"
+            )
     return found
 
 
@@ -182,7 +202,7 @@ def _flattened(task: Task, episodes: Sequence[EpisodeArrays]) -> FlatEpisodes:
     lengths = np.array([len(episode.actions) for episode in episodes])
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    vectors = one_hot(where, task, actions) if task.discrete else actions
+    vectors = one_hot(where, task, actions) if task.discrete else task.policy_actions(actions)
     rows = np.empty((len(vectors), task.observation_size + task.action_size + 1))
     observed, previous, to_go = rows[:, : task.observation_size], rows[:, task.observation_size : -1], rows[:, -1]
     # The closed loop executes actions clipped, and its tokens say so; recorded ones may lie outside (Adroit's humans).

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import Task, get_task
-from dsf.tasks.registry import task_for_env
-from dsf.train.data.minari_store import one_line
+from dsf.tasks.recorded import SHOWN_ID, UNSHOWN
+from dsf.tasks.registry import same_robot, task_for_env
+from dsf.train.data.env_spec import TAKEN_FOR
+from dsf.train.data.episode_ends import EpisodeEnds, find_ends
 from dsf.train.data.names import DATASET_ID
+from dsf.train.data.step_files import ENVIRONMENT, Arrays, read_arrays
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-ZIP_MAGIC, HDF5_MAGIC = b"PK", b"\x89HDF"
-STEP_ARRAYS = ("observations", "actions", "rewards")
-NPZ_ENDS, HDF5_ENDS = ("terminations", "truncations"), ("terminals", "timeouts")
-OPTIONAL_ARRAYS = ("final_observations", "next_observations", "env_id")
 FOREIGN_NAMESPACES = ("D4RL", "mujoco")
 """Namespaces of Minari's hub: an imported set there would pass for the real one."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`; ``notes`` say what was changed."""
+    """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`.
+
+    ``notes`` say what was changed; ``facts`` are for the dataset's metadata.
+    """
 
     dataset_id: str
     task: str
     algorithm: str
     episodes: list[EpisodeBuffer]
     notes: tuple[str, ...]
+    facts: dict[str, str] = field(default_factory=dict)
 
 
-def import_file(path: Path, dataset_id: str, task_name: str | None, clip_actions: bool) -> Imported:
+def import_file(
+    path: Path, dataset_id: str, task_name: str | None, clip_actions: bool, max_steps: int | None = None
+) -> Imported:
     """Turn a file into episodes.
 
     Args:
@@ -46,74 +48,81 @@ def import_file(path: Path, dataset_id: str, task_name: str | None, clip_actions
         dataset_id: Minari id that the dataset will have.
         task_name: the task, where the file does not name a known environment.
         clip_actions: clip actions that leave [-1, 1] instead of keeping them.
+        max_steps: steps of the longest episode; the file's are cut after every so many. None: the task's horizon, and
+            what is longer is refused rather than cut.
 
     Raises:
-        UserError: the file, its arrays or the id cannot be used.
+        UserError: the file, its arrays or the id cannot be used, or the end flags cannot be right.
     """
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(f"--dataset-id '{dataset_id}' is no Minari dataset id: use one such as dsf/hopper/imported-v0")
     if dataset_id.split("/")[0] in FOREIGN_NAMESPACES:
         raise UserError(f"--dataset-id '{dataset_id}' is in a namespace of Minari's hub: choose another, such as dsf/")
     arrays, ends = read_arrays(path)
-    task = _task(path, arrays, task_name)
-    check_arrays(path, task, arrays, ends)
     notes: list[str] = []
+    task, facts = _task(path, arrays, task_name, notes)
+    drop_single_columns(task, arrays, ends)
+    check_arrays(path, task, arrays, ends)
     if not task.discrete:
         arrays["actions"] = _report_range(arrays["actions"], clip_actions, notes)
-    last = _episode_ends(path, arrays, ends, notes)
-    final = _final_observations(path, arrays, last, notes)
-    episodes = _episodes(task, arrays, ends, last, final)
-    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes))
+    found = find_ends(path, task, arrays, ends, max_steps, notes)
+    final = _final_observations(path, arrays, found, notes)
+    episodes = _episodes(task, arrays, ends, found.last, final)
+    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes), facts)
 
 
-def read_arrays(path: Path) -> tuple[Arrays, tuple[str, str]]:
-    """The arrays that matter, and the names of the two end flags in this kind of file.
-
-    Raises:
-        UserError: the file is missing, unreadable, pickled, of another kind, or lacks an array.
+def _task(path: Path, arrays: Arrays, task_name: str | None, notes: list[str]) -> tuple[Task, dict[str, str]]:
+    """The task that the user or else the file names, and what the dataset has to remember of the file's own name for
+    it; goal environments have no flat file of steps.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is no file: name an npz or hdf5 file of steps")
-    with path.open("rb") as file:
-        magic = file.read(len(HDF5_MAGIC))
-    if not magic.startswith((ZIP_MAGIC, HDF5_MAGIC)):
-        raise UserError(f"{path} is neither npz nor hdf5: convert it to one of them first")
-    ends = NPZ_ENDS if magic.startswith(ZIP_MAGIC) else HDF5_ENDS
-    needed = (*STEP_ARRAYS, *ends)
-    try:
-        # Both behave like a mapping; numpy refuses pickled objects, which could run any code.
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) if ends == NPZ_ENDS else h5py.File(path, "r") as content,
-        ):
-            missing = [name for name in needed if name not in content]
-            if missing:
-                raise UserError(
-                    f"{path} lacks {', '.join(missing)}: it holds {', '.join(sorted(content)) or 'nothing'}"
-                )
-            arrays = {name: np.asarray(content[name]) for name in (*needed, *OPTIONAL_ARRAYS) if name in content}
-    except UserError:
-        raise
-    except Exception as error:  # zip, zlib, numpy and h5py have their own for each way in which a file can be damaged
-        raise UserError(f"{path} cannot be read ({one_line(error)}): get an undamaged copy without pickles") from None
-    return arrays, ends
-
-
-def _task(path: Path, arrays: Arrays, task_name: str | None) -> Task:
-    """The task that the user or else the file names; goal environments have no flat file of steps."""
-    stated = str(arrays["env_id"]) if "env_id" in arrays else ""
+    stated = " ".join(str(arrays[ENVIRONMENT]).split()) if ENVIRONMENT in arrays else ""
+    facts: dict[str, str] = {}
     if task_name is not None:
         task = get_task(task_name)
+        if stated and not _is_of(path, stated, task):
+            shown = UNSHOWN.sub("?", stated)[:SHOWN_ID]
+            notes.append(f"the file says that it was recorded in {shown}: taken for {task.env_id}, without a score")
+            facts[TAKEN_FOR] = shown
     elif stated:
         try:
-            task = task_for_env(stated)
+            task = task_for_env(id_of(stated))
         except UserError as error:
             raise UserError(f"{path}: {error}; or pass --task NAME if you know that it fits") from None
     else:
         raise UserError(f"{path} does not name its environment: pass --task NAME")
     if task.observation_keys:
         raise UserError(f"{path}: task '{task.name}' has goals beside its observations: such files cannot be imported")
-    return task
+    return task, facts
+
+
+def id_of(stated: str) -> str:
+    """The id in what a file says of its environment, such as the first word of "door-v0 (mj_envs)"."""
+    return stated.partition(" ")[0]
+
+
+def _is_of(path: Path, stated: str, task: Task) -> bool:
+    """Whether what a file calls its environment is known to be the task's.
+
+    Raises:
+        UserError: it is known to be another task's.
+    """
+    try:
+        known = task_for_env(id_of(stated))
+    except UserError:
+        return False  # nobody knows, or it behaves differently
+    if not same_robot(known, task):
+        raise UserError(
+            f"{path} says that it was recorded in {known.env_id}, which is task '{known.name}', and --task says "
+            f"'{task.name}': drop --task, or env_id from the file if that is wrong"
+        )
+    return True
+
+
+def drop_single_columns(task: Task, arrays: Arrays, ends: tuple[str, str]) -> None:
+    """Take (steps, 1) for (steps,), as many tools write rewards, flags and choices."""
+    for name in ("rewards", *ends, *(("actions",) if task.discrete else ())):
+        if arrays[name].ndim == 2 and arrays[name].shape[1] == 1:
+            arrays[name] = arrays[name][:, 0]
 
 
 def check_arrays(path: Path, task: Task, arrays: Arrays, ends: tuple[str, str]) -> None:
@@ -166,34 +175,31 @@ def _report_range(actions: npt.NDArray[Any], clip: bool, notes: list[str]) -> np
     return np.clip(actions, -1.0, 1.0)
 
 
-def _episode_ends(path: Path, arrays: Arrays, ends: tuple[str, str], notes: list[str]) -> npt.NDArray[np.int64]:
-    """Index of every episode's last step. D4RL's files may stop in the middle of an episode: it counts as cut."""
-    ended = arrays[ends[0]].astype(bool) | arrays[ends[1]].astype(bool)
-    if not ended.any() or (ends == NPZ_ENDS and not ended[-1]):
-        raise UserError(f"{path}: no flag in {ends[0]} or {ends[1]} ends the last episode: set the flags first")
-    if not ended[-1]:
-        arrays[ends[1]] = arrays[ends[1]].astype(bool)
-        arrays[ends[1]][-1] = ended[-1] = True
-        notes.append("the file stops in the middle of an episode: its last step is marked as a truncation")
-    return np.flatnonzero(ended)
-
-
-def _final_observations(path: Path, arrays: Arrays, last: npt.NDArray[np.int64], notes: list[str]) -> npt.NDArray[Any]:
+def _final_observations(path: Path, arrays: Arrays, ends: EpisodeEnds, notes: list[str]) -> npt.NDArray[Any]:
     """The observation after each episode's last step, (episodes, observation_size)."""
-    observations = arrays["observations"]
+    last, known = ends.last, np.zeros(len(ends.last), bool)
+    final = arrays["observations"][last]
+    if "next_observations" in arrays:
+        final, known[:] = arrays["next_observations"][last], True
     if "final_observations" in arrays:
-        final = arrays["final_observations"]
-        shape = (len(last), observations.shape[1])
-        if final.shape != shape or not np.isfinite(final).all():
+        given = arrays["final_observations"]
+        shape = (int(ends.marked.sum()), final.shape[1])
+        if given.shape != shape or given.dtype.kind not in "biuf" or not np.isfinite(given).all():
             raise UserError(
-                f"{path}: final_observations has shape {final.shape} or values that are not finite, "
+                f"{path}: final_observations has shape {given.shape} or values that are not finite, "
                 f"expected {shape} numbers: one row per episode; correct or drop it"
             )
-        return final
-    if "next_observations" in arrays:
-        return arrays["next_observations"][last]
-    notes.append(f"the file holds no final observations: the last one of each of the {len(last)} episodes is repeated")
-    return observations[last]
+        final = final.astype(given.dtype) if given.dtype.itemsize > final.dtype.itemsize else final
+        final[ends.marked], known[ends.marked] = given, True
+    if not known.any():
+        notes.append(
+            f"the file holds no final observations: the last one of each of the {len(last)} episodes is repeated"
+        )
+    elif not known.all():
+        notes.append(
+            f"the file holds no final observation of {(~known).sum()} cut episodes: their last one is repeated"
+        )
+    return final
 
 
 def _episodes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsf.shell.errors import UserError
@@ -98,8 +99,25 @@ def resolve(name: str) -> str:
     return name
 
 
-def way_to_make(dataset_id: str) -> str:
-    """What to do where a dataset is neither here nor reachable: the command that makes it or what stands in for it."""
+def has_declared_targets(dataset_id: str) -> bool:
+    """Whether a task's declared target returns hold for a dataset: the paper's own sets (D4RL's and Minari's, by the
+    ids in this registry), and those that ``dsf-data collect`` makes in their roles.
+    """
+    return (
+        dataset_id in MAZE_SETS
+        or any(dataset_id in (entry.source, entry.alternative) for entry in REGISTRY.values())
+        or any(dataset_id == recipe.dataset_id for recipe in RECIPES.values())
+    )
+
+
+def way_to_make(dataset_id: str, is_here: Callable[[str], bool] = lambda _id: False) -> str:
+    """What to do where a dataset is neither here nor reachable: name what stands in for it, or the command that makes
+    that.
+
+    Args:
+        dataset_id: that is missing.
+        is_here: whether a dataset of this id is in the store.
+    """
     if dataset_id in MAZE_SETS:
         return f"make it with 'dsf-data collect {MAZE_SETS[dataset_id].options}'"
     local = {recipe.dataset_id: recipe for recipe in RECIPES.values()}
@@ -107,6 +125,9 @@ def way_to_make(dataset_id: str) -> str:
     for entry in REGISTRY.values():
         if dataset_id in (entry.source, entry.alternative):
             stand_ins += [entry.source, entry.alternative]
+    for stand_in in stand_ins[1:]:
+        if stand_in and stand_in != dataset_id and is_here(stand_in):
+            return f"'{stand_in}' is here, in the same role with other data: name that"
     for stand_in in stand_ins:
         if stand_in in local:
             return f"make a local one with 'dsf-data collect {local[stand_in].name}' (id {stand_in})"

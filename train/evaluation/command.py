@@ -14,7 +14,7 @@ from rich.progress import Progress
 from dsf.shell.errors import UserError
 from dsf.shell.files import require_writable_parent, write_json
 from dsf.shell.installed import require_installed
-from dsf.tasks import get_task
+from dsf.tasks.registry import notes_on
 from dsf.train.config.rivals import EvaluationPrecision
 from dsf.train.evaluation.finished_run import score_run
 
@@ -28,7 +28,7 @@ class EvaluateConfig:
     precision: EvaluationPrecision = "fp32"
     """fp32, or int8: a rival of Linears (dt, bc) with 8-bit weights and activations, multiplied as integers."""
     targets: tuple[float, ...] = ()
-    """Returns to ask for (reward units); none means the task's own."""
+    """Returns to ask for (reward units); none means those of its training's default."""
     episodes: int = 10
     """Closed-loop episodes per target return."""
     seed: int = 1_000
@@ -68,9 +68,13 @@ def run(config: EvaluateConfig) -> None:
     from dsf.train.checkpoint import load_checkpoint
 
     torch.set_num_threads(config.threads)
-    console = Console(soft_wrap=True)
-    task = get_task(load_checkpoint(config.run).header["task"])
-    total = len(config.targets or task.target_returns) * config.episodes * task.max_steps
+    console = Console(soft_wrap=True, markup=False, emoji=False)
+    checkpoint = load_checkpoint(config.run)
+    task = checkpoint.task()
+    asked = config.targets or task.target_returns
+    for note in notes_on(task, asked, checkpoint.header):
+        console.print(f"note: {note}")
+    total = len(asked) * config.episodes * task.max_steps
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"evaluating at {config.precision}", total=total)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 from dsf.shell.errors import UserError
-from dsf.tasks import get_task
 from dsf.train.config.rivals import EvaluationPrecision
 from dsf.train.evaluation.score import Score
 
@@ -26,7 +25,8 @@ def score_run(
     Args:
         run: run directory (its last checkpoint), or a checkpoint file.
         precision: "fp32", or "int8" for the dense rivals that have it.
-        targets: returns to ask for (reward units); none means the task's own.
+        targets: returns to ask for (reward units); none means the run's own, see
+            :func:`dsf.tasks.registry.described_task`.
         episodes: per target, on reset seeds ``seed`` upwards.
         seed: of the first episode; training's own evaluations begin at ``--eval-seed``.
         on_step: see :func:`dsf.tasks.rollout`.
@@ -45,7 +45,7 @@ def score_run(
     if precision not in get_args(EvaluationPrecision):
         raise UserError(f"precision is {precision!r}: use one of {', '.join(get_args(EvaluationPrecision))}")
     checkpoint = load_checkpoint(run)
-    model, task = checkpoint.build_model(), get_task(checkpoint.header["task"])
+    model, task = checkpoint.build_model(), checkpoint.task()
     engine = "torch"
     if precision == "int8":
         model, engine = int8_copy(model), "torch int8"

@@ -34,7 +34,7 @@ class Score:
         returns: of these episodes (reward units).
         return_mean: of them.
         return_interval_95: of their mean, low and high end.
-        score_mean: the mean, normalised.
+        score_mean: the mean, normalised; None where the task has no reference returns.
         goals: None where the task has no goal to reach.
         step: optimizer step of the weights.
     """
@@ -46,7 +46,7 @@ class Score:
     returns: tuple[float, ...]
     return_mean: float
     return_interval_95: tuple[float, float]
-    score_mean: float
+    score_mean: float | None
     goals: Goals | None
     step: int
 
@@ -63,7 +63,7 @@ class Score:
             returns=tuple(returns),
             return_mean=interval.mean,
             return_interval_95=(interval.low, interval.high),
-            score_mean=task.score(interval.mean),
+            score_mean=task.shown_score(interval.mean),
             goals=goals_reached(episodes),
             step=step,
         )
@@ -119,9 +119,10 @@ class Score:
             goals = f", {100 * self.goals.success_rate:.1f} % at the goal"
             if self.goals.steps_over_shortest is not None:
                 goals += f" in {self.goals.steps_over_shortest:.2f} times the shortest path"
+        score = "" if self.score_mean is None else f", {task.score_label} {self.score_mean:.1f}"
         return (
-            f"{rule}, target return {self.target_return:g}, {episodes}: return {self.return_mean:.1f}{interval}, "
-            f"{task.score_label} {self.score_mean:.1f}{goals}"
+            f"{rule}, target return {self.target_return:g}, {episodes}: return {self.return_mean:.1f}{interval}"
+            f"{score}{goals}"
         )
 
 

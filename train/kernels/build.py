@@ -10,11 +10,14 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import multiprocessing
 import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,12 +33,18 @@ CACHE_MODE = 0o700
 LIBRARY_MODE = 0o700
 OTHERS_MAY_WRITE = 0o022
 DIGEST_DIGITS = 32
+SMALLEST_ROOM = 4 << 20
+"""Bytes; a compiler that fails on a disk with less may have failed for want of them."""
 BUILD_PREFIX = ".build-"
 """How the directories of a compiler at work are called."""
 
 
 class KernelsUnavailable(Exception):
     """The kernels cannot be built here; the message says why in one line."""
+
+
+class NoPlaceForKernels(KernelsUnavailable):
+    """The compiler works, and there is no directory from which its work can be loaded."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +71,30 @@ def load_kernels(source: KernelSource = LIF_KERNELS) -> ctypes.CDLL:
     """Compile (or find) the shared library and load it; a compiler that failed is not asked again.
 
     Raises:
-        KernelsUnavailable: no C compiler, or the compiler failed.
+        KernelsUnavailable: no C compiler, or the compiler failed, or no directory from which code may be loaded.
     """
     found = _library_or_reason(source, os.environ.get("CC") or "cc")
-    if isinstance(found, str):
-        raise KernelsUnavailable(found)
+    if isinstance(found, KernelsUnavailable):
+        raise type(found)(str(found))  # a new one: each keeps its own traceback
     return found
 
 
 @functools.cache
-def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | str:
+def _library_or_reason(source: KernelSource, compiler: str) -> ctypes.CDLL | KernelsUnavailable:
     """The kernels as this compiler builds them, or why it cannot."""
     try:
         return _obtain(source, compiler)
     except KernelsUnavailable as error:
-        return str(error)
-    except OSError as error:  # a full disk, a cache mounted noexec, a compiler that writes nothing
-        return f"the kernels could not be stored or loaded: {' '.join(str(error).split())}"
+        return error
+    except OSError as error:  # such as a temporary directory that is full, too
+        return NoPlaceForKernels(f"the kernels could not be stored or loaded: {' '.join(str(error).split())}")
 
 
 def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
     name, *options = command.split() or [command]  # such as CC="gcc -m64"
     program = shutil.which(name)
     if program is None:
-        raise KernelsUnavailable(f"no C compiler '{command}' on the PATH")
+        raise KernelsUnavailable(f"no C compiler '{command}' on the PATH: install one, or name it in CC")
     compiler = [program, *options]
     openmp = _openmp_of_torch() if source.threads else None
     flags = (*FLAGS, *source.flags, "-c", *(["-fopenmp"] if openmp else []))
@@ -94,26 +103,61 @@ def _obtain(source: KernelSource, command: str) -> ctypes.CDLL:
     key = hashlib.sha256(repr((texts, options, flags, version, _processor())).encode()).hexdigest()[:16]
     if openmp:
         ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)  # already mapped: this only makes its symbols visible
-    with _cache_directory() as cache:
-        stem = f"{Path(source.files[0]).stem}-{key}"
-        for library in sorted(cache.glob(f"{stem}-*.so")):
-            if _is_ours(library) and library.stem == f"{stem}-{_digest(library)}":
-                with contextlib.suppress(OSError):  # of another machine's kind, say
-                    return ctypes.CDLL(str(library))
-        return ctypes.CDLL(str(_compile(compiler, flags, texts, cache, stem)))
+    stem, refused = f"{Path(source.files[0]).stem}-{key}", ""
+    for directory in (_cache_directory(), _own_directory()):
+        with directory as place:
+            if isinstance(place, str):
+                refused = place
+                continue
+            for library in sorted(place.glob(f"{stem}-*.so")):
+                if (found := _load(library, stem)) is not None:
+                    return found
+            try:
+                library = _compile(compiler, flags, texts, place, stem)
+            except (OSError, KernelsUnavailable) as error:
+                if isinstance(error, KernelsUnavailable) and shutil.disk_usage(place).free > SMALLEST_ROOM:
+                    raise
+                reason = getattr(error, "strerror", None) or "its disk is full"
+                refused = f"the kernels cannot be stored in {place} ({reason})"
+                continue
+            if (found := _load(library, stem)) is not None:
+                if refused:
+                    _say_once(f"note: {refused}: every command compiles again")
+                return found
+            refused = f"{place} does not allow execution (mounted noexec?)"
+    raise NoPlaceForKernels(f"{refused}: set XDG_CACHE_HOME to a directory of yours that has room and allows it")
 
 
-def _digest(library: Path) -> str:
-    """What a library's name ends with: one that was cut short, or changed, does not have its own name any more.
+def _load(library: Path, stem: str) -> ctypes.CDLL | None:
+    """Load a library that only this user (and root) can have written, and that is as it was written; None otherwise, or
+    where it is for another kind of machine, or where its directory does not allow it.
 
-    A process that has mapped such a file dies with SIGBUS, and no line says why.
+    Its name ends with a hash of its content: one that was cut short does not have its own name any more. A process that
+    has mapped such a file dies with SIGBUS, and no line says why. What was checked is what is loaded: by its handle, so
+    that nobody can put another file in its place meanwhile.
     """
-    return hashlib.sha256(library.read_bytes()).hexdigest()[:DIGEST_DIGITS]
+    try:
+        handle = os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    if _is_whole(handle, library.stem.removeprefix(f"{stem}-")):
+        held = Path(f"/proc/self/fd/{handle}")
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(held if held.exists() else library))  # handle stays: it is the library's name now
+    os.close(handle)
+    return None
 
 
-def _is_ours(path: Path) -> bool:
+def _is_whole(handle: int, digest: str) -> bool:
+    found = os.fstat(handle)
+    if not (stat.S_ISREG(found.st_mode) and _is_private(found)):
+        return False
+    with open(handle, "rb", closefd=False) as file:
+        return hashlib.sha256(file.read()).hexdigest()[:DIGEST_DIGITS] == digest
+
+
+def _is_private(found: os.stat_result) -> bool:
     """Whether nobody but this user (and root) can have written a file or directory: its code is about to run."""
-    found = path.stat()
     return found.st_uid in (os.geteuid(), 0) and not found.st_mode & OTHERS_MAY_WRITE
 
 
@@ -125,7 +169,8 @@ def use_torch_threads() -> bool:
 def _openmp_of_torch() -> str | None:
     """Path of the GNU OpenMP runtime in this process (torch brings one), if there is one."""
     maps = Path("/proc/self/maps")
-    found = re.findall(r"(/.*libgomp.*)", maps.read_text()) if maps.exists() else []  # its path may hold spaces
+    text = os.fsdecode(maps.read_bytes()) if maps.exists() else ""  # names of files need not be UTF-8
+    found = re.findall(r"(/.*libgomp.*)", text)  # its path may hold spaces
     return found[0] if found else None
 
 
@@ -137,21 +182,32 @@ def _processor() -> str:
 
 
 @contextlib.contextmanager
-def _cache_directory() -> Iterator[Path]:
-    """~/.cache/dsf (XDG_CACHE_HOME is honoured), or one for this process alone where that cannot be written, or can be
-    by others.
-    """
+def _cache_directory() -> Iterator[Path | str]:
+    """~/.cache/dsf (XDG_CACHE_HOME is honoured); or why it cannot be used: not written, or written by others, too."""
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsf"
         root.mkdir(parents=True, exist_ok=True, mode=CACHE_MODE)
-        writable = os.access(root, os.W_OK) and _is_ours(root)
+        is_private = _is_private(root.stat())
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
-        writable = False
-    if writable:
-        yield root
+        yield "there is no place for kernels"
+        return
+    if not is_private:
+        yield f"{root} belongs to another user, or others can write to it"
     else:
-        with tempfile.TemporaryDirectory(prefix="dsf-kernels-") as scratch:  # a loaded library needs no file
-            yield Path(scratch)
+        yield root if os.access(root, os.W_OK) else f"{root} cannot be written"
+
+
+@contextlib.contextmanager
+def _own_directory() -> Iterator[Path]:
+    """One for this process alone; a loaded library needs no file."""
+    with tempfile.TemporaryDirectory(prefix="dsf-kernels-") as scratch:
+        yield Path(scratch)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    if multiprocessing.parent_process() is None:  # which has said it
+        print(line, file=sys.stderr, flush=True)
 
 
 def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str], cache: Path, stem: str) -> Path:
@@ -162,9 +218,12 @@ def _compile(compiler: list[str], flags: tuple[str, ...], texts: dict[str, str],
         object_file, shared = f"{scratch}/kernels.o", scratch / "kernels.so"
         _run([*compiler, *flags, f"{scratch}/{next(iter(texts))}", "-o", object_file])
         _run([*compiler, "-shared", object_file, "-o", str(shared), "-lm"])  # no -fopenmp: torch's runtime serves
+        if not shared.exists():
+            raise KernelsUnavailable(f"{compiler[0]} failed: it wrote nothing")
         shared.chmod(LIBRARY_MODE)
         flush_to_disk(shared)  # before it gets its name: a power cut must not leave half a file behind a whole name
-        library = cache / f"{stem}-{_digest(shared)}.so"
+        digest = hashlib.sha256(shared.read_bytes()).hexdigest()[:DIGEST_DIGITS]
+        library = cache / f"{stem}-{digest}.so"
         shared.replace(library)
         return library
 
