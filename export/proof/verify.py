@@ -165,13 +165,15 @@ def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens:
     return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]
 
 
-def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch) -> tuple[list[IntArray], Rung]:
+def prove_closed_loop(
+    model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch
+) -> tuple[list[CodedArray], Rung]:
     """Float policy and integers on the same reset seeds, more of them until the drop is decided.
 
     Returns:
         what the float policy saw in the episodes of the first look, and the rung.
     """
-    seen: list[IntArray] = []
+    seen: list[CodedArray] = []
     floats: list[Episode] = []
     integers: list[Episode] = []
     for look, most in enumerate(loop.looks):

@@ -35,7 +35,20 @@ LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
 OPERATORS = frozenset(
     {
         *("Add", "Cast", "Clip", "Concat", "Div", "Greater", "Identity", "MatMul", "MatMulInteger", "Mod", "Mul"),
-        *("Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "Slice", "Split", "Sub", "Tanh", "Unsqueeze", "Where"),
+        *(
+            "Pad",
+            "ReduceMean",
+            "ReduceSum",
+            "Reshape",
+            "Round",
+            "Slice",
+            "Split",
+            "Sqrt",
+            "Sub",
+            "Tanh",
+            "Unsqueeze",
+            "Where",
+        ),
     }
 )
 """What dsf-export writes; none repeats itself, and none reads a file."""

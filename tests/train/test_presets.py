@@ -136,6 +136,17 @@ def test_a_checkpoint_from_before_the_embeddings_bias_means_the_same(tmp_path: P
     assert torch.equal(old.embed.weight, new.build_trained().embed.weight)
 
 
+@pytest.mark.parametrize(
+    ("bits", "words"), [(8, "its codec has 8 bits and its model.input_bits is 0"), (True, "bits is")]
+)
+def test_a_codec_that_is_not_the_models_is_refused(bits: Any, words: str, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "x.safetensors", embed_norm="layernorm", input_bits=0)
+    checkpoint = load_checkpoint(path)
+    header = {**checkpoint.header, "codec": {**checkpoint.header["codec"], "bits": bits}}
+    with pytest.raises((UserError, TypeError), match=words):
+        dataclasses.replace(checkpoint, header=header).build_trained()
+
+
 def test_the_papers_parameters(tiny_store: Path) -> None:
     """The release has 611,507 on Hopper, 3,456 of them biases that a batch norm takes away again."""
     data = load_dataset(HOPPER)
