@@ -197,7 +197,7 @@ def remedies(provenance: Mapping[str, Any]) -> str:
     if trained.get("qat_steps"):
         found.append("a longer quantization-aware training (dsf-train --qat-steps)")
     else:
-        on_host = provenance["model"].get("embed_norm") == "layernorm"  # where neither helps
+        on_host = provenance.get("model", {}).get("embed_norm") == "layernorm"  # where neither helps
         if rules["embed_synapses"] == 1 and not on_host:
             found.append("--embed-synapses 2")
         if rules["residual_scales"] == "shared":
