@@ -50,8 +50,10 @@ FREE_ON_RESUME = {
     "eval_seed",
     "eval_targets",
     "init",
+    "preset",
 }
-"""Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash)."""
+"""Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash, a
+preset's model by its fields)."""
 ACTIVITY_WINDOWS = 64
 """Windows on which firing rates are measured."""
 

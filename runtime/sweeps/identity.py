@@ -32,8 +32,8 @@ from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
 
-WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
-"""Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""
+WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every", "preset")
+"""Fields of a TrainConfig that no result depends on, beyond the last bits of its sums; a preset's model is a field."""
 CQL = "cql"
 """Value of the setting policy that stands for another command, dsf-train cql."""
 CHECKPOINTS = 20

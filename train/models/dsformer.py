@@ -59,7 +59,8 @@ class DSFormer(DecisionModel):
 
     def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int, discrete: bool = False) -> None:
         super().__init__(config, codec, action_size, discrete)
-        self.embed = nn.Linear(len(codec.unit), config.width, bias=False)
+        # A batch norm would take a bias away again; a LayerNorm, which norms over channels, does not.
+        self.embed = nn.Linear(len(codec.unit), config.width, bias=config.embed_norm == "layernorm")
         self.embed_norm = make_norm(config.embed_norm, config.width, config.threshold)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = make_norm(config.norm, config.width, config.threshold)
