@@ -226,7 +226,10 @@ class Trainer:
         if self._reported is None or self._reported[0] != self.step:
             source = dataclasses.replace(self.batches, seed=self.config.seed + STATISTICS_SEED)
             drawn = (source.draw(number) for number in range(count))
-            batches = (tuple(p.to(self.device) for p in (batch.integers, batch.mask, batch.ends)) for batch in drawn)
+            batches = (
+                (batch.integers.to(self.device), batch.mask.to(self.device), batch.ends.to(self.device))
+                for batch in drawn
+            )
             self._reported = self.step, reported_copy(self.model, self.average, batches)
         return self._reported[1]
 
