@@ -173,6 +173,7 @@ def test_scale_rules() -> None:
     entry = network["blocks.0.attention.input_lif"]
     assert isinstance(entry, LIF)
     unit = model.config.threshold / int(entry.threshold[0])
+    assert isinstance(folded.embed, Affine)
     for name, affine in (("embed", folded.embed), ("blocks.1.mlp.contract", folded.blocks[1].contract)):
         synapses = network[name]
         assert isinstance(synapses, Synapses)

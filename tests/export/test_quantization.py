@@ -187,6 +187,7 @@ def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
 
 def test_unit_fixed_by_training_is_refused_where_it_could_overflow() -> None:
     folded = fold(quantization_aware(random_model(0), 8, 4096))
+    assert isinstance(folded.embed, Affine)
     big = type(folded)(**{**vars(folded), "embed": Affine(folded.embed.weight * 300, folded.embed.bias)})
     with pytest.raises(
         NetworkError, match=r"quantization-aware.*4096 residual units.*could overflow.*--threshold-units 2048"

@@ -63,9 +63,9 @@ def test_new_statistics_are_plain_means_over_batches_of_the_very_weights(tmp_pat
         embedded = model.embed(batch.integers[batch.mask] * model.input_unit).detach().double()
         means.append(embedded.mean(dim=0))
         variances.append(embedded.var(dim=0, unbiased=True))
-    statistics = reported.embed_norm.batch  # type: ignore[union-attr]
-    assert torch.allclose(statistics.running_mean.double(), torch.stack(means).mean(dim=0), atol=1e-5)  # type: ignore[union-attr]
-    assert torch.allclose(statistics.running_var.double(), torch.stack(variances).mean(dim=0), rtol=1e-4)  # type: ignore[union-attr]
+    statistics = reported.embed_norm.batch
+    assert torch.allclose(statistics.running_mean.double(), torch.stack(means).mean(dim=0), atol=1e-5)
+    assert torch.allclose(statistics.running_var.double(), torch.stack(variances).mean(dim=0), rtol=1e-4)
     assert trainer.model.training
 
 

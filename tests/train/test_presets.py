@@ -40,7 +40,15 @@ def parsed(*words: str) -> TrainConfig:
 def test_the_presets_are_the_papers_models_and_ours() -> None:
     assert PRESETS["dsf"] == ModelConfig() == parsed("--preset", "dsf").model == parsed().model
     pssa, tssa = PRESETS["paper-pssa"], PRESETS["paper-tssa"]
-    shared = {"width": 128, "blocks": 3, "ticks": 4, "context": 20, "window": 8, "heads": 1, "mlp_ratio": 4}
+    shared: dict[str, float] = {
+        "width": 128,
+        "blocks": 3,
+        "ticks": 4,
+        "context": 20,
+        "window": 8,
+        "heads": 1,
+        "mlp_ratio": 4,
+    }
     shared |= {"threshold": 0.5, "decay": 0.25, "attention_surrogate_width": 1.0, "input_bits": 0}
     for model in (pssa, tssa):
         assert {name: getattr(model, name) for name in shared} == shared
@@ -157,8 +165,8 @@ def test_the_papers_parameters(tiny_store: Path) -> None:
 @pytest.mark.slow
 def test_a_run_resumes_by_the_fields_and_not_by_the_name(tiny_store: Path, tmp_path: Path) -> None:
     trained(HOPPER, "--preset", "paper-pssa", "--out", str(tmp_path), *SHORT)
-    spelled = ("--model.positional-bias", "full", "--model.window", "8", "--model.attention-surrogate-width", "1")
-    spelled += ("--model.embed-norm", "layernorm", "--model.input-bits", "0")
+    biased = ("--model.positional-bias", "full", "--model.window", "8", "--model.attention-surrogate-width", "1")
+    spelled = (*biased, "--model.embed-norm", "layernorm", "--model.input-bits", "0")
     trained(HOPPER, "--resume", "--out", str(tmp_path), *SHORT, *spelled)
     refused = train_here(HOPPER, "--resume", "--preset", "paper-tssa", "--out", str(tmp_path), *SHORT)
     assert refused.returncode == 2 and "was trained with another model" in refused.stderr

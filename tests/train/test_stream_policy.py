@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsf.shell.errors import UserError
 from dsf.tasks import Token
 from dsf.testing.random_networks import ACTIONS, random_model
 from dsf.testing.rival_models import small_model
@@ -19,9 +20,13 @@ LANES, STEPS = 3, 30
 
 def tokens(steps: int, features: int) -> list[Token]:
     generator = np.random.default_rng(5)
-    sizes = (features - ACTIONS - 1, ACTIONS)
+    observations = features - ACTIONS - 1
     return [
-        Token(*(generator.normal(size=(LANES, size)) for size in sizes), generator.normal(size=LANES))
+        Token(
+            generator.normal(size=(LANES, observations)),
+            generator.normal(size=(LANES, ACTIONS)),
+            generator.normal(size=LANES),
+        )
         for _ in range(steps)
     ]
 
@@ -73,8 +78,6 @@ def test_integers_values_stream_too() -> None:
 
 
 def test_no_number_is_no_token() -> None:
-    from dsf.shell.errors import UserError
-
     policy = StreamPolicy(random_model(seed=0, attention="pssa"), LANES)
     token = tokens(1, len(policy.model.codec.unit))[0]
     token.observation[0, 0] = np.nan

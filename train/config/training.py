@@ -243,10 +243,6 @@ class TrainConfig:
     a D4RL name (dsf-data list)."""
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
-    preset: PresetName | None = None
-    """A whole model by its name: dsf is this project's default; paper-pssa and paper-tssa are the paper's own (full
-    pair-wise bias, window 8, LayerNorm behind the embedding, surrogate width 1, no scale on tssa, inputs that are not
-    quantized). Options of --model that it sets may be repeated, and not contradicted."""
     model: ModelConfig = field(default_factory=lambda: UNSET_MODEL)
     policy: PolicyKind = "dsformer"
     """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
@@ -255,6 +251,10 @@ class TrainConfig:
     spiking transformer with softmax of arXiv 2505.14533, bidirectional or causal (--rival.strl.attention)."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    preset: PresetName | None = None
+    """A whole model by its name: dsf is this project's default; paper-pssa and paper-tssa are the paper's own (full
+    pair-wise bias, window 8, LayerNorm behind the embedding, surrogate width 1, no scale on tssa, inputs that are not
+    quantized). Options of --model that it sets may be repeated, and not contradicted."""
     steps: int = 20_000
     """Optimizer steps."""
     batch_size: int = 64
