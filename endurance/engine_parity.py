@@ -29,6 +29,7 @@ from rich.progress import track
 from dsf.export.conversion.calibrate import calibrate
 from dsf.export.conversion.folded import FoldedModel
 from dsf.shell.child_processes import die_with_parent
+from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.rounding import QuantizationConfig
 
 QUICK_NETWORKS = 100
@@ -52,6 +53,7 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
     from dsf.train.config.training import AttentionKind, BiasKind
 
     heads, context = int(generator.integers(1, 4)), int(generator.integers(1, 9))
+    on_host = bool(generator.integers(4) == 0)
     return {
         "attention": str(generator.choice(get_args(AttentionKind))),
         "positional_bias": str(generator.choice(get_args(BiasKind))),
@@ -63,20 +65,22 @@ def draw(generator: np.random.Generator) -> dict[str, Any]:
         "ticks": int(generator.integers(1, 9)),
         "context": context,
         "window": int(generator.integers(1, context + 1)),
-        "input_bits": int(generator.integers(4, 13)),
+        "embed_norm": "layernorm" if on_host else "ptbn",
+        "input_bits": 0 if on_host and generator.integers(2) else int(generator.integers(4, 13)),
         "decay": float(generator.choice([0.25, 0.5, 0.875, 0.0])),
     }
 
 
 def draw_quantization(generator: np.random.Generator, folded: FoldedModel) -> dict[str, Any]:
     """Arguments of quantize: any width, an embedding of one or two synapses, one residual unit or one per channel."""
+    from dsf.testing.random_networks import random_coded
+
     rules = QuantizationConfig(
         bits=int(generator.integers(2, 9)),
-        embed_synapses=int(generator.integers(1, 3)),
+        embed_synapses=int(generator.integers(1, 3)) if isinstance(folded.embed, Affine) else 1,
         residual_scales=("shared", "channel")[generator.integers(2)],
     )
-    limit = (1 << folded.codec.bits - 1) - 1
-    seen = generator.integers(-limit, limit + 1, (folded.context, LANES, len(folded.codec.unit)))
+    seen = random_coded(folded, LANES, int(generator.integers(1 << 31)))
     return {"config": rules, "calibration": calibrate(folded, seen) if rules.residual_scales == "channel" else None}
 
 
@@ -94,19 +98,18 @@ def compare(seed: int) -> Outcome:
     from dsf.export.conversion.quantize import quantize
     from dsf.export.network.reference import ReferenceEngine, WindowReference
     from dsf.export.proof.levels import in_float64, run_folded, run_torch
-    from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch
+    from dsf.export.proof.rungs import compare_engines, compare_stream, compare_torch, random_entering
     from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
     from dsf.testing.fold import compare_fold
-    from dsf.testing.random_networks import random_model
+    from dsf.testing.random_networks import random_coded, random_model
     from dsf.testing.recorded_engine import RecordedEngine
 
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))
     folded = fold(model)
     network = quantize(folded, "hopper", **draw_quantization(generator, folded))
-    limit, context = network.encoder.limit, network.context
-    tokens = generator.integers(-limit, limit + 1, (context + 1, LANES, network.encoder.size))
-    window = tokens[:context].swapaxes(0, 1)
+    tokens = random_entering(network, (network.context + 1, LANES), generator)
+    window = random_coded(folded, LANES, seed).swapaxes(0, 1)
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
     fast = RecordedEngine(network, "stream" if seed % 2 == 0 else "window", LANES)
     rungs = [

@@ -29,6 +29,7 @@ from rich.progress import track
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
 from dsf.export.network.reference import decode, encode
+from dsf.export.proof.rungs import random_entering
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, Engine
 from dsf.runtime.engines.parity import Parity, ParityCheck, Spikes
@@ -116,11 +117,11 @@ def closed_loop(engine: Engine | Checked, decisions: int) -> Iterator[int]:
 
 def random_tokens(engine: Checked, decisions: int) -> Iterator[int]:
     """Tokens over the encoder's whole range, in episodes; as :func:`closed_loop`."""
-    encoder, generator = engine.network.encoder, np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for done in range(decisions):
         if done % RANDOM_EPISODE == 0:
             engine.reset(0)
-        engine.step_graded(generator.integers(-encoder.limit, encoder.limit + 1, (1, encoder.size)))
+        engine.step_graded(random_entering(engine.network, (1,), generator))
         yield 1 + done // RANDOM_EPISODE
 
 

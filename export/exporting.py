@@ -28,10 +28,10 @@ from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_nam
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
-from dsf.shell.arrays import IntArray
 from dsf.shell.errors import CommandFailed
 from dsf.tasks.data_returns import RETURNS_FACT
 from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import WEIGHT_BITS
 from dsf.train.quantization.rounding import QuantizationConfig
 
@@ -172,7 +172,7 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
 
 def climb(
     model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, observer: ExportObserver
-) -> tuple[list[Rung], IntArray]:
+) -> tuple[list[Rung], CodedArray]:
     """The whole ladder of a trained run, and tokens for the report on layers.
 
     See :func:`dsf.export.proof.verify.prove_run`.
@@ -197,7 +197,8 @@ def remedies(provenance: Mapping[str, Any]) -> str:
     if trained.get("qat_steps"):
         found.append("a longer quantization-aware training (dsf-train --qat-steps)")
     else:
-        if rules["embed_synapses"] == 1:
+        on_host = provenance.get("model", {}).get("embed_norm") == "layernorm"  # where neither helps
+        if rules["embed_synapses"] == 1 and not on_host:
             found.append("--embed-synapses 2")
         if rules["residual_scales"] == "shared":
             found.append("--residual-scales channel --calibration DATASET")
@@ -205,8 +206,10 @@ def remedies(provenance: Mapping[str, Any]) -> str:
             found.append("no --no-per-channel")
         if rules["bits"] < WEIGHT_BITS:
             found.append(f"--bits {WEIGHT_BITS}")
-        found.append("quantization-aware training (dsf-train --init RUN --qat-steps N)")
-    return f"{', '.join(found)}; or accept more with --max-score-drop"
+        if not on_host:
+            found.append("quantization-aware training (dsf-train --init RUN --qat-steps N)")
+    advice = f"{', '.join(found)}; or " if found else ""
+    return f"{advice}accept more with --max-score-drop"
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:

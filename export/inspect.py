@@ -15,12 +15,15 @@ from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     SPIKING_KINDS,
+    UNPLACED_KINDS,
     And,
     Count,
     Encoder,
     Gate,
+    HostEmbedding,
     Node,
     Outer,
     PlacedWindow,
@@ -77,7 +80,7 @@ def _describe(network: Network, node: Node, margin: float | None, placement: Pla
         "scale": _scale(node),
         "threshold_min": None if thresholds is None else int(thresholds.min()),
         "threshold_max": None if thresholds is None else int(thresholds.max()),
-        "fan_in": None if isinstance(node, Encoder) else fan_in(network, node),
+        "fan_in": None if isinstance(node, HOST_KINDS) else fan_in(network, node),
         "margin": margin,
         "synapses": None if stored is None else stored.size,
         "zero_share": None if stored is None else float((stored == 0).mean()),
@@ -96,6 +99,9 @@ def _scale(node: Node) -> str | None:
     """The powers of two and gains of a node, in words."""
     if isinstance(node, Encoder):
         return f"{node.bits} bits << {int(node.shift.min())}..{int(node.shift.max())}"
+    if isinstance(node, HostEmbedding):
+        inputs = f"{node.input_bits} bits" if node.input_bits else "floats"
+        return f"on the host: {node.features} {inputs} -> LayerNorm -> {node.bits} bits"
     if isinstance(node, Synapses):
         return f"2^{node.exponent}"
     if isinstance(node, Readout):
@@ -112,7 +118,7 @@ def count_totals(network: Network) -> dict[str, int]:
 
     ``neurons`` is the sum of ``lif_neurons``, ``gates``, ``attention_sums`` and ``adders``.
     """
-    populations = [node for node in network.nodes if not isinstance(node, (Encoder, Synapses, Readout))]
+    populations = [node for node in network.nodes if not isinstance(node, UNPLACED_KINDS)]
     matrices = [node.weights for node in network.nodes if isinstance(node, (Synapses, Readout))]
     return {
         "nodes": len(network.nodes),
@@ -169,6 +175,8 @@ def inspect_network(
         found["checked"] = checked(chip)
         found["unchecked"] = unchecked(chip)
         found["placement"] = placement.to_json()
+        if isinstance(network.encoder, HostEmbedding):
+            found["placement"]["host"] = found["placement"]["host"].replace("encoder", "host embedding")
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
+from dsf.export.network.nodes import HostEmbedding
 from dsf.export.proof.rungs import random_proof_tokens
 from dsf.export.proof.written import compare_written
 from dsf.export.targets.netx_directory import Stages, writing_stages
@@ -65,11 +66,12 @@ def _write_loihi(network: Network, path: Path, _options: TargetOptions) -> str:
 
 
 def _write_onnx(network: Network, path: Path, options: TargetOptions) -> str:
-    from dsf.export.targets.onnx_graph import write_onnx
+    from dsf.export.targets.onnx_graph import HOST_EMBEDDING_LEFT_OUT, write_onnx
 
     window = options.onnx_mode == "window" or (options.onnx_mode == "auto" and not network.stream_is_exact)
     write_onnx(network, path, window, options.source)
-    return f"integer ONNX graph, {'window' if window else 'stream'} mode"
+    what = f"integer ONNX graph, {'window' if window else 'stream'} mode"
+    return f"{what}, without {HOST_EMBEDDING_LEFT_OUT}" if isinstance(network.encoder, HostEmbedding) else what
 
 
 def _write_float(network: Network, folded: FoldedModel | None, path: Path) -> str:

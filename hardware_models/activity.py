@@ -12,12 +12,15 @@ import numpy.typing as npt
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
     Count,
     Encoder,
     Gate,
+    HostEmbedding,
+    HostNode,
     Node,
     Outer,
     PlacedWindow,
@@ -41,7 +44,9 @@ QUANTITIES = {
     "dynamic_operations": "spike meets spike in attention: an AND, or a read and an add",
     "macs": "integer multiply-accumulate on graded values",
     "repeated_macs": "the encoder's one once more: its values are the same at every tick of a token",
-    "macs_fp32": "floating-point multiply-accumulate (dense networks only)",
+    "macs_fp32": "floating-point multiply-accumulate (of dense networks, and of a host embedding, there in float64)",
+    "host_operations": "other floating-point operation of a host embedding: mean, difference, division, rounding, clip",
+    "host_bytes": "byte of float64 weights that a host embedding fetches",
     "weight_bytes": "byte of weights fetched from memory",
     "host_transfers": "value that crosses between host and chip",
 }
@@ -63,8 +68,8 @@ class NodeActivity:
         inactive_updates: the other updates (LIF).
         messages: one per spike and destination core: with a mapping its cores, without one a core per population.
         hops_east_west, hops_north_south: links of the mesh that messages cross; 0 without a mapping on a known mesh.
-        graded_messages: one per graded value sent and destination (Encoder, Residual and the nodes that look back per
-            tick, an upper bound for the latter; Readout's input per decision).
+        graded_messages: one per graded value sent and destination (Encoder, HostEmbedding, Residual and the nodes that
+            look back per tick, an upper bound for the latter; Readout's input per decision).
         dynamic_operations: spike-by-spike work of attention: one AND per channel and tick (Gate, And), one register
             read and add per query spike and token looked back on (Window; Outer's scores), and one add per neuron,
             tick and token looked back on where a count meets every neuron (Count; Outer's values, an upper bound).
@@ -72,9 +77,11 @@ class NodeActivity:
             the Readout.
         repeated_macs: the same products of the Encoder's values again, at a token's other ticks: the encoder sends at
             every tick, so cores multiply at every tick; who holds the first tick's sums need not.
-        macs_fp32: floating-point multiply-accumulates (none in an integer network).
+        macs_fp32: floating-point multiply-accumulates per decision (HostEmbedding; nothing else in an integer network).
+        host_operations, host_bytes: the host's other work per decision (HostEmbedding).
         weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
-        host_transfers: features in per token (Encoder), accumulators out per decision (Readout).
+        host_transfers: features in per token (Encoder; HostEmbedding its channels), accumulators out per decision
+            (Readout).
     """
 
     node: str
@@ -92,6 +99,8 @@ class NodeActivity:
     macs: int = 0
     repeated_macs: int = 0
     macs_fp32: int = 0
+    host_operations: int = 0
+    host_bytes: int = 0
     weight_bytes: int = 0
     host_transfers: int = 0
 
@@ -205,8 +214,10 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     """One node's counts."""
     network, slots = counter.network, counter.network.ticks * counter.tokens
     base = NodeActivity(node.name, type(node).__name__, node.size)
-    if isinstance(node, Encoder):
-        return dataclasses.replace(base, graded_messages=node.size * slots, host_transfers=node.size * counter.tokens)
+    if isinstance(node, HOST_KINDS):
+        host = {quantity: count * counter.decisions for quantity, count in embedded_on_host(node).items()}
+        host |= {"graded_messages": node.size * slots, "host_transfers": node.size * counter.tokens}
+        return NodeActivity(base.node, base.kind, base.neurons, **host)
     if isinstance(node, Synapses):
         if isinstance(network[node.source], Encoder):
             macs, every = node.weights.size * counter.tokens, node.weights.size * slots
@@ -232,6 +243,17 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     if isinstance(node, HISTORY_KINDS):
         base = dataclasses.replace(base, graded_messages=node.size * slots * readers(network, node.name))
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
+
+
+def embedded_on_host(node: HostNode) -> dict[str, int]:
+    """What the host computes for every decision, by quantity: a host embedding's work on the one token that is new.
+
+    In window mode the host keeps the integers of earlier tokens. Its scaling of the features is not counted, as an
+    encoder's is not.
+    """
+    if not isinstance(node, HostEmbedding):
+        return {}
+    return {"macs_fp32": node.macs, "host_operations": node.operations, "host_bytes": node.weight_bytes}
 
 
 def _dynamic_operations(node: Node, counter: SpikeCounter, slots: int) -> int:

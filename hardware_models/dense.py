@@ -12,8 +12,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Outer, Readout, Residual, Synapses
-from dsf.hardware_models.activity import Activity, NodeActivity
+from dsf.export.network.nodes import (
+    HISTORY_KINDS,
+    LIF,
+    And,
+    Encoder,
+    Gate,
+    HostEmbedding,
+    Outer,
+    Readout,
+    Residual,
+    Synapses,
+)
+from dsf.hardware_models.activity import Activity, NodeActivity, embedded_on_host
 
 Precision = Literal["fp32", "int8"]
 BYTES: dict[Precision, int] = {"fp32": 4, "int8": 1}
@@ -116,7 +127,7 @@ def rival_transformer(network: Network) -> TransformerSizes:
     width, actions = network.readout.weights.shape[1], network.readout.size
     blocks = sum(node.name.endswith(".mlp.expand") for node in network.nodes)
     hidden = network["blocks.0.mlp.expand"].size
-    observations = network.encoder.size - actions - 1
+    observations = network.encoder.features - actions - 1
     return TransformerSizes(observations, actions, width, blocks, network.context, hidden)
 
 
@@ -192,6 +203,8 @@ def _dense(network: Network, ticks: int, neurons: bool) -> Activity:
             once = isinstance(node, Readout) or isinstance(network[node.source], Encoder)
             macs = node.weights.size * (1 if once else ticks)
             counted = dataclasses.replace(counted, macs=macs, weight_bytes=node.weights.size)
+        elif isinstance(node, HostEmbedding):
+            counted = NodeActivity(counted.node, counted.kind, counted.neurons, **embedded_on_host(node))
         elif isinstance(node, (Gate, And)):
             counted = dataclasses.replace(counted, macs=node.size * ticks)
         elif isinstance(node, HISTORY_KINDS):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, Encoder, Node, Readout, Synapses
+from dsf.export.network.nodes import LIF, UNPLACED_KINDS, HostEmbedding, Node, Readout, Synapses
 from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.energy import EnergyEstimate, LayerEnergy
 from dsf.hardware_models.mapping import NetworkMapping
@@ -31,9 +31,13 @@ SPENT_ON = {
     "macs": MACS,
     "repeated_macs": MACS,
     "macs_fp32": MACS,
+    "host_operations": MACS,
+    "host_bytes": MACS,
 }
 """What a priced quantity belongs to; fetching weights belongs to the events or products that it is done for."""
 EMBEDDING = "embedding"
+ON_HOST = "host embedding"
+"""What the host computes of it, where that is more than scaling features."""
 SHARES = (SYNAPSE, NEURON, ROUTING, ATTENTION, MACS)
 
 
@@ -97,7 +101,7 @@ def _row(
     node: Node, counts: NodeActivity, activity: Activity, energy: LayerEnergy | None, mapping: NetworkMapping | None
 ) -> LayerRow:
     decisions = max(activity.decisions, 1)
-    neurons = 0 if isinstance(node, (Encoder, Synapses, Readout)) else node.size
+    neurons = 0 if isinstance(node, UNPLACED_KINDS) else node.size
     slots = activity.ticks * activity.tokens / decisions * neurons if isinstance(node, LIF) else 0.0
     return LayerRow(
         layer=counts.node,
@@ -146,6 +150,9 @@ def by_part(rows: Iterable[LayerRow]) -> list[LayerRow]:
     name = EMBEDDING
     for row in rows:
         words = row.layer.split(".")
+        if row.kind == HostEmbedding.__name__:  # the residual behind it is the chip's
+            parts[ON_HOST] = [row]
+            continue
         if words[0] == "blocks":
             name = ".".join(words[:3])
         elif row.kind == Readout.__name__:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import SPIKING_KINDS, Encoder, NetworkError, Readout, Synapses
+from dsf.export.network.nodes import SPIKING_KINDS, UNPLACED_KINDS, NetworkError
 from dsf.export.placement.chips import Chip
 from dsf.export.placement.placement import Budget, Placement, Slice, place, tile_position
 from dsf.hardware_models.activity import Counts, SpikeCounter
@@ -153,7 +153,7 @@ def _budget(network: Network, counter: SpikeCounter, prices: dict[str, float]) -
     own: dict[str, FloatArray] = {}
     per_axon: dict[str, FloatArray] = {}
     for node in network.nodes:
-        if isinstance(node, (Encoder, Synapses, Readout)):
+        if isinstance(node, UNPLACED_KINDS):
             continue
         own[node.name] = np.zeros(node.size)
         for neuron in range(node.size):

@@ -31,7 +31,7 @@ from dsf.export.network.nodes import (
 )
 from dsf.export.placement.connections import connections
 from dsf.export.placement.placement import Slice
-from dsf.hardware_models.activity import Counts, SpikeCounter
+from dsf.hardware_models.activity import Counts, SpikeCounter, embedded_on_host
 
 HOST = -1
 """Takes the place of a core for what the host does: arrays over cores have one more entry, the last, for it."""
@@ -158,9 +158,14 @@ def _through(network: Network, synapses: Synapses, part: Slice, core: int) -> It
 
 
 def host_work(network: Network, last: Mapping[int, int]) -> Iterator[Work]:
-    """Encoder and readout; ``last`` holds, by core, how many channels of the last residual it sends to the host."""
+    """What the host does: encoder or host embedding, and readout.
+
+    ``last`` holds, by core, how many channels of the last residual it sends to the host.
+    """
     encoder, readout = network.encoder, network.readout
     yield Work(encoder.name, HOST, encoder.name, "host_transfers", encoder.size, "token")
+    for quantity, count in embedded_on_host(encoder).items():
+        yield Work(encoder.name, HOST, encoder.name, quantity, count, "decision")
     for core, channels in last.items():
         yield Work(readout.name, core, readout.source, "graded_messages", channels, "decision")
     for quantity in ("macs", "weight_bytes"):

@@ -313,7 +313,7 @@ def warnings_about(network: Network, task: Task, target: float, mode: Mode) -> l
     notes = list(task.notes) if isinstance(task, EnvTask) else task_notes(network, task, target)
     notes += unproven_lines(network.verification)
     encoder = network.encoder
-    largest = float(encoder.offset[-1] + encoder.limit * encoder.step[-1]) * task.return_scale
+    largest = float(encoder.offset[-1] + encoder.reach[-1]) * task.return_scale
     if target > largest * (1 + RANGE_TOLERANCE):
         notes.append(
             f"the network's return-to-go input ends at {largest:.0f}: "

@@ -68,6 +68,8 @@ Commands = Mapping[str, Command[Any]]
 def parse_arguments(config_type: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
     """Turn command-line arguments into ``config_type`` (a dataclass, or a union of subcommands).
 
+    Options change the config that its ``starting_point(words)``, where it has one, gives in place of its defaults.
+
     Raises:
         UserError: the arguments do not fit; tyro's boxed message is folded into one line.
     """
@@ -75,7 +77,9 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
     words = [_HOME.sub(lambda found: f"{found[1]}{os.path.expanduser('~')}", word) for word in arguments]  # noqa: PTH111
     try:
         with contextlib.redirect_stderr(shown):
-            return tyro.cli(config_type, prog=program, description=description, args=words)
+            start = getattr(config_type, "starting_point", lambda _words: None)(words)
+            default = {} if start is None else {"default": start}
+            return tyro.cli(config_type, prog=program, description=description, args=words, **default)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

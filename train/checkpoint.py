@@ -27,7 +27,7 @@ from dsf.shell.typed_values import read_record
 from dsf.tasks import Task
 from dsf.tasks.registry import described_task
 from dsf.train.config.rivals import PolicyKind, RivalConfig, cannot_become_spikes, rival_from_json
-from dsf.train.config.training import MIN_INPUT_BITS, ModelConfig, model_config_from_json
+from dsf.train.config.training import MIN_INPUT_BITS, UNQUANTIZED, ModelConfig, model_config_from_json
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, deployed
@@ -237,7 +237,12 @@ class Checkpoint:
         return self._filled(QuantizedDSFormer(*shapes, **dataclasses.asdict(fixed)))
 
     def _codec(self) -> InputCodec:
-        return codec_from_json(self.header["codec"])
+        codec, asked = codec_from_json(self.header["codec"]), self.model_config().input_bits
+        if (codec.bits == UNQUANTIZED) != (asked == UNQUANTIZED):
+            raise UserError(
+                f"{self.path}: its codec has {codec.bits} bits and its model.input_bits is {asked}: train again"
+            )
+        return codec
 
     def _require_held(self, least: int) -> None:
         """Refuse sizes before anything of them is made: a header may claim any, and the tensors say which one it is.
@@ -254,8 +259,11 @@ class Checkpoint:
 
     def _filled(self, model: Model) -> Model:
         """``model`` with the checkpoint's tensors, in evaluation mode."""
+        tensors = self.group("model")
+        if isinstance(model, DSFormer) and model.embed.bias is not None:  # older ones had none
+            tensors.setdefault("embed.bias", torch.zeros_like(model.embed.bias))
         try:
-            model.load_state_dict(self.group("model"))
+            model.load_state_dict(tensors)
         except RuntimeError as error:
             raise UserError(f"{self.path}: tensors do not fit the config: {' '.join(str(error).split())}") from None
         for name, tensor in model.state_dict().items():
@@ -285,8 +293,9 @@ def codec_from_json(values: dict[str, Any]) -> InputCodec:
         UserError: the numbers are no codec.
     """
     arrays = {name: np.array(values[name], np.float64) for name in ("offset", "step", "unit")}
-    if not isinstance(values["bits"], int) or not MIN_INPUT_BITS <= values["bits"] <= MAX_INPUT_BITS:
-        raise TypeError(f"codec's bits is {shown(values['bits'])}, expected {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
+    bits, most = values["bits"], MAX_INPUT_BITS
+    if type(bits) is not int or not (bits == UNQUANTIZED or MIN_INPUT_BITS <= bits <= most):
+        raise TypeError(f"codec's bits is {shown(bits)}, expected {MIN_INPUT_BITS} to {most}, or {UNQUANTIZED}")
     constant = values.get("constant", [])
     if not (isinstance(constant, list) and all(type(feature) is int for feature in constant)):
         raise TypeError(f"codec's constant is {shown(constant)}, expected a list of ints")

@@ -12,7 +12,7 @@ from dsf.shell.errors import UserError
 from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
-from dsf.train.config.training import ModelConfig, TrainConfig, export_obstacles
+from dsf.train.config.training import ModelConfig, TrainConfig, quantization_obstacles
 from dsf.train.data.dataset import OfflineDataset
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
@@ -48,7 +48,7 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
         if config.policy != "dsformer":
             return make_rival(config.policy, config.rival, config.model, codec, task)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
-    if obstacles := export_obstacles(config.model):
+    if obstacles := quantization_obstacles(config.model):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")
     if config.resume:
         checkpoint = load_checkpoint(config.out)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.tasks.registry import ENVIRONMENT_FACT
+from dsf.train.averaging import WeightAverage, has_statistics, reported_copy
 from dsf.train.checkpoint import (
     codec_to_json,
     git_revision,
@@ -19,7 +20,7 @@ from dsf.train.checkpoint import (
     optimizer_tensors,
     restore_optimizer,
 )
-from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.rivals import rival_from_json
 from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.data.batches import Batch, BatchSource
 from dsf.train.data.dataset import OfflineDataset, require_context
@@ -28,6 +29,7 @@ from dsf.train.evaluation.closed_loop import evaluate
 from dsf.train.initial import initial_model
 from dsf.train.models.activity import FiringStatistics, record_activity
 from dsf.train.models.attention import PackedTokens
+from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.neurons import set_neuron_kind
 from dsf.train.models.norm import set_blend
 from dsf.train.models.portable import compile_kernels
@@ -48,10 +50,23 @@ FREE_ON_RESUME = {
     "eval_seed",
     "eval_targets",
     "init",
+    "preset",
 }
-"""Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash)."""
+"""Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash, a
+preset's model by its fields)."""
 ACTIVITY_WINDOWS = 64
 """Windows on which firing rates are measured."""
+
+
+TRAINED = "trained"
+"""Prefix of the tensors that training goes on from, where the checkpoint's model is another one."""
+STATISTICS_SEED = 1 << 32
+"""Added to the run's seed for the batches that statistics are estimated on: no step ever draws them."""
+
+
+def named(prefix: str, model: torch.nn.Module) -> dict[str, Tensor]:
+    """A model's tensors on the CPU, by names with a prefix."""
+    return {f"{prefix}.{key}": tensor.cpu() for key, tensor in model.state_dict().items()}
 
 
 def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,6 +113,8 @@ class Trainer:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.directory = RunDirectory(config.out, writes=rank() == 0)
+        self.average = None if config.ema is None else WeightAverage(self.model, config.ema)
+        self._reported: tuple[int, DecisionModel] | None = None
         self.step = 0
         self.scores: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -126,9 +143,11 @@ class Trainer:
 
     def save(self, name: str | None = None) -> None:
         """Write the checkpoint, or another one (the best) beside it."""
-        tensors = {f"model.{key}": tensor.cpu() for key, tensor in self.model.state_dict().items()}
+        reported = self.reported()
+        tensors = named("model", reported)
         if name is None:
-            self.directory.save({**tensors, **optimizer_tensors(self.optimizer)}, self.header())
+            own = {} if reported is self.model else named(TRAINED, self.model)
+            self.directory.save({**tensors, **own, **optimizer_tensors(self.optimizer)}, self.header())
         else:
             self.directory.save(tensors, {**self.header(), "scores": [self.best]}, name)
 
@@ -153,18 +172,19 @@ class Trainer:
             for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "model", "ranks")
             if mine.get(name) != theirs.get(name)
         ]
-        sizes = mine["rival"], theirs.get("rival")
-        if sizes[0] != (
-            sizes[1] and {**dataclasses.asdict(RivalConfig()), **sizes[1]}
-        ):  # its younger fields at their defaults
+        rival = theirs.get("rival")
+        if mine["rival"] != (rival and dataclasses.asdict(rival_from_json(rival))):  # with its younger fields' defaults
             different.append("rival")
         if different:
             raise UserError(f"--resume: {checkpoint.path} was trained with another {different[0]}: repeat its settings")
         if theirs["step"] and not checkpoint.group("optimizer"):
             raise UserError(f"--resume: {checkpoint.path} was stripped for inference: start a new run instead")
+        reported = checkpoint.group("model")
         try:
-            self.model.load_state_dict(checkpoint.group("model"))
-        except RuntimeError as error:
+            self.model.load_state_dict(checkpoint.group(TRAINED) or reported)
+            if self.average is not None:
+                self.average.restore(reported)
+        except (RuntimeError, KeyError) as error:
             told = " ".join(str(error).split())
             raise UserError(f"--resume: {checkpoint.path}: tensors do not fit the config: {told}") from None
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
@@ -189,8 +209,29 @@ class Trainer:
             found = f"the loss is {float(value):g} and its gradient's norm {float(norm):g} at step {self.step}"
             raise CommandFailed(f"{found}: lower --learning-rate")
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
         self.step += 1
         return float(value)
+
+    def reported(self) -> DecisionModel:
+        """The model as it is scored, kept and exported at this step; every rank has to ask for it.
+
+        It is the model that trains, or where ``ema`` or ``norm_batches`` ask for it a copy, see
+        :mod:`dsf.train.averaging`.
+        """
+        count = self.config.norm_batches if has_statistics(self.model) else 0
+        if self.average is None and not count:
+            return self.model
+        if self._reported is None or self._reported[0] != self.step:
+            source = dataclasses.replace(self.batches, seed=self.config.seed + STATISTICS_SEED)
+            drawn = (source.draw(number) for number in range(count))
+            batches = (
+                (batch.integers.to(self.device), batch.mask.to(self.device), batch.ends.to(self.device))
+                for batch in drawn
+            )
+            self._reported = self.step, reported_copy(self.model, self.average, batches)
+        return self._reported[1]
 
     def loss(self, batch: Batch) -> Tensor:
         """This rank's share of the loss: it is the sum over ranks that is a mean over the global batch.
@@ -258,7 +299,7 @@ class Trainer:
             targets = config.eval_targets or task.target_returns
             seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
             with observer.evaluating(len(targets) * config.eval_episodes * task.max_steps) as advance:
-                found = evaluate(deployed(self.model), task, "last", self.step, targets, seeds, advance)
+                found = evaluate(deployed(self.reported()), task, "last", self.step, targets, seeds, advance)
             self.scores = merge_scores(self.scores, [score.to_json() for score in found])
             metrics |= {f"eval/return@{score['target_return']:g}": score["return_mean"] for score in self.scores}
             self.keep_best()
@@ -274,9 +315,9 @@ class Trainer:
     def measure_activity(self) -> FiringStatistics:
         """Firing rates and synaptic events on windows of the training data, in evaluation mode."""
         source = BatchSource(self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed)
-        batch = source.draw(0)
-        self.model.eval()
-        with torch.no_grad(), record_activity(self.model) as activity:
-            self.model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
+        batch, model = source.draw(0), self.reported()
+        model.eval()
+        with torch.no_grad(), record_activity(model) as activity:
+            model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
         self.model.train()
         return activity

@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel, lane_batches
 from dsf.export.network.nodes import NetworkError
 from dsf.shell.arrays import FloatArray
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.rounding import InputStatistics
 
@@ -42,7 +42,7 @@ class LayerTrace:
     Attributes:
         layers: the affine map of every layer with weights, by the name of its node.
         inputs: what each of them read. Ticks is 1 for the embedding, which reads the codec's integers at every tick
-            alike, and for the readout, which reads the mean over ticks.
+            alike, and for the readout, which reads the mean over ticks. An embedding on the host is no layer here.
         residual: the last one.
         spikes: every LIF population, by its name.
     """
@@ -53,12 +53,12 @@ class LayerTrace:
     spikes: dict[str, FloatArray]
 
 
-def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> LayerTrace:
+def run_layers(model: FoldedModel, tokens: CodedArray) -> LayerTrace:
     """Run level L1 and keep what every layer reads.
 
     Args:
         model: folded model.
-        tokens: the codec's integers (tokens, lanes, features), at most K tokens; a lane is a window of its own.
+        tokens: what the codec makes of them, (tokens, lanes, features), at most K; a lane is a window of its own.
 
     Raises:
         NetworkError: no tokens, too many, or of the wrong size.
@@ -70,8 +70,12 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> LayerTrac
         spikes[name] = fired
 
     FoldedEngine(model, observe).decide(tokens)
-    layers, inputs = {"embed": model.embed}, {"embed": tokens[None].astype(np.float64)}
-    residual = np.broadcast_to(model.embed(inputs["embed"]), (model.ticks, *tokens.shape[:2], len(model.embed.bias)))
+    coded = tokens[None].astype(np.float64)
+    layers: dict[str, Affine] = {}
+    inputs: dict[str, FloatArray] = {}
+    if isinstance(model.embed, Affine):
+        layers["embed"], inputs["embed"] = model.embed, coded
+    residual = np.broadcast_to(model.embed(coded), (model.ticks, *tokens.shape[:2], len(model.embed.bias)))
     for index, block in enumerate(model.blocks):
         name, mlp = f"blocks.{index}.attention", f"blocks.{index}.mlp"
         if (attention := block.attention) is not None:
@@ -89,7 +93,7 @@ def run_layers(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> LayerTrac
     return LayerTrace(layers, inputs, residual, spikes)
 
 
-def calibrate(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Calibration:
+def calibrate(model: FoldedModel, tokens: CodedArray) -> Calibration:
     """Statistics of a folded model on tokens; see :func:`run_layers` for the arguments.
 
     Raises:
@@ -109,13 +113,13 @@ def calibrate(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> Calibratio
     return Calibration(inputs, tokens.shape[0] * tokens.shape[1])
 
 
-def _require_tokens(model: FoldedModel, tokens: npt.NDArray[np.integer]) -> None:
+def _require_tokens(model: FoldedModel, tokens: CodedArray) -> None:
     """Check the shape of calibration tokens.
 
     Raises:
         NetworkError: no tokens, too many, or of the wrong size.
     """
-    features = model.embed.weight.shape[1]
+    features = model.features
     if tokens.ndim != 3 or tokens.shape[2] != features or tokens.size == 0:
         raise NetworkError(f"calibration tokens have shape {tokens.shape}: give some as (tokens, lanes, {features})")
     if len(tokens) > model.context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
+from torch import nn
 
 from dsf.export.conversion.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.shell.arrays import FloatArray
@@ -13,6 +14,7 @@ from dsf.train.config.training import ModelConfig, export_obstacles
 from dsf.train.models.attention import PSSA, SpikingAttention
 from dsf.train.models.dsformer import Block, DSFormer
 from dsf.train.models.folding import float64, fold_head, fold_norm
+from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
 
 
@@ -63,10 +65,9 @@ def fold(model: DSFormer) -> FoldedModel:
 
 
 def _fold(model: DSFormer, config: ModelConfig) -> FoldedModel:
-    embed = fold_norm(model.embed, model.embed_norm, "embed_norm")
     return FoldedModel(
         codec=model.codec,
-        embed=Affine(embed.weight * float64(model.input_unit), embed.bias),
+        embed=fold_embedding(model),
         blocks=tuple(fold_block(cast(Block, b), config, f"blocks.{i}") for i, b in enumerate(model.blocks)),
         head=fold_head(model),
         threshold=config.threshold,
@@ -77,13 +78,33 @@ def _fold(model: DSFormer, config: ModelConfig) -> FoldedModel:
     )
 
 
+def fold_embedding(model: DSFormer) -> Affine | NormedEmbedding:
+    """The embedding, from what the codec makes of a token; a LayerNorm behind it stays.
+
+    Raises:
+        UserError: its norm is none that is known here.
+    """
+    norm, unit = model.embed_norm, float64(model.input_unit)
+    if isinstance(norm, nn.LayerNorm):
+        weight, bias = float64(model.embed.weight), model.embed.bias
+        linear_bias = np.zeros(len(weight)) if bias is None else float64(bias)
+        return NormedEmbedding(weight * unit, linear_bias, float64(norm.weight), float64(norm.bias), norm.eps)
+    embed = fold_norm(model.embed, norm, "embed_norm")
+    return Affine(embed.weight * unit, embed.bias)
+
+
 def _require_finite(folded: FoldedModel) -> None:
     """Refuse a model whose norms or weights have no finite affine map.
 
     Raises:
         UserError: naming the layer.
     """
-    maps: dict[str, tuple[FloatArray | None, ...]] = {"embed": (folded.embed.weight, folded.embed.bias)}
+    embed = folded.embed
+    maps: dict[str, tuple[FloatArray | None, ...]] = {
+        "embed": (embed.weight, embed.bias)
+        if isinstance(embed, Affine)
+        else (embed.matrix, embed.linear_bias, embed.gain, embed.bias)
+    }
     for index, block in enumerate(folded.blocks):
         if (attention := block.attention) is not None:
             name = f"blocks.{index}.attention"
@@ -93,8 +114,8 @@ def _require_finite(folded: FoldedModel) -> None:
         maps[f"blocks.{index}.mlp.expand"] = (block.expand.weight, block.expand.bias)
         maps[f"blocks.{index}.mlp.contract"] = (block.contract.weight, block.contract.bias)
     maps["head"] = (folded.head.weight, folded.head.bias)
-    for name, arrays in maps.items():
-        if not all(array is None or np.isfinite(array).all() for array in arrays):
+    for name, found in maps.items():
+        if not all(array is None or np.isfinite(array).all() for array in found):
             raise UserError(
                 f"cannot export: {name}, its norm folded in, is not finite (a running variance that is negative, or "
                 "weights that overflow): train again"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dsf.export.network.attention import counted, lag_rows, lags_of, scored, windowed
 from dsf.shell.arrays import FloatArray
 from dsf.train.config.training import AttentionKind
-from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.codec import CodedArray, InputCodec
+from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
 
 LANES_AT_ONCE = 2
@@ -54,10 +54,12 @@ class FoldedBlock:
 
 @dataclass(frozen=True)
 class FoldedModel:
-    """The whole folded policy. ``embed`` reads the codec's integers; ``discrete`` heads score choices."""
+    """The whole folded policy. ``embed`` reads what the codec makes of a token; one that ends in a LayerNorm cannot
+    become affine and stays on the host. ``discrete`` heads score choices.
+    """
 
     codec: InputCodec
-    embed: Affine
+    embed: Affine | NormedEmbedding
     blocks: tuple[FoldedBlock, ...]
     head: Affine
     threshold: float
@@ -65,6 +67,11 @@ class FoldedModel:
     ticks: int
     context: int
     discrete: bool = False
+
+    @property
+    def features(self) -> int:
+        """Of a token."""
+        return len(self.codec.unit)
 
     def residual_writers(self) -> dict[str, Affine]:
         """The affine maps behind spikes that write the residual, by the names of their synapses."""
@@ -82,8 +89,8 @@ class FoldedEngine:
     def __init__(self, model: FoldedModel, observe: Observer | None = None) -> None:
         self.model, self.observe = model, observe
 
-    def decide(self, graded: npt.NDArray[np.integer]) -> FloatArray:
-        """Map the codec's integers (tokens, lanes, features) to actions, or scores of choices, for every token.
+    def decide(self, graded: CodedArray) -> FloatArray:
+        """Map what the codec makes of tokens (tokens, lanes, features) to actions, or scores of choices, for each.
 
         The first token has no past and the last one is the present. At most K tokens.
         """
@@ -134,6 +141,6 @@ def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:
     return lag_rows(bias, window)[-tokens:, None]
 
 
-def lane_batches(tokens: npt.NDArray[np.integer], axis: int) -> list[npt.NDArray[np.integer]]:
+def lane_batches(tokens: CodedArray, axis: int) -> list[CodedArray]:
     """Tokens cut into batches of at most LANES_AT_ONCE lanes; ``axis`` is that of the lanes."""
     return np.array_split(tokens, max(-(-tokens.shape[axis] // LANES_AT_ONCE), 1), axis)

@@ -32,8 +32,9 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.export.network.reference import accumulate, integer_product, replay_window, shift
+from dsf.export.network.reference import accumulate, entering, integer_product, replay_window, shift
 from dsf.shell.arrays import FloatArray, Int64Array
+from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS, WEIGHT_BITS, Affine
 from dsf.train.quantization.layers import FINE_EMBEDDING
 from dsf.train.quantization.rounding import REACH_TOLERANCE
@@ -105,13 +106,13 @@ class _Tally:
             self.slots += spikes[1].size
 
 
-def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.integer]) -> list[LayerFigures]:
+def layer_report(folded: FoldedModel, network: Network, tokens: CodedArray) -> list[LayerFigures]:
     """Figures of every layer with weights or a gain, in evaluation order.
 
     Args:
         folded: level L1.
         network: level L2 of the same model.
-        tokens: the codec's integers (tokens, lanes, features), at most K tokens; a lane is a window of its own.
+        tokens: what the codec makes of them, (tokens, lanes, features), at most K; a lane is a window of its own.
 
     Raises:
         NetworkError: tokens do not fit, or the network is not of this model.
@@ -122,7 +123,7 @@ def layer_report(folded: FoldedModel, network: Network, tokens: npt.NDArray[np.i
         activity = _with_fine_embedding(run_layers(folded, batch), network, _residual_units(folded, network))
         _require_same_layers(activity, network)
         values: dict[str, Int64Array] = {}
-        replay_window(network, batch, observe=values.__setitem__)
+        replay_window(network, entering(network.encoder, batch), observe=values.__setitem__)
         for node in weighted:
             layer, population = _layer(node, network, folded, activity), _population(network, node.name)
             pair = None if population is None else (activity.spikes[population], values[population])

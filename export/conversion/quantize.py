@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from dsf.export.network.nodes import (
     Count,
     Encoder,
     Gate,
+    HostEmbedding,
     NetworkError,
     Node,
     Outer,
@@ -34,6 +36,8 @@ from dsf.export.network.nodes import (
     Window,
 )
 from dsf.shell.errors import UserError
+from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import MAX_EXPONENT, WEIGHT_BITS, Affine, ResidualIntegers
 from dsf.train.quantization.layers import (
     FINE_EMBEDDING,
@@ -53,6 +57,8 @@ from dsf.train.quantization.scales import (
     decay_units,
     feature_shifts,
 )
+
+HOST_EMBEDDING, FIRST_RESIDUAL = "host_embedding", "residual.0"
 
 
 def quantize(
@@ -90,6 +96,11 @@ def quantize(
     if bits not in (None, rules.bits):
         raise ValueError(f"bits is {bits}, config.bits is {rules.bits}: give one of them")
     _require_applicable(rules, calibration, threshold_units, whole_biases)
+    if rules.embed_synapses > 1 and isinstance(model.embed, NormedEmbedding):
+        raise UserError(
+            f"--embed-synapses {rules.embed_synapses} requires an embedding of synapses, and this one ends in a "
+            "LayerNorm and runs on the host, without rounding: drop it"
+        )
     inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
 
     @functools.cache
@@ -118,9 +129,9 @@ def _writers(model: FoldedModel, scales: Scales) -> list[Writer]:
     The embedding counts where it has no second synapses: with them it loses nothing to coarser units.
     """
     writers = [Writer.of(affine, scales.inputs_of(name), scales) for name, affine in model.residual_writers().items()]
-    if scales.rules.embed_synapses == 1:
-        shifts, inputs = feature_shifts(model.embed, model.codec.bits, scales), scales.inputs_of("embed")
-        evened = Affine(model.embed.weight / 2.0**shifts, model.embed.bias)
+    if scales.rules.embed_synapses == 1 and isinstance(embed := model.embed, Affine):
+        shifts, inputs = feature_shifts(embed, model.codec.bits, scales), scales.inputs_of("embed")
+        evened = Affine(embed.weight / 2.0**shifts, embed.bias)
         writers.append(Writer.of(evened, None if inputs is None else inputs.scaled(2.0**shifts), scales))
     return writers
 
@@ -182,7 +193,20 @@ def _refusal(reason: NetworkError, units: int, trained: bool) -> str:
 
 def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
     """All nodes but the readout; the last one is the residual that it reads."""
+    nodes = _embedding_nodes(model, scales)
+    residual = nodes[-1].name
+    for index, block in enumerate(model.blocks):
+        nodes += _block_nodes(index, block, residual, model, scales)
+        residual = nodes[-1].name
+    return tuple(nodes)
+
+
+def _embedding_nodes(model: FoldedModel, scales: Scales) -> list[Node]:
+    """From a token to the first residual."""
     codec = model.codec
+    if isinstance(model.embed, NormedEmbedding):
+        host = host_embedding(model.embed, codec, scales)
+        return [host, Residual(FIRST_RESIDUAL, (host.name,), np.zeros(host.size, np.int32))]
     embed = embed_integers(model.embed, codec.bits, scales)
     nodes: list[Node] = [
         Encoder("encoder", codec.offset, codec.step, embed.shifts, codec.bits),
@@ -192,12 +216,26 @@ def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
     if embed.fine is not None:
         nodes.append(residual_synapses(FINE_EMBEDDING, "encoder", embed.fine))
         written.append(FINE_EMBEDDING)
-    nodes.append(Residual("residual.0", tuple(written), embed.synapses.bias))
-    residual = "residual.0"
-    for index, block in enumerate(model.blocks):
-        nodes += _block_nodes(index, block, residual, model, scales)
-        residual = nodes[-1].name
-    return tuple(nodes)
+    return [*nodes, Residual(FIRST_RESIDUAL, tuple(written), embed.synapses.bias)]
+
+
+def host_embedding(embed: NormedEmbedding, codec: InputCodec, scales: Scales) -> HostEmbedding:
+    """The embedding on the host, in units of the residual, with so many bits that nothing is ever clipped."""
+    units = scales.residual_units(len(embed.matrix))
+    largest = math.ceil(float((embed.largest / units).max()))
+    return HostEmbedding(
+        name=HOST_EMBEDDING,
+        offset=codec.offset,
+        step=codec.step,
+        input_bits=codec.bits,
+        matrix=embed.matrix,
+        linear_bias=embed.linear_bias,
+        norm_gain=embed.gain,
+        norm_bias=embed.bias,
+        epsilon=embed.epsilon,
+        unit=units,
+        bits=max(largest.bit_length() + 1, 2),
+    )
 
 
 def _block_nodes(index: int, block: FoldedBlock, residual: str, model: FoldedModel, scales: Scales) -> list[Node]:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
+    HOST_KINDS,
     LIF,
     And,
     Count,
-    Encoder,
     Gate,
     NetworkError,
     Node,
@@ -112,7 +112,7 @@ def compute_bounds(network: Network) -> list[Bound]:
     ranges: dict[str, Interval] = {}
     bounds: list[Bound] = []
     for node in network.nodes:
-        if isinstance(node, Encoder):
+        if isinstance(node, HOST_KINDS):
             top = np.full(node.size, node.limit, np.int64) << node.shift
             ranges[node.name] = Interval(-top, top)
         elif isinstance(node, Synapses):

@@ -21,7 +21,7 @@ from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.carried import require_carried
 from dsf.export.network.limits import MOST_NODES, require_count, require_name
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_text, require_whole
+from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_number, require_text, require_whole
 from dsf.export.network.sealed import Seal
 from dsf.shell.file_values import parse_json
 from dsf.shell.hdf5_reading import ReadLimits
@@ -59,9 +59,18 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "step": np.float64,
     "shift": np.int8,
     "scale": np.float64,
+    "matrix": np.float64,
+    "linear_bias": np.float64,
+    "norm_gain": np.float64,
+    "norm_bias": np.float64,
+    "unit": np.float64,
 }
 """Storage type of every array field, whatever its node."""
-_SCALARS: dict[Any, Callable[[str, str, Any], int | str]] = {int: require_whole, str: require_text}
+_SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {
+    int: require_whole,
+    float: require_number,
+    str: require_text,
+}
 """Types of the fields that are attributes, and who checks them."""
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dsf.export.network.nodes import HISTORY_KINDS, NetworkError, Node
+from dsf.export.network.nodes import HISTORY_KINDS, HostEmbedding, NetworkError, Node
 from dsf.shell.plain_text import shown
 
 LARGEST_TICKS = 1 << 10
@@ -64,6 +64,8 @@ def require_sizes(ticks: int, context: int, nodes: Sequence[Node]) -> None:
         where = f"network node '{node.name}'"
         _require(where, "size", node.size, LARGEST_POPULATION)
         _require(where, "number of sources", len(node.sources), MOST_SOURCES)
+        if isinstance(node, HostEmbedding):
+            _require(where, "number of features", node.features, LARGEST_POPULATION)
         if isinstance(node, HISTORY_KINDS):
             _require(where, "reach", node.reach, LARGEST_CONTEXT)
     _require("network", "number of neurons", sum(node.size for node in nodes), MOST_NEURONS)

@@ -12,12 +12,13 @@ from dsf.export.network.limits import require_sizes
 from dsf.export.network.nodes import (
     ALLOWED_SOURCES,
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     And,
     Count,
-    Encoder,
     Gate,
     HistoryNode,
+    HostNode,
     NetworkError,
     Node,
     Outer,
@@ -62,7 +63,7 @@ class Network:
     def __post_init__(self) -> None:
         _check_header(self)
         require_sizes(self.ticks, self.context, self.nodes)
-        if not (self.nodes and isinstance(self.nodes[0], Encoder) and isinstance(self.nodes[-1], Readout)):
+        if not (self.nodes and isinstance(self.nodes[0], HOST_KINDS) and isinstance(self.nodes[-1], Readout)):
             raise NetworkError("network: the first node must be the encoder and the last the readout; export it again")
         known: dict[str, Node] = {}
         for node in self.nodes:
@@ -89,9 +90,11 @@ class Network:
         return (node for node in self.nodes if isinstance(node, kind))
 
     @property
-    def encoder(self) -> Encoder:
-        """The first node."""
-        return next(self.of_kind(Encoder))
+    def encoder(self) -> HostNode:
+        """The first node: what makes a token's integers, on the host."""
+        first = self.nodes[0]
+        assert isinstance(first, HOST_KINDS)
+        return first
 
     @property
     def readout(self) -> Readout:

@@ -16,11 +16,19 @@ import numpy.typing as npt
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
 from dsf.shell.plain_text import shown
+from dsf.train.quantization.host_embedding import (
+    BYTES_PER_WEIGHT,
+    MACS_PER_CHANNEL,
+    OPERATIONS_PER_CHANNEL,
+    VECTORS,
+    NormedEmbedding,
+)
 from dsf.train.quantization.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
     DECAY_BITS,
     MAX_EXPONENT,
+    MAX_GRADED_BITS,
     MAX_INPUT_BITS,
     THRESHOLD_BITS,
     WEIGHT_BITS,
@@ -58,6 +66,18 @@ def require_whole(where: str, name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise NetworkError(f"{where}: {name} is {shown(value)}, expected a whole number; export the network again")
     return int(value)
+
+
+def require_number(where: str, name: str, value: Any) -> float:
+    """A finite number that a file gave, as float.
+
+    Raises:
+        NetworkError: it is none.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not np.isfinite(value):
+        raise NetworkError(f"{where}: {name} is {shown(value)}, expected a finite number; export the network again")
+    return float(value)
 
 
 def require_text(where: str, name: str, value: Any) -> str:
@@ -111,7 +131,12 @@ class Encoder:
 
     @property
     def size(self) -> int:
-        """Number of features."""
+        """Number of values that enter the chip: one for each feature."""
+        return len(self.offset)
+
+    @property
+    def features(self) -> int:
+        """Number of features of a token."""
         return len(self.offset)
 
     @property
@@ -120,8 +145,113 @@ class Encoder:
         return (1 << (self.bits - 1)) - 1
 
     @property
+    def reach(self) -> FloatArray:
+        """How far a feature may lie from its offset before it is clipped, (features,)."""
+        return self.limit * self.step
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """No node feeds the encoder."""
+        return ()
+
+
+@dataclass(frozen=True)
+class HostEmbedding:
+    """Embedding and LayerNorm on the host, in float64; its integers q enter the first residual as graded spikes.
+
+    z[f] = (float32(x[f]) - offset[f]) / step[f];   with input_bits > 0 also z = clip(round_half_even(z), -l, l),
+        l = 2**(input_bits-1) - 1;
+    y[n] = (((linear_bias[n] + matrix[n, 0] z[0]) + matrix[n, 1] z[1]) + ...) in the order of the features;
+    m = ((y[0] + y[1]) + y[2] + ...) / N,   c[n] = y[n] - m,   v = ((c[0] c[0] + c[1] c[1]) + ...) / N;
+    q[n] = clip(round_half_even((c[n] / sqrt(v + epsilon) * norm_gain[n] + norm_bias[n]) / unit[n]), -L, L),
+        L = 2**(bits-1) - 1;   g[t] = q at every tick.
+
+    Every product, sum, quotient and root is rounded to float64 by itself, in this order (no fused multiply-add, no
+    library's sum), so that every machine gets the same integers. A LayerNorm divides per token and cannot become
+    spikes; its inputs need not be quantized, because no synapse reads them.
+    """
+
+    name: str
+    offset: FloatArray  # (features,) feature units
+    step: FloatArray  # (features,) feature units per unit of z
+    input_bits: int  # signed width of z; 0 where z is not rounded
+    matrix: FloatArray  # (channels, features)
+    linear_bias: FloatArray  # (channels,)
+    norm_gain: FloatArray  # (channels,)
+    norm_bias: FloatArray  # (channels,)
+    epsilon: float  # added to the variance
+    unit: FloatArray  # (channels,) float value of one residual unit
+    bits: int  # signed width of q
+
+    def __post_init__(self) -> None:
+        require(self.matrix.ndim == 2 and self.matrix.size > 0, self, f"matrix has shape {self.matrix.shape}")
+        channels, features = self.matrix.shape
+        for name in ("offset", "step", "linear_bias", "norm_gain", "norm_bias", "unit"):
+            size = features if name in ("offset", "step") else channels
+            shape = getattr(self, name).shape
+            require(shape == (size,), self, f"{name} has shape {shape}, expected ({size},)")
+        for name in ("offset", "step", "matrix", "linear_bias", "norm_gain", "norm_bias", "unit"):
+            require(bool(np.isfinite(getattr(self, name)).all()), self, f"{name} is not finite")
+        for name in ("step", "unit"):
+            require(bool((getattr(self, name) > 0).all()), self, f"{name} is not positive")
+        require(0.0 < self.epsilon < np.inf, self, f"epsilon is {self.epsilon}, it must be positive")
+        allowed = self.input_bits == 0 or 2 <= self.input_bits <= MAX_INPUT_BITS
+        require(allowed, self, f"input_bits is {self.input_bits}, expected 0 or 2 to {MAX_INPUT_BITS}")
+        require(2 <= self.bits <= MAX_GRADED_BITS, self, f"bits is {self.bits}, expected 2 to {MAX_GRADED_BITS}")
+
+    @property
+    def size(self) -> int:
+        """Number of values that enter the chip: one for each channel of the residual."""
+        return len(self.matrix)
+
+    @property
+    def features(self) -> int:
+        """Number of features of a token."""
+        return len(self.offset)
+
+    @property
+    def limit(self) -> int:
+        """Largest q."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def input_limit(self) -> float:
+        """Largest z."""
+        return float((1 << (self.input_bits - 1)) - 1) if self.input_bits else float("inf")
+
+    @property
+    def reach(self) -> FloatArray:
+        """How far a feature may lie from its offset before it is clipped, (features,)."""
+        return self.input_limit * self.step
+
+    @property
+    def shift(self) -> npt.NDArray[np.int8]:
+        """(channels,) zeros: q enters as it is."""
+        return np.zeros(self.size, np.int8)
+
+    @property
+    def embedding(self) -> NormedEmbedding:
+        """From z to real values of the residual."""
+        return NormedEmbedding(self.matrix, self.linear_bias, self.norm_gain, self.norm_bias, self.epsilon)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for a token, in float64."""
+        return self.matrix.size + MACS_PER_CHANNEL * self.size
+
+    @property
+    def operations(self) -> int:
+        """Other operations for a token, in float64."""
+        return OPERATIONS_PER_CHANNEL * self.size
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of what a token is computed with."""
+        return BYTES_PER_WEIGHT * (self.matrix.size + VECTORS * self.size)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """No node feeds it."""
         return ()
 
 
@@ -414,8 +544,15 @@ class Readout:
         return (self.source,)
 
 
-Node = Encoder | Synapses | Residual | LIF | Gate | Window | PlacedWindow | Count | Outer | And | Readout
+Node = (
+    Encoder | HostEmbedding | Synapses | Residual | LIF | Gate | Window | PlacedWindow | Count | Outer | And | Readout
+)
 NODE_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in typing.get_args(Node)}
+HostNode = Encoder | HostEmbedding
+HOST_KINDS = (Encoder, HostEmbedding)
+"""Node kinds that turn a token into the integers that enter the chip, on the host; every network begins with one."""
+UNPLACED_KINDS = (Encoder, HostEmbedding, Synapses, Readout)
+"""Node kinds without neurons on a core: the host's, and synapses, which belong to the neurons that they feed."""
 SPIKING_KINDS = (LIF, Gate, And)
 """Node kinds whose outputs are binary spikes."""
 HistoryNode = Window | PlacedWindow | Count | Outer
@@ -424,7 +561,7 @@ HISTORY_KINDS = (Window, PlacedWindow, Count, Outer)
 
 ALLOWED_SOURCES: dict[type[Any], tuple[type[Any], ...]] = {
     Synapses: (Encoder, *SPIKING_KINDS),
-    Residual: (Synapses, Residual),
+    Residual: (HostEmbedding, Synapses, Residual),
     LIF: (Synapses, Residual, *HISTORY_KINDS),
     Gate: (LIF,),
     Window: (LIF, Gate),

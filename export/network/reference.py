@@ -15,12 +15,14 @@ from dsf.export.network.attention import Lagged, counted, lags_of, scored, windo
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     And,
     Count,
-    Encoder,
     Gate,
     HistoryNode,
+    HostEmbedding,
+    HostNode,
     NetworkError,
     Outer,
     PlacedWindow,
@@ -31,7 +33,7 @@ from dsf.export.network.nodes import (
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.tasks import Token
 from dsf.tasks.policy import NOT_FINITE
-from dsf.train.quantization.codec import single_precision
+from dsf.train.quantization.codec import CodedArray, single_precision
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
 Observer = Callable[[str, Int64Array], None]
@@ -65,25 +67,51 @@ def shift(values: Int64Array, exponent: int) -> Int64Array:
     return values << exponent if exponent > 0 else values >> -exponent
 
 
-def encode(node: Encoder, vector: npt.NDArray[np.floating]) -> Int64Array:
-    """Quantize token vectors (lanes, features) to the encoder's integers q.
+def encode(node: HostNode, vector: npt.NDArray[np.floating]) -> Int64Array:
+    """Turn token vectors (..., features) into the integers q that enter the network (..., size).
 
     Raises:
-        NetworkError: a value is not finite.
+        NetworkError: a value is not finite, or a host embedding makes none of it that is.
     """
     if not np.isfinite(vector).all():
         raise NetworkError(NOT_FINITE)
-    return np.clip(_unclipped(node, vector), -node.limit, node.limit).astype(np.int64)
+    coded = _unclipped(node, vector)
+    if isinstance(node, HostEmbedding):
+        return embedded(node, np.clip(coded, -node.input_limit, node.input_limit))
+    return np.clip(coded, -node.limit, node.limit).astype(np.int64)
 
 
-def saturated(node: Encoder, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-    """Which features of token vectors (..., features) lie beyond the encoder's range, so that q is clipped."""
-    return np.abs(_unclipped(node, vectors)) > node.limit
+def entering(node: HostNode, coded: CodedArray) -> Int64Array:
+    """The integers q (..., size) that enter the network for what training's codec makes of tokens (..., features).
+
+    Raises:
+        NetworkError: a host embedding makes no finite value of them.
+    """
+    return embedded(node, coded) if isinstance(node, HostEmbedding) else coded.astype(np.int64)
 
 
-def _unclipped(node: Encoder, vectors: npt.NDArray[np.floating]) -> FloatArray:
-    """The encoder's integers (..., features) if it had no range, in float64."""
-    return np.rint((single_precision(vectors) - node.offset) / node.step)
+def embedded(node: HostEmbedding, z: CodedArray) -> Int64Array:
+    """A host embedding's integers q (..., channels) from z (..., features).
+
+    Raises:
+        NetworkError: they are not finite: a feature lies beyond what float32 holds.
+    """
+    scaled = node.embedding(z.astype(np.float64)) / node.unit
+    if not np.isfinite(scaled).all():
+        raise NetworkError(NOT_FINITE)
+    return np.clip(np.rint(scaled), -node.limit, node.limit).astype(np.int64)
+
+
+def saturated(node: HostNode, vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Which features of token vectors (..., features) lie beyond the encoder's range, so that they are clipped."""
+    limit = node.input_limit if isinstance(node, HostEmbedding) else node.limit
+    return np.abs(_unclipped(node, vectors)) > limit
+
+
+def _unclipped(node: HostNode, vectors: npt.NDArray[np.floating]) -> FloatArray:
+    """The encoder's integers (..., features) if it had no range, in float64; a host embedding may not round."""
+    scaled: FloatArray = (single_precision(vectors) - node.offset) / node.step
+    return scaled if isinstance(node, HostEmbedding) and not node.input_bits else np.rint(scaled)
 
 
 def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> Int64Array:
@@ -270,7 +298,7 @@ def evaluate_nodes(
     """
     values: dict[str, Int64Array] = {}
     for node in network.nodes:
-        if isinstance(node, Encoder):
+        if isinstance(node, HOST_KINDS):
             out = np.broadcast_to(graded.astype(np.int64) << node.shift, (network.ticks, *graded.shape))
         elif isinstance(node, Synapses):
             out = shift(integer_product(values[node.source], node.weights), node.exponent)
@@ -319,8 +347,8 @@ def check_token_size(network: Network, observation_size: int, action_size: int) 
         NetworkError: sizes differ.
     """
     features = observation_size + action_size + 1
-    if (network.encoder.size, network.readout.size) != (features, action_size):
+    if (network.encoder.features, network.readout.size) != (features, action_size):
         raise NetworkError(
-            f"network reads {network.encoder.size} features and gives {network.readout.size} actions, the task needs "
-            f"{features} and {action_size}: run it with the task it was exported for ('{network.task}')"
+            f"network reads {network.encoder.features} features and gives {network.readout.size} actions, the task "
+            f"needs {features} and {action_size}: run it with the task it was exported for ('{network.task}')"
         )

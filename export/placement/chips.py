@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from dsf.export.network.bounds import compute_bounds
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import HISTORY_KINDS, LIF, And, Encoder, Gate, Readout, Residual, Synapses
+from dsf.export.network.nodes import HISTORY_KINDS, HOST_KINDS, LIF, And, Gate, Readout, Residual, Synapses
 from dsf.shell.errors import UserError
 from dsf.train.quantization.integers import MEMBRANE_FRACTION_BITS
 
@@ -268,7 +268,7 @@ def _graded_violations(network: Network, chip: Chip, reached: dict[tuple[str, st
     """Payloads that are wider than a spike's, one entry per sender; the residual also sends to the readout, shifted."""
     largest: dict[str, int] = {}
     for node in network.nodes:
-        if isinstance(node, Encoder):
+        if isinstance(node, HOST_KINDS):
             largest[node.name] = node.limit << int(node.shift.max())
         elif isinstance(node, Residual):
             largest[node.name] = reached[node.name, "residual"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import And, Encoder, Gate, Node, Outer, PlacedWindow, Readout, Synapses, Window
+from dsf.export.network.nodes import UNPLACED_KINDS, And, Gate, Node, Outer, PlacedWindow, Readout, Synapses, Window
 from dsf.export.placement.chips import Chip, needed_bits, stored_weight_bits
 
 RELAY_BITS = needed_bits(1)
@@ -17,7 +17,7 @@ class Connection:
     """How a population reads another: neuron n reads ``width`` neurons, from ``first + n // group * group`` on.
 
     Attributes:
-        source: population that is read, or the encoder.
+        source: population that is read, or the encoder, or the host embedding.
         first: offset within the source.
         width: source neurons that each neuron reads.
         group: neurons that read the same ones: 1 is one to one, the whole population is dense, a head lies between.
@@ -46,7 +46,7 @@ class Connection:
 
 def connections(network: Network, node: Node) -> tuple[Connection, ...]:
     """What a population's neurons read, synapses in front of them included; empty for nodes without neurons."""
-    if isinstance(node, (Encoder, Synapses, Readout)):
+    if isinstance(node, UNPLACED_KINDS):
         return ()
     if isinstance(node, Gate):
         return tuple(Connection(node.source, first, 1, 1, RELAY_BITS) for first in (node.first, node.second))

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, Encoder, NetworkError, Node, Readout, Synapses
+from dsf.export.network.nodes import LIF, UNPLACED_KINDS, NetworkError, Node
 from dsf.export.placement.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.placement.connections import Connection, connections
 from dsf.shell.arrays import FloatArray
@@ -172,7 +172,7 @@ def place(network: Network, chip: Chip, share_cores: bool = False, budget: Budge
     """
     filler = _Filler(network, chip, budget)
     for node in reversed(network.nodes):
-        if isinstance(node, (Encoder, Synapses, Readout)):
+        if isinstance(node, UNPLACED_KINDS):
             continue
         if not share_cores:
             filler.next_core()

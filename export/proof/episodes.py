@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +14,21 @@ from dsf.export.proof.rungs import LANES, random_proof_tokens, steps_for
 from dsf.shell.arrays import IntArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
+from dsf.train.quantization.codec import CodedArray
 
+Coded = TypeVar("Coded", IntArray, CodedArray)
 LARGEST_COUNT = 200
 """Episodes that are read, evenly spread over the dataset."""
 
 
 def dataset_episodes(
-    dataset_id: str, encode: Callable[[npt.NDArray[np.floating]], IntArray], features: int
-) -> list[IntArray]:
-    """Up to ``LARGEST_COUNT`` episodes of a dataset, (steps, features) integers each.
+    dataset_id: str, encode: Callable[[npt.NDArray[np.floating]], Coded], features: int
+) -> list[Coded]:
+    """Up to ``LARGEST_COUNT`` episodes of a dataset, (steps, ...) of what ``encode`` makes of each.
 
     Args:
         dataset_id: Minari id or D4RL name.
-        encode: turns token vectors (steps, features) into integers.
+        encode: turns token vectors (steps, features) into integers, or into what a codec makes of them.
         features: what a token must have.
 
     Raises:
@@ -55,7 +58,8 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
 
     Args:
         network: that will read them.
-        dataset_id: whose tokens; None draws random ones over the encoder's whole range. Where every episode is shorter
+        dataset_id: whose tokens; None draws random ones, see
+            :func:`~dsf.export.proof.rungs.random_proof_tokens`. Where every episode is shorter
             than the sequence wanted, it is as long as the longest episode.
         decisions: tokens in all, at least.
         seed: of random tokens.
@@ -68,5 +72,5 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
     require_installed("train", "torch", "minari")
     from dsf.export.proof.verify import spread_windows
 
-    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.size)
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.features)
     return spread_windows(episodes, steps_for(network, decisions), LANES).swapaxes(0, 1)

@@ -17,15 +17,19 @@ import torch
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import SPIKING_KINDS
+from dsf.export.network.nodes import SPIKING_KINDS, HostEmbedding
 from dsf.export.network.reference import decode, replay_window
 from dsf.export.proof.rungs import Rung
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.neurons import LIF
+from dsf.train.quantization.codec import CodedArray
 
 FLOAT_TOLERANCE = 1e-5
 """Largest accepted difference between L0 and L1 actions, and the membrane distance that excuses a spike."""
+
+HALF_UNIT = 0.5 + 1e-6
+"""Largest error of a rounded value, in units, but for float64's own rounding of both sides."""
 
 Recording = dict[str, npt.NDArray[np.bool_]]
 """Spikes per population, (tokens, ticks, lanes, neurons)."""
@@ -36,8 +40,8 @@ def in_float64(model: DSFormer) -> DSFormer:
     return copy.deepcopy(model).double().eval()
 
 
-def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]:
-    """L0, a model of :func:`in_float64`, on integers (lanes, context, features).
+def run_torch(model: DSFormer, tokens: CodedArray) -> tuple[FloatArray, Recording]:
+    """L0, a model of :func:`in_float64`, on what the codec makes of tokens, (lanes, context, features).
 
     Returns:
         actions (context, lanes, actions), and spikes.
@@ -62,7 +66,7 @@ def run_torch(model: DSFormer, tokens: IntArray) -> tuple[FloatArray, Recording]
     return actions.numpy().swapaxes(0, 1), recording
 
 
-def run_folded(model: FoldedModel, tokens: IntArray) -> tuple[FloatArray, Recording, Recording]:
+def run_folded(model: FoldedModel, tokens: CodedArray) -> tuple[FloatArray, Recording, Recording]:
     """L1: as :func:`run_torch`, and where a membrane is too near the threshold to say what should fire."""
     spikes: Recording = {}
     near: Recording = {}
@@ -75,7 +79,7 @@ def run_folded(model: FoldedModel, tokens: IntArray) -> tuple[FloatArray, Record
 
 
 def run_reference(network: Network, tokens: IntArray) -> tuple[FloatArray, Recording]:
-    """L2: as :func:`run_torch`."""
+    """L2: as :func:`run_torch`, from the integers that enter the network."""
     spikes: Recording = {}
     spiking = {node.name for node in network.nodes if isinstance(node, SPIKING_KINDS)}
 
@@ -125,6 +129,32 @@ class FoldComparison:
         }
         passed = self.compared > 0 and self.wrong == 0 and self.error < FLOAT_TOLERANCE  # NaN is not below
         return Rung("L0 torch -> L1 folded float", passed, summary, details)
+
+
+class HostComparison:
+    """The host embedding, level L1 -> its integers, added up: no value is off by more than half a unit of the residual.
+
+    Real values, from the folded network, against what the network file's own node makes of the same tokens.
+    """
+
+    def __init__(self, node: HostEmbedding) -> None:
+        self.node, self.values, self.clipped, self.error = node, 0, 0, 0.0
+
+    def add(self, real: FloatArray, integers: IntArray) -> None:
+        """One more batch, (..., channels) each."""
+        error = np.abs(real / self.node.unit - integers)
+        self.values += integers.size
+        self.clipped += int((error > 1.0).sum())
+        self.error = float(np.maximum(self.error, error.max()))
+
+    def rung(self) -> Rung:
+        """What the batches have shown."""
+        summary = (
+            f"{self.values:,} values, largest error {self.error:.3f} units of the residual, {self.clipped} clipped"
+        )
+        details = {"values": self.values, "error_max_units": self.error, "clipped": self.clipped}
+        passed = self.values > 0 and self.error <= HALF_UNIT
+        return Rung("L1 folded float -> host embedding", passed, summary, details)
 
 
 class IntegerComparison:

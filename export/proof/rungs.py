@@ -1,6 +1,6 @@
 """Proofs that need the network file alone: no overflow, stream equals window, and every target equals the reference.
 
-The tokens are a dataset's, or random over the encoder's whole range. Unlike rung L1 -> L2, nothing here may differ by a
+The tokens are a dataset's, or random. Unlike rung L1 -> L2, nothing here may differ by a
 single spike or accumulator.
 """
 
@@ -19,9 +19,9 @@ import numpy as np
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.memory import require_memory
 from dsf.export.network.network import Mode, Network
-from dsf.export.network.nodes import SPIKING_KINDS
-from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, replay_window
-from dsf.shell.arrays import Int64Array, IntArray
+from dsf.export.network.nodes import SPIKING_KINDS, HostEmbedding
+from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, encode, replay_window
+from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 
 if TYPE_CHECKING:
     from dsf.export.targets.torch_module import IntegerNetwork
@@ -118,9 +118,30 @@ def _untried(name: str, extra: str) -> Rung:
 
 
 def random_proof_tokens(network: Network, decisions: int, seed: int) -> IntArray:
-    """Uniform encoder integers (steps, LANES, features), at least ``decisions`` tokens and two contexts per lane."""
-    limit, steps = network.encoder.limit, steps_for(network, decisions)
-    return np.random.default_rng(seed).integers(-limit, limit + 1, (steps, LANES, network.encoder.size))
+    """Random integers (steps, LANES, size) that may enter, at least ``decisions`` tokens and two contexts per lane."""
+    return random_entering(network, (steps_for(network, decisions), LANES), np.random.default_rng(seed))
+
+
+def random_entering(network: Network, shape: tuple[int, ...], generator: np.random.Generator) -> IntArray:
+    """Random integers (*shape, size) that may enter a network.
+
+    They are uniform over the encoder's whole range. Of a host embedding's, half are what it makes of random token
+    vectors: uniform ones, which no LayerNorm gives, drown what the blocks add.
+    """
+    encoder = network.encoder
+    uniform = generator.integers(-encoder.limit, encoder.limit + 1, (*shape, encoder.size))
+    if not isinstance(encoder, HostEmbedding):
+        return uniform
+    normed = encode(encoder, random_vectors(encoder, shape, generator))
+    return np.where(generator.random((*shape, 1)) < 0.5, normed, uniform)
+
+
+def random_vectors(node: HostEmbedding, shape: tuple[int, ...], generator: np.random.Generator) -> FloatArray:
+    """Token vectors (*shape, features), normal around the offsets, of magnitudes from a tenth of the step to ten."""
+    magnitude = 10.0 ** generator.uniform(-1.0, 1.0, (*shape, 1))
+    scale = node.step * (max(node.input_limit / 5.0, 1.0) if node.input_bits else 1.0)
+    vectors: FloatArray = node.offset + magnitude * scale * generator.normal(size=(*shape, node.features))
+    return vectors
 
 
 def steps_for(network: Network, decisions: int) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from threading import Event
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,17 @@ from threadpoolctl import threadpool_limits
 
 from dsf.export.conversion.folded import FoldedModel, lane_batches
 from dsf.export.network.network import Network
-from dsf.export.network.reference import IntegerPolicy, ReferenceEngine, WindowReference
-from dsf.export.proof.levels import FoldComparison, IntegerComparison, in_float64, run_folded, run_reference, run_torch
+from dsf.export.network.nodes import HostEmbedding
+from dsf.export.network.reference import IntegerPolicy, ReferenceEngine, WindowReference, entering
+from dsf.export.proof.levels import (
+    FoldComparison,
+    HostComparison,
+    IntegerComparison,
+    in_float64,
+    run_folded,
+    run_reference,
+    run_torch,
+)
 from dsf.export.proof.rungs import UNPROVEN, Rung, prove_network
 from dsf.export.proof.score_gate import LARGEST_ADVICE, METHOD, Drop, paired_drop
 from dsf.shell.arrays import FloatArray, IntArray
@@ -31,7 +41,9 @@ from dsf.tasks import Episode, Policy, Task, Token, mean_confidence_interval, ro
 from dsf.tasks.scores import CONFIDENCE
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
+from dsf.train.quantization.codec import CodedArray
 
+Coded = TypeVar("Coded", IntArray, CodedArray)
 SEQUENCES = 64
 """Token sequences of context length compared spike by spike."""
 REPORT_SEQUENCES = 16
@@ -79,9 +91,9 @@ def prove_run(
     folded: FoldedModel,
     network: Network,
     loop: ClosedLoop | None,
-    episodes: Sequence[IntArray] | None = None,
+    episodes: Sequence[CodedArray] | None = None,
     watch: Watch = unwatched,
-) -> tuple[list[Rung], IntArray]:
+) -> tuple[list[Rung], CodedArray]:
     """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
     Args:
@@ -89,8 +101,8 @@ def prove_run(
         folded: its folded form.
         network: its integer form.
         loop: closed-loop episodes; None leaves that rung out, and ``episodes`` must be given.
-        episodes: tokens to compare on, (steps, features) encoder integers each; None takes those that the float policy
-            sees in ``loop``.
+        episodes: tokens to compare on, as the codec makes them of (steps, features) each; None takes those that the
+            float policy sees in ``loop``.
         watch: stands around the episodes of every look, then around the comparison of the levels.
 
     Returns:
@@ -103,8 +115,9 @@ def prove_run(
     assert episodes is not None
     tokens = spread_windows(episodes, network.context + 1, SEQUENCES)[:, -network.context :]
     sequences = spread_windows(episodes, 2 * network.context, PROOF_SEQUENCES)  # half of its windows lose tokens
+    graded = entering(network.encoder, sequences.swapaxes(0, 1))
     proofs: list[Rung] = []
-    with watch(None), _halved_threads(), _proofs_beside(network, sequences.swapaxes(0, 1), proofs):
+    with watch(None), _halved_threads(), _proofs_beside(network, graded, proofs):
         levels = prove_levels(model, folded, network, tokens)
     return [*levels, *returns, *proofs], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
@@ -138,23 +151,29 @@ def _halved_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: IntArray) -> list[Rung]:
+def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: CodedArray) -> list[Rung]:
     """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
     l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
+    host = HostComparison(network.encoder) if isinstance(network.encoder, HostEmbedding) else None
     for batch in lane_batches(tokens, axis=0):
         actions, spikes, near = run_folded(folded, batch)
         l0_l1.add(*run_torch(exact, batch), actions, spikes, near)
-        l1_l2.add(actions, spikes, *run_reference(network, batch))
-    return [l0_l1.rung(), l1_l2.rung()]
+        entered = entering(network.encoder, batch)
+        l1_l2.add(actions, spikes, *run_reference(network, entered))
+        if host is not None:
+            host.add(folded.embed(batch.astype(np.float64)), entered)
+    return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]
 
 
-def prove_closed_loop(model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch) -> tuple[list[IntArray], Rung]:
+def prove_closed_loop(
+    model: DSFormer, network: Network, loop: ClosedLoop, watch: Watch
+) -> tuple[list[CodedArray], Rung]:
     """Float policy and integers on the same reset seeds, more of them until the drop is decided.
 
     Returns:
         what the float policy saw in the episodes of the first look, and the rung.
     """
-    seen: list[IntArray] = []
+    seen: list[CodedArray] = []
     floats: list[Episode] = []
     integers: list[Episode] = []
     for look, most in enumerate(loop.looks):
@@ -233,12 +252,12 @@ def how_to_settle(loop: ClosedLoop, drop: Drop) -> str:
 
 
 class Recorder:
-    """A policy that keeps every token it was shown, as the codec's integers."""
+    """A policy that keeps every token it was shown, as its codec makes them."""
 
     def __init__(self, policy: TorchPolicy) -> None:
         self.policy, self.codec, self.lanes = policy, policy.model.codec, policy.lanes
-        self.episodes: list[IntArray] = [np.zeros((0, len(self.codec.unit)), np.int32)] * self.lanes
-        self.running: list[list[IntArray]] = [[] for _ in range(self.lanes)]
+        self.episodes: list[CodedArray] = [self.codec.encode(np.zeros((0, len(self.codec.unit))))] * self.lanes
+        self.running: list[list[CodedArray]] = [[] for _ in range(self.lanes)]
 
     def reset(self, lane: int) -> None:
         """Forward to the policy."""
@@ -256,7 +275,7 @@ class Recorder:
         self.episodes = [np.array(tokens[:length]) for tokens, length in zip(self.running, lengths)]
 
 
-def spread_windows(episodes: Sequence[IntArray], length: int, count: int) -> IntArray:
+def spread_windows(episodes: Sequence[Coded], length: int, count: int) -> Coded:
     """Evenly spread windows (count, length, features) of episodes (steps, features), none across an episode's end.
 
     Where every episode is shorter than ``length``, the windows are as long as the longest one.

@@ -15,8 +15,9 @@ from dsf.export.conversion.folded import FoldedModel
 from dsf.export.network.difference import HEADER, compare_networks
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
+from dsf.export.network.nodes import HostEmbedding
 from dsf.export.network.reference import TANH_TOLERANCE, decode, encode, replay_window
-from dsf.export.proof.rungs import Rung, compare_torch
+from dsf.export.proof.rungs import Rung, compare_torch, random_vectors
 from dsf.export.targets.options import Target
 from dsf.shell.arrays import FloatArray, IntArray
 
@@ -48,8 +49,13 @@ def compare_written(
 
 
 def token_vectors(network: Network, tokens: IntArray) -> FloatArray:
-    """Token vectors of the same shape that the encoder rounds to about ``tokens``, some far out of its range."""
+    """As many token vectors, which the encoder rounds to about ``tokens``, some far out of its range.
+
+    A LayerNorm cannot be turned back: a host embedding gets random ones.
+    """
     generator, encoder = np.random.default_rng(0), network.encoder
+    if isinstance(encoder, HostEmbedding):
+        return random_vectors(encoder, tokens.shape[:-1], generator)
     rounding = generator.uniform(-0.5, 0.5, tokens.shape)
     far = np.where(generator.random(tokens.shape) < BEYOND, 3.0 * encoder.limit, 1.0)
     vectors: FloatArray = encoder.offset + encoder.step * (tokens * far + rounding)

@@ -6,13 +6,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import NetworkError
-from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, decode
+from dsf.export.network.nodes import HostEmbedding, NetworkError
+from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, decode, encode
 from dsf.export.proof.rungs import Rung
 from dsf.export.targets.onnx_engine import Feeds, open_session
 from dsf.export.targets.onnx_rules import FLOAT_WINDOW, LANES, STREAM, WINDOW
@@ -34,31 +35,52 @@ LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
 OPERATORS = frozenset(
     {
         *("Add", "Cast", "Clip", "Concat", "Div", "Greater", "Identity", "MatMul", "MatMulInteger", "Mod", "Mul"),
-        *("Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "Slice", "Split", "Sub", "Tanh", "Unsqueeze", "Where"),
+        *(
+            "Pad",
+            "ReduceMean",
+            "ReduceSum",
+            "Reshape",
+            "Round",
+            "Slice",
+            "Split",
+            "Sqrt",
+            "Sub",
+            "Tanh",
+            "Unsqueeze",
+            "Where",
+        ),
     }
 )
 """What dsf-export writes; none repeats itself, and none reads a file."""
 LARGEST_FLIPPED_SHARE = 0.05
 """Share of the decisions in which rounding to float32 may flip a spike, and so move the action."""
 
+NUMPY_TYPES: dict[str, type[np.generic]] = {
+    "tensor(double)": np.float64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+}
+"""Types of the graphs' inputs."""
+
 
 class Player:
-    """A session fed with one token vector per lane and step, in the mode that its file says."""
+    """A session fed with one token vector (or one host embedding's integers) per lane and step, in its file's mode."""
 
     def __init__(self, session: onnxruntime.InferenceSession, mode: str, lanes: int) -> None:
         self.session, self.mode = session, mode
         self.names = [output.name for output in session.get_outputs()]
         self.feeds: Feeds = {}
         for value in session.get_inputs():
-            kind = np.float64 if value.type == "tensor(double)" else np.uint8
+            kind = NUMPY_TYPES[value.type]
             self.feeds[value.name] = np.zeros([lanes if axis == LANES else axis for axis in value.shape], kind)
 
-    def step(self, vector: FloatArray) -> Feeds:
-        """All outputs for the next token vectors (lanes, features)."""
+    def step(self, vector: npt.NDArray[np.number]) -> Feeds:
+        """All outputs for the next token vectors (lanes, features), or integers (lanes, channels)."""
+        token = next(name for name in ("token", "tokens", "graded") if name in self.feeds)
         if self.mode == STREAM:
-            self.feeds["token"] = vector
+            self.feeds[token] = vector.astype(self.feeds[token].dtype)
         else:
-            for name, newest in (("tokens", vector), ("exists", 1)):
+            for name, newest in ((token, vector), ("exists", 1)):
                 self.feeds[name][:-1] = self.feeds[name][1:].copy()
                 self.feeds[name][-1] = newest
         outputs: Feeds = dict(zip(self.names, self.session.run(self.names, self.feeds)))
@@ -155,10 +177,14 @@ def _require_same_inputs(path: Path, session: onnxruntime.InferenceSession, mode
     """
     if mode not in (STREAM, WINDOW, FLOAT_WINDOW):
         raise NetworkError(f"{path} is no ONNX graph of dsf-export: its metadata name the mode {shown(mode)}")
-    features, context = network.encoder.size, network.context
-    wanted: dict[str, list[int | str]] = {"tokens": [context, LANES, features], "exists": [context, LANES]}
-    if mode == STREAM:
-        wanted = {"token": [LANES, features]}
+    size, context, stream = network.encoder.size, network.context, mode == STREAM
+    token = _token_input(network, mode)
+    wanted: dict[str, list[int | str]] = {token: [LANES, size] if stream else [context, LANES, size]}
+    if mode == FLOAT_WINDOW:
+        wanted = {token: [context, LANES, network.encoder.features]}
+    if not stream:
+        wanted["exists"] = [context, LANES]
+    if stream:
         for node in network.with_history:
             if node.reach > 1:
                 wanted[f"state.{node.name}"] = [node.reach - 1, network.ticks, LANES, network[node.remembered].size]
@@ -171,12 +197,20 @@ def _require_same_inputs(path: Path, session: onnxruntime.InferenceSession, mode
             )
 
 
+def _token_input(network: Network, mode: str) -> str:
+    """Name of the input that takes tokens; behind a host embedding, an integer graph's takes its integers."""
+    if isinstance(network.encoder, HostEmbedding) and mode != FLOAT_WINDOW:
+        return "graded"
+    return "token" if mode == STREAM else "tokens"
+
+
 def _compare_integers(player: Player, network: Network, vectors: FloatArray) -> Rung:
     lanes, wrong, wrong_actions = vectors.shape[1], 0, 0
     stream = player.mode == STREAM
     reference = ReferenceEngine(network, lanes) if stream else WindowReference(network, lanes)
     for vector in vectors:
-        outputs, truth = player.step(vector), reference.step(vector)
+        token = encode(network.encoder, vector) if isinstance(network.encoder, HostEmbedding) else vector
+        outputs, truth = player.step(token), reference.step(vector)
         wrong += int(np.count_nonzero(outputs["accumulators"] != truth))
         wanted = decode(network.readout, truth)
         close = np.isclose(outputs["actions"], wanted, TANH_TOLERANCE, TANH_TOLERANCE)

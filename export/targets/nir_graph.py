@@ -39,6 +39,7 @@ from dsf.export.network.nodes import (
     Count,
     Encoder,
     Gate,
+    HostEmbedding,
     NetworkError,
     Node,
     Outer,
@@ -61,6 +62,7 @@ RESET = "membranes start at 0 for each token, so reset the state before each"
 PAST = "reads spikes of earlier tokens"
 REASONS: dict[type[Any], str] = {
     Encoder: "rounds and clips observations to integers; the graph starts at its graded spikes",
+    HostEmbedding: "computes embedding and LayerNorm on the host; the graph starts at its graded spikes",
     Gate: "is an AND of two spikes",
     And: "is an AND of two spikes",
     Window: PAST,

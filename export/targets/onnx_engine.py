@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import NetworkError
-from dsf.export.network.reference import Observer
+from dsf.export.network.nodes import HostEmbedding, NetworkError
+from dsf.export.network.reference import Observer, encode
 from dsf.export.targets.onnx_graph import build_stream, build_window
 from dsf.export.targets.onnx_rules import SPIKES
 from dsf.shell.arrays import Int64Array, IntArray
@@ -94,6 +94,8 @@ class OnnxEngine:
         Raises:
             NetworkError: a value is not finite.
         """
+        if isinstance(encoder := self.network.encoder, HostEmbedding):
+            return self.step_graded(encode(encoder, vector), observe)
         return self._decide({"token": _require_finite(vector)}, True, observe)
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:
@@ -128,6 +130,8 @@ class OnnxWindowEngine:
         Raises:
             NetworkError: a value is not finite, or earlier tokens came through :meth:`step_graded`.
         """
+        if isinstance(encoder := self.network.encoder, HostEmbedding):
+            return self.step_graded(encode(encoder, vector), observe)
         return self._decide("tokens", _require_finite(vector), observe)
 
     def step_graded(self, graded: IntArray, observe: Observer | None = None) -> Int64Array:

@@ -51,9 +51,11 @@ def build_float(
     if encoder:
         tokens = writer.input("tokens", TensorProto.DOUBLE, shape, "as for the integer network")
         finite = writer.cast(nan_unless_finite(writer, tokens, "exists"), number)
-        source = encode(writer, tokens, folded.codec.offset, folded.codec.step, folded.codec.limit)
+        codec = folded.codec
+        source = encode(writer, tokens, codec.offset, codec.step, codec.limit if codec.bits else None)
     else:
-        source = writer.input("graded", TensorProto.INT32, shape, "the codec's integers")
+        kind = TensorProto.INT32 if folded.codec.bits else TensorProto.DOUBLE
+        source = writer.input("graded", kind, shape, "what the codec makes of tokens")
     past = WindowPast(writer, folded.ticks, folded.context, exists)
     layers = FloatLayers(folded, writer, past, spikes)
     decided = layers.decide(writer.cast(source, number))
@@ -83,7 +85,7 @@ class FloatLayers:
     def decide(self, graded: str) -> str:
         """Actions, or scores of choices, at the last token, from the codec's integers."""
         writer, folded = self.writer, self.folded
-        residual = writer.op("Unsqueeze", self.affine("embed", folded.embed, graded), writer.positions(0))
+        residual = writer.op("Unsqueeze", self.embedding(graded), writer.positions(0))
         for index, block in enumerate(folded.blocks):
             if block.attention is not None:
                 added = self.attend(f"blocks.{index}.attention", block.attention, residual, steady=index == 0)
@@ -99,6 +101,22 @@ class FloatLayers:
         mean = writer.op("ReduceMean", present, axes=[0, 1], keepdims=0)
         scores = self.affine("head", folded.head, mean)
         return scores if folded.discrete else writer.op("Tanh", scores)
+
+    def embedding(self, coded: str) -> str:
+        """The first residual, of every token; a LayerNorm's sums are in the runtime's order here, which floats may."""
+        writer, embed = self.writer, self.folded.embed
+        if isinstance(embed, Affine):
+            return self.affine("embed", embed, coded)
+        channels = len(embed.matrix)
+        sums = self.affine("embed", Affine(embed.matrix, embed.linear_bias), coded)
+        share, epsilon = writer.numbers(1.0 / channels, "share"), writer.numbers(embed.epsilon, "epsilon")
+        mean = writer.op("Mul", writer.sum_over(sums, -1, keep=True), share)
+        centred = writer.op("Sub", sums, mean)
+        squares = writer.sum_over(writer.op("Mul", centred, centred), -1, keep=True)
+        variance = writer.op("Add", writer.op("Mul", squares, share), epsilon)
+        normed = writer.op("Div", centred, writer.op("Sqrt", variance))
+        scaled = writer.op("Mul", normed, writer.numbers(embed.gain, "gain"))
+        return writer.op("Add", scaled, writer.numbers(embed.bias, "bias"))
 
     def affine(self, name: str, affine: Affine, x: str) -> str:
         """X @ weight.T + bias."""

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.file import file_digest
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import SPIKING_KINDS
+from dsf.export.network.nodes import SPIKING_KINDS, HostEmbedding, NetworkError
 from dsf.export.targets.onnx_nodes import IntegerNodes
 from dsf.export.targets.onnx_rules import (
     LANES,
@@ -34,6 +34,17 @@ from dsf.export.targets.onnx_rules import (
     check,
 )
 from dsf.shell.files import replacing
+
+HOST_EMBEDDING_LEFT_OUT = (
+    "the host embedding, whose order of operations is a part of its definition; the graph reads its integers as "
+    "'graded'"
+)
+"""What no graph holds, and what to do instead."""
+BEHIND_HOST_EMBEDDING = """
+Here a host embedding stands in front of the graph, which reads its integers ``graded``, (lanes, channels) or (K, lanes,
+channels), in place of tokens: ``dsf.export.network.reference.encode`` makes them.
+"""
+"""What the file of such a graph says beside this module's text."""
 
 
 def build_stream(network: Network, *, encoder: bool = True, spikes: bool = False) -> onnx.ModelProto:
@@ -70,6 +81,8 @@ def build_window(network: Network, *, encoder: bool = True, spikes: bool = False
 
 def _build(network: Network, writer: GraphWriter, past: Past, encoder: bool, spikes: bool) -> onnx.ModelProto:
     require_no_overflow(network)
+    if encoder and isinstance(network.encoder, HostEmbedding):
+        raise NetworkError(f"an ONNX graph cannot hold {HOST_EMBEDDING_LEFT_OUT}: build it with encoder=False")
     window = isinstance(past, WindowPast)
     shape = past.shape(network.encoder.size)[1:]
     if encoder:
@@ -82,7 +95,8 @@ def _build(network: Network, writer: GraphWriter, past: Past, encoder: bool, spi
         nodes.write(node, source)
         if spikes and isinstance(node, SPIKING_KINDS):
             writer.output(f"{SPIKES}{node.name}", TensorProto.UINT8, past.shape(node.size), f"spikes of '{node.name}'")
-    return writer.model("dsf_window" if window else "dsf_stream", __doc__ or "")
+    text = (__doc__ or "") + (BEHIND_HOST_EMBEDDING if isinstance(network.encoder, HostEmbedding) else "")
+    return writer.model("dsf_window" if window else "dsf_stream", text)
 
 
 def write_onnx(network: Network, path: Path, window: bool = False, source: Path | None = None) -> None:
@@ -100,7 +114,7 @@ def write_onnx(network: Network, path: Path, window: bool = False, source: Path 
         NetworkError: the network could overflow; the message names the node.
         OSError: the directory cannot be written.
     """
-    model = build_window(network) if window else build_stream(network)
+    model = (build_window if window else build_stream)(network, encoder=not isinstance(network.encoder, HostEmbedding))
     metadata = metadata_of(network, WINDOW if window else STREAM)
     if source is not None:
         metadata["source_sha256"] = file_digest(source)

@@ -14,12 +14,14 @@ from onnx import TensorProto
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     And,
     Count,
     Encoder,
     Gate,
     HistoryNode,
+    HostNode,
     Node,
     Outer,
     Readout,
@@ -61,7 +63,7 @@ class IntegerNodes:
         """Write one node; the encoder reads the graph's input ``source``."""
         writer, values = self.writer, self.values
         writer.scope = node.name
-        if isinstance(node, Encoder):
+        if isinstance(node, HOST_KINDS):
             out = self._encoder(node, source)
         elif isinstance(node, Synapses):
             out = self._synapses(node)
@@ -81,10 +83,11 @@ class IntegerNodes:
             out = self._readout(node)
         values[node.name] = out
 
-    def _encoder(self, node: Encoder, source: str) -> str:
+    def _encoder(self, node: HostNode, source: str) -> str:
         writer = self.writer
         graded = source
         if self.encoder:
+            assert isinstance(node, Encoder)  # a host embedding is in no graph
             graded = encode(writer, source, node.offset, node.step, node.limit)
             self.unless_finite = nan_unless_finite(writer, source, self.past.exists)
             writer.scope = node.name

@@ -204,11 +204,16 @@ class WindowPast:
 Past = StreamPast | WindowPast
 
 
-def encode(writer: GraphWriter, token: str, offset: Array, step: Array, limit: int) -> str:
-    """clip(round_half_even((float32(x) - offset) / step), -limit, limit) as int32, from finite float64."""
+def encode(writer: GraphWriter, token: str, offset: Array, step: Array, limit: int | None) -> str:
+    """clip(round_half_even((float32(x) - offset) / step), -limit, limit) as int32, from finite float64; without a
+    limit, (float32(x) - offset) / step as float64.
+    """
     token = writer.cast(writer.cast(token, TensorProto.FLOAT), TensorProto.DOUBLE)
     centred = writer.op("Sub", token, writer.constant(offset.astype(np.float64), "offset"))
-    rounded = writer.op("Round", writer.op("Div", centred, writer.constant(step.astype(np.float64), "step")))
+    scaled = writer.op("Div", centred, writer.constant(step.astype(np.float64), "step"))
+    if limit is None:
+        return scaled
+    rounded = writer.op("Round", scaled)
     low, high = (writer.constant(np.array(bound, np.float64), "limit") for bound in (-limit, limit))
     return writer.cast(writer.op("Clip", rounded, low, high), TensorProto.INT32)
 

@@ -24,8 +24,8 @@ EXTRAS: dict[Target, tuple[str, ...]] = {
 """The extra that each target needs, and its modules."""
 
 NIR_LEAVES_OUT = (
-    "the encoder, the readout, the gates (Gate, And) and sums of attention (Window, PlacedWindow, Count, Outer), a "
-    "residual that adds one source twice, and the reset of all membranes before each token"
+    "the encoder (or HostEmbedding), the readout, the gates (Gate, And) and sums of attention (Window, PlacedWindow, "
+    "Count, Outer), a residual that adds one source twice, and the reset of all membranes before each token"
 )
 """All that :data:`dsf.export.targets.nir_graph.REASONS` and its graphs leave out, known without the nir package."""
 

@@ -31,6 +31,7 @@ from dsf.export.network.limits import require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     HISTORY_KINDS,
+    HOST_KINDS,
     LIF,
     NODE_KINDS,
     And,
@@ -38,15 +39,18 @@ from dsf.export.network.nodes import (
     Encoder,
     Gate,
     HistoryNode,
+    HostEmbedding,
     NetworkError,
     Outer,
     PlacedWindow,
     Readout,
     Residual,
     Synapses,
+    require_number,
     require_text,
     require_whole,
 )
+from dsf.export.network.reference import encode
 from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json
 from dsf.shell.files import replacing, require_plain_file
@@ -58,6 +62,8 @@ SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
 UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
+SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {int: require_whole, float: require_number}
+"""Who checks a node's scalars, all others but these being texts."""
 Observer = Callable[[str, Tensor], None]
 """Called with a node's name and its values, (ticks, tokens, batch, neurons); the readout's have no ticks."""
 
@@ -70,7 +76,7 @@ class IntegerNetwork(nn.Module):
         self.network = network
         for index, node in enumerate(network.nodes):
             for name, values in arrays_of(node).items():
-                dtype = torch.float64 if isinstance(node, (Encoder, Readout)) else torch.float32
+                dtype = torch.float64 if isinstance(node, (*HOST_KINDS, Readout)) else torch.float32
                 self.register_buffer(f"{name}_{index}", torch.from_numpy(values.astype(np.float64)).to(dtype))
         self.index = {node.name: index for index, node in enumerate(network.nodes)}
 
@@ -90,10 +96,20 @@ class IntegerNetwork(nn.Module):
         if not bool(torch.isfinite(vectors if exists is None else vectors[exists]).all()):
             raise NetworkError(NOT_FINITE)
         encoder, readout = self.network.encoder, self.network.readout
-        offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
-        graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
+        if isinstance(encoder, HostEmbedding):
+            graded = self.embed(encoder, vectors, exists)
+        else:
+            offset, step = self.of(encoder, "offset"), self.of(encoder, "step")
+            graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
         scaled = self.decide(graded, exists) * self.of(readout, "scale")
         return scaled if readout.head == "choice" else scaled.tanh()
+
+    def embed(self, encoder: HostEmbedding, vectors: Tensor, exists: Tensor | None) -> Tensor:
+        """A host embedding's integers (batch, tokens, channels), by numpy on the host: its order of operations is its
+        definition, and no other library promises one. Absent tokens are taken for zeros.
+        """
+        present = vectors if exists is None else torch.where(exists[..., None], vectors, 0.0)
+        return torch.from_numpy(encode(encoder, present.detach().cpu().numpy())).to(vectors.device)
 
     def decide(self, graded: Tensor, exists: Tensor | None = None, observe: Observer | None = None) -> Tensor:
         """Accumulators (batch, tokens, actions) from the encoder's integers (batch, tokens, features).
@@ -107,8 +123,10 @@ class IntegerNetwork(nn.Module):
         values: dict[str, Tensor] = {}
         present = None if exists is None else exists.T[..., None].float()
         for node in self.network.nodes:
-            if isinstance(node, Encoder):
-                shifted = graded.transpose(0, 1).double() * 2.0 ** self.of(node, "shift")
+            if isinstance(node, HOST_KINDS):
+                shifted = graded.transpose(0, 1).double()
+                if isinstance(node, Encoder):
+                    shifted = shifted * 2.0 ** self.of(node, "shift")
                 out = shifted.expand(self.network.ticks, *shifted.shape)
             elif isinstance(node, HISTORY_KINDS):
                 remembered = values[node.remembered]
@@ -268,5 +286,5 @@ def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         if isinstance(value, list):
             scalars[name] = tuple(require_text(values["name"], name, entry) for entry in value)
         else:
-            scalars[name] = (require_whole if declared[name] is int else require_text)(values["name"], name, value)
+            scalars[name] = SCALARS.get(declared[name], require_text)(values["name"], name, value)
     return kind(**scalars, **own)

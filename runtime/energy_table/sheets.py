@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dsf.hardware_models import EnergyEstimate, estimate_energy, load_preset
+from dsf.export.network.nodes import HostEmbedding
+from dsf.hardware_models import EnergyEstimate, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.paper_table import PARTS, Operations, PaperRow, Sizes
 from dsf.runtime.energy_table.figures import EnergyTable, Versus
 from dsf.shell.units import MICROJOULE
@@ -122,11 +123,29 @@ def versus_sheet(table: EnergyTable) -> Sheet:
         "Memory counts where a preset prices it: per byte of weights, or inside a chip's synaptic operation. An event "
         "fetches its weight, whatever other ticks have fetched. No static power, and no latency.",
         "arm, cpu and gpu have one price per operation, as if a processor could skip what does not fire.",
+        *_host_notes(table),
         *_unpriced_notes(table),
     ]
     borrowed = {versus.mode: versus.dense for versus in table.versus if versus.preset == BORROWED}
     rows = [_versus_row(versus, borrowed[versus.mode]) for versus in table.versus]
     return Sheet("The same saving under each hardware preset, 8 bits on both sides", columns, rows, notes)
+
+
+def _host_notes(table: EnergyTable) -> list[str]:
+    """What the host computes beside the chip, where it embeds."""
+    notes = []
+    for mode, counter in table.counters.items():
+        host = measure_activity(counter).nodes[0]
+        if host.kind == HostEmbedding.__name__:
+            macs, others, fetched = (
+                count / max(counter.decisions, 1) for count in (host.macs_fp32, host.host_operations, host.host_bytes)
+            )
+            notes.append(
+                f"The spiking side's host embedding, per decision in {mode} mode: {macs:,.0f} multiply-accumulates in "
+                f"float64 (macs_fp32, at its price where a preset has one), {others:,.0f} other operations and "
+                f"{fetched:,.0f} bytes of weights (no preset prices these)."
+            )
+    return notes
 
 
 def _unpriced_notes(table: EnergyTable) -> list[str]:

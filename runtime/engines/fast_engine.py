@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dsf.export.network.bounds import saturating_populations
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import (
+    HOST_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
@@ -20,6 +21,7 @@ from dsf.export.network.nodes import (
     Encoder,
     Gate,
     HistoryNode,
+    HostEmbedding,
     NetworkError,
     Node,
     Outer,
@@ -29,6 +31,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.export.network.reference import encode
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array
@@ -51,7 +54,7 @@ NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 
 _KINDS: tuple[tuple[type[Any], ...], ...] = (
-    (Encoder,),
+    HOST_KINDS,
     (Synapses,),
     (Residual,),
     (LIF,),
@@ -97,7 +100,8 @@ class FastEngine:
         lanes: episodes.
         mode: stream or window.
         decisions: made so far, over all lanes.
-        graded: (lanes, features) int32, the encoder's integers of the last decision.
+        graded: (lanes, features) int32, the encoder's integers of the last decision; (lanes, channels) of a host
+            embedding.
         accumulators: (lanes, actions) int64, overwritten by every decision.
         spikes: of every spiking population, (lanes, ticks, neurons) uint8 of the last decision's present token,
             overwritten by the next one; empty unless ``record``.
@@ -114,7 +118,7 @@ class FastEngine:
         self._saturating = saturating_populations(network)  # C clips nothing else, and has no need to
         library = _library()
         encoder, readout, windowed = network.encoder, network.readout, mode == "window"
-        self.vectors = self._zeros((lanes, encoder.size), np.float64)
+        self.vectors = self._zeros((lanes, encoder.features), np.float64)
         self.graded = self._zeros((lanes, encoder.size), np.int32)
         self.accumulators = self._zeros((lanes, readout.size), np.int64)
         self.age = self._zeros((lanes,), np.int64)
@@ -147,6 +151,8 @@ class FastEngine:
         Raises:
             NetworkError: a value is not finite.
         """
+        if isinstance(encoder := self.network.encoder, HostEmbedding):  # numpy's order of operations is its definition
+            return self.step_graded(encode(encoder, vectors))
         self.vectors[...] = vectors
         if self._encode_and_decide():
             raise NetworkError(NOT_FINITE)
@@ -197,7 +203,7 @@ class FastEngine:
             found.second_source = sources[1]
         if isinstance(node, (LIF, Gate, And)):
             found.values = self._values(node, np.uint8)
-        elif not isinstance(node, (Encoder, Readout)):
+        elif not isinstance(node, (Encoder, Readout)):  # a host embedding's values are what a residual reads
             found.values = self._values(node, np.int32)
         if isinstance(node, SPIKING_KINDS):
             shape = (1 + isinstance(node, LIF), _row(node.size))  # spikes, and active updates
@@ -333,6 +339,7 @@ class FastEngine:
 
 _FILL: dict[type[Any], Callable[..., None]] = {
     Encoder: lambda *_: None,
+    HostEmbedding: lambda *_: None,
     Synapses: FastEngine._synapses,
     Residual: FastEngine._residual,
     LIF: FastEngine._lif,

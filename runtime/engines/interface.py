@@ -39,7 +39,7 @@ class Decision(NamedTuple):
     """An engine's answer to one token; the next one may overwrite it.
 
     Attributes:
-        graded: the encoder's integers (1, features).
+        graded: the encoder's integers (1, size).
         accumulators: (1, actions).
         spikes: of the present token.
     """

@@ -37,6 +37,17 @@ static void synapses(const engine *e, const node *n, int32_t elements) {
     sum_spikes(e, n, e->nodes[n->first_source].values, elements, out);
 }
 
+/* A host embedding's integers, the same at every tick; another node's values may have lain there. */
+static void enter(const engine *e, const node *n, int32_t elements) {
+    const int32_t row = row_of(n->size);
+    int32_t *out = n->values;
+    for (int32_t k = 0; k < elements; k++)
+        for (int32_t t = 0; t < e->ticks; t++, out += row) {
+            memcpy(out, e->graded + (int64_t)k * e->features, sizeof(int32_t) * n->size);
+            memset(out + n->size, 0, sizeof(int32_t) * (row - n->size));
+        }
+}
+
 /* Move recent counts to where they cannot overflow. */
 void dsf_settle(engine *e) {
     for (int32_t index = 0; index < e->count; index++) {
@@ -98,6 +109,7 @@ static void readout(const engine *e, const node *n, int32_t element, int64_t *ac
 
 static void evaluate(const engine *e, int32_t elements) {
     const int32_t rows = elements * e->ticks;
+    if (e->nodes[0].values) enter(e, &e->nodes[0], elements);
     for (int32_t index = 1; index < e->count - 1; index++) {
         node *n = &e->nodes[index];
         const node *a = &e->nodes[n->first_source];

@@ -31,7 +31,8 @@ typedef struct {
     const int8_t *weights;                 /* SYNAPSES (inputs, row), behind spikes tile by tile; WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
-    void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents */
+    void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents; ENCODER: NULL, but
+                                              for a host embedding, which a residual reads */
     uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */
     uint8_t *spikes_out;                   /* (lanes, ticks, size) of the present token, or NULL */
     int64_t *fired;                        /* (row,) spikes so far of each neuron, of what fires; LIF: (2, row), behind
@@ -42,7 +43,7 @@ typedef struct {
 typedef struct {
     node *nodes;
     int32_t count, ticks, context, lanes, features, actions, window_mode, chunk;
-    const double *offset, *step;           /* (features,) of the encoder */
+    const double *offset, *step;           /* (features,) of the encoder; a host embedding's are not read */
     const int32_t *shift;
     int32_t limit;
     int32_t *tokens;                       /* (lanes, context, features) ring of encoder integers, window mode */

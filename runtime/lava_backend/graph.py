@@ -94,7 +94,8 @@ def _nodes_by_process(stage: Stage) -> dict[str, tuple[Node, ...]]:
     found: dict[str, tuple[Node, ...]] = {}
     if stage.embedding is not None:
         first = stage.embedding
-        found |= {"source": (first.encoder,), "embed": (first.synapses,), "entering": (first.residual,)}
+        found |= {"source": (first.encoder,), "entering": (first.residual,)}
+        found |= {} if first.synapses is None else {"embed": (first.synapses,)}
         found |= {} if first.fine is None else {"embed_fine": (first.fine,)}
     if attention is not None:
         gate = () if attention.gate is None else (attention.gate,)

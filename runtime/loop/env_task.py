@@ -70,7 +70,7 @@ def env_task(env_id: str, network: Network) -> EnvTask:
     draft = EnvTask(
         name=env_id,
         env_id=env_id,
-        observation_size=network.encoder.size - actions - 1,
+        observation_size=network.encoder.features - actions - 1,
         action_size=actions,
         return_scale=own.return_scale,
         target_returns=own.target_returns,

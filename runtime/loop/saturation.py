@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsf.export.network.nodes import Encoder
+from dsf.export.network.nodes import HostNode
 from dsf.export.network.reference import saturated
 from dsf.shell.arrays import FloatArray, Int64Array
 
@@ -15,13 +15,13 @@ VECTORS_HELD = 1024
 class SaturationCounter:
     """Counts, per feature, the decisions of an episode whose token lies beyond the encoder's range."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: HostNode) -> None:
         self.encoder = encoder
         self.restart()
 
     def restart(self) -> None:
         """A new episode starts."""
-        self._counts = np.zeros(self.encoder.size, np.int64)
+        self._counts = np.zeros(self.encoder.features, np.int64)
         self._held: list[FloatArray] = []
 
     def see(self, vector: FloatArray) -> None:

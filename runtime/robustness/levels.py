@@ -64,11 +64,12 @@ class Sweep:
     def observation_scale(self) -> tuple[float, ...]:
         """The unit of noise, (observation_size,): what the encoder can tell apart, over the sigmas it is made for.
 
-        That is a feature's standard deviation over the training data, where they reach that far, and less elsewhere.
+        That is a feature's standard deviation over the training data, where they reach that far, and less elsewhere. A
+        host embedding without a range is made for units of that deviation.
         """
         encoder = self.network.encoder
-        reach = encoder.limit * encoder.step[: self.task.observation_size]
-        return tuple((reach / RANGE_SIGMAS).tolist())
+        units = np.where(np.isfinite(encoder.reach), encoder.reach / RANGE_SIGMAS, encoder.step)
+        return tuple(units[: self.task.observation_size].tolist())
 
 
 @dataclass(frozen=True)

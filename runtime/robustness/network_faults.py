@@ -36,6 +36,7 @@ from dsf.export.network.nodes import (
     And,
     Count,
     Gate,
+    HostEmbedding,
     NetworkError,
     Node,
     Outer,
@@ -210,12 +211,16 @@ def _mute(nodes: dict[str, Node], residual: Residual, channels: slice) -> None:
         if isinstance(source, Residual):
             _mute(nodes, source, channels)
         else:
+            if isinstance(source, HostEmbedding):
+                gain, bias = (_zeroed(values, channels) for values in (source.norm_gain, source.norm_bias))
+                nodes[name] = dataclasses.replace(source, norm_gain=gain, norm_bias=bias)
+                continue
             assert isinstance(source, Synapses)  # as ALLOWED_SOURCES has it
             nodes[name] = dataclasses.replace(source, weights=_zeroed(source.weights, channels))
     nodes[residual.name] = dataclasses.replace(residual, bias=_zeroed(residual.bias, channels))
 
 
-def _zeroed(values: npt.NDArray[np.integer], rows: slice) -> npt.NDArray[np.integer]:
+def _zeroed(values: npt.NDArray[Any], rows: slice) -> npt.NDArray[Any]:
     """A copy with zeros in some rows."""
     values = values.copy()
     values[rows] = 0

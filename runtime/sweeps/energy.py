@@ -32,9 +32,9 @@ FP32_SPIKES = "paper_45nm"
 """The only one of them that prices a synaptic event at fp32: the paper's own figure."""
 DENSE = {"decision-transformer": ("dt",), "mlp": ("bc", "cql")}
 """Rules that price by sizes, and the policies whose sizes they read."""
-PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2)}
-"""Operations for a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value),
-and per tick ANDs or additions where an operand is spikes (scores, then values)."""
+PRODUCTS = {"fcnet": (1, 0), "spikegpt": (1, 0), "spikebert": (0, 2), "strl": (0, 2), "twin": (2, 0)}
+"""Operations for a pair of tokens, per channel and block: multiply-accumulates (the filter's tap; the weighted value;
+score and value), and per tick ANDs or additions where an operand is spikes (scores, then values)."""
 DIGITS = 6
 
 
@@ -145,7 +145,8 @@ def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activ
             handle.remove()
     seen = context * (context + 1) // 2 if model.causal else context**2
     pairs = model.config.blocks * seen * model.rival.sizes[0]
-    of_values, of_spikes = PRODUCTS[model.kind]
+    dense = model.kind == "strl" and model.rival.strl.neurons == "off"  # scores and values are then what the twin's are
+    of_values, of_spikes = PRODUCTS["twin" if dense else model.kind]
     products, additions = of_values * pairs, of_spikes * pairs * model.ticks
     mixed = {"macs_fp32" if width == "fp32" else "macs": products}
     nodes.append(NodeActivity("attention", "Attention", model.rival.sizes[0], dynamic_operations=additions, **mixed))

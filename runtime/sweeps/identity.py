@@ -26,13 +26,14 @@ from dsf.shell.command import parse_arguments
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.strl import ADDED_TO_STRL
 from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
 
-WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every")
-"""Fields of a TrainConfig that no result depends on, beyond the last bits of its sums."""
+WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every", "preset")
+"""Fields of a TrainConfig that no result depends on, beyond the last bits of its sums; a preset's model is a field."""
 CQL = "cql"
 """Value of the setting policy that stands for another command, dsf-train cql."""
 CHECKPOINTS = 20
@@ -66,6 +67,8 @@ class Resolved:
         settings, usual = to_json(self.config), dataclasses.asdict(RivalConfig())
         if "rival" in settings:  # field by field: rivals to come bring more of them
             settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
+            strl = settings["rival"].get("strl", {})
+            settings["rival"] |= {"strl": _without(strl, ADDED_TO_STRL)} if strl else {}
         added = {**ADDED_SETTINGS, "rival": {}}.items()
         return {
             name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in added
@@ -107,6 +110,11 @@ class Resolved:
         """Version of the code behind the result: that of the integers, too, where they are made for score or energy."""
         integers = self.export is not None or self.cell.energy == "spiking"
         return code_version("export" if integers else self.command)
+
+
+def _without(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """The values, but for those that are as usual."""
+    return {name: value for name, value in values.items() if (name, value) not in usual.items()}
 
 
 def _digest(values: Any) -> str:

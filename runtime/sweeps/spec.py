@@ -21,7 +21,7 @@ from dsf.train.config.rivals import EvaluationPrecision
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
-LAYER_PRICED = ("fcnet", "spikegpt", "spikebert", "strl")
+LAYER_PRICED = ("fcnet", "spikegpt", "spikebert", "strl", "twin")
 """Policies whose products between tokens the rule "layers" knows."""
 MOST_CELLS = 5_000
 """Of one sweep: each is read by the parser of dsf-train before anything runs."""
@@ -75,7 +75,7 @@ class Method:
     here share their training."""
     energy: EnergyRule = "none"
     """How a decision is priced: spiking (counts of the exported network), decision-transformer or mlp (by the trained
-    model's sizes), layers (of fcnet, spikegpt, spikebert: by what they do in a whole window), none."""
+    model's sizes), layers (of fcnet, spikegpt, spikebert, strl, twin: by what they do in a whole window), none."""
 
 
 @dataclass(frozen=True)

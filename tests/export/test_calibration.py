@@ -41,9 +41,12 @@ from dsf.train.quantization.scales import Scales, decay_units
 
 
 def draw_tokens(model: DSFormer, lanes: int, seed: int, count: int | None = None) -> np.ndarray:
-    """(tokens, lanes, features) integers of the codec, K tokens by default."""
-    limit, tokens = model.codec.limit, model.config.context if count is None else count
+    """(tokens, lanes, features) of what the codec makes of tokens, K of them by default."""
+    tokens = model.config.context if count is None else count
     shape = (tokens, lanes, len(model.codec.unit))
+    if not model.codec.bits:
+        return np.random.default_rng(seed).normal(size=shape)
+    limit = model.codec.limit
     return np.random.default_rng(seed).integers(-limit, limit + 1, shape).astype(np.int32)
 
 

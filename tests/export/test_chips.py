@@ -36,7 +36,7 @@ from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import exportable, random_network
 from dsf.train.quantization.integers import DECAY_BITS
 
-FIXED = ("Encoder", "Synapses", "LIF", "Readout")
+FIXED = ("Encoder", "HostEmbedding", "Synapses", "LIF", "Readout")
 
 
 def strict(value: int) -> Figure:

@@ -17,9 +17,20 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.attention import lag_rows
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, NetworkError, PlacedWindow, Readout, Residual, Synapses, Window
+from dsf.export.network.nodes import (
+    LIF,
+    HostEmbedding,
+    NetworkError,
+    PlacedWindow,
+    Readout,
+    Residual,
+    Synapses,
+    Window,
+)
 from dsf.testing.narrowed import node_of, present
 from dsf.testing.random_networks import exportable, random_model
+from dsf.train.quantization.codec import InputCodec
+from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
 
 
@@ -60,10 +71,10 @@ def plain_residual(affine: Affine, bits: int, unit: float) -> tuple[list[list[in
     return weights, exponent, [round(b / unit) for b in affine.bias.tolist()]
 
 
-def plain_shifts(folded: FoldedModel, bits: int) -> list[int]:
-    columns = [max(abs(w) for w in column) for column in folded.embed.weight.T.tolist()]
-    room = 2**23 // ((2 ** (bits - 1) - 1) * (2 ** (folded.codec.bits - 1) - 1) * len(columns))
-    most = min(int(math.log2(max(room, 1))), 16 - folded.codec.bits)
+def plain_shifts(embed: Affine, input_bits: int, bits: int) -> list[int]:
+    columns = [max(abs(w) for w in column) for column in embed.weight.T.tolist()]
+    room = 2**23 // ((2 ** (bits - 1) - 1) * (2 ** (input_bits - 1) - 1) * len(columns))
+    most = min(int(math.log2(max(room, 1))), 16 - input_bits)
     base = max(columns) / 2.0**most
     return [min(max(math.ceil(math.log2(c / base)), 0), most) if c > 0 else 0 for c in columns]
 
@@ -104,12 +115,34 @@ def assert_default_readout(folded: FoldedModel, readout: Readout, bits: int, uni
         assert readout.bias[n] == round(float(folded.head.bias[n]) / accumulator)
 
 
+def assert_default_host(embed: NormedEmbedding, codec: InputCodec, network: Network, unit: float) -> None:
+    """The host embedding has the trained numbers, the residual's unit, and the fewest bits that never clip."""
+    node, first = network.nodes[:2]
+    assert isinstance(node, HostEmbedding) and isinstance(first, Residual)
+    assert first.sources == (node.name,) and not first.bias.any() and node.unit.tolist() == [unit] * node.size
+    for mine, theirs in (
+        (node.matrix, embed.matrix),
+        (node.linear_bias, embed.linear_bias),
+        (node.norm_gain, embed.gain),
+        (node.norm_bias, embed.bias),
+    ):
+        assert np.array_equal(mine, theirs)
+    assert np.array_equal(node.offset, codec.offset) and np.array_equal(node.step, codec.step)
+    assert (node.input_bits, node.epsilon) == (codec.bits, embed.epsilon)
+    largest = max(abs(g) * math.sqrt(node.size - 1) + abs(b) for g, b in zip(embed.gain, embed.bias)) / unit
+    assert 2 ** (node.bits - 2) - 1 <= largest + 1 and largest <= 2 ** (node.bits - 1) - 1
+
+
 def assert_default_integers(folded: FoldedModel, network: Network, bits: int) -> None:
     """Every array of a default export equals the plain formulas."""
-    unit, shifts = folded.threshold / threshold_units(network), plain_shifts(folded, bits)
-    assert network.encoder.shift.tolist() == shifts
-    embed = Affine(folded.embed.weight / 2.0 ** np.array(shifts), folded.embed.bias)
-    assert_default_writer(network, "embed", plain_residual(embed, bits, unit))
+    unit = folded.threshold / threshold_units(network)
+    if isinstance(folded.embed, Affine):
+        shifts = plain_shifts(folded.embed, folded.codec.bits, bits)
+        assert network.encoder.shift.tolist() == shifts
+        embed = Affine(folded.embed.weight / 2.0 ** np.array(shifts), folded.embed.bias)
+        assert_default_writer(network, "embed", plain_residual(embed, bits, unit))
+    else:
+        assert_default_host(folded.embed, folded.codec, network, unit)
     for index, block in enumerate(folded.blocks):
         name, mlp = f"blocks.{index}.attention", f"blocks.{index}.mlp"
         if (attention := block.attention) is not None:

@@ -26,7 +26,7 @@ from dsf.shell.errors import UserError
 from dsf.tasks import Token
 from dsf.testing.fold import compare_fold
 from dsf.testing.narrowed import node_of, present
-from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
+from dsf.testing.random_networks import exportable, random_coded, random_model, random_network, random_tokens
 from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.dsformer import DSFormer
@@ -39,9 +39,8 @@ from dsf.train.quantization.scales import Scales, largest_threshold_for_bias
 @settings(max_examples=100, deadline=None)
 @given(sizes=exportable(largest_width=16, largest_blocks=3))
 def test_fold_is_exact(sizes: dict[str, Any]) -> None:
-    model = random_model(**sizes)
-    limit, context = model.codec.limit, sizes["context"]
-    tokens = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (5, context, 6)).astype(np.int32)
+    model, context = random_model(**sizes), sizes["context"]
+    tokens = random_coded(fold(model), 5, sizes["seed"]).swapaxes(0, 1)
     rung = compare_fold(run_torch(in_float64(model), tokens), run_folded(fold(model), tokens))
     assert rung.passed, rung.summary
     populations = 3 if sizes["attention"] == "none" else 8
@@ -174,6 +173,7 @@ def test_scale_rules() -> None:
     entry = network["blocks.0.attention.input_lif"]
     assert isinstance(entry, LIF)
     unit = model.config.threshold / int(entry.threshold[0])
+    assert isinstance(folded.embed, Affine)
     for name, affine in (("embed", folded.embed), ("blocks.1.mlp.contract", folded.blocks[1].contract)):
         synapses = network[name]
         assert isinstance(synapses, Synapses)
@@ -347,8 +347,8 @@ def test_decay_that_loihi_cannot_say() -> None:
 
 
 def test_layernorm_is_refused_with_field_and_way_out(model: DSFormer) -> None:
-    model.embed_norm = torch.nn.LayerNorm(12)
-    with pytest.raises(UserError, match=r"embed_norm is a LayerNorm.*--model.embed-norm ptbn"):
+    model.final_norm = torch.nn.LayerNorm(12)
+    with pytest.raises(UserError, match=r"final_norm is a LayerNorm.*--model.norm ptbn"):
         fold(model)
 
 
@@ -360,8 +360,8 @@ def test_layernorm_is_refused_with_field_and_way_out(model: DSFormer) -> None:
             r"model\.norm is tdln: blocks\.0\.attention\.qkv_norm.*cannot become spikes.*--model\.norm ptbn",
         ),
         (
-            {"embed_norm": "layernorm"},
-            r"embed_norm is a LayerNorm.* cannot become spikes; use --model\.embed-norm ptbn",
+            {"input_bits": 0},
+            r"model\.input_bits is 0: .* use --model\.input-bits 8, or --model\.embed-norm layernorm",
         ),
     ],
 )
@@ -375,9 +375,9 @@ def test_what_cannot_be_exported_is_named_before_and_after_training(fields: dict
 
 def test_several_obstacles_are_refused_in_one_line(model: DSFormer) -> None:
     assert export_obstacles(model.config) == []
-    config = ModelConfig(norm="tdln", embed_norm="layernorm", attention="none")
+    config = ModelConfig(norm="tdln", input_bits=0, attention="none")
     broken = DSFormer(config, model.codec, 2)
-    with pytest.raises(UserError, match=r"model\.norm is tdln: blocks\.0\.mlp\.expand_norm.*; model\.embed_norm"):
+    with pytest.raises(UserError, match=r"model\.norm is tdln: blocks\.0\.mlp\.expand_norm.*; model\.input_bits"):
         fold(broken)
 
 

@@ -23,13 +23,24 @@ from dsf.export.conversion.quantize import quantize
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.file import file_digest, write_network
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, SPIKING_KINDS, Encoder, NetworkError, Node, Readout, Residual, Synapses
+from dsf.export.network.nodes import (
+    LIF,
+    SPIKING_KINDS,
+    Encoder,
+    HostEmbedding,
+    NetworkError,
+    Node,
+    Readout,
+    Residual,
+    Synapses,
+)
 from dsf.export.network.reference import ReferenceEngine, WindowReference, decode, replay_window
+from dsf.export.proof.rungs import random_vectors as host_vectors
 from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
 from dsf.export.targets.onnx_float import build_float, write_onnx_float
 from dsf.export.targets.onnx_graph import build_stream, build_window, write_onnx
 from dsf.export.targets.onnx_rules import check
-from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
+from dsf.testing.random_networks import exportable, random_coded, random_model, random_network, random_tokens
 from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
 
@@ -40,6 +51,8 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 def random_vectors(network: Network, count: int, lanes: int, seed: int) -> np.ndarray:
     """(count, lanes, features) tokens around the encoder's range, some beyond it, some halfway between integers."""
     encoder = network.encoder
+    if isinstance(encoder, HostEmbedding):
+        return host_vectors(encoder, (count, lanes), np.random.default_rng(seed))
     halves = np.random.default_rng(seed).integers(-3 * encoder.limit, 3 * encoder.limit, (count, lanes, encoder.size))
     return encoder.offset + encoder.step * (halves / 2)
 
@@ -361,8 +374,8 @@ def test_weights_are_bytes_and_are_stored_once_for_all_ticks() -> None:
 def test_the_float_graph_is_the_folded_engine(sizes: dict[str, Any], data: st.DataObject) -> None:
     folded, context = fold(random_model(**sizes)), sizes["context"]
     length, fired = data.draw(st.integers(1, context)), {}
-    limit = folded.codec.limit
-    graded = np.random.default_rng(sizes["seed"]).integers(-limit, limit + 1, (context, 3, 6)).astype(np.int32)
+    graded = random_coded(folded, 3, sizes["seed"])
+    graded = graded.astype(np.int32) if folded.codec.bits else graded
     exists = np.repeat(np.arange(context)[:, None] >= context - length, 3, axis=1).astype(np.uint8)
     engine = FoldedEngine(folded, lambda name, _, spikes: fired.update({name: spikes}))
     expected = engine.decide(graded[context - length :])[-1]

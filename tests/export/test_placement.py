@@ -17,14 +17,13 @@ from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     LIF,
+    UNPLACED_KINDS,
     And,
-    Encoder,
     Gate,
     NetworkError,
     Node,
     Outer,
     PlacedWindow,
-    Readout,
     Synapses,
     Window,
 )
@@ -38,7 +37,7 @@ Reading = tuple[int, str, int, int]
 
 
 def has_core(node: Node) -> bool:
-    return not isinstance(node, (Encoder, Synapses, Readout))
+    return not isinstance(node, UNPLACED_KINDS)
 
 
 def readings(network: Network, node: Node, neuron: int) -> list[Reading]:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
+    HOST_KINDS,
     LIF,
     SPIKING_KINDS,
     And,
     Count,
-    Encoder,
     Gate,
     HistoryNode,
     NetworkError,
@@ -43,7 +43,7 @@ def slow_decisions(
     for index, token in enumerate(tokens.tolist()):
         place = network.context - (len(tokens) - index if replayed else 1)
         graded = [q << s for q, s in zip(token, network.encoder.shift.tolist())]
-        values: dict[str, list[list[int]]] = {"encoder": [graded] * network.ticks}
+        values: dict[str, list[list[int]]] = {network.encoder.name: [graded] * network.ticks}
         for node in network.nodes[1:]:
             if isinstance(node, Readout):
                 answers.append(_slow_readout(node, values[node.source]))
@@ -71,7 +71,7 @@ def slow_decisions(
                     for query, tick in zip(values[node.query], values[node.source])
                 ]
             else:
-                assert not isinstance(node, Encoder)  # it is the first one
+                assert not isinstance(node, HOST_KINDS)  # it is the first one
                 past = [values[node.remembered], *history.get(node.name, [])][: node.reach]
                 history[node.name] = past
                 out = [

@@ -149,6 +149,8 @@ def test_remedies_are_those_that_were_not_taken() -> None:
     for words in ("--embed-synapses 2", "--residual-scales channel --calibration DATASET", "--qat-steps"):
         assert words in said
     assert "--bits" not in said and "--max-score-drop" in said
+    said = remedies({"quantization": rules, "train": {}, "model": {"embed_norm": "layernorm"}})
+    assert "--embed-synapses" not in said and "--qat-steps" not in said and "--residual-scales channel" in said
     taken = {"embed_synapses": 2, "residual_scales": "channel", "per_channel": False, "bits": 4}
     said = remedies({"quantization": taken, "train": {}})
     assert "--embed-synapses" not in said and "--bits 8" in said and "no --no-per-channel" in said

@@ -62,7 +62,7 @@ def test_file_round_trip(tmp_path_factory: pytest.TempPathFactory, sizes: dict[s
     tokens = random_tokens(network, network.context, 2, 0).swapaxes(0, 1)
     ours = IntegerNetwork(network)
     assert torch.equal(loaded.decide(torch.from_numpy(tokens)), ours.decide(torch.from_numpy(tokens)))
-    assert loaded.network.nodes[0].name == "encoder" and len(loaded.network.nodes) == len(network.nodes)
+    assert loaded.network.nodes[0].name == network.encoder.name and len(loaded.network.nodes) == len(network.nodes)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 

@@ -31,6 +31,7 @@ from dsf.export.targets.torch_module import write_torch
 from dsf.export.write import write_target
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.testing.random_networks import exportable, random_model, random_network, random_tokens
+from dsf.train.quantization.integers import Affine
 
 KINDS = ("loihi", "onnx stream", "onnx window", "onnx float", "nir", "torch")
 QKV, EXPAND = "blocks.0.attention.qkv", "blocks.0.mlp.expand"
@@ -163,6 +164,7 @@ def test_write_target_of_the_float_network(tmp_path: Path) -> None:
     said = write_target("onnx", random_network(0), folded, path, TargetOptions(float_onnx=True))
     assert "L1 folded float = ONNX file, float32" in said and "median" in said
     other = fold(random_model(1))
+    assert isinstance(other.embed, Affine)
     embed = dataclasses.replace(other.embed, weight=other.embed.weight * np.float64(np.nan))
     path.write_text("older")
     with pytest.raises(CommandFailed, match=r"nothing written: L1 folded float = ONNX file"):

@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from dsf.export.network.nodes import ALLOWED_SOURCES, NODE_KINDS
+from dsf.export.network.nodes import ALLOWED_SOURCES, HOST_KINDS, NODE_KINDS
 from dsf.export.network.reference import ReferenceEngine
 from dsf.export.proof.rungs import compare_torch
 from dsf.export.proof.written import COMPARISONS
@@ -62,7 +62,7 @@ def test_every_attention_computes_in_torch_as_in_the_reference(kind: str) -> Non
 def test_every_kind_of_node_is_in_a_network_that_engines_are_compared_on() -> None:
     networks = [random_network(7, heads=2, blocks=1, **sizes) for sizes in KINDS.values()]
     assert {type(node) for network in networks for node in network.nodes} == set(NODE_KINDS.values())
-    assert set(ALLOWED_SOURCES) == set(NODE_KINDS.values()) - {NODE_KINDS["Encoder"]}
+    assert set(ALLOWED_SOURCES) == set(NODE_KINDS.values()) - set(HOST_KINDS)
 
 
 @pytest.mark.parametrize("kind", RIVALS)

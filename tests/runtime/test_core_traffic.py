@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dsf.export.network.file import write_network
-from dsf.export.network.nodes import SPIKING_KINDS, Encoder, Synapses
+from dsf.export.network.nodes import HOST_KINDS, SPIKING_KINDS, Synapses
 from dsf.export.placement.chips import Figure, get_chip
 from dsf.export.placement.connections import connections
 from dsf.export.placement.placement import place
@@ -28,6 +28,7 @@ from dsf.testing.training_runs import run_here
 KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"positional_bias": "full"},
+    {"positional_bias": "full", "embed_norm": "layernorm", "input_bits": 0},
     *({"attention": name} for name in ("tssa", "sssa", "sdsa1", "sdsa3", "none")),
 )
 NEURONS_PER_CORE = 5
@@ -64,7 +65,7 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
     spikes: Counter[tuple[int, int]] = Counter()
     graded: Counter[tuple[int, int]] = Counter()
     for (name, sender), targets in readers.items():
-        for target in targets if not isinstance(network[name], Encoder) else ():
+        for target in targets if not isinstance(network[name], HOST_KINDS) else ():
             edge = cores[name, sender], target
             if isinstance(network[name], SPIKING_KINDS):
                 spikes[edge] += int(engine.counter.fired[name][sender])

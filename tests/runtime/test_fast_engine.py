@@ -16,6 +16,7 @@ from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError, Node, Synapses
 from dsf.export.network.reference import ReferenceEngine, WindowReference, encode
+from dsf.export.proof.rungs import random_entering
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines import fast_engine
 from dsf.runtime.engines.adapters import FastLoopEngine, ReferenceLoopEngine
@@ -71,17 +72,13 @@ def with_extreme_neurons(network: Network, generator: np.random.Generator) -> Ne
 def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int) -> int:
     """Random tokens and resets through both; returns the spike slots compared."""
     truth = (ReferenceEngine if mode == "stream" else WindowReference)(network, lanes)
-    fast, generator, limit = (
-        FastEngine(network, lanes, mode, record=True),
-        np.random.default_rng(seed),
-        network.encoder.limit,
-    )
+    fast, generator = FastEngine(network, lanes, mode, record=True), np.random.default_rng(seed)
     compared = 0
     for _ in range(decisions):
         for lane in np.flatnonzero(generator.random(lanes) < EPISODE_ENDS):
             truth.reset(lane)
             fast.reset(lane)
-        tokens = generator.integers(-limit, limit + 1, (lanes, network.encoder.size))
+        tokens = random_entering(network, (lanes,), generator)
         expected: dict[str, Int64Array] = {}
         assert np.array_equal(truth.step_graded(tokens, expected.__setitem__), fast.step_graded(tokens))
         for name, spikes in fast.spikes.items():

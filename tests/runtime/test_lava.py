@@ -97,10 +97,8 @@ def network_of(kind: str, number: int) -> Network:
     return random_network(
         int(generator.integers(2**31)),
         bits=int(generator.integers(4, 9)),
-        input_bits=int(generator.integers(4, 11)),
         discrete=bool(generator.integers(2)),
-        **sizes,
-        **KINDS[kind],
+        **{"input_bits": int(generator.integers(4, 11)), **sizes, **KINDS[kind]},
     )
 
 
@@ -188,7 +186,16 @@ def embedded(network: Network, token: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("kind", "fused", "expanded"),
-    [("pssa", 4, 18), ("pssa, full bias", 4, 18), ("tssa", 16, 30), ("sssa", 4, 18), ("sdsa1", 4, 18), ("none", 4, 12)],
+    [
+        ("pssa", 4, 18),
+        ("pssa, full bias", 4, 18),
+        ("tssa", 16, 30),
+        ("sssa", 4, 18),
+        ("sdsa1", 4, 18),
+        ("none", 4, 12),
+        ("host embedding, full bias", 4, 18),
+        ("host embedding, tssa", 16, 30),
+    ],
 )
 def test_ticks_per_token(kind: str, fused: int, expanded: int) -> None:
     """T, one per Dense in the expanded model, and T per block whose scores need the whole token."""

@@ -12,14 +12,25 @@ from torch import nn
 
 from dsf.export.conversion.calibrate import calibrate
 from dsf.export.conversion.fold import fold
+from dsf.export.conversion.folded import FoldedModel
 from dsf.export.conversion.quantize import quantize
 from dsf.export.network.network import Network
+from dsf.export.proof.rungs import random_entering
 from dsf.tasks import get_task
 from dsf.testing.narrowed import present
 from dsf.train.checkpoint import codec_to_json, save_checkpoint
-from dsf.train.config.training import AttentionKind, BiasKind, EmbedNormKind, ModelConfig, NormKind, to_json
+from dsf.train.config.training import (
+    UNQUANTIZED,
+    AttentionKind,
+    BiasKind,
+    EmbedNormKind,
+    ModelConfig,
+    NormKind,
+    to_json,
+)
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.quantization.codec import InputCodec, TokenStatistics
+from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.rounding import QuantizationConfig
 
 ACTIONS = 3
@@ -32,15 +43,23 @@ KINDS: dict[str, dict[str, Any]] = {
     "sdsa1": {"attention": "sdsa1"},
     "sdsa3": {"attention": "sdsa3"},
     "none": {"attention": "none"},
+    "host embedding, full bias": {"positional_bias": "full", "embed_norm": "layernorm", "input_bits": 0},
+    "host embedding, tssa": {"attention": "tssa", "embed_norm": "layernorm", "input_bits": 0},
 }
-"""Every way to look back, as arguments of :func:`random_network`."""
+"""Every way to look back, and an embedding on the host, as arguments of :func:`random_network`."""
 EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
 
 
 @st.composite
-def exportable(draw: Any, largest_width: int = 12, largest_blocks: int = 2, largest_context: int = 8) -> dict[str, Any]:
-    """Arguments of :func:`random_model`: every attention, norm and head that can become spikes."""
+def exportable(
+    draw: Any, largest_width: int = 12, largest_blocks: int = 2, largest_context: int = 8, on_host: bool = True
+) -> dict[str, Any]:
+    """Arguments of :func:`random_model`: every attention, norm, embedding and head that can be exported; ``on_host``
+    allows an embedding there.
+    """
     heads, context = draw(st.integers(1, 3)), draw(st.integers(1, largest_context))
+    embed_norm = draw(st.sampled_from(get_args(EmbedNormKind))) if on_host else "ptbn"
+    unquantized = st.just(UNQUANTIZED) if embed_norm == "layernorm" else st.nothing()
     return {
         "seed": draw(st.integers(0, 2**31)),
         "attention": draw(st.sampled_from(get_args(AttentionKind))),
@@ -53,7 +72,8 @@ def exportable(draw: Any, largest_width: int = 12, largest_blocks: int = 2, larg
         "ticks": draw(st.integers(1, 8)),
         "context": context,
         "window": draw(st.integers(1, context)),
-        "input_bits": draw(st.integers(4, 12)),
+        "embed_norm": embed_norm,
+        "input_bits": draw(unquantized | st.integers(4, 12)),
         "decay": draw(st.sampled_from([0.25, 0.5, 0.875, 0.0])),
     }
 
@@ -141,18 +161,25 @@ def random_network(seed: int = 0, bits: int = 8, task: str = "hopper", **sizes: 
 
 
 def finely_scaled_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network:
-    """The same with two synapses per input feature and a unit per residual channel."""
-    model = random_model(seed, **sizes)
-    folded, limit = fold(model), (1 << model.config.input_bits - 1) - 1
-    tokens = np.random.default_rng(seed).integers(-limit, limit + 1, (folded.context, 2, len(folded.codec.unit)))
-    rules = QuantizationConfig(bits, embed_synapses=2, residual_scales="channel")
+    """The same with two synapses per input feature (none behind a host embedding) and a unit per residual channel."""
+    folded = fold(random_model(seed, **sizes))
+    tokens = random_coded(folded, 2, seed)
+    synapses = 2 if isinstance(folded.embed, Affine) else 1
+    rules = QuantizationConfig(bits, embed_synapses=synapses, residual_scales="channel")
     return quantize(folded, "hopper", config=rules, calibration=calibrate(folded, tokens))
 
 
 def random_tokens(network: Network, count: int, lanes: int, seed: int) -> np.ndarray:
-    """(count, lanes, features) encoder integers over the whole range."""
-    limit = network.encoder.limit
-    return np.random.default_rng(seed).integers(-limit, limit + 1, (count, lanes, network.encoder.size))
+    """(count, lanes, size) integers that may enter a network: an encoder's over the whole range."""
+    return random_entering(network, (count, lanes), np.random.default_rng(seed))
+
+
+def random_coded(folded: FoldedModel, lanes: int, seed: int) -> np.ndarray:
+    """(context, lanes, features) of what a model's codec makes of tokens: integers over its whole range, or normal."""
+    generator, codec, shape = np.random.default_rng(seed), folded.codec, (folded.context, lanes, folded.features)
+    if not codec.bits:
+        return generator.normal(size=shape)
+    return generator.integers(-codec.limit, codec.limit + 1, shape)
 
 
 def write_checkpoint(path: Path, **fields: Any) -> Path:

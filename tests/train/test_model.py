@@ -11,7 +11,7 @@ import torch
 
 from dsf.shell.errors import UserError
 from dsf.testing.random_networks import ACTIONS, random_model
-from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles
+from dsf.train.config.training import AttentionKind, ModelConfig, export_obstacles, quantization_obstacles
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.norm import set_blend
 from dsf.train.quantization.codec import InputCodec
@@ -178,9 +178,16 @@ def test_config_names_the_wrong_field(field: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"norm": "tdln"}, "model.norm"), ({"embed_norm": "layernorm"}, "model.embed_norm")],
+    [({"norm": "tdln"}, "model.norm"), ({"input_bits": 0}, "model.input_bits")],
 )
 def test_configs_that_cannot_become_spikes_name_the_field(changed: dict[str, Any], named: str) -> None:
     assert export_obstacles(ModelConfig()) == []
     (obstacle,) = export_obstacles(dataclasses.replace(ModelConfig(), **changed))
-    assert obstacle.startswith(named) and "ptbn" in obstacle
+    assert obstacle.startswith(named) and "; use --model." in obstacle
+
+
+def test_an_embedding_on_the_host_is_exported_and_not_trained_with_integers() -> None:
+    paper = dataclasses.replace(ModelConfig(), embed_norm="layernorm", input_bits=0)
+    assert export_obstacles(paper) == []
+    (obstacle,) = quantization_obstacles(paper)
+    assert obstacle.startswith("model.embed_norm is layernorm") and "--model.embed-norm ptbn" in obstacle

@@ -27,10 +27,15 @@ FIRM = 0.8
 
 
 @pytest.mark.slow
-def test_decision_transformer_overfits_one_trajectory(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "plain",
+    [("--policy", "dt", "--rival.dropout", "0", "--steps", "600"), ("--policy", "twin", "--steps", "1200")],
+    ids=["dt", "twin"],
+)
+def test_dense_rivals_overfit_one_trajectory(plain: tuple[str, ...], tiny_store: Path, tmp_path: Path) -> None:
     sizes = ("--model.width", "64", "--model.blocks", "2", "--model.context", "10", "--batch-size", "32")
-    plain = ("--policy", "dt", "--rival.mlp-hidden", "128", "--rival.width", "64", "--rival.dropout", "0")
-    fitting = ("--data.top-percent", "1", "--steps", "600", "--learning-rate", "2e-3", "--weight-decay", "0")
+    plain += ("--rival.mlp-hidden", "128", "--rival.width", "64")
+    fitting = ("--data.top-percent", "1", "--learning-rate", "2e-3", "--weight-decay", "0")
     trained(HOPPER, "--out", str(tmp_path), *sizes, *plain, *fitting, *UNSCORED, "--threads", "1", "--log-every", "1")
     losses = [row[LOSS] for row in metrics(tmp_path) if LOSS in row]
     assert np.mean(losses[-20:]) < 1e-3 < losses[0]
@@ -71,7 +76,7 @@ def commanded_data(directory: Path, shuffled: bool) -> OfflineDataset:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dsformer", "dt"])
+@pytest.mark.parametrize("kind", ["dsformer", "dt", "twin"])
 def test_shuffled_returns_take_away_what_return_to_go_gave(kind: PolicyKind, tmp_path: Path) -> None:
     obedience = {}
     for shuffled in (False, True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsf.shell.errors import UserError
 from dsf.tasks import Token, get_task
@@ -13,16 +13,18 @@ from dsf.tasks.registry import TASKS
 from dsf.testing.random_networks import ACTIONS, random_codec
 from dsf.testing.rival_models import CONTEXT, FEATURES, OBSERVATIONS, SMALL, small_model, windows
 from dsf.train.config.rivals import RIVAL_NAMES, PolicyKind, RivalConfig
-from dsf.train.config.training import ModelConfig
+from dsf.train.config.training import AttentionKind, ModelConfig
 from dsf.train.evaluation.torch_policy import TorchPolicy
 from dsf.train.models.activity import record_activity
 from dsf.train.models.attention import PackedTokens
+from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.neurons import LIF
 from dsf.train.models.rivals.build import dsformer_parameters, make_rival
 from dsf.train.models.rivals.fourier_controller import SlidingSpectrum, SpectralConvolution
 from dsf.train.models.rivals.spikegpt import TimeMix, along_tokens
+from dsf.train.models.rivals.twin import TwinAttention
 
-KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
+KINDS: tuple[PolicyKind, ...] = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl", "twin")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +113,7 @@ def test_decision_transformer_sees_what_the_sources_sequence_holds() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["hopper", "halfcheetah", "pen", "pointmaze-umaze", "antmaze-umaze", "cartpole"])
 @pytest.mark.parametrize("config", [ModelConfig(), ModelConfig(width=64, blocks=2), ModelConfig(attention="tssa")])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "bc"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("bc", "twin")])
 def test_matched_rivals_have_dsformers_parameters(kind: PolicyKind, config: ModelConfig, task: str) -> None:
     found = TASKS[task]
     codec = random_codec(found.observation_size + found.action_size + 1, 8, np.random.default_rng(0))
@@ -123,6 +125,38 @@ def test_matched_rivals_have_dsformers_parameters(kind: PolicyKind, config: Mode
     assert model.rival is not None
     width, hidden = model.rival.sizes
     assert hidden >= width
+
+
+@pytest.mark.parametrize("attention", ["pssa", "tssa"])
+def test_the_twin_has_dsformers_width_blocks_and_mlp(attention: AttentionKind) -> None:
+    """One Linear for one Linear; norms and biases are what differs, at the default size by less than 2 %."""
+    config, task = ModelConfig(attention=attention), get_task("hopper")
+    codec = random_codec(FEATURES, 8, np.random.default_rng(0))
+    twin, original = make_rival("twin", RivalConfig(), config, codec, task), DSFormer(config, codec, ACTIONS)
+    matrices = [
+        sorted(tuple(module.weight.shape) for module in model.modules() if isinstance(module, nn.Linear))
+        for model in (twin, original)
+    ]
+    assert matrices[0] == matrices[1]
+    assert abs(twin.parameter_count() / original.parameter_count() - 1) < 0.02
+
+
+@torch.no_grad()
+def test_the_twins_attention_is_its_equation() -> None:
+    torch.manual_seed(0)
+    attention, mask = TwinAttention(8, 2, CONTEXT), torch.ones(1, CONTEXT, dtype=torch.bool)
+    attention.lag_bias.weight.normal_()
+    rows = torch.randn(CONTEXT, 8)
+    query, key, value = attention.qkv(rows).chunk(3, dim=-1)
+    expected = torch.zeros(CONTEXT, 8)
+    for head, channels in enumerate((slice(0, 4), slice(4, 8))):
+        for i in range(CONTEXT):
+            scores = [
+                query[i, channels] @ key[j, channels] / 2 + attention.lag_bias.weight[i - j, head] for j in range(i + 1)
+            ]
+            shares = torch.stack(scores).softmax(dim=0)
+            expected[i, channels] = shares @ value[: i + 1, channels]
+    assert torch.allclose(attention(rows, PackedTokens(mask)), attention.project(expected), atol=1e-5)
 
 
 def test_matching_draws_nothing_from_the_runs_random_numbers() -> None:

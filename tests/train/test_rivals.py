@@ -22,7 +22,7 @@ from dsf.train.run_directory import LOSS
 STEPS = 100
 SCORED = ("--eval-episodes", "1", "--eval-targets", "3600")
 FAST = ("--learning-rate", "3e-3", "--batch-size", "16")
-KINDS = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl")
+KINDS = ("dt", "bc", "fcnet", "spikegpt", "spikebert", "strl", "twin")
 SPIKING = ("spikegpt", "spikebert", "strl")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import pytest
@@ -19,13 +20,14 @@ from dsf.testing.random_networks import ACTIONS, random_codec
 from dsf.testing.training_runs import CARTPOLE, TINY, UNSCORED, run_here, train_here, trained
 from dsf.train.checkpoint import load_checkpoint, save_checkpoint
 from dsf.train.config.rivals import RivalConfig, rival_from_json
-from dsf.train.config.strl import StrlAttention, StrlConfig
+from dsf.train.config.strl import StrlAttention, StrlConfig, StrlNeurons
 from dsf.train.config.training import ModelConfig
 from dsf.train.models.activity import record_activity
+from dsf.train.models.attention import PackedTokens
 from dsf.train.models.neurons import set_neuron_kind
 from dsf.train.models.rivals.build import make_rival
 from dsf.train.models.rivals.sigmoid_neuron import SigmoidLIF
-from dsf.train.models.rivals.strl import Strl
+from dsf.train.models.rivals.strl import Strl, StrlBlock
 
 CONTEXT, FEATURES = 7, 11 + ACTIONS + 1
 CONFIG = ModelConfig(width=24, blocks=2, context=CONTEXT, window=3)
@@ -181,3 +183,39 @@ def test_settings_of_another_version_are_refused() -> None:
         with pytest.raises(UserError, match="does not fit this version"):
             rival_from_json(values)
     assert rival_from_json({}) == RivalConfig()
+
+
+def test_without_neurons_relu_stands_in_their_place_and_all_else_stays() -> None:
+    codec, task = random_codec(FEATURES, 8, np.random.default_rng(0)), get_task("hopper")
+    models = []
+    for neurons in get_args(StrlNeurons):
+        torch.manual_seed(0)
+        strl = StrlConfig(attention="causal", neurons=neurons)
+        models.append(make_rival("strl", RivalConfig(heads=4, width=24, mlp_hidden=48, strl=strl), CONFIG, codec, task))
+    on, off = (model.eval() for model in models)
+    weights = on.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in off.state_dict().items() if "leaky" not in name)
+    assert not any(isinstance(module, SigmoidLIF) for module in off.modules())
+    assert (on.ticks, off.ticks) == (4, 1)
+    assert not any(off.counts_events(name) for name, _ in off.named_modules())
+    # The first block's MLP, by its equation.
+    mlp, stream = cast(StrlBlock, cast(Strl, off).blocks[0]).mlp, torch.randn(5, 24)
+    expected = torch.relu(mlp.contract(torch.relu(mlp.expand(stream))))
+    assert torch.allclose(mlp(stream), expected)
+    # Its attention: scores are rectified and scaled, then go through softmax, as the neurons' spikes do.
+    attention, rows = cast(StrlBlock, cast(Strl, off).blocks[0]).attention, torch.randn(CONTEXT, 24)
+    tokens = PackedTokens(torch.ones(1, CONTEXT, dtype=torch.bool))
+    query, key, value = (part.view(CONTEXT, 4, 6) for part in torch.relu(attention.qkv(rows)).chunk(3, dim=-1))
+    mixed = torch.empty(CONTEXT, 4, 6)
+    for head in range(4):
+        scores = torch.relu(query[:, head] @ key[:, head].T / 6**0.5)
+        mixed[:, head] = scores.softmax(dim=-1) @ value[:, head]
+    unseen = torch.zeros(1, 1, CONTEXT, CONTEXT)
+    assert torch.allclose(attention(rows, unseen, tokens), mixed.flatten(1), atol=1e-6)
+
+
+def test_without_neurons_their_settings_are_refused() -> None:
+    with pytest.raises(UserError, match=r"rival\.strl\.neurons off does not use rival\.strl\.tau: drop it"):
+        StrlConfig(neurons="off", tau=3.0)
+    with pytest.raises(UserError, match=r"rival\.strl\.neurons is 'none': use on or off"):
+        StrlConfig(neurons="none")  # type: ignore[arg-type]

@@ -23,6 +23,8 @@ KINDS = {
     **{f"norm {name}": ("--model.norm", name) for name in ("tdbn", "tdln", "reptbn", "none")},  # pssa has ptbn
     "full bias": ("--model.positional-bias", "full"),
     "layer norm behind the embedding": ("--model.embed-norm", "layernorm"),
+    "inputs that are not quantized": ("--model.input-bits", "0"),
+    "the paper's embedding": ("--model.embed-norm", "layernorm", "--model.input-bits", "0"),
     "two heads": ("--model.attention", "tssa", "--model.heads", "2"),
     "snnTorch's neurons": ("--neuron", "snntorch"),
     "bf16": ("--precision", "bf16"),
@@ -33,7 +35,7 @@ KINDS = {
 }
 CANNOT_BECOME_SPIKES = {
     "norm tdln": "model.norm is tdln",
-    "layer norm behind the embedding": "model.embed_norm is layernorm",
+    "inputs that are not quantized": "model.input_bits is 0",
 }
 
 

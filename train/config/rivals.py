@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from dsf.shell.errors import UserError
 from dsf.train.config.strl import StrlConfig, strl_from_json
 
-PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert", "strl"]
+PolicyKind = Literal["dsformer", "dt", "bc", "fcnet", "spikegpt", "spikebert", "strl", "twin"]
 Activation = Literal["relu", "gelu"]
 EvaluationPrecision = Literal["fp32", "int8"]
 """What a trained model is scored at; training is apart."""
@@ -24,6 +24,7 @@ RIVAL_NAMES: dict[PolicyKind, str] = {
     "spikegpt": "SpikeGPT-style model",
     "spikebert": "SpikeBERT-style model",
     "strl": "STRL",
+    "twin": "dense twin",
 }
 """What each rival is called where a person reads it."""
 OBSTACLES: dict[PolicyKind, str] = {
@@ -33,11 +34,12 @@ OBSTACLES: dict[PolicyKind, str] = {
     "spikegpt": "its LayerNorm and its weighted mean over tokens divide per token, and its matrices read no spikes",
     "spikebert": "its LayerNorm divides per token and its residual adds spikes up",
     "strl": "its softmax over the scores and its float LayerNorm both divide per token",
+    "twin": "its softmax and LayerNorm divide per token and its activations are no spikes",
 }
 """Why each rival cannot become a network of integer spikes."""
 USED_BY: dict[str, tuple[PolicyKind, ...]] = {
-    "mlp_hidden": ("dt", "fcnet", "spikegpt", "spikebert", "strl"),
-    "heads": ("dt", "spikebert", "strl"),
+    "mlp_hidden": ("dt", "fcnet", "spikegpt", "spikebert", "strl", "twin"),
+    "heads": ("dt", "spikebert", "strl", "twin"),
     "activation": ("dt", "bc"),
     "dropout": ("dt", "strl"),
     "fourier_window": ("fcnet",),
@@ -57,12 +59,13 @@ class RivalConfig:
 
     width: int | None = None
     """Channels. None is --model.width, or the most below it at which the MLP can make the count of parameters
-    DSFormer's; bc has 256."""
+    DSFormer's; bc has 256, twin --model.width."""
     mlp_hidden: int | None = None
     """Hidden channels of each block's MLP. None makes the count of parameters that of the DSFormer of the same --model,
-    as nearly as whole channels can; not for bc, whose hidden layers have its width."""
+    as nearly as whole channels can; not for bc, whose hidden layers have its width, and not for twin, whose MLP is
+    DSFormer's."""
     heads: int = 1
-    """Attention heads of dt, spikebert and strl; STRL's paper has 8."""
+    """Attention heads of dt, spikebert, strl and twin; STRL's paper has 8."""
     activation: Activation = "relu"
     """Activation of dt's and bc's hidden layers; Decision Transformer's code has relu for Gym and gelu for Atari."""
     dropout: float = 0.1

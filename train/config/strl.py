@@ -9,7 +9,10 @@ from typing import Any, Literal, get_args
 from dsf.shell.errors import UserError
 
 StrlAttention = Literal["bidirectional", "causal"]
+StrlNeurons = Literal["on", "off"]
 MOST_TICKS = 1 << 10
+ADDED_TO_STRL = {"neurons": "on"}
+"""Fields younger than the first published scores, with what the models were that do not name them."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,14 @@ class StrlConfig:
     """Membrane time constant: a tick keeps 1 - 1/tau of the potential and takes 1/tau of the current."""
     threshold: float = 1.0
     """Membrane potential above which (strictly) a neuron fires."""
+    neurons: StrlNeurons = "on"
+    """off is STRL's dense control: ReLU stands where neurons were, in one pass instead of T ticks; all else stays."""
 
     def __post_init__(self) -> None:
         if self.attention not in get_args(StrlAttention):
             raise UserError(f"rival.strl.attention is {self.attention!r}: use {' or '.join(get_args(StrlAttention))}")
+        if self.neurons not in get_args(StrlNeurons):
+            raise UserError(f"rival.strl.neurons is {self.neurons!r}: use {' or '.join(get_args(StrlNeurons))}")
         if isinstance(self.ticks, bool) or not isinstance(self.ticks, int) or not 1 <= self.ticks <= MOST_TICKS:
             raise UserError(f"rival.strl.ticks is {self.ticks!r}: it must be a whole number, 1 to {MOST_TICKS:,}")
         for name, least in (("tau", 1.0), ("threshold", 0.0)):
@@ -41,6 +48,15 @@ class StrlConfig:
                 raise UserError(f"rival.strl.{name} is {value!r}: it must be a finite number")
             if value <= least:
                 raise UserError(f"rival.strl.{name} is {value}: it must be above {least:g}")
+        if self.neurons == "off":
+            for name in ("ticks", "tau", "threshold"):
+                if getattr(self, name) != StrlConfig.__dataclass_fields__[name].default:
+                    raise UserError(f"rival.strl.neurons off does not use rival.strl.{name}: drop it")
+
+    @property
+    def passes(self) -> int:
+        """Ticks per layer; 1 without neurons."""
+        return self.ticks if self.neurons == "on" else 1
 
     @property
     def decay(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -26,10 +27,13 @@ EmbedNormKind = Literal["ptbn", "layernorm"]
 NeuronKind = Literal["fused", "snntorch"]
 Precision = Literal["auto", "fp32", "bf16"]
 DeviceKind = Literal["auto", "cpu", "cuda"]
+PresetName = Literal["dsf", "paper-pssa", "paper-tssa"]
 
 CONFIG_NAME = "config.json"
 """Where a run directory keeps its TrainConfig."""
 MIN_INPUT_BITS = 4
+UNQUANTIZED = 0
+"""Value of model.input_bits for tokens that enter as standardised floats."""
 LARGEST = {"width": 1 << 14, "blocks": 1 << 10, "ticks": 1 << 10, "context": 1 << 14, "mlp_ratio": 1 << 6}
 """Far beyond what fits a chip or a day; a checkpoint's header may ask for any number."""
 SDSA3_SCALE = 0.125
@@ -46,7 +50,13 @@ ADDED_FIELDS = {
     "key_value_offset": 0.0,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
-ADDED_SETTINGS = {"policy": "dsformer", "rival": dataclasses.asdict(RivalConfig())}
+ADDED_SETTINGS = {
+    "policy": "dsformer",
+    "rival": dataclasses.asdict(RivalConfig()),
+    "ema": None,
+    "norm_batches": 0,
+    "preset": None,
+}
 """The same for TrainConfig."""
 
 
@@ -96,9 +106,11 @@ class ModelConfig:
     """Norm behind every Linear in the blocks: ptbn, tdbn (batch norm alone), tdln (layer norm alone, cannot become
     spikes), reptbn (ptbn plus a learned share of its input, the release's Adroit variant), or none."""
     embed_norm: EmbedNormKind = "ptbn"
-    """Norm behind the embedding; layernorm is the paper's and cannot become spikes."""
+    """Norm behind the embedding; layernorm is the paper's: it cannot become spikes, so that dsf-export leaves the
+    embedding on the host, in float64, and its output enters the chip as integers."""
     input_bits: int = 8
-    """Width of the integers (graded spikes) into which observations, actions and return-to-go are quantized."""
+    """Width of the integers (graded spikes) into which observations, actions and return-to-go are quantized. 0 leaves
+    them standardised floats, as the paper does; such a run can be exported with --model.embed-norm layernorm only."""
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -124,8 +136,11 @@ class ModelConfig:
             raise UserError(f"model.attention {self.attention} does not use model.attention_scale: drop it")
         if self.threshold <= 0.0:
             raise UserError(f"model.threshold is {self.threshold}: it must be positive")
-        if not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
-            raise UserError(f"model.input_bits is {self.input_bits}: use {MIN_INPUT_BITS} to {MAX_INPUT_BITS}")
+        if self.input_bits != UNQUANTIZED and not MIN_INPUT_BITS <= self.input_bits <= MAX_INPUT_BITS:
+            raise UserError(
+                f"model.input_bits is {self.input_bits}: use {MIN_INPUT_BITS} to {MAX_INPUT_BITS}, or {UNQUANTIZED} "
+                "for inputs that are not quantized"
+            )
 
     def _check_types(self) -> None:
         """Refuse what a checkpoint's header may hold where the command line has looked already."""
@@ -169,6 +184,24 @@ class ModelConfig:
         return self.attention == "none"
 
 
+UNSET_MODEL = ModelConfig()
+"""The model of a config that names none, told from one that names the same values by its identity."""
+PRESET_FLAG = "--preset"
+_PAPER = ModelConfig(
+    positional_bias="full",
+    window=8,
+    attention_surrogate_width=1.0,
+    embed_norm="layernorm",
+    input_bits=UNQUANTIZED,
+)
+PRESETS: dict[str, ModelConfig] = {
+    "dsf": ModelConfig(),
+    "paper-pssa": _PAPER,
+    "paper-tssa": dataclasses.replace(_PAPER, attention="tssa", attention_scale=1.0),
+}
+"""Models by name. The paper's are those of its text; docs/training.md says where its released code differs."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What a run takes from its dataset."""
@@ -189,6 +222,7 @@ QAT_LEARNING_RATE_SHARE = 0.1
 _LEAST = {
     "steps": 1,
     "qat_steps": 0,
+    "norm_batches": 0,
     "batch_size": 2,  # batch norm needs two tokens
     "threads": 1,
     "log_every": 1,
@@ -209,7 +243,7 @@ class TrainConfig:
     a D4RL name (dsf-data list)."""
     out: Path = Path("runs/latest")
     """Run directory: config.json, metrics.jsonl, TensorBoard events, checkpoint.safetensors."""
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=lambda: UNSET_MODEL)
     policy: PolicyKind = "dsformer"
     """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
     bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10); fcnet: Fourier Controller
@@ -217,6 +251,10 @@ class TrainConfig:
     spiking transformer with softmax of arXiv 2505.14533, bidirectional or causal (--rival.strl.attention)."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    preset: PresetName | None = None
+    """A whole model by its name: dsf is this project's default; paper-pssa and paper-tssa are the paper's own (full
+    pair-wise bias, window 8, LayerNorm behind the embedding, surrogate width 1, no scale on tssa, inputs that are not
+    quantized). Options of --model that it sets may be repeated, and not contradicted."""
     steps: int = 20_000
     """Optimizer steps."""
     batch_size: int = 64
@@ -233,6 +271,12 @@ class TrainConfig:
     """Share of the steps over which PTBN moves from LayerNorm to BatchNorm (lambda 1 -> 0)."""
     rate_penalty: float = 0.0
     """Weight of the synaptic events, as a share of the most possible ones, in the loss; 0 leaves activity free."""
+    ema: float | None = None
+    """Share that averaged weights keep of themselves at every step (exponential moving average), such as 0.998. The
+    averaged weights are then what is scored, kept as the checkpoint and exported; None: the last ones."""
+    norm_batches: int = 0
+    """Batches of training data on which batch-norm statistics are estimated anew, for the very weights that are scored,
+    kept and exported. 0: the running statistics of training."""
     seed: int = 0
     """Seeds the weights and the sampling. Evaluation episodes use --eval-seed."""
     threads: int = 2
@@ -275,7 +319,41 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in --out from its checkpoint, bit for bit as if it had not been interrupted."""
 
+    @classmethod
+    def starting_point(cls, words: Sequence[str]) -> TrainConfig | None:
+        """What a command line's options change: the model of the preset that it names, so that every option that is
+        given shows; None where it names none that is known.
+        """
+        named = None
+        for word, following in zip(words, [*words[1:], ""]):
+            if word == PRESET_FLAG or word.startswith(f"{PRESET_FLAG}="):
+                named = following if word == PRESET_FLAG else word.removeprefix(f"{PRESET_FLAG}=")
+        model = PRESETS.get(named or "")
+        return None if model is None else cls(dataset=tyro.MISSING, model=model)
+
+    def _settle_model(self) -> None:
+        """The preset's model where none was given; else they must be the same.
+
+        Raises:
+            UserError: naming preset and option.
+        """
+        if self.preset is None:
+            return
+        wanted = PRESETS[self.preset]
+        if self.model is UNSET_MODEL:
+            object.__setattr__(self, "model", wanted)
+        for name, value in vars(wanted).items():
+            if (given := getattr(self.model, name)) != value:
+                option = f"--model.{name.replace('_', '-')}"
+                raise UserError(
+                    f"--preset {self.preset} sets {option} to {value}, and {option} {given} contradicts it: drop one "
+                    "of them"
+                )
+        if self.policy != "dsformer":
+            raise UserError(f"--preset {self.preset} requires --policy dsformer, not {self.policy}: drop one of them")
+
     def __post_init__(self) -> None:
+        self._settle_model()
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least {least}")
@@ -288,6 +366,8 @@ class TrainConfig:
         for name in ("warmup_fraction", "blend_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it is a share, 0 to 1")
+        if self.ema is not None and not 0.0 < self.ema < 1.0:
+            raise UserError(f"--ema is {self.ema}: it is a share, above 0 and below 1 (drop it for the last weights)")
         self._check_quantization()
         for target in self.eval_targets:
             if not math.isfinite(target):
@@ -343,8 +423,24 @@ def export_obstacles(config: ModelConfig) -> list[str]:
         first = "mlp.expand_norm" if config.attention == "none" else "attention.qkv_norm"
         layers = f"blocks.0.{first}, like every norm behind it,"
         found.append(f"model.norm is tdln: {layers} {never}; use --model.norm ptbn")
+    if config.input_bits == UNQUANTIZED and config.embed_norm != "layernorm":
+        found.append(
+            f"model.input_bits is {UNQUANTIZED}: an embedding of synapses reads integers; use --model.input-bits 8, or "
+            "--model.embed-norm layernorm, whose embedding runs on the host"
+        )
+    return found
+
+
+def quantization_obstacles(config: ModelConfig) -> list[str]:
+    """What keeps a network from quantization-aware training, each with the way out: all that keeps it from export, and
+    an embedding that no integers compute.
+    """
+    found = export_obstacles(config)
     if config.embed_norm == "layernorm":
-        found.append(f"model.embed_norm is layernorm: embed_norm {never}; use --model.embed-norm ptbn")
+        found.append(
+            "model.embed_norm is layernorm: its embedding runs on the host in floats, and quantization-aware training "
+            "folds every norm; use --model.embed-norm ptbn"
+        )
     return found
 
 

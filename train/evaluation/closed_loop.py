@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dsf.tasks import Task, rollout
 from dsf.train.evaluation.score import Score
-from dsf.train.evaluation.torch_policy import TorchPolicy
+from dsf.train.evaluation.stream_policy import float_policy
 from dsf.train.models.decision_model import DecisionModel
 
 MAX_LANES = 32
@@ -24,6 +24,8 @@ def evaluate(
 ) -> list[Score]:
     """Score ``model`` at each target return, all environments side by side.
 
+    In stream mode where that is exact, see :mod:`dsf.train.evaluation.stream_policy`.
+
     Args:
         model: put into evaluation mode and back.
         task: what to solve.
@@ -36,7 +38,7 @@ def evaluate(
     training = model.training
     scores = []
     for target in targets:
-        policy = TorchPolicy(model, lanes=min(len(seeds), MAX_LANES))
+        policy = float_policy(model, lanes=min(len(seeds), MAX_LANES))
         episodes = rollout(task, policy, seeds, target, on_step)
         scores.append(Score.of("torch", checkpoint, step, target, task, episodes))
     model.train(training)

@@ -6,12 +6,26 @@ tokens, then norm(Linear(.)). Integers and gates only: each rule maps onto addit
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from dsf.train.config.training import AttentionKind, ModelConfig
 from dsf.train.models.neurons import LIF
 from dsf.train.models.norm import make_norm, offset_channels
+
+
+class TokenRows(Protocol):
+    """Tokens in one row axis, and how they stand beside each other: all that attention asks for."""
+
+    def unpack(self, rows: Tensor, /) -> Tensor:
+        """(ticks, rows, channels) -> (ticks, batch, tokens, channels), zeros at absent tokens."""
+        ...
+
+    def repack(self, padded: Tensor, /) -> Tensor:
+        """(ticks, batch, tokens, channels) -> (ticks, rows, channels): the inverse of :meth:`unpack`."""
+        ...
 
 
 class PackedTokens:
@@ -69,14 +83,14 @@ class SpikingAttention(nn.Module):
         self.project = nn.Linear(width, width, bias=False)
         self.project_norm = make_norm(config.norm, width, gain)
 
-    def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
+    def forward(self, residual: Tensor, tokens: TokenRows) -> Tensor:
         """Map the residual stream (ticks, rows, width) to this branch's contribution, same shape."""
         spikes = self.qkv_lif(self.qkv(self.input_lif(residual)), self.qkv_norm)
         query, key, value = (exact(part) for part in spikes.chunk(3, dim=-1))
         output: Tensor = self.project_norm(self.project(self.mix(query, key, value, tokens)))
         return output
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: TokenRows) -> Tensor:
         """Attention's spikes (ticks, rows, width) from those of query, key and value, same shape each."""
         raise NotImplementedError
 
@@ -96,7 +110,7 @@ class PSSA(SpikingAttention):
         shape = (config.window,) if config.positional_bias == "relative" else (config.context, config.context)
         self.positional_bias = nn.Parameter(torch.ones(shape))
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: TokenRows) -> Tensor:
         """See the class."""
         with full_precision(query):
             current = query * tokens.repack(self.windowed_sum(tokens.unpack(key * value)))
@@ -129,7 +143,7 @@ class SSSA(SpikingAttention):
     q (k^T v), which makes it linear in the context: causal SDSA-3 is this rule with another scale.
     """
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: TokenRows) -> Tensor:
         """See the class."""
         with full_precision(query):
             attended = attend(*(self.split(tokens.unpack(spikes)) for spikes in (query, key, value)))
@@ -152,7 +166,7 @@ class TSSA(SpikingAttention):
     tick 0 depends on tick T - 1.
     """
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: TokenRows) -> Tensor:
         """See the class."""
         ticks = query.shape[0]
         with full_precision(query):
@@ -173,7 +187,7 @@ class SDSA1(SpikingAttention):
     neuron stands before the query's gate.
     """
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: PackedTokens) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, tokens: TokenRows) -> Tensor:
         """See the class."""
         summed = tokens.unpack(key * value).cumsum(dim=2)
         spikes: Tensor = query * self.attention_lif(self.scale * tokens.repack(summed))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.train.config.training import ModelConfig
-from dsf.train.models.attention import PackedTokens, make_attention
+from dsf.train.models.attention import TokenRows, make_attention
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.neurons import LIF
 from dsf.train.models.norm import make_norm
@@ -46,7 +46,7 @@ class Block(nn.Module):
         self.attention = make_attention(config)
         self.mlp = MLP(config)
 
-    def forward(self, residual: Tensor, tokens: PackedTokens) -> Tensor:
+    def forward(self, residual: Tensor, tokens: TokenRows) -> Tensor:
         """(ticks, rows, width) -> same shape."""
         if self.attention is not None:
             residual = residual + self.attention(residual, tokens)
@@ -59,7 +59,8 @@ class DSFormer(DecisionModel):
 
     def __init__(self, config: ModelConfig, codec: InputCodec, action_size: int, discrete: bool = False) -> None:
         super().__init__(config, codec, action_size, discrete)
-        self.embed = nn.Linear(len(codec.unit), config.width, bias=False)
+        # A batch norm would take a bias away again; a LayerNorm, which norms over channels, does not.
+        self.embed = nn.Linear(len(codec.unit), config.width, bias=config.embed_norm == "layernorm")
         self.embed_norm = make_norm(config.embed_norm, config.width, config.threshold)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = make_norm(config.norm, config.width, config.threshold)
@@ -69,7 +70,7 @@ class DSFormer(DecisionModel):
         """Those inside the blocks do, and no other."""
         return linear.startswith("blocks.")
 
-    def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
+    def decide(self, integers: Tensor, tokens: TokenRows) -> Tensor:
         """Actions (rows, action_size) for packed tokens (rows, features): the whole network but the padding.
 
         Under autocast, embedding and head stay in full precision: their inputs are no spikes, and they are small.

@@ -15,7 +15,7 @@ from torch.func import functional_call  # type: ignore[attr-defined]  # torch 2.
 
 from dsf.shell.arrays import FloatArray
 from dsf.train.config.training import ModelConfig
-from dsf.train.models.attention import PSSA, PackedTokens
+from dsf.train.models.attention import PSSA, TokenRows
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import Block, DSFormer
 from dsf.train.models.folding import float64, fold_norms
@@ -53,7 +53,7 @@ class _PlainDecision(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
+    def forward(self, integers: Tensor, tokens: TokenRows) -> Tensor:
         return DSFormer.decide(self.model, integers, tokens)
 
 
@@ -91,7 +91,7 @@ class QuantizedDSFormer(DSFormer):
         self.scales = Scales(bits, config.threshold, threshold_units, decay_units(config.decay), config=rules)
         fold_norms(self)
 
-    def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
+    def decide(self, integers: Tensor, tokens: TokenRows) -> Tensor:
         """As the base class, with the integers' values in place of the parameters."""
         parameters = dict(self.named_parameters())
         values = {

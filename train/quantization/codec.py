@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ float32's steps, so what spread there is may be rounding."""
 ZERO_REACH = 1.0
 """The codec of a feature that is always 0 reaches so far (units of the feature)."""
 
+CodedArray = npt.NDArray[np.number[Any]]
+"""What a codec makes of tokens, (..., features): integers, or floats where it does not quantize."""
 MEAN, SQUARES, LOW, HIGH = range(4)
 """Rows of a part's summary: mean, sum of squared deviations from it, smallest and largest value."""
 
@@ -125,11 +128,13 @@ class TokenStatistics:
 class InputCodec:
     """q = clip(round_half_even((float32(x) - offset) / step), -limit, limit);  the network sees z = q * unit.
 
+    With bits = 0 nothing is rounded or clipped: q = (float32(x) - offset) / step, step is the deviation and unit 1.
+
     Attributes:
         offset: (features,), the mean of the training data (feature units).
         step: (features,), feature units per integer step.
         unit: (features,), standard deviations per integer step; reaches per integer step of a constant feature.
-        bits: signed width of q; limit = 2**(bits - 1) - 1.
+        bits: signed width of q; limit = 2**(bits - 1) - 1. 0: tokens are standardised and no more.
         constant: features that did not change in the training data, ascending: nothing was learnt about them.
     """
 
@@ -149,17 +154,36 @@ class InputCodec:
 
     @property
     def limit(self) -> int:
-        """Largest integer the codec emits."""
+        """Largest integer the codec emits.
+
+        Raises:
+            ValueError: it does not quantize.
+        """
         return (1 << (self.bits - 1)) - 1
 
     def largest(self, feature: int) -> float:
         """The largest value of a feature that is not clipped (feature units)."""
+        if not self.bits:
+            return float("inf")
         return float(self.offset[feature] + self.limit * self.step[feature])
 
-    def encode(self, features: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
-        """Quantize finite (..., features), so that training and every engine get the same integers."""
-        scaled = np.rint((single_precision(features) - self.offset) / self.step)
-        return np.clip(scaled, -self.limit, self.limit).astype(np.int32)
+    def encode(self, features: npt.NDArray[np.floating]) -> CodedArray:
+        """Quantize finite (..., features), so that training and every engine get the same integers (int32).
+
+        Without quantization they are only standardised, in float64.
+
+        Raises:
+            UserError: nothing is quantized, and a value lies beyond what float32 holds.
+        """
+        scaled: FloatArray = (single_precision(features) - self.offset) / self.step
+        if self.bits:
+            return np.clip(np.rint(scaled), -self.limit, self.limit).astype(np.int32)
+        if not (np.abs(scaled) <= np.finfo(np.float32).max).all():
+            raise UserError(
+                "an observation, action or return-to-go is too large for float32, and this network's inputs are not "
+                "clipped: check the environment and the target"
+            )
+        return scaled
 
     @classmethod
     def fit(cls, statistics: TokenStatistics, must_reach: FloatArray, bits: int) -> InputCodec:
@@ -169,7 +193,7 @@ class InputCodec:
             statistics: of the training set's tokens.
             must_reach: (values, features) points that must not be clipped (NaN where a feature has no such wish);
                 target returns at the first step of an episode are the reason.
-            bits: signed width of the integers.
+            bits: signed width of the integers; 0 for none.
         """
         offset, constant = statistics.mean, statistics.constant
         farthest = np.maximum(statistics.high - offset, offset - statistics.low)
@@ -178,6 +202,6 @@ class InputCodec:
         reach = np.where(constant, np.where(statistics.largest > 0.0, statistics.largest, ZERO_REACH), reach)
         reach = np.maximum(reach, np.nan_to_num(np.abs(must_reach - offset), nan=0.0).max(axis=0, initial=0.0))
         deviation = np.where(constant, reach, statistics.std)
-        step = reach / ((1 << (bits - 1)) - 1)
+        step = reach / ((1 << (bits - 1)) - 1) if bits else deviation
         unchanging = tuple(np.flatnonzero(constant).tolist())
         return cls(offset=offset, step=step, unit=step / deviation, bits=bits, constant=unchanging)

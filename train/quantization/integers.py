@@ -19,6 +19,8 @@ BIAS_EXPONENT_BITS = 3
 THRESHOLD_BITS = 17
 MAX_INPUT_BITS = 16
 """Signed bits of the encoder's integers, shift included."""
+MAX_GRADED_BITS = 24
+"""Signed bits of a graded spike, :data:`ACCUMULATOR_LIMIT`: what a host embedding may send to the first residual."""
 MAX_EXPONENT = 15
 """Largest shift of a synaptic sum, in either direction."""
 CURRENT_LIMIT = 1 << 17

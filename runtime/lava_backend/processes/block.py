@@ -140,8 +140,12 @@ class ExpandedBlock(AbstractSubProcessModel):
 
     def _build_embedding(self, nodes: EmbeddingNodes) -> None:
         self.source, self.entering = TokenSource(stage=self.stage), EmbeddingRelay(bias=nodes.residual.bias)
-        self.embed = stock_synapses(nodes.synapses, message_bits=MAX_INPUT_BITS)
-        self.embed_fine = None if nodes.fine is None else stock_synapses(nodes.fine, message_bits=MAX_INPUT_BITS)
+        self.embed, self.embed_fine = (
+            None if synapses is None else stock_synapses(synapses, message_bits=MAX_INPUT_BITS)
+            for synapses in (nodes.synapses, nodes.fine)
+        )
+        if self.embed is None:
+            self.source.g_out.connect(self.entering.a_in)
         for embed in (self.embed, self.embed_fine):  # ports add up what several others send
             if embed is not None:
                 self.source.g_out.connect(embed.s_in)

@@ -17,7 +17,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from dsf.runtime.lava_backend.stages.layout import TokenClock
+from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS, TokenClock
 from dsf.runtime.lava_backend.stages.stage import Stage
 
 START_FLAG = 1
@@ -25,12 +25,17 @@ START_FLAG = 1
 
 
 class TokenSource(AbstractProcess):
-    """Repeats the host's token on ``g_out`` at every tick of the token; sends the start flag once per period."""
+    """Repeats the host's token on ``g_out`` at every tick of the token; sends the start flag once per period.
+
+    A host embedding's has no Dense behind it, so it starts a Dense's latency later: the residual is then valid in the
+    same ticks.
+    """
 
     def __init__(self, *, stage: Stage) -> None:
         assert stage.embedding is not None
         features = stage.embedding.encoder.size
-        super().__init__(features=features, clock=stage.clock.at(0))
+        latency = 0 if stage.embedding.all_synapses else DENSE_TICKS
+        super().__init__(features=features, clock=stage.clock.at(latency))
         self.tokens = InPort((features + START_FLAG,))
         self.tokens.flag_external_pipe(stage.pipe_messages)
         self.g_out = OutPort((features,))

@@ -13,6 +13,8 @@ from dsf.export.network.nodes import (
     Encoder,
     Gate,
     HistoryNode,
+    HostEmbedding,
+    HostNode,
     NetworkError,
     Node,
     Outer,
@@ -26,7 +28,11 @@ from dsf.runtime.lava_backend.stages.layout import DENSE_TICKS
 
 _MIXING_KINDS = ((Gate, Window, LIF), (Gate, PlacedWindow, LIF), (Gate, Count, LIF, And), (Outer, LIF))
 _ATTENTION_KINDS = tuple((LIF, Synapses, LIF, *mixing, Synapses, Residual) for mixing in _MIXING_KINDS)
-_EMBEDDING_KINDS = ((Encoder, Synapses, Residual), (Encoder, Synapses, Synapses, Residual))
+_EMBEDDING_KINDS = (
+    (Encoder, Synapses, Residual),
+    (Encoder, Synapses, Synapses, Residual),
+    (HostEmbedding, Residual),
+)
 _MLP_KINDS = (LIF, Synapses, LIF, Synapses, Residual)
 
 
@@ -68,17 +74,24 @@ class AttentionNodes:
 
 @dataclass(frozen=True)
 class EmbeddingNodes:
-    """The nodes in front of the first block; ``fine`` are the embedding's second synapses, if it has them."""
+    """The nodes in front of the first block.
 
-    encoder: Encoder
-    synapses: Synapses
+    Attributes:
+        encoder: what the host computes.
+        synapses: the embedding's; None behind a host embedding, whose values are the residual's.
+        fine: the embedding's second synapses, if it has them.
+        residual: the first.
+    """
+
+    encoder: HostNode
+    synapses: Synapses | None
     fine: Synapses | None
     residual: Residual
 
     @property
     def all_synapses(self) -> tuple[Synapses, ...]:
-        """What writes the first residual."""
-        return (self.synapses,) if self.fine is None else (self.synapses, self.fine)
+        """What lies between encoder and residual."""
+        return tuple(synapses for synapses in (self.synapses, self.fine) if synapses is not None)
 
 
 @dataclass(frozen=True)
@@ -168,8 +181,9 @@ def split_network(network: Network) -> NetworkParts:
     head, tail = network.nodes[:first], network.nodes[-1]
     blocks = _split_blocks(network.nodes[first:-1], network.ticks)
     if blocks and _kinds(head) in _EMBEDDING_KINDS:
-        encoder, synapses, *fine, residual = head
-        embedding = EmbeddingNodes(encoder, synapses, fine[0] if fine else None, residual)  # type: ignore[arg-type]
+        encoder, *behind, residual = head
+        synapses, fine = (*behind, None, None)[:2]
+        embedding = EmbeddingNodes(encoder, synapses, fine, residual)  # type: ignore[arg-type]
         parts = NetworkParts(embedding, blocks, tail)  # type: ignore[arg-type]
         if _wired_as_built(parts):
             return parts
@@ -213,7 +227,7 @@ def _wired_as_built(parts: NetworkParts) -> bool:
     first = parts.embedding
     residual = first.residual
     wires: list[tuple[Node, tuple[Node, ...]]] = [(synapses, (first.encoder,)) for synapses in first.all_synapses]
-    wires.append((residual, first.all_synapses))
+    wires.append((residual, first.all_synapses or (first.encoder,)))
     for block in parts.blocks:
         if block.attention is not None:
             wires += _attention_wires(block.attention, residual)

@@ -123,14 +123,16 @@ class FusedBlock:
 
 
 class FusedEmbedding:
-    """Embedding synapses and first residual."""
+    """Embedding synapses, if there are any, and first residual."""
 
     def __init__(self, nodes: EmbeddingNodes) -> None:
         self.synapses = [Weights(synapses) for synapses in nodes.all_synapses]
         self.bias = nodes.residual.bias.astype(np.float64)
 
     def __call__(self, token: IntArray) -> FloatArray:
-        """(features,) integers -> (channels,) residual, which is the same at every tick of the token."""
+        """(size,) integers of the host -> (channels,) residual, which is the same at every tick of the token."""
+        if not self.synapses:
+            return token + self.bias
         return sum((synapses(token) for synapses in self.synapses), self.bias)
 
 

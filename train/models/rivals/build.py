@@ -19,6 +19,7 @@ from dsf.train.models.rivals.fourier_controller import FourierController, defaul
 from dsf.train.models.rivals.spikebert import SpikeBERT
 from dsf.train.models.rivals.spikegpt import SpikeGPT
 from dsf.train.models.rivals.strl import Strl
+from dsf.train.models.rivals.twin import Twin
 from dsf.train.quantization.codec import InputCodec
 
 LEAST_WIDTH = 16
@@ -29,6 +30,7 @@ MODELS: dict[PolicyKind, Callable[[RivalConfig, ModelConfig, InputCodec, int, bo
     "fcnet": FourierController,
     "spikegpt": SpikeGPT,
     "spikebert": SpikeBERT,
+    "twin": Twin,
 }
 """Rivals that need nothing but sizes, the codec and the actions."""
 
@@ -65,15 +67,18 @@ def build_sized(
 def sized(policy: PolicyKind, rival: RivalConfig, config: ModelConfig, codec: InputCodec, task: Task) -> RivalConfig:
     """The config with every size chosen.
 
-    The rule: the width is DSFormer's and the MLP's hidden channels bring the count of parameters to DSFormer's. Where
-    that would leave an MLP narrower than the stream (Decision Transformer's table of steps is large beside a small
-    network), the width is lowered until it does not.
+    The twin has DSFormer's width and MLP. The rule for the others: the width is DSFormer's and the MLP's hidden
+    channels bring the count of parameters to DSFormer's. Where that would leave an MLP narrower than the stream
+    (Decision Transformer's table of steps is large beside a small network), the width is lowered until it does not.
 
     Raises:
         UserError: the sizes do not fit each other.
     """
     if policy == "bc":
         return dataclasses.replace(rival, width=rival.width or CLONING_WIDTH)
+    if policy == "twin":
+        width = rival.width or config.width
+        return dataclasses.replace(rival, width=width, mlp_hidden=rival.mlp_hidden or width * config.mlp_ratio)
     if policy == "fcnet":
         window = rival.fourier_window or config.context
         modes = rival.fourier_modes or default_modes(window)

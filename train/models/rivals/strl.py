@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.train.config.rivals import RivalConfig
+from dsf.train.config.strl import StrlConfig
 from dsf.train.config.training import ModelConfig
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.decision_model import DecisionModel
@@ -26,16 +27,36 @@ PLACE_DEVIATION = 0.02
 """Standard deviation of the embeddings of places at the start."""
 
 
+class HeldReLU(nn.Module):
+    """ReLU where a :class:`~dsf.train.models.rivals.sigmoid_neuron.SigmoidLIF` was: the dense control has one tick."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Currents (1, ...) -> same shape."""
+        return torch.relu(self.scale * currents)
+
+    def hold(self, current: Tensor, ticks: int) -> Tensor:
+        """A current (...), held for one tick -> (1, ...)."""
+        return torch.relu(self.scale * current).expand(ticks, *current.shape)
+
+
+def make_neurons(config: StrlConfig, scale: float = 1.0) -> SigmoidLIF | HeldReLU:
+    """The neurons of a config, or what stands in their place."""
+    return SigmoidLIF(config.tau, config.threshold, scale=scale) if config.neurons == "on" else HeldReLU(scale)
+
+
 class StrlAttention(nn.Module):
     """mean over ticks of softmax(LIF(Q K^T / sqrt(d))) V, with Q, K, V spikes, per head."""
 
     def __init__(self, rival: RivalConfig, width: int) -> None:
         super().__init__()
-        tau, threshold = rival.strl.tau, rival.strl.threshold
-        self.heads, self.ticks = rival.heads, rival.strl.ticks
+        self.heads, self.ticks = rival.heads, rival.strl.passes
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.qkv_lif = SigmoidLIF(tau, threshold)
-        self.score_lif = SigmoidLIF(tau, threshold, scale=(width // rival.heads) ** -0.5)
+        self.qkv_lif = make_neurons(rival.strl)
+        self.score_lif = make_neurons(rival.strl, scale=(width // rival.heads) ** -0.5)
 
     def forward(self, stream: Tensor, unseen: Tensor, tokens: PackedTokens) -> Tensor:
         """Map (rows, width) to the same shape; ``unseen`` is (batch, 1, length, length): -inf where i may not see j."""
@@ -53,10 +74,9 @@ class StrlMLP(nn.Module):
 
     def __init__(self, rival: RivalConfig, width: int, hidden: int) -> None:
         super().__init__()
-        tau, threshold = rival.strl.tau, rival.strl.threshold
-        self.ticks = rival.strl.ticks
-        self.expand, self.hidden_lif = nn.Linear(width, hidden), SigmoidLIF(tau, threshold)
-        self.contract, self.output_lif = nn.Linear(hidden, width), SigmoidLIF(tau, threshold)
+        self.ticks = rival.strl.passes
+        self.expand, self.hidden_lif = nn.Linear(width, hidden), make_neurons(rival.strl)
+        self.contract, self.output_lif = nn.Linear(hidden, width), make_neurons(rival.strl)
 
     def forward(self, stream: Tensor) -> Tensor:
         """(rows, width) -> same shape."""
@@ -127,13 +147,14 @@ class Strl(DecisionModel):
 
     def counts_events(self, linear: str) -> bool:
         """The MLP's second layer reads the hidden neurons' spikes; every other Linear reads the float stream."""
-        return linear.endswith("mlp.contract")
+        assert self.rival is not None
+        return self.rival.strl.neurons == "on" and linear.endswith("mlp.contract")
 
     @property
     def ticks(self) -> int:
-        """See the base class; ``rival.strl.ticks``."""
+        """See the base class; ``rival.strl.ticks``, and 1 without neurons."""
         assert self.rival is not None
-        return self.rival.strl.ticks
+        return self.rival.strl.passes
 
     @property
     def causal(self) -> bool:
