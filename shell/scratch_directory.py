@@ -11,8 +11,31 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dsf.shell.interrupts import interrupts_deferred
+
 YOUNGEST_LEFTOVER_S = 60.0
 """A directory younger than this may be between its making and its lock."""
+
+
+@contextlib.contextmanager
+def temporary_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """A new directory that is removed at the end with all that it holds, whenever a signal comes.
+
+    Python's own forgets a directory for which a signal arrives before its ``with`` has begun.
+
+    Args:
+        prefix: of its name.
+        parent: where it is made; None is the system's place for such things.
+    """
+    made: Path | None = None
+    try:
+        with interrupts_deferred():
+            made = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        yield made
+    finally:
+        with interrupts_deferred():
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -24,12 +47,12 @@ def scratch_directory(parent: Path, prefix: str) -> Iterator[Path]:
     """
     own = f"{prefix}{os.uname().nodename}-"
     _remove_leftovers(parent, own)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=own) as name:
-        handle = os.open(name, os.O_RDONLY)
+    with temporary_directory(own, parent) as made:
+        handle = os.open(made, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # a file system without locks: what is left there stays
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            yield Path(name)
+            yield made
         finally:
             os.close(handle)
 

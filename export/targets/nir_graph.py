@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ from dsf.export.network.nodes import (
     Window,
 )
 from dsf.shell.files import replacing, require_writable_parent
+from dsf.shell.scratch_directory import temporary_directory
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 DT = 1e-4
@@ -178,8 +178,8 @@ def _reason(node: Node) -> str | None:
 
 def _digest(network: Network) -> str:
     """SHA-256 of the network file of this network."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"network{SUFFIX}"
+    with temporary_directory("dsf-network-") as folder:
+        path = folder / f"network{SUFFIX}"
         write_network(network, path)
         return file_digest(path)
 

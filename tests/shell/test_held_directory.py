@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsf.shell.errors import UserError
 from dsf.shell.held_directory import LOCK_NAME, held
-from dsf.shell.scratch_directory import YOUNGEST_LEFTOVER_S, scratch_directory
+from dsf.shell.scratch_directory import YOUNGEST_LEFTOVER_S, scratch_directory, temporary_directory
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from dsf.shell.held_directory import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
@@ -72,3 +77,25 @@ def test_leftovers_of_killed_commands_are_removed_and_those_at_work_stay(tmp_pat
             found = {path.name for path in tmp_path.iterdir()}
             assert found == {mine.name, second.name, young, elsewhere, ".other-dead"}
     assert {path.name for path in tmp_path.iterdir()} == {young, elsewhere, ".other-dead"}
+
+
+@pytest.mark.parametrize("moment", ["made", "removed"])
+def test_a_signal_at_its_ends_leaves_no_temporary_directory(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two moments at which Python's own forgets it: made but not entered, and half removed."""
+    module, name = (tempfile, "mkdtemp") if moment == "made" else (shutil, "rmtree")
+    real = getattr(module, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if moment == "removed":
+            os.kill(os.getpid(), signal.SIGINT)
+        made = real(*arguments, **options)
+        if moment == "made":
+            os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(module, name, interrupted)
+    with pytest.raises(KeyboardInterrupt), temporary_directory("tried-", tmp_path) as made:
+        (made / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ import numpy.typing as npt
 
 from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
+from dsf.shell.scratch_directory import temporary_directory
 from dsf.train.data.user_places import cache_key
 from dsf.train.quantization.codec import summarise_parts
 
@@ -273,7 +273,7 @@ def require_own_directory(path: Path) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise OSError(f"{path} is a link, or no directory")
     if found.st_uid != os.geteuid():
-        with tempfile.TemporaryDirectory(dir=path, prefix=".owner-") as made:
+        with temporary_directory(".owner-", path) as made:
             if os.lstat(made).st_uid != found.st_uid:
                 raise OSError(f"{path} is another user's directory")
 

@@ -18,14 +18,13 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from dsf.shell.files import flush_to_disk
-from dsf.shell.scratch_directory import scratch_directory
+from dsf.shell.scratch_directory import scratch_directory, temporary_directory
 
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILER_TIMEOUT_S = 120.0
@@ -200,8 +199,8 @@ def _cache_directory() -> Iterator[Path | str]:
 @contextlib.contextmanager
 def _own_directory() -> Iterator[Path]:
     """One for this process alone; a loaded library needs no file."""
-    with tempfile.TemporaryDirectory(prefix="dsf-kernels-") as scratch:
-        yield Path(scratch)
+    with temporary_directory("dsf-kernels-") as scratch:
+        yield scratch
 
 
 @functools.cache
