@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +40,7 @@ from dsf.runtime.report.core_traffic import measure_traffic, placed_mapping
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, require_cores
 from dsf.runtime.report.run_report import RunReport, WallTimes
 from dsf.shell.errors import CommandFailed, UserError
+from dsf.shell.installed import are_installed
 from dsf.tasks import Episode, Task, get_task, rollout
 from dsf.tasks.registry import described_task, notes_on, same_robot
 
@@ -222,7 +222,7 @@ def open_network(path: Path) -> Network:
     try:
         return read_network(path)
     except NetworkError:
-        if (path.is_dir() or path.suffix == ".safetensors") and importlib.util.find_spec("torch") is not None:
+        if (path.is_dir() or path.suffix == ".safetensors") and are_installed("torch"):
             refuse_training_run(path)
         raise
 
@@ -303,7 +303,7 @@ def choose_float_policy(config: SimRunConfig) -> tuple[Path | None, list[str]]:
     path = config.checkpoint or shipped
     if path is None:
         return None, ["the float policy is not compared: --checkpoint RUN names it"]
-    if importlib.util.find_spec("torch") is None:
+    if not are_installed("torch"):
         return None, ["the float policy is not compared: torch is not installed"]
     return path, []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import platform
 from dataclasses import dataclass
 from threading import Event
@@ -22,6 +21,7 @@ from dsf.export.network.network import Mode, Network
 from dsf.export.network.nodes import SPIKING_KINDS, HostEmbedding
 from dsf.export.network.reference import Observer, ReferenceEngine, WindowReference, encode, replay_window
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
+from dsf.shell.installed import are_installed
 
 if TYPE_CHECKING:
     from dsf.export.targets.torch_module import IntegerNetwork
@@ -84,7 +84,7 @@ def prove_network(network: Network, tokens: IntArray, stop: Event | None = None)
 
 
 def _torch_rung(network: Network, tokens: IntArray) -> Rung:
-    if importlib.util.find_spec("torch") is None:
+    if not are_installed("torch"):
         return _untried("L2 reference = torch target", "train")
     return compare_torch(network, tokens)
 
@@ -94,7 +94,7 @@ def _engine_rungs(network: Network, tokens: IntArray, stop: Event) -> list[Rung]
     lanes = tokens.shape[1]
     others: dict[Mode, Stepper] = {}
     truths: dict[Mode, Stepper] = {"stream": ReferenceEngine(network, lanes), "window": WindowReference(network, lanes)}
-    installed = all(importlib.util.find_spec(package) for package in ("onnxruntime", "onnx"))
+    installed = are_installed("onnxruntime", "onnx")
     if installed:
         from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine
 
