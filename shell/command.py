@@ -74,7 +74,7 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
         UserError: the arguments do not fit; tyro's boxed message is folded into one line.
     """
     shown = io.StringIO()
-    words = [_HOME.sub(lambda found: f"{found[1]}{os.path.expanduser('~')}", word) for word in arguments]  # noqa: PTH111
+    words = [_HOME.sub(lambda found: f"{found[1]}{_home(found[0])}", word) for word in arguments]
     try:
         with contextlib.redirect_stderr(shown):
             start = getattr(config_type, "starting_point", lambda _words: None)(words)
@@ -86,6 +86,18 @@ def parse_arguments(config_type: Any, program: str, description: str, arguments:
         # tyro draws a box: its first line is a title that the text repeats, the others are framed by bars.
         lines = [line for line in shown.getvalue().splitlines() if not line.startswith(("\u256d", "\u2570"))]
         raise UserError(" ".join(re.sub(r"[\u2500-\u257f]+", " ", " ".join(lines)).split())) from None
+
+
+def _home(word: str) -> str:
+    """The user's home directory.
+
+    Raises:
+        UserError: there is none, so that ``~`` would become a directory's name.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111
+    if home == "~":
+        raise UserError(f"{word}: this user has no home directory: write the path in full")
+    return home
 
 
 def run_commands(program: str, default: Command[Any] | None, commands: Commands) -> NoReturn:

@@ -23,7 +23,7 @@ from dsf.runtime import cli
 from dsf.runtime.loop.closed_loop import checked_per_episode
 from dsf.testing.command_line import assert_refused
 from dsf.testing.gym_worlds import ACTION, OBSERVATION, STARTED_VARIABLE, Failing
-from dsf.testing.leftovers import children_of
+from dsf.testing.leftovers import children_of, marked
 from dsf.testing.random_networks import random_network
 from dsf.testing.training_runs import run_here
 
@@ -115,16 +115,6 @@ def test_a_users_mistake_is_told_by_the_worker_as_it_is(path: Path, monkeypatch:
     assert_refused(result, "needs a C compiler", "no-such-compiler")
 
 
-def marked(mark: str) -> list[int]:
-    """Process ids of everything that a marked run has started and that is still there."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
-
-
 def segments_of(pids: list[int]) -> set[Path]:
     """Shared memory that these processes have mapped."""
     found: set[Path] = set()
@@ -187,7 +177,7 @@ def test_whatever_ends_the_run_leaves_nothing(
     endless: tuple[subprocess.Popen, Path, str], tmp_path: Path, fault: str, code: int, line: str
 ) -> None:
     process, signed, mark = endless
-    segments, started = segments_of(marked(mark)), time.monotonic()
+    segments, started = segments_of(marked(MARK, mark)), time.monotonic()
     if fault == "interrupt":
         os.killpg(process.pid, signal.SIGINT)
     elif fault == "kill a worker":
@@ -195,7 +185,7 @@ def test_whatever_ends_the_run_leaves_nothing(
     else:
         process.send_signal(signal.SIGTERM if fault == "terminate" else signal.SIGKILL)
     assert process.wait(timeout=LIMIT_S) == code
-    assert until(lambda: not marked(mark), LIMIT_S), marked(mark)
+    assert until(lambda: not marked(MARK, mark), LIMIT_S), marked(MARK, mark)
     assert time.monotonic() - started < LIMIT_S
     errors = (tmp_path / "errors").read_text().strip().splitlines()
     assert len(errors) == bool(line) and line in "".join(errors), errors

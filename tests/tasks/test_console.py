@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -152,6 +153,18 @@ def test_a_home_directory_that_no_shell_has_expanded(monkeypatch: pytest.MonkeyP
         ("--out=~other/b", "~other/b"),
     ):
         assert parse_arguments(Places, "dsf-test", "", [given]).out == Path(meant)
+
+
+def test_without_a_home_directory_a_tilde_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither HOME nor an entry of the user: --out=~/runs would make a directory called ~."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(UserError, match=r"--out=~: this user has no home directory: write the path in full"):
+        parse_arguments(Places, "dsf-test", "", ["--out=~/runs"])
 
 
 def test_sub_commands_are_found_by_their_names(

@@ -50,3 +50,18 @@ def is_resource_tracker(process: int) -> bool:
     with contextlib.suppress(OSError):
         return "resource_tracker" in Path(f"/proc/{process}/cmdline").read_text()
     return False
+
+
+def marked(variable: str, mark: str) -> list[int]:
+    """Process ids of everything that a marked run has started and that is still there.
+
+    Args:
+        variable: of the environment, which orphans inherit, too.
+        mark: its value in that run.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{variable}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from dsf.export.network.file import read_network
 from dsf.runtime.loop.record import read_recording
 from dsf.shell.interrupts import describe_signal
-from dsf.testing.leftovers import shared_memory_segments
+from dsf.testing.leftovers import marked, shared_memory_segments
 
 MARK = "DSF_STORM_MARK"
 """Environment variable that every process of one run inherits, orphans too."""
@@ -286,7 +286,7 @@ class Storm:
         try:
             yield process, place, mark, errors
         finally:
-            for pid in marked(mark):
+            for pid in marked(MARK, mark):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
@@ -310,12 +310,12 @@ class Storm:
             (os.killpg if to_group else os.kill)(process.pid, number)
             struck, left = time.monotonic(), segments
             while (waited := time.monotonic() - struck) < PATIENCE_S:
-                if process.poll() is not None and not marked(mark):
+                if process.poll() is not None and not marked(MARK, mark):
                     break
                 time.sleep(POLL_S)
             complaints = []
             if waited > LIMIT_S:
-                complaints.append(f"took {waited:.1f} s, left then: {len(marked(mark))} processes")
+                complaints.append(f"took {waited:.1f} s, left then: {len(marked(MARK, mark))} processes")
             deadline = time.monotonic() + 2.0
             while (left := shared_memory_segments() - segments) and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -381,13 +381,3 @@ def _default_signals() -> None:
     """A suite that a script started with & inherits an ignored Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-
-
-def marked(mark: str) -> list[int]:
-    """Process ids of everything that a marked run has started and that is still there."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
