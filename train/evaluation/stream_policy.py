@@ -15,9 +15,8 @@ from dsf.shell.errors import UserError
 from dsf.tasks import Policy, Token
 from dsf.tasks.policy import NOT_FINITE
 from dsf.train.evaluation.torch_policy import TorchPolicy
-from dsf.train.models.attention import PSSA
 from dsf.train.models.decision_model import DecisionModel
-from dsf.train.models.dsformer import Block, DSFormer
+from dsf.train.models.dsformer import DSFormer
 
 
 def float_policy(model: DecisionModel, lanes: int) -> Policy:
@@ -27,25 +26,9 @@ def float_policy(model: DecisionModel, lanes: int) -> Policy:
         model: put into evaluation mode.
         lanes: episodes at once.
     """
-    if isinstance(model, DSFormer) and streams_exactly(model):
+    if isinstance(model, DSFormer) and model.config.stream_is_exact:
         return StreamPolicy(model, lanes)
     return TorchPolicy(model, lanes)
-
-
-def streams_exactly(model: DSFormer) -> bool:
-    """Whether a token's answer depends on nothing that one step with the kept history does not see.
-
-    Each PSSA block looks back w - 1 tokens, so L of them see 1 + L (w - 1), which must fit into the context K.
-    """
-    reach = 1
-    for block in model.blocks:
-        attention = block.attention if isinstance(block, Block) else None
-        if attention is None:
-            continue
-        if not (isinstance(attention, PSSA) and attention.positional_bias.dim() == 1):
-            return False
-        reach += attention.window - 1
-    return reach <= model.config.context
 
 
 class StreamedTokens:
