@@ -348,11 +348,11 @@ def measured(checkpoint: Checkpoint, config: JointEntropyConfig, console: Consol
             lines += [{**place, **measure(spikes, folds, size, config.groups, drawn)} for size in config.sizes]
             console.print(f"block {block}, {name}: {joint_entropy_report.shown(lines[-1])}")
     header = checkpoint.header
-    settings = ("steps", "batch_size", "learning_rate", "seed")
+    settings = ("batch_size", "learning_rate", "seed")
     return {
         "measured": when_and_what(),
         "dataset": {name: header["dataset"][name] for name in ("id", "sha256")},
-        "train": {name: header["train"][name] for name in settings},
+        "train": {"steps": header["step"], **{name: header["train"][name] for name in settings}},
         "model": {name: header["model"][name] for name in ("width", "blocks", "ticks", "context", "attention")},
         "samples": config.samples,
         "episodes": len(np.unique(samples.episodes)),

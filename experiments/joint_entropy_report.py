@@ -48,7 +48,7 @@ def shown(line: Figures) -> str:
 def section(found: Figures) -> str:
     """All of it."""
     size = shown_size(found)
-    return "\n".join([paragraph(found, size), "", *table(found, size), "", *limits(found, size), ""])
+    return "\n".join([paragraph(found, size), "", *table(found, size), "", trust(found), "", *limits(found, size), ""])
 
 
 def paragraph(found: Figures, size: int) -> str:
@@ -62,8 +62,8 @@ def paragraph(found: Figures, size: int) -> str:
         f"{model['width']}, {model['blocks']} blocks, training seed {train['seed']}; spikes of the last token of "
         f"{found['samples']:,} windows (different steps of {found['episodes']:,} episodes), {found['groups']} random "
         f"groups of {size} neurons per population, jackknifed; measured {found['measured']}. In {holds} of "
-        f"{len(lines)} populations the joint entropy over the {model['ticks']} ticks lies below the sum of the ticks' entropies by "
-        f"more than two standard errors and the shuffled control's difference: it is {min(ratios):.0%} to "
+        f"{len(lines)} populations the joint entropy over the {model['ticks']} ticks lies below the sum of the ticks' "
+        f"entropies by more than two standard errors and the shuffled control's difference: it is {min(ratios):.0%} to "
         f"{max(ratios):.0%} of the sum. All {model['ticks']} ticks together say {min(added):.2f} to {max(added):.2f} "
         f"times what the first tick says alone."
     )
@@ -89,6 +89,25 @@ def table(found: Figures, size: int) -> list[str]:
 
 def _ratio(line: Figures) -> str:
     return "silent" if line["ratio"] is None else f"{line['ratio']:.3f}"
+
+
+def trust(found: Figures) -> str:
+    """How the ratio depends on the size of groups, and how far off the estimates are where the truth is known."""
+    sizes, parts = sorted({line["size"] for line in found["populations"]}), []
+    for size in sizes:
+        lines = lines_of(found, size)
+        ratios = [line["ratio"] for line in lines if line["ratio"] is not None]
+        off = max(abs(line["gap_shuffled"]) for line in lines)
+        seen = min(line["coverage"] for line in lines)
+        parts.append(
+            f"{size} ({min(ratios):.0%} to {max(ratios):.0%} of the sum; least coverage {seen:.3f}; shuffled, at most "
+            f"{off:.3f} bits from the truth, 0)"
+        )
+    return (
+        f"Joint entropy by neurons in a group: {'; '.join(parts)}. The table has the largest size at which the states "
+        f"that were seen hold {ENOUGH_COVERAGE:.0%} of the probability in every population; more neurons at once are "
+        "beyond these samples."
+    )
 
 
 def limits(found: Figures, size: int) -> list[str]:

@@ -337,7 +337,8 @@ def section(rows: list[PlayedRow]) -> str:
     slots, wrong = sum(row.compared_spikes for row in rows), sum(row.mismatches for row in rows)
     text = [
         f"{len(rows)} rows, one episode each: {equal} equal to the reference and to their own score's episode; "
-        f"{slots:,} spike slots compared, {wrong:,} mismatches. One line per row is in [lava_rows.jsonl](lava_rows.jsonl).",
+        f"{slots:,} spike slots compared, {wrong:,} mismatches. One line per row is in "
+        "[lava_rows.jsonl](lava_rows.jsonl).",
         "",
         "| sweep | dataset | row | training seed | network (SHA-256) | engine, mode | decisions | spike slots "
         "| mismatches | return in Lava | in the sweep | equal |",

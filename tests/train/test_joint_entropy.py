@@ -114,10 +114,10 @@ def test_without_memory_every_tick_says_the_same() -> None:
             joint_entropy.without_memory(model)
         for place, spikes in joint_entropy.record(model, samples).items():
             found = joint_entropy.measure(spikes, np.arange(400) % 10, 1, 10, np.random.default_rng(0))
-            ratios[(*place, memory)] = found["ratio"]
+            ratios[place, memory] = found["ratio"]
             assert memory or np.array_equal(spikes, np.broadcast_to(spikes[:1], spikes.shape))
-    assert all(ratio == pytest.approx(0.25) for (*_, memory), ratio in ratios.items() if not memory)
-    assert all(0.25 < ratio < 1.1 for (*_, memory), ratio in ratios.items() if memory)
+    assert all(ratio == pytest.approx(0.25) for (_, memory), ratio in ratios.items() if not memory)
+    assert all(0.25 < ratio < 1.1 for (_, memory), ratio in ratios.items() if memory)
 
 
 def test_whole_episodes_share_a_fold() -> None:
