@@ -30,6 +30,7 @@ from rich.console import Console
 from dsf.export.network.file import file_digest
 from dsf.runtime.engines.interface import BackendName
 from dsf.runtime.engines.probes import spiking_populations
+from dsf.runtime.open_engine import require_lava
 from dsf.runtime.options import SimRunConfig
 from dsf.runtime.simulate import simulate
 from dsf.runtime.sweeps.command import DEFAULT_OUT, RESULTS_NAME, SweepConfig, sweep
@@ -391,6 +392,8 @@ def run(config: LavaRowsConfig) -> None:
         rows = read_rows(config.lines)
         finish(config, rows, rows, console)
         return
+    if config.backend == "lava":
+        require_lava()
     assert config.sweep is not None
     path = sweep_path(config.sweep)
     spec = read_sweep(path)
