@@ -14,6 +14,7 @@ import torch
 
 from dsf.runtime.artifacts import checkpoint_path
 from dsf.shell.file_values import read_json
+from dsf.shell.generated_section import markers
 from dsf.testing.command_line import assert_refused
 from dsf.testing.random_networks import random_model
 from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, run_here, trained
@@ -165,6 +166,12 @@ def test_a_run_is_measured_and_shown(tssa_run: Path, monkeypatch: pytest.MonkeyP
     assert_refused(measure(tssa_run, "--sizes", 5), "joint_entropy", "groups of at most 4 neurons")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert_refused(measure(tssa_run), "joint_entropy", HOPPER)
+
+
+def test_the_document_shows_what_was_measured() -> None:
+    begin, end = markers(joint_entropy_report.MARKER)
+    inside = joint_entropy_report.DOCUMENT.read_text().partition(f"{begin}\n")[2].partition(end)[0]
+    assert inside == joint_entropy_report.section(read_json(joint_entropy_report.RESULTS, "results"))
 
 
 def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
