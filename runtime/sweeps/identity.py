@@ -31,6 +31,7 @@ from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
+from dsf.train.quantization.integers import WEIGHT_BITS
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every", "preset")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums; a preset's model is a field."""
@@ -243,6 +244,11 @@ def resolve_cell(cell: Cell) -> Resolved:
         arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
     if cell.precision == "int8" and config.policy == "dsformer":
         raise UserError("precision int8 requires a rival: write export: {bits: 8} for a DSFormer's integers")
+    if config.policy != "dsformer" and config.qat_steps and (cell.precision, config.bits) != ("int8", WEIGHT_BITS):
+        raise UserError(
+            f"policy {config.policy} with qat-steps is scored by its integers alone, which a line of results knows at 8 "
+            "bits: write precision: int8 beside the settings, and drop bits"
+        )
     if cell.energy == "layers" and config.policy not in LAYER_PRICED:
         known = " or ".join(LAYER_PRICED)
         raise UserError(f"energy layers requires policy {known}, not {config.policy}: use its own rule")
