@@ -40,7 +40,7 @@ from dsf.train.quantization.rounding import MIN_BITS
 from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
 Model = TypeVar("Model", bound=DecisionModel)
-Fixed = TypeVar("Fixed")
+Fixed = TypeVar("Fixed", "TrainedQuantization", "TrainedRivalQuantization")
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1

@@ -246,8 +246,8 @@ def resolve_cell(cell: Cell) -> Resolved:
         raise UserError("precision int8 requires a rival: write export: {bits: 8} for a DSFormer's integers")
     if config.policy != "dsformer" and config.qat_steps and (cell.precision, config.bits) != ("int8", WEIGHT_BITS):
         raise UserError(
-            f"policy {config.policy} with qat-steps is scored by its integers alone, which a line of results knows at 8 "
-            "bits: write precision: int8 beside the settings, and drop bits"
+            f"policy {config.policy} with qat-steps is scored by its integers alone, and a line of results knows them "
+            "at 8 bits: write precision: int8 beside the settings, and drop bits"
         )
     if cell.energy == "layers" and config.policy not in LAYER_PRICED:
         known = " or ".join(LAYER_PRICED)
