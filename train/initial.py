@@ -32,13 +32,13 @@ def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
 
 def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
     """Quantization-aware training keeps the architecture of the checkpoint it goes on from, unless told another."""
-    asks_for_none = config.model == ModelConfig(), config.rival == RivalConfig()
-    if not config.qat_steps or not any(asks_for_none):
+    untold, untold_rival = config.model == ModelConfig(), config.rival == RivalConfig()
+    if not config.qat_steps or not (untold or untold_rival):
         return config
     checkpoint = load_checkpoint(config.out if config.resume else config.init or Path())
-    if asks_for_none[0]:
+    if untold:
         config = dataclasses.replace(config, model=checkpoint.model_config())
-    if asks_for_none[1] and config.policy == checkpoint.policy() != "dsformer":
+    if untold_rival and config.policy == checkpoint.policy() != "dsformer":
         config = dataclasses.replace(config, rival=checkpoint.rival_config())
     return config
 
