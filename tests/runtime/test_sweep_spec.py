@@ -103,6 +103,16 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
             "precision: int8",
             ("b model.ticks=2", "precision int8 requires a rival", "export: {bits: 8}"),
         ),
+        (
+            "settings: {model.attention: tssa}",
+            "settings: {policy: dt, init: runs/dt, qat-steps: 9}",
+            ("a model.ticks=2", "policy dt with qat-steps is scored by its integers alone", "write precision: int8"),
+        ),
+        (
+            "{settings: {model.attention: tssa}}",
+            "{settings: {policy: dt, init: runs/dt, qat-steps: 9, bits: 4}, precision: int8}",
+            ("a model.ticks=2", "at 8 bits", "drop bits"),
+        ),
         ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
         ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
