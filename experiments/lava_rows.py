@@ -337,10 +337,11 @@ def section(rows: list[PlayedRow]) -> str:
     equal = sum(row.equal for row in rows)
     slots, wrong = sum(row.compared_spikes for row in rows), sum(row.mismatches for row in rows)
     text = [
-        "Rows that claim a score of exported integers were scored on the fast engine. One episode of each, played again "
-        f"in Lava and compared with the reference: {equal} of {len(rows)} rows equal, spike by spike, and with the return "
-        f"in their own score; {slots:,} spike slots compared, {wrong:,} mismatches ([lava_rows.jsonl](lava_rows.jsonl), "
-        "`python experiments/lava_rows.py SWEEP --out DIRECTORY`). Dense rivals at 8 bits have no spikes.",
+        "Rows that claim a score of exported integers were scored on the fast engine. One episode of each was played "
+        f"again in Lava and compared with the reference: {equal} of {len(rows)} rows are equal, spike by spike, and in "
+        f"the return that the score holds; {slots:,} spike slots compared, {wrong:,} mismatches "
+        "([lava_rows.jsonl](lava_rows.jsonl), `python experiments/lava_rows.py SWEEP --out DIRECTORY`). Dense rivals at "
+        "8 bits have no spikes.",
         "",
         "| sweep | dataset | row | training seed | network (SHA-256) | engine, mode | decisions | spike slots "
         "| mismatches | return in Lava | in the sweep | equal |",
