@@ -340,8 +340,8 @@ def section(rows: list[PlayedRow]) -> str:
         "Rows that claim a score of exported integers were scored on the fast engine. One episode of each was played "
         f"again in Lava and compared with the reference: {equal} of {len(rows)} rows are equal, spike by spike, and in "
         f"the return that the score holds; {slots:,} spike slots compared, {wrong:,} mismatches "
-        "([lava_rows.jsonl](lava_rows.jsonl), `python experiments/lava_rows.py SWEEP --out DIRECTORY`). Dense rivals at "
-        "8 bits have no spikes.",
+        "([lava_rows.jsonl](lava_rows.jsonl), `python experiments/lava_rows.py SWEEP --out DIRECTORY`). Dense rivals "
+        "at 8 bits have no spikes.",
         "",
         "| sweep | dataset | row | training seed | network (SHA-256) | engine, mode | decisions | spike slots "
         "| mismatches | return in Lava | in the sweep | equal |",
