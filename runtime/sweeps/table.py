@@ -206,7 +206,7 @@ def _protocol(table: SweepTable) -> str:
     targets = {(line["dataset"], line["target_return"]) for line in lines}
     asked = (
         ", ".join(f"{target:g} on {markdown_text(name)}" for name, target in sorted(targets))
-        or "of each task, its first"
+        or "as the sweep's file says"
     )
     steps = sorted({line["steps"] for line in lines})
     length = f"{' and '.join(f'{count:,}' for count in steps)} training steps, " if steps else ""
