@@ -1,6 +1,6 @@
 """A few minutes of one GPU, used to the full: CUDA tests, seconds per training step, and cells of the shipped sweeps.
 
-    python experiments/gpu_session.py --out DIR [--minutes 9] [--known docs/results.jsonl] [--sweeps NAME ...]
+    python experiments/gpu_session.py --out DIR [--minutes 9] [--known docs/rivals.jsonl] [--sweeps NAME ...]
     python experiments/gpu_session.py --dry-run --out DIR    # seconds, on the processor: tiny sizes, the same road
 
 Its stages, one behind the other; the whole ends ``--minutes`` after its start, whatever is left over:
@@ -180,7 +180,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="directory of the six files")
     parser.add_argument("--minutes", type=float, default=9.0, help="from this program's start to its end")
     parser.add_argument("--sweeps", nargs="+", help="shipped sweeps or YAML files; default: all, Table 1 first")
-    parser.add_argument("--known", type=Path, help="results whose cells are not run; default: docs/results.jsonl")
+    parser.add_argument("--known", type=Path, help="results whose cells are not run")
     parser.add_argument("--datasets", type=Path, help="Minari's store, added to; default: a new one in --work")
     parser.add_argument("--work", type=Path, help="directory of trainings; default: a temporary one")
     parser.add_argument("--workers", type=int, help="cells at a time; default: as many as there is room for")
@@ -199,8 +199,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("torch finds no GPU here: use a machine that has one, or --dry-run")
     if options.sweeps is None:
         options.sweeps = [FIRST_SWEEP, *(name for name in shipped_sweeps() if name != FIRST_SWEEP)]
-    published = ROOT / "docs" / "results.jsonl"
-    options.known = (options.known or (published if published.exists() else None)) if not options.dry_run else None
+    if options.known is not None:
+        read_lines(options.known)  # refused now, not behind the tests
     options.paths = [sweep_path(name) for name in (options.sweeps[:1] if options.dry_run else options.sweeps)]
     return options
 
