@@ -75,7 +75,8 @@ def aggregate_figure(found: OverSets) -> Figure:
                 panel.plot([value.mean] * 2, [height - 0.3, height + 0.3], color="black", linewidth=2)
                 continue
             place, told = panel.get_yaxis_transform(), row.reason if row.mean is None else row.alone
-            panel.text(0.5, height, told, transform=place, ha="center", va="center", fontsize="small")
+            words = panel.text(0.5, height, told, transform=place, ha="center", va="center", fontsize="small")
+            words.set_backgroundcolor("white")  # not through the line of even chances
         if name == "better":
             panel.axvline(EVEN, color="tab:gray", linestyle=":")
             panel.set_xlim(-0.02, 1.02)
