@@ -4,7 +4,7 @@
 
 Each cell is one run of ``dsf-train`` on a locally made Hopper dataset, one thread each, in ``--out`` (a finished cell
 is not run again, an interrupted one goes on from its checkpoint). Scores are those of the last checkpoint at the
-task's first target return. ``docs/results.jsonl`` keeps one line per cell;
+task's first target return. ``docs/learning.jsonl`` keeps one line per cell;
 the tables are made from it alone (``--render``).
 """
 
@@ -29,7 +29,7 @@ from dsf.shell.generated_section import replace_section
 from dsf.tasks import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, DOCUMENT = ROOT / "docs" / "results.jsonl", ROOT / "docs" / "results.md"
+RESULTS, DOCUMENT = ROOT / "docs" / "learning.jsonl", ROOT / "docs" / "results.md"
 SETS = {"medium-expert": "v1", "medium": "v0", "medium-replay": "v0"}
 """Roles and versions of dsf/hopper's sets."""
 SEEDS = (0, 1, 2)

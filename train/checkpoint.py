@@ -32,12 +32,15 @@ from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.qat import QuantizedDSFormer, deployed
 from dsf.train.models.rivals.build import build_sized
+from dsf.train.models.rivals.int8 import ACTIVATION_BITS
+from dsf.train.models.rivals.qat import quantization_aware_rival
 from dsf.train.quantization.codec import InputCodec
 from dsf.train.quantization.integers import MAX_INPUT_BITS, WEIGHT_BITS
 from dsf.train.quantization.rounding import MIN_BITS
 from dsf.train.quantization.scales import COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS
 
 Model = TypeVar("Model", bound=DecisionModel)
+Fixed = TypeVar("Fixed", "TrainedQuantization", "TrainedRivalQuantization")
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 FORMAT_VERSION = 1
@@ -79,6 +82,14 @@ class TrainedQuantization:
     bits: int
     threshold_units: int
     per_channel: bool = True
+
+
+@dataclass(frozen=True)
+class TrainedRivalQuantization:
+    """The same for a rival, see :mod:`dsf.train.models.rivals.qat`."""
+
+    bits: int
+    activation_bits: int = ACTIVATION_BITS
 
 
 @dataclass(frozen=True)
@@ -177,22 +188,48 @@ class Checkpoint:
             raise UserError(f"{self.path}: the header's rival is none of this dsf's ({error}): {REMEDY}") from None
 
     def quantization(self) -> TrainedQuantization | None:
-        """What quantization-aware training has fixed; None of an ordinary run.
+        """What quantization-aware training of a DSFormer has fixed; None of an ordinary run, and of a rival.
 
         Raises:
             UserError: another version of dsf wrote it, or a value is out of its range.
         """
+        if self.policy() != "dsformer" or (fixed := self._fixed(TrainedQuantization)) is None:
+            return None
+        units, fits = fixed.threshold_units, MIN_BITS <= fixed.bits <= WEIGHT_BITS
+        if not fits or not COARSEST_THRESHOLD_UNITS <= units <= FINEST_THRESHOLD_UNITS or units & (units - 1):
+            raise UserError(f"{self._misfit}: bits is {fixed.bits} and threshold_units {units}: {REMEDY}")
+        return fixed
+
+    def rival_quantization(self) -> TrainedRivalQuantization | None:
+        """What quantization-aware training of a rival has fixed; None of an ordinary run, and of a DSFormer.
+
+        Raises:
+            UserError: another version of dsf wrote it, or a value is out of its range.
+        """
+        if self.policy() == "dsformer" or (fixed := self._fixed(TrainedRivalQuantization)) is None:
+            return None
+        if not MIN_BITS <= fixed.bits <= WEIGHT_BITS or fixed.activation_bits != ACTIVATION_BITS:
+            found = f"bits is {fixed.bits} and activation_bits {fixed.activation_bits}"
+            raise UserError(f"{self._misfit}: {found}: {REMEDY}")
+        return fixed
+
+    def _fixed(self, kind: type[Fixed]) -> Fixed | None:
+        """The header's quantization as a record; None where there is none.
+
+        Raises:
+            UserError: a field is unknown or missing, or of another type.
+        """
         found = self.header.get("quantization")
         if found is None:
             return None
-        place = f"{self.path}: the header's quantization does not fit this dsf"
-        if unknown := sorted(set(found) - {item.name for item in dataclasses.fields(TrainedQuantization)}):
-            raise UserError(f"{place} ({', '.join(unknown)}): {REMEDY}")
-        fixed = read_record(TrainedQuantization, found, place, REMEDY)
-        units, fits = fixed.threshold_units, MIN_BITS <= fixed.bits <= WEIGHT_BITS
-        if not fits or not COARSEST_THRESHOLD_UNITS <= units <= FINEST_THRESHOLD_UNITS or units & (units - 1):
-            raise UserError(f"{place}: bits is {fixed.bits} and threshold_units {units}: {REMEDY}")
-        return fixed
+        if unknown := sorted(set(found) - {item.name for item in dataclasses.fields(kind)}):
+            raise UserError(f"{self._misfit} ({', '.join(unknown)}): {REMEDY}")
+        return read_record(kind, found, self._misfit, REMEDY)
+
+    @property
+    def _misfit(self) -> str:
+        """How a refusal of the header's quantization begins."""
+        return f"{self.path}: the header's quantization does not fit this dsf"
 
     def require_dsformer(self) -> None:
         """Refuse a rival where only a DSFormer will do.
@@ -204,8 +241,8 @@ class Checkpoint:
             raise UserError(f"{self.path}: {cannot_become_spikes(policy)}")
 
     def build_model(self) -> DecisionModel:
-        """The trained policy in evaluation mode, DSFormer or a rival; after quantization-aware training, with its
-        integers' values.
+        """The trained policy in evaluation mode, DSFormer or a rival; after quantization-aware training it computes
+        with its integers' values (a rival bit for bit what the integers answer).
 
         Raises:
             UserError: config, codec or quantization are wrong, or the tensors do not fit them or are not finite.
@@ -217,7 +254,8 @@ class Checkpoint:
         width, hidden = rival.sizes
         mixing = config.blocks * (rival.fourier_modes or 0) ** 2
         self._require_held(width * (hidden * config.blocks or width) + width * (mixing + len(codec.unit)))
-        return self._filled(build_sized(policy, rival, config, codec, task))
+        model, fixed = build_sized(policy, rival, config, codec, task), self.rival_quantization()
+        return self._filled(model if fixed is None else quantization_aware_rival(model, fixed.bits))
 
     def build_trained(self) -> DSFormer:
         """The DSFormer with the very parameters that were trained; they differ from :meth:`build_model`'s where a

@@ -12,12 +12,14 @@ from dsf.shell.errors import UserError
 from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
+from dsf.train.config.rivals import RivalConfig
 from dsf.train.config.training import ModelConfig, TrainConfig, quantization_obstacles
 from dsf.train.data.dataset import OfflineDataset
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
-from dsf.train.models.qat import QuantizedDSFormer, quantization_aware
+from dsf.train.models.qat import quantization_aware
 from dsf.train.models.rivals.build import make_rival
+from dsf.train.models.rivals.qat import quantization_aware_rival
 from dsf.train.quantization.codec import InputCodec
 
 
@@ -30,10 +32,15 @@ def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
 
 def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
     """Quantization-aware training keeps the architecture of the checkpoint it goes on from, unless told another."""
-    if not config.qat_steps or config.model != ModelConfig():
+    untold, untold_rival = config.model == ModelConfig(), config.rival == RivalConfig()
+    if not config.qat_steps or not (untold or untold_rival):
         return config
-    source = config.out if config.resume else config.init or Path()
-    return dataclasses.replace(config, model=load_checkpoint(source).model_config())
+    checkpoint = load_checkpoint(config.out if config.resume else config.init or Path())
+    if untold:
+        config = dataclasses.replace(config, model=checkpoint.model_config())
+    if untold_rival and config.policy == checkpoint.policy() != "dsformer":
+        config = dataclasses.replace(config, rival=checkpoint.rival_config())
+    return config
 
 
 def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
@@ -48,16 +55,17 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
         if config.policy != "dsformer":
             return make_rival(config.policy, config.rival, config.model, codec, task)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
-    if obstacles := quantization_obstacles(config.model):
+    if config.policy == "dsformer" and (obstacles := quantization_obstacles(config.model)):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")
     if config.resume:
         checkpoint = load_checkpoint(config.out)
-        model = checkpoint.build_trained()
-        if not isinstance(model, QuantizedDSFormer):
+        if checkpoint.header.get("quantization") is None:
             raise UserError(f"--resume: {checkpoint.path} is an ordinary run: pass it as --init, with another --out")
-        return model
+        return checkpoint.build_trained() if checkpoint.policy() == "dsformer" else checkpoint.build_model()
     checkpoint = load_checkpoint(config.init or Path())
     require_fitting(checkpoint, config, data)
+    if config.policy != "dsformer":
+        return quantization_aware_rival(checkpoint.build_model(), config.bits)
     return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units, config.per_channel)
 
 
@@ -65,9 +73,11 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
     """Refuse a checkpoint that quantization-aware training with these settings cannot start from.
 
     Raises:
-        UserError: it is quantized already, or has another task or model.
+        UserError: it is quantized already, or has another policy, task or model.
     """
     header = checkpoint.header
+    if (policy := checkpoint.policy()) != config.policy:
+        raise UserError(f"--init: {checkpoint.path} has --policy {policy}, not {config.policy}: repeat its policy")
     if header.get("quantization") is not None:
         raise UserError(f"--init: {checkpoint.path} is quantized already: name the float run that it started from")
     if (
@@ -85,7 +95,12 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
         worlds = f"{checkpoint.task().world}, {data.dataset_id} is from {data.task.world}"
         raise UserError(f"--init: {checkpoint.path} was trained on data from {worlds}: name a dataset of that")
     theirs = checkpoint.model_config()
-    for name, mine in vars(config.model).items():
-        if getattr(theirs, name) != mine:
-            option = f"--model.{name.replace('_', '-')}"
-            raise UserError(f"--init: {checkpoint.path} has another {option} than {mine}: use {getattr(theirs, name)}")
+    asked = [("model", name, mine, getattr(theirs, name)) for name, mine in vars(config.model).items()]
+    if config.policy != "dsformer":
+        rival = checkpoint.rival_config()
+        sizes = {name: mine for name, mine in vars(config.rival).items() if mine is not None}  # None: as they are
+        asked += [("rival", name, mine, getattr(rival, name)) for name, mine in sizes.items()]
+    for group, name, mine, found in asked:
+        if found != mine:
+            option = f"--{group}.{name.replace('_', '-')}"
+            raise UserError(f"--init: {checkpoint.path} has another {option} than {mine}: use {found}")

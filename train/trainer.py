@@ -34,6 +34,7 @@ from dsf.train.models.neurons import set_neuron_kind
 from dsf.train.models.norm import set_blend
 from dsf.train.models.portable import compile_kernels
 from dsf.train.models.qat import QuantizedDSFormer, deployed
+from dsf.train.models.rivals.qat import rival_quantization
 from dsf.train.observer import SILENT, TrainingObserver
 from dsf.train.precision import resolve_device, resolve_precision
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
@@ -67,6 +68,11 @@ STATISTICS_SEED = 1 << 32
 def named(prefix: str, model: torch.nn.Module) -> dict[str, Tensor]:
     """A model's tensors on the CPU, by names with a prefix."""
     return {f"{prefix}.{key}": tensor.cpu() for key, tensor in model.state_dict().items()}
+
+
+def quantization_of(model: DecisionModel) -> dict[str, int | bool] | None:
+    """What a checkpoint's header says of quantization-aware training; None of an ordinary run."""
+    return model.to_json() if isinstance(model, QuantizedDSFormer) else rival_quantization(model)
 
 
 def flat_settings(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -133,7 +139,7 @@ class Trainer:
             "codec": codec_to_json(self.codec),
             "precision": self.precision,
             "ranks": world_size(),
-            "quantization": self.model.to_json() if isinstance(self.model, QuantizedDSFormer) else None,
+            "quantization": quantization_of(self.model),
             "revision": git_revision(),
             "torch": torch.__version__,
             "step": self.step,

@@ -54,16 +54,20 @@ def not_priced(reason: str) -> dict[str, Any]:
     return {"not_priced": reason}
 
 
-def spiking_energy(joules_per_decision: Mapping[str, float], mode: Mode) -> dict[str, Any]:
-    """Microjoules per decision of the exported integers, by the counts of their own episodes.
+def spiking_energy(
+    joules_per_decision: Mapping[str, float], mode: Mode, events_per_decision: float | None = None
+) -> dict[str, Any]:
+    """Microjoules and synaptic events per decision of the exported integers, by the counts of their own episodes.
 
     Args:
         joules_per_decision: by preset.
         mode: in which the episodes ran.
+        events_per_decision: synaptic events, where they were kept.
     """
     priced = {name: round(joules_per_decision[name] / MICROJOULE, DIGITS) for name in PRESETS}
     figures = {"int8": priced, "fp32": {FP32_SPIKES: priced[FP32_SPIKES]}}
-    return {"microjoules": figures, "how": f"counted spikes, {mode} mode"}
+    counted = {} if events_per_decision is None else {"events_per_decision": round(events_per_decision, 1)}
+    return {"microjoules": figures, "how": f"counted spikes, {mode} mode", **counted}
 
 
 def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> dict[str, Any]:

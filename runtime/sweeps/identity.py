@@ -31,6 +31,7 @@ from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
+from dsf.train.quantization.integers import WEIGHT_BITS
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every", "preset")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums; a preset's model is a field."""
@@ -238,11 +239,16 @@ def resolve_cell(cell: Cell) -> Resolved:
     settings |= {"seed": cell.seed, "eval-episodes": evaluation.episodes, "eval-seed": evaluation.seed}
     settings |= {"eval-every": evaluation.every}
     arguments = (cell.dataset, *as_arguments(settings))
-    config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", arguments)
+    config = _as_trained(cell.dataset, settings)
     if "checkpoint-every" not in settings:
         arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
     if cell.precision == "int8" and config.policy == "dsformer":
         raise UserError("precision int8 requires a rival: write export: {bits: 8} for a DSFormer's integers")
+    if config.policy != "dsformer" and config.qat_steps and (cell.precision, config.bits) != ("int8", WEIGHT_BITS):
+        raise UserError(
+            f"policy {config.policy} with qat-steps is scored by its integers alone, and a line of results knows them "
+            "at 8 bits: write precision: int8 beside the settings, and drop bits"
+        )
     if cell.energy == "layers" and config.policy not in LAYER_PRICED:
         known = " or ".join(LAYER_PRICED)
         raise UserError(f"energy layers requires policy {known}, not {config.policy}: use its own rule")
@@ -251,6 +257,30 @@ def resolve_cell(cell: Cell) -> Resolved:
         export = as_arguments(dict(cell.export))
         parse_arguments(ExportConfig, "dsf-export", "", ["RUN", *export])
     return Resolved(cell, config, arguments, export, resolve(cell.dataset))
+
+
+def _as_trained(dataset: str, settings: dict[str, Setting]) -> TrainConfig:
+    """What dsf-train makes of a cell's settings.
+
+    Its parser takes 50 ms, so it reads what only differs in dataset, seed and targets once.
+
+    Raises:
+        UserError: naming the setting that it refuses.
+    """
+    own: dict[str, Any] = {"dataset": dataset}
+    shared = dict(settings)
+    if type(shared.get("seed")) is int:
+        own["seed"] = shared.pop("seed")
+    if type(shared.get("eval-targets")) in (int, float):
+        own["eval_targets"] = (float(typing.cast(float, shared.pop("eval-targets"))),)
+    return dataclasses.replace(_parsed(as_arguments(shared)), **own)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(words: tuple[str, ...]) -> TrainConfig:
+    """A training of no dataset in particular."""
+    config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", ("DATASET", *words))
+    return config
 
 
 def _resolve_cql(cell: Cell, settings: dict[str, Setting]) -> Resolved:

@@ -38,11 +38,13 @@ class DrivenNetwork:
         returns: in the order of the seeds (reward units).
         joules_per_decision: by preset.
         mode: stream or window.
+        events_per_decision: synaptic events; None in what an earlier dsf has left.
     """
 
     returns: tuple[float, ...]
     joules_per_decision: dict[str, float]
     mode: Mode
+    events_per_decision: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> DrivenNetwork:
@@ -78,7 +80,7 @@ def line_of(
     if facts["energy_rule"] == "spiking" or cell.export is not None:
         try:
             found = driven(cell, header, target, evaluation, directory, drives)
-            energy = spiking_energy(found.joules_per_decision, found.mode)
+            energy = spiking_energy(found.joules_per_decision, found.mode, found.events_per_decision)
             if cell.export is not None:
                 returns = list(found.returns)
         except (UserError, CommandFailed) as reason:
@@ -160,7 +162,7 @@ def driven(
         )
         report = simulate(asked).report
         joules = {figures.preset.name: figures.energy.nominal for figures in report.hardware}
-        drives[network] = DrivenNetwork(tuple(report.returns), joules, report.mode)
+        drives[network] = DrivenNetwork(tuple(report.returns), joules, report.mode, report.synaptic_events_per_decision)
         write_json(kept, asdict(drives[network]))
     return drives[network]
 

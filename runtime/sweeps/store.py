@@ -21,12 +21,15 @@ REMEDY = "remove it"
 
 @dataclass(frozen=True)
 class Energy:
-    """Of a decision: figures (microjoules by width and preset) and how they came about, or why there are none."""
+    """Of a decision: figures (microjoules by width and preset) and how they came about, or why there are none; synaptic
+    events of exported integers.
+    """
 
     microjoules: dict[str, dict[str, float | None]] | None = None
     cached_microjoules: dict[str, dict[str, float | None]] | None = None
     how: str | None = None
     not_priced: str | None = None
+    events_per_decision: float | None = None
 
 
 @dataclass(frozen=True)

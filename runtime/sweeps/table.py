@@ -19,6 +19,8 @@ NOT_RUN, FAILED, NO_SUCH_CELL = "not run", "failed", "-"
 CACHED_NOTE = "one step's tokens, keys and values kept: beyond the context another function"
 PRICED = [(width, preset) for width in ("fp32", "int8") for preset in PRESETS]
 """Columns of the table of energies."""
+EVENTS = "events_per_decision"
+"""Field of a line's energy."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], f
         places = dict(zip(spec.row_axes, values))
         others = tuple(value for axis, value in places.items() if axis != MODEL)
         rows.append(TableRow(name, places.get(MODEL), others, entries))
-    used = [line for row in rows for entry in row.entries for line in entry.lines]
-    return SweepTable(spec, tuple(columns), tuple(rows), tuple(_warnings(used)))
+    return SweepTable(spec, tuple(columns), tuple(rows), tuple(_warnings(rows)))
 
 
 def _order(spec: SweepSpec, values: tuple[Any, ...]) -> list[int]:
@@ -157,7 +158,10 @@ def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dic
     return TableEntry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
 
 
-def _warnings(lines: list[Line]) -> list[str]:
+def _warnings(rows: Sequence[TableRow]) -> list[str]:
+    """What makes rows, or one row's results among themselves, hard to compare."""
+    by_row = [[line for entry in row.entries for line in entry.lines] for row in rows]
+    lines = [line for row in by_row for line in row]
     found = []
     for dataset in dict.fromkeys(line["dataset_id"] for line in lines):
         if len({line["dataset_sha256"] for line in lines if line["dataset_id"] == dataset}) > 1:
@@ -165,8 +169,8 @@ def _warnings(lines: list[Line]) -> list[str]:
     for integers in (False, True):
         if len({line["code"] for line in lines if bool(line["export"]) == integers}) > 1:
             found.append("results of different versions of the code are mixed")
-    if len({line.get("precision") for line in lines}) > 1:
-        found.append("trainings with bf16 and with fp32 products are mixed")
+    if any(len({line.get("precision") for line in row}) > 1 for row in by_row):  # rivals are always fp32
+        found.append("trainings with bf16 and with fp32 products are mixed in one row")
     return list(dict.fromkeys(found))
 
 
@@ -267,7 +271,10 @@ def _best(table: SweepTable) -> str:
 
 
 def _energies(table: SweepTable) -> str:
-    head = ["microjoules per decision", *(f"{width}, {preset}" for width, preset in PRICED), "how"]
+    used = [line["energy"] for row in table.rows for entry in row.entries for line in entry.lines]
+    counted = any(energy.get(EVENTS) is not None for energy in used)
+    head = ["microjoules per decision", *(f"{width}, {preset}" for width, preset in PRICED)]
+    head += ["synaptic events", "how"] if counted else ["how"]
     rows = []
     for row in table.rows:
         lines = [line for entry in row.entries for line in entry.lines]
@@ -277,12 +284,15 @@ def _energies(table: SweepTable) -> str:
         how = (
             markdown_text(priced[0]["how"]) if priced else f"not priced: {markdown_text(reason)}" if lines else NOT_RUN
         )
+        events = [found for energy in priced if (found := energy.get(EVENTS)) is not None]
+        texts += [f"{statistics.mean(events):,.0f}" if events else NO_SUCH_CELL] if counted else []
         rows.append([row.title, *texts, how])
         if cached := [{"microjoules": found} for energy in priced if (found := energy.get("cached_microjoules"))]:
             rows.append(
                 [
                     row.title,
                     *(_mean_price(cached, width, preset) for width, preset in PRICED),
+                    *([NO_SUCH_CELL] if counted else []),
                     CACHED_NOTE,
                 ]
             )

@@ -103,6 +103,16 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
             "precision: int8",
             ("b model.ticks=2", "precision int8 requires a rival", "export: {bits: 8}"),
         ),
+        (
+            "settings: {model.attention: tssa}",
+            "settings: {policy: dt, init: runs/dt, qat-steps: 9}",
+            ("a model.ticks=2", "policy dt with qat-steps is scored by its integers alone", "write precision: int8"),
+        ),
+        (
+            "{settings: {model.attention: tssa}}",
+            "{settings: {policy: dt, init: runs/dt, qat-steps: 9, bits: 4}, precision: int8}",
+            ("a model.ticks=2", "at 8 bits", "drop bits"),
+        ),
         ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
         ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
@@ -403,12 +413,14 @@ def test_the_tables_have_their_cells() -> None:
     assert sizes == {
         "hopper_delayed": 3 * 2 * 3,
         "hopper_rivals": 3 * 11 * 3,
-        "table1_mujoco": 9 * 9 * 3,
+        "paper_models": 4,
+        "room_to_lose": 10 * 2,
+        "table1_longer": 3 * 6 * 3,
+        "table1_mujoco": (9 * 10 + 3 * 2) * 3,
         "table2_adroit": 12 * 9 * 3,
-        "table3_ablations": 3 * 11 * 3,
-        "table4_context": 4 * 3 * 4 * 3,
-        "table5_delayed_reward": 3 * 4 * 3,
-        "ticks_and_window": 16 * 3,
+        "table3_ablations": 3 * 9 * 2,
+        "table4_context": 3 * 4 * 2,
+        "table5_delayed_reward": 3 * 3 * 3,
     }
 
 
@@ -451,6 +463,21 @@ def test_a_table_says_what_has_not_run(tmp_path: Path) -> None:
     assert "17.0 (one seed" in markdown(build_table(spec, cells, [mine, *lines], {}))  # but this code's come first
     assert "| not run | failed |" in rows["a, model.ticks 4"] and "Failed: a, model.ticks 4: it broke." in text
     assert rows["a, model.ticks 8"].endswith(f"| {NOT_RUN} | - | {NOT_RUN} | - |")  # no row of the baseline there
+
+
+def test_products_of_two_precisions_are_warned_of_in_one_row_and_events_have_a_column(tmp_path: Path) -> None:
+    spec = read_sweep(write(tmp_path, GOOD))
+    at = {cell.cell.label: cell for cell in (resolve_cell(cell) for cell in spec.cells())}
+    priced = {"microjoules": {"int8": {"int8_45nm": 0.5}}, "how": "counted spikes, stream mode"}
+    ours = line(at["hopper-medium-v2 a model.ticks=2 seed 0"], 10.0, precision="bf16", energy=priced)
+    rival = line(at["hopper-medium-v2 b model.ticks=2 seed 0"], 11.0)
+    text = markdown(build_table(spec, [*at.values()], [ours, rival], {}))
+    assert "products are mixed" not in text and "synaptic events" not in text
+    counted = {**priced, "events_per_decision": 1234.4}
+    other = line(at["hopper-medium-v2 a model.ticks=2 seed 1"], 12.0, energy=counted)
+    text = markdown(build_table(spec, [*at.values()], [ours, rival, other], {}))
+    assert "bf16 and with fp32 products are mixed in one row" in text
+    assert "| synaptic events | how |" in text and "| 1,234 | counted spikes, stream mode |" in text
 
 
 def test_results_are_appended_once_and_whole(tmp_path: Path) -> None:

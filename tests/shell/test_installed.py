@@ -18,6 +18,7 @@ def strike(event, arguments):  # in the middle of the import, whatever the machi
     if event == "import" and arguments[0].startswith("onnxruntime.") and not struck:
         struck.append(arguments[0])
         os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has inherited that it is ignored
 sys.addaudithook(strike)
 try:
     are_installed("onnxruntime", "onnx")

@@ -19,7 +19,7 @@ from dsf.train.models.activity import record_activity
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.neurons import LIF
-from dsf.train.models.rivals.build import dsformer_parameters, make_rival
+from dsf.train.models.rivals.build import describe_model, dsformer_parameters, make_rival
 from dsf.train.models.rivals.fourier_controller import SlidingSpectrum, SpectralConvolution
 from dsf.train.models.rivals.spikegpt import TimeMix, along_tokens
 from dsf.train.models.rivals.twin import TwinAttention
@@ -139,6 +139,22 @@ def test_the_twin_has_dsformers_width_blocks_and_mlp(attention: AttentionKind) -
     ]
     assert matrices[0] == matrices[1]
     assert abs(twin.parameter_count() / original.parameter_count() - 1) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("attention", "hidden", "words"),
+    [
+        ("pssa", 512, "597,823 parameters (DSFormer-PSSA of this --model: 607,000, 1.54 % more)"),
+        ("tssa", 512, "597,823 parameters (DSFormer-TSSA of this --model: 606,979, 1.53 % more)"),
+        ("tssa", 532, "613,243 parameters (DSFormer-TSSA of this --model: 606,979, 1.02 % fewer)"),
+    ],
+)
+def test_parameters_are_printed_as_the_paper_does(attention: AttentionKind, hidden: int, words: str) -> None:
+    """DSFormer's own count, and by how much of the dense model's it is fewer or more."""
+    config, task = ModelConfig(attention=attention), get_task("hopper")
+    codec = random_codec(FEATURES, 8, np.random.default_rng(0))
+    twin = make_rival("twin", RivalConfig(mlp_hidden=hidden), config, codec, task)
+    assert describe_model(twin, task) == f"dense twin (width 128, MLP {hidden}), {words}"
 
 
 @torch.no_grad()

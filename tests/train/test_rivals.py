@@ -110,7 +110,7 @@ def test_runs_older_than_rivals_are_read_and_resumed(tiny_store: Path, tmp_path:
         (("--policy", "dt", "--rival.heads", "7"), ("rival.heads is 7: it divides no width",)),
         (("--policy", "dt", "--rival.dropout", "1"), ("rival.dropout is 1",)),
         (("--policy", "dt", "--rate-penalty", "1"), ("--rate-penalty requires --policy dsformer, not dt",)),
-        (("--policy", "dt", "--qat-steps", "1", "--init", "x"), ("--qat-steps requires --policy dsformer, not dt",)),
+        (("--policy", "dt", "--qat-steps", "1"), ("--qat-steps needs a trained float model", "--init")),
         (("--policy", "dt", "--precision", "bf16"), ("--precision bf16 requires --policy dsformer",)),
     ],
 )

@@ -219,6 +219,9 @@ class DataConfig:
 QAT_LEARNING_RATE_SHARE = 0.1
 """Quantization-aware training fine-tunes: its learning rate is this share of an ordinary run's."""
 
+THRESHOLD_UNITS = 256
+"""Default of --threshold-units."""
+
 _LEAST = {
     "steps": 1,
     "qat_steps": 0,
@@ -248,7 +251,8 @@ class TrainConfig:
     """dsformer: the spiking policy that --model describes; for comparison, dt: Decision Transformer (Chen et al. 2021);
     bc: an MLP on the observation alone, with no return (10%-BC: --data.top-percent 10); fcnet: Fourier Controller
     Network (Tan et al. 2024); spikegpt, spikebert: in the style of Zhu et al. 2023 and Lv et al. 2023; strl: the
-    spiking transformer with softmax of arXiv 2505.14533, bidirectional or causal (--rival.strl.attention)."""
+    spiking transformer with softmax of arXiv 2505.14533, bidirectional or causal (--rival.strl.attention); twin:
+    DSFormer's own layers without spikes."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
     preset: PresetName | None = None
@@ -292,12 +296,14 @@ class TrainConfig:
     """Run directory or checkpoint of a trained float model, to start quantization-aware training from."""
     qat_steps: int = 0
     """Steps of quantization-aware training from --init, in place of --steps: every norm is folded, and the forward pass
-    computes with the integers' values. The learning rate is then a tenth of --learning-rate. 0: an ordinary run."""
+    computes with the integers' values. A rival of Linears (dt, bc, twin) keeps its norms, and is trained through the
+    integers of dsf-train evaluate --precision int8. The learning rate is then a tenth of --learning-rate. 0: an
+    ordinary run."""
     bits: int = WEIGHT_BITS
-    """Signed width of the weights in quantization-aware training, 2 to 8."""
+    """Signed width of the weights in quantization-aware training, 2 to 8; a rival's activations have 8."""
     per_channel: bool = True
     """One scale per neuron in quantization-aware training where thresholds can absorb it, else one per layer."""
-    threshold_units: int = 256
+    threshold_units: int = THRESHOLD_UNITS
     """Firing threshold in units of the residual in quantization-aware training, a power of two: finer is larger, and
     dsf-export must be able to prove that no sum overflows."""
     compile: bool = False
@@ -378,7 +384,12 @@ class TrainConfig:
 
     def _check_rival(self) -> None:
         """Refuse what only DSFormer has."""
-        for option, asked in (("--qat-steps", self.qat_steps), ("--rate-penalty", self.rate_penalty)):
+        of_dsformer = {
+            "--rate-penalty": self.rate_penalty,
+            "--no-per-channel": not self.per_channel,
+            "--threshold-units": self.threshold_units != THRESHOLD_UNITS,
+        }
+        for option, asked in of_dsformer.items():
             if asked:
                 raise UserError(f"{option} requires --policy dsformer, not {self.policy}: drop it")
         if self.precision == "bf16":
@@ -403,12 +414,11 @@ class TrainConfig:
         Its precision is never lowered unasked: bf16 cannot tell the values of 8-bit integers apart. Nor is a rival's,
         whose activations are no spikes.
         """
-        if self.policy != "dsformer":
-            return dataclasses.replace(self, precision="fp32")
+        precision: Precision = "fp32" if self.policy != "dsformer" else self.precision
         if not self.qat_steps:
-            return self
+            return dataclasses.replace(self, precision=precision)
         rate = self.learning_rate * QAT_LEARNING_RATE_SHARE
-        precision: Precision = "fp32" if self.precision == "auto" else self.precision
+        precision = "fp32" if precision == "auto" else precision
         return dataclasses.replace(self, steps=self.qat_steps, learning_rate=rate, precision=precision)
 
 

@@ -1,4 +1,4 @@
-"""Closed-loop scores of a float model."""
+"""Closed-loop scores of a model: of its floats, or of the integers that a rival was trained through."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dsf.tasks import Task, rollout
 from dsf.train.evaluation.score import Score
 from dsf.train.evaluation.stream_policy import float_policy
 from dsf.train.models.decision_model import DecisionModel
+from dsf.train.models.rivals.int8 import int8_copy
 
 MAX_LANES = 32
 """Environments that decide in lockstep; more would only wait for one another."""
@@ -24,7 +25,8 @@ def evaluate(
 ) -> list[Score]:
     """Score ``model`` at each target return, all environments side by side.
 
-    In stream mode where that is exact, see :mod:`dsf.train.evaluation.stream_policy`.
+    In stream mode where that is exact, see :mod:`dsf.train.evaluation.stream_policy`. A rival in quantization-aware
+    training is scored by its integers, never by the float weights behind them.
 
     Args:
         model: put into evaluation mode and back.
@@ -36,10 +38,11 @@ def evaluate(
         on_step: see :func:`dsf.tasks.rollout`.
     """
     training = model.training
+    playing = model if model.weight_bits is None else int8_copy(model)
     scores = []
     for target in targets:
-        policy = float_policy(model, lanes=min(len(seeds), MAX_LANES))
+        policy = float_policy(playing, lanes=min(len(seeds), MAX_LANES))
         episodes = rollout(task, policy, seeds, target, on_step)
-        scores.append(Score.of("torch", checkpoint, step, target, task, episodes))
+        scores.append(Score.of(playing.engine, checkpoint, step, target, task, episodes))
     model.train(training)
     return scores

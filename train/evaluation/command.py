@@ -25,8 +25,9 @@ class EvaluateConfig:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory, or one of its checkpoints."""
-    precision: EvaluationPrecision = "fp32"
-    """fp32, or int8: a rival of Linears (dt, bc) with 8-bit weights and activations, multiplied as integers."""
+    precision: EvaluationPrecision | None = None
+    """fp32, or int8: a rival of Linears (dt, bc, twin) with 8-bit weights and activations, multiplied as integers.
+    None: what the run was trained for: fp32, or of a rival after quantization-aware training its integers."""
     targets: tuple[float, ...] = ()
     """Returns to ask for (reward units); none means those of its training's default."""
     episodes: int = 10
@@ -76,10 +77,10 @@ def run(config: EvaluateConfig) -> None:
         console.print(f"note: {note}")
     total = len(asked) * config.episodes * task.max_steps
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"evaluating at {config.precision}", total=total)
+        bar = progress.add_task("evaluating", total=total)
         steps = lambda running: progress.advance(bar, running)  # noqa: E731
         scores = score_run(config.run, config.precision, config.targets, config.episodes, config.seed, steps)
     for score in scores:
-        console.print(f"{config.precision}: {score.describe(task)}")
+        console.print(f"{score.precision}: {score.describe(task)}")
     if config.json is not None:
         write_json(config.json, [score.to_json() for score in scores])

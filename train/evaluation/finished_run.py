@@ -1,8 +1,7 @@
-"""Scores of a finished run: its checkpoint once more in closed loop, a dense rival also at int8."""
+"""Scores of a finished run: its checkpoint once more in closed loop, a dense float rival also at int8."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -14,7 +13,7 @@ from dsf.train.evaluation.score import Score
 
 def score_run(
     run: Path,
-    precision: EvaluationPrecision = "fp32",
+    precision: EvaluationPrecision | None = None,
     targets: Sequence[float] = (),
     episodes: int = 10,
     seed: int = 1_000,
@@ -24,7 +23,9 @@ def score_run(
 
     Args:
         run: run directory (its last checkpoint), or a checkpoint file.
-        precision: "fp32", or "int8" for the dense rivals that have it.
+        precision: "fp32", or "int8" for the dense rivals that have it. None: what the run was trained for, which is
+            fp32 but after a rival's quantization-aware training: then the integers that it was trained through, and
+            nothing else is scored.
         targets: returns to ask for (reward units); none means the run's own, see
             :func:`dsf.tasks.registry.described_task`.
         episodes: per target, on reset seeds ``seed`` upwards.
@@ -32,25 +33,28 @@ def score_run(
         on_step: see :func:`dsf.tasks.rollout`.
 
     Returns:
-        One score per target, with engine "torch" or "torch int8".
+        One score per target, whose engine says what decided: "torch", "torch int8", "torch int4", ...
 
     Raises:
-        UserError: no such run or precision, or the run has no int8 form.
+        UserError: no such run or precision, the run has no int8 form, or it was trained through other integers.
     """
     from dsf.train.checkpoint import load_checkpoint
     from dsf.train.evaluation.closed_loop import evaluate
     from dsf.train.models.rivals.int8 import int8_copy
     from dsf.train.run_directory import BEST_NAME
 
-    if precision not in get_args(EvaluationPrecision):
+    if precision is not None and precision not in get_args(EvaluationPrecision):
         raise UserError(f"precision is {precision!r}: use one of {', '.join(get_args(EvaluationPrecision))}")
     checkpoint = load_checkpoint(run)
     model, task = checkpoint.build_model(), checkpoint.task()
-    engine = "torch"
+    if precision is not None and model.weight_bits is not None and precision != f"int{model.weight_bits}":
+        raise UserError(
+            f"precision is {precision}, and {checkpoint.path} was trained through weights of {model.weight_bits} bits, "
+            "which alone are scored: leave the precision out, or name the float run that it started from"
+        )
     if precision == "int8":
-        model, engine = int8_copy(model), "torch int8"
+        model = int8_copy(model)
     which = "best" if checkpoint.path.name == BEST_NAME else "last"
     seeds = range(seed, seed + episodes)
     asked = tuple(targets) or task.target_returns
-    scores = evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)
-    return [dataclasses.replace(score, engine=engine) for score in scores]
+    return evaluate(model, task, which, checkpoint.header["step"], asked, seeds, on_step)

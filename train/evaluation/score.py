@@ -27,7 +27,7 @@ class Score:
     """Closed-loop episodes of one policy at one target return.
 
     Attributes:
-        engine: what decided: "torch", "torch int8" or "d3rlpy".
+        engine: what decided: "torch", "torch int8" (of weights with fewer bits: "torch int4", ...) or "d3rlpy".
         checkpoint: "last" or "best": which rule chose the weights.
         target_return: that was asked for (reward units).
         seeds: reset seeds, one episode each.
@@ -49,6 +49,11 @@ class Score:
     score_mean: float | None
     goals: Goals | None
     step: int
+
+    @property
+    def precision(self) -> str:
+        """What decided with: fp32, int8, int4, ..."""
+        return self.engine.partition(" ")[2] or "fp32"
 
     @classmethod
     def of(cls, engine: str, checkpoint: str, step: int, target: float, task: Task, episodes: list[Episode]) -> Score:

@@ -26,6 +26,10 @@ class DecisionModel(nn.Module):
     """Which policy this is."""
     rival: RivalConfig | None = None
     """Every size of a rival; None for DSFormer."""
+    weight_bits: int | None = None
+    """Signed width of the weights that a rival computes with in quantization-aware training; None: floats."""
+    engine: str = "torch"
+    """What decides, as a score says it: a copy with real integers names their width."""
     randomised: bool = False
     """Whether a forward pass in training draws random numbers (dropout)."""
 
