@@ -1,6 +1,6 @@
 """A few minutes of one GPU, used to the full: CUDA tests, seconds per training step, and cells of the shipped sweeps.
 
-    python experiments/gpu_session.py --out DIR [--minutes 9] [--known docs/rivals.jsonl] [--sweeps NAME ...]
+    python experiments/gpu_session.py --out DIR [--minutes 9] [--known docs/results.jsonl] [--sweeps NAME ...]
     python experiments/gpu_session.py --dry-run --out DIR    # seconds, on the processor: tiny sizes, the same road
 
 Its stages, one behind the other; the whole ends ``--minutes`` after its start, whatever is left over:
@@ -212,6 +212,7 @@ def shrunk(path: Path, folder: Path) -> Path:
     kept = [name for name, own in models.items() if (own or {}).get("settings", {}).get("policy") != CQL]
     for name in {kept[0], kept[-1]}:
         models[name]["settings"] = {**models[name].get("settings", {}), **TINY}
+        models[name]["settings"].pop("preset", None)  # it would contradict the sizes
     small = {
         "name": values["name"],
         "datasets": datasets[:1],
@@ -279,9 +280,9 @@ def finish_tests(session: Session, process: subprocess.Popen[bytes], begun: floa
 def benchmark(session: Session, dry: bool) -> None:
     """Seconds per training step."""
     report = session.out / "train_step.json"
-    command = [sys.executable, ROOT / "benchmarks" / "train_step.py", "--device", session.device, "--json", report]
-    more = ["--quick", "--widths", "8"] if dry else []
-    done = session.start([*command, *more], CUDA_VISIBLE_DEVICES=first_gpu(session))
+    command: list[str | Path] = [sys.executable, ROOT / "benchmarks" / "train_step.py", "--json", report]
+    command += ["--device", session.device, *(["--quick", "--widths", "8"] if dry else [])]
+    done = session.start(command, CUDA_VISIBLE_DEVICES=first_gpu(session))
     if session.wait("train_step.py", done, min(session.left, BENCHMARK_SHARE * session.seconds)):
         found = read_json(report, "benchmark")
         session.note(train_step=found)

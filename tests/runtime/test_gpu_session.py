@@ -23,9 +23,14 @@ FILES = ["failed_cells.txt", "log.txt", "results.jsonl", "session.json", "tests.
 
 
 def write_spec(path: Path, **settings: Any) -> Path:
-    small = {"batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 1, "model.context": 6}
+    small: dict[str, Any] = {"batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 1, "model.context": 6}
     small |= {"model.window": 3}
-    spec = {"name": "mine", "datasets": [CARTPOLE], "models": {"dt": {"settings": {"policy": "dt"}}}, "seeds": [0, 1]}
+    spec: dict[str, Any] = {
+        "name": "mine",
+        "datasets": [CARTPOLE],
+        "models": {"dt": {"settings": {"policy": "dt"}}},
+        "seeds": [0, 1],
+    }
     path.write_text(yaml.safe_dump({**spec, "settings": {**small, **settings}, "evaluation": {"episodes": 1}}))
     return path
 

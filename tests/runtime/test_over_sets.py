@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -61,7 +62,7 @@ def store(path: Path, scores: dict[str, list[list[float]]]) -> Path:
         runs = scores.get(cell.cell.model, [])
         index = SETS.index(cell.cell.dataset)
         if index < len(runs) and cell.cell.seed < len(runs[index]):
-            line = {"key": str(number), "place": cell.place, "code": "c", "dataset": cell.cell.dataset}
+            line: dict[str, Any] = {"key": str(number), "place": cell.place, "code": "c", "dataset": cell.cell.dataset}
             line |= {"seed": cell.cell.seed, "score": runs[index][cell.cell.seed], "returns": [1.0], "energy": {}}
             line |= {"dataset_id": cell.dataset_id, "dataset_sha256": "h", "target_return": 3.0, "steps": 5}
             lines.append(json.dumps({**line, "export": None, "precision": "fp32"}) + "\n")
@@ -125,9 +126,9 @@ def test_the_picture_shows_the_figures_and_names_the_sets(mine: Path) -> None:
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["high", "base", "low", "some"]
     assert [text.get_text() for text in panels[0].texts] == ["1 of 3 sets run"]
     assert [text.get_text() for text in panels[2].texts] == ["-", "1 of 3 sets run"]
-    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in panels[1].patches]
-    assert bars[1] == (pytest.approx(1.0), 15.0, 40.0)
-    assert [line.get_xdata()[0] for line in panels[1].lines] == [60.0, 35.0, 3.5]
+    bar = panels[1].patches[1].get_extents().transformed(panels[1].transData.inverted())
+    assert (bar.x0, bar.x1, (bar.y0 + bar.y1) / 2) == pytest.approx((15.0, 55.0, 1.0))
+    assert [np.ravel(line.get_xdata())[0] for line in panels[1].lines] == [60.0, 35.0, 3.5]
     said = " ".join(figure.get_suptitle().split())
     assert said == f"Over {found.title}" and SETS[1] in said
 
