@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from dsf.shell.arrays import FloatArray
 from dsf.tasks import Policy, Token, rollout
@@ -39,6 +38,8 @@ EVAL_SEED = 9_300
 WINDOWS, BATCH, DRAW_SEED = 320, 32, 7
 EARLY = 100
 """Steps of an episode that count as early."""
+SEARCHED = 2_000
+"""States whose nearest neighbours are looked for."""
 LEFT_OUT = 20
 """Every so many states of the data are left out of the search, to say how far data are from data."""
 
@@ -118,10 +119,11 @@ def figures(run: Path, actor: Actor, episodes: int, windows: int) -> Figures:
     states = np.array(data.tokens[:, : task.observation_size], np.float64)
     spread = states.std(axis=0)
     known = np.arange(len(states)) % LEFT_OUT != 0
-    tree = cKDTree(states[known] / spread)
+    data_states = torch.from_numpy(states[known] / spread)
 
     def distance(rows: FloatArray) -> float:
-        return float(np.median(tree.query(rows / spread)[0]))
+        some = torch.from_numpy(rows[:: max(1, len(rows) // SEARCHED)] / spread)
+        return float(np.median([torch.cdist(part, data_states).amin(dim=1).numpy() for part in some.split(1)]))
 
     at_home = distance(states[~known])
     seen = [np.array([observation for observation, _ in steps]) for steps in own]
