@@ -127,6 +127,18 @@ def mean_score(returns: Sequence[float], task: Task) -> float:
     return task.score(math.fsum(returns) / len(returns))
 
 
+def exported_files(directory: Path, words: Sequence[str], code: str) -> tuple[Path, Path]:
+    """Where a job keeps an exported network, and what it has driven of it.
+
+    Args:
+        directory: of the job.
+        words: options of dsf-export.
+        code: version that made it, :func:`~dsf.runtime.sweeps.identity.code_version` of "export".
+    """
+    stem = "-".join(["network", code, *(word.strip("-") for word in words)]).replace("/", "_")
+    return directory / f"{stem}.dsf.h5", directory / f"{stem}.driven.json"
+
+
 def driven(
     cell: OrderedCell,
     header: dict[str, Any],
@@ -141,8 +153,7 @@ def driven(
     A file hands it to later workers. Another version of the code makes its own.
     """
     words = list(cell.export or ())
-    stem = "-".join(["network", code_version("export"), *(word.strip("-") for word in words)]).replace("/", "_")
-    network, kept = directory / f"{stem}.dsf.h5", directory / f"{stem}.driven.json"
+    network, kept = exported_files(directory, words, code_version("export"))
     if network not in drives and kept.exists():
         drives[network] = DrivenNetwork.read(kept)
     if network not in drives:

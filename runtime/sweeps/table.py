@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,9 +109,7 @@ def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], f
     """Put the results in their places; where one has several, the last of this version of the code counts, else the
     last.
     """
-    by_place: dict[str, list[Line]] = {}
-    for line in lines:
-        by_place.setdefault(line["place"], []).append(line)
+    by_place = lines_by_place(lines)
     groups: dict[tuple[Any, ...], dict[Any, list[Resolved]]] = {}
     columns: list[Setting | None] = []
     for cell in cells:
@@ -132,6 +130,20 @@ def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], f
     return SweepTable(spec, tuple(columns), tuple(rows), tuple(_warnings(rows)))
 
 
+def lines_by_place(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Results by the places of their cells, in their order."""
+    by_place: dict[str, list[Line]] = {}
+    for line in lines:
+        by_place.setdefault(line["place"], []).append(line)
+    return by_place
+
+
+def result_of(cell: Resolved, by_place: Mapping[str, list[Line]]) -> Line | None:
+    """The result that counts for a cell: the last of this version of the code, else the last; None: there is none."""
+    found = by_place.get(cell.place)
+    return ([line for line in found if line["code"] == cell.code] or found)[-1] if found else None
+
+
 def _order(spec: SweepSpec, values: tuple[Any, ...]) -> list[int]:
     """Rows stand in the order of their axes' values in the sweep; those that only an include names come last."""
     known: dict[str, list[Any]] = {DATASET: list(spec.datasets), MODEL: list(spec.models), **spec.axes}
@@ -149,10 +161,7 @@ def _headings(table: SweepTable) -> list[str]:
 
 
 def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dict[str, str]) -> TableEntry:
-    lines = []
-    for cell in cells:
-        if found := by_place.get(cell.place):
-            lines.append(([line for line in found if line["code"] == cell.code] or found)[-1])
+    lines = [line for cell in cells if (line := result_of(cell, by_place)) is not None]
     reasons = [failures[cell.place] for cell in cells if cell.place in failures and cell.place not in by_place]
     asked = tuple(cell.cell.seed for cell in cells)
     return TableEntry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import torch
 
 from dsf.train.cli import main
+from dsf.train.data.collect import collect_episodes, get_recipe, write_dataset
 from dsf.train.run_directory import METRICS_NAME
 
 HOPPER, CARTPOLE = "dsf/hopper/medium-v0", "dsf/cartpole/expert-v0"
@@ -55,6 +57,16 @@ def trained(*arguments: str) -> str:
     result = train_here(*arguments)
     assert result.returncode == 0, result.stderr
     return str(result.stdout)
+
+
+@contextlib.contextmanager
+def only_dataset(directory: Path, name: str, steps: int) -> Iterator[None]:
+    """Inside, Minari's store is ``directory/minari`` and holds some steps of one recipe: for ``--quick`` of scripts."""
+    store, recipe = directory / "minari", get_recipe(name)
+    store.mkdir()
+    with patch.dict(os.environ, {"MINARI_DATASETS_PATH": str(store)}):
+        write_dataset(recipe, collect_episodes(recipe, steps, 0, lambda: None), "quick", overwrite=False)
+        yield
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
