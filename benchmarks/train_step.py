@@ -230,6 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds instead of {ROUNDS}")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="channels D")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     parser.add_argument("--neuron", choices=["fused", "snntorch"], default="fused")
@@ -237,7 +238,9 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    results = {str(width): measure(width, QUICK_ROUNDS if options.quick else ROUNDS, options) for width in WIDTHS}
+    results = {
+        str(width): measure(width, QUICK_ROUNDS if options.quick else ROUNDS, options) for width in options.widths
+    }
     precision = resolve_precision(options.precision, resolve_device(options.device))
     print("| D | eager | ours | floor | eager / ours | ours / floor |\n|---|---|---|---|---|---|")
     for width, row in results.items():

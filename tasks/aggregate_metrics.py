@@ -29,28 +29,31 @@ def interquartile_mean(scores: npt.ArrayLike) -> float:
     return float(_middle_mean(np.asarray(scores, np.float64).reshape(1, -1))[0])
 
 
-def _middle_mean(rows: Scores) -> Scores:
-    """Interquartile mean of each row."""
+def _middle_mean(rows: Scores, trimmed: float = TRIMMED) -> Scores:
+    """Mean of each row without that share at either end."""
     count = rows.shape[1]
-    cut = int(TRIMMED * count)
+    cut = int(trimmed * count)
     middle: Scores = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)
     return middle
 
 
-def stratified_bootstrap(scores: Sequence[Sequence[float]], seed: int = 0) -> ConfidenceInterval:
-    """Interquartile mean with its 95 % percentile interval; runs are drawn with replacement task by task.
+def stratified_bootstrap(
+    scores: Sequence[Sequence[float]], seed: int = 0, trimmed: float = TRIMMED
+) -> ConfidenceInterval:
+    """Interquartile mean (or another trimmed mean) with its 95 % percentile interval; runs are drawn with replacement
+    task by task.
 
     Args:
         scores: the runs' scores of each task; tasks may have different numbers of runs.
         seed: of the resampling.
+        trimmed: share of all entries that is left out at either end; 0 gives the mean.
 
     Where a task has a single run there is nothing to draw: the interval then only covers the other tasks. With three
     runs per task, the usual number, percentile intervals are too narrow; they compare, they do not prove.
     """
     draws = np.concatenate(_resampled(scores, np.random.default_rng(seed)), axis=1)
-    return _interval(
-        interquartile_mean(np.concatenate([np.asarray(runs, float) for runs in scores])), _middle_mean(draws)
-    )
+    entries = np.concatenate([np.asarray(runs, np.float64) for runs in scores])
+    return _interval(float(_middle_mean(entries.reshape(1, -1), trimmed)[0]), _middle_mean(draws, trimmed))
 
 
 def _resampled(scores: Sequence[Sequence[float]], generator: np.random.Generator) -> list[Scores]:

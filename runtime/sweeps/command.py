@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ from dsf.shell.installed import require_installed
 
 DEFAULT_OUT = Path("runs/sweeps")
 RESULTS_NAME = "results.jsonl"
-State = Literal["done", "failed", "interrupted", "not run", "no dataset"]
+SECONDS_PER_MINUTE = 60.0
+State = Literal["done", "known", "failed", "interrupted", "not run", "no dataset"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class SweepConfig:
     """Directory of all trainings; shared by sweeps, because equal cells are."""
     results: Path | None = None
     """Results store (JSON lines). Default: results.jsonl in --out."""
+    known: Path | None = None
+    """Further results, such as published ones: cells that have a line there are not run, whatever version of the code,
+    of torch and of the dataset has made it (a table finds lines in the same way)."""
+    minutes: float | None = None
+    """Stop after this time, as Ctrl-C would: what is finished is kept, the next call goes on. Default: no limit."""
     retry_failed: bool = False
     """Run cells again that have failed."""
     dry_run: bool = False
@@ -81,6 +89,10 @@ class SweepConfig:
             raise UserError(f"--gpus-per-cell is {self.gpus_per_cell}: it must be a share up to 1, or whole GPUs")
         if self.ray_address is not None and self.launcher != "ray":
             raise UserError("--ray-address requires --launcher ray: add that, or drop it")
+        if self.minutes is not None and not (math.isfinite(self.minutes) and self.minutes > 0.0):
+            raise UserError(f"--minutes is {self.minutes}: it must be a positive number")
+        if self.minutes is not None and self.launcher != "local":
+            raise UserError("--minutes requires --launcher local: drop it, and stop the sweep with Ctrl-C")
         if self.launcher == "submitit" and self.workers is not None:
             raise UserError(
                 "--launcher submitit does not use --workers (Slurm decides how many cells run at a time): drop it"
@@ -89,6 +101,7 @@ class SweepConfig:
 
 def sweep(config: SweepConfig) -> None:
     """``dsf-bench sweep``."""
+    until = None if config.minutes is None else time.monotonic() + SECONDS_PER_MINUTE * config.minutes
     require_possible(config)
     console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
     path = sweep_path(config.spec)
@@ -98,7 +111,8 @@ def sweep(config: SweepConfig) -> None:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     cells, store = plan(resolved), config.results or config.out / RESULTS_NAME
-    states = states_of(cells, config.out, store, config.dry_run)
+    places = known_places(config.known)
+    states = states_of(cells, config.out, store, places, config.dry_run)
     count = Counter(states.values())
     console.print(f"{spec.name}: {len(states)} cells, " + ", ".join(f"{n} {state}" for state, n in count.items()))
     if config.dry_run:
@@ -108,8 +122,9 @@ def sweep(config: SweepConfig) -> None:
     unfinished = [cell for cell in cells if not cell.missing and states[cell] in ("not run", "interrupted")]
     unfinished += [cell for cell in cells if config.retry_failed and states[cell] == "failed"]
     if unfinished:
-        run_cells(unfinished, config, store, console)
-    conclude(cells, config, store, console)
+        run_cells(unfinished, config, store, console, until)
+    over = until is not None and time.monotonic() >= until
+    conclude(cells, config, store, places, console, over)
 
 
 def require_possible(config: SweepConfig) -> None:
@@ -126,13 +141,36 @@ def require_possible(config: SweepConfig) -> None:
         require_installed("cluster", config.launcher)
 
 
-def states_of(cells: list[Planned], out: Path, store: Path, look_only: bool = False) -> dict[Planned, State]:
-    """What is known of every cell; unless one only looks, results that are not in the store yet are put there."""
+def known_places(path: Path | None) -> frozenset[str]:
+    """Places of the lines of --known.
+
+    Raises:
+        UserError: it is not there, or a line is none of ours.
+    """
+    if path is None:
+        return frozenset()
+    if not path.exists():
+        raise UserError(f"--known is {path}, and there is no such file: name a results store, or drop it")
+    return frozenset(str(line["place"]) for line in read_lines(path))
+
+
+def states_of(
+    cells: list[Planned], out: Path, store: Path, places: frozenset[str] = frozenset(), look_only: bool = False
+) -> dict[Planned, State]:
+    """What is known of every cell; unless one only looks, results that are not in the store yet are put there.
+
+    Args:
+        cells: of the sweep.
+        out: directory of all trainings.
+        store: of results.
+        places: that need not run, because other results have them.
+        look_only: leave the store alone.
+    """
     known = {line["key"] for line in read_lines(store)}
     states: dict[Planned, State] = {}
     for cell in cells:
         if cell.missing:
-            states[cell] = "no dataset"
+            states[cell] = "known" if cell.resolved.place in places else "no dataset"
             continue
         directory = out / cell.training_key
         if cell.key not in known and (line := read_record(result_path(directory, cell.key))):
@@ -141,6 +179,8 @@ def states_of(cells: list[Planned], out: Path, store: Path, look_only: bool = Fa
             known.add(cell.key)
         if cell.key in known:
             states[cell] = "done"
+        elif cell.resolved.place in places:
+            states[cell] = "known"
         elif failure_path(directory, cell.key).exists():
             states[cell] = "failed"
         else:
@@ -156,23 +196,25 @@ def _why(cell: Planned, state: State, out: Path) -> str:
     return "" if failure is None else f": {failure['reason']} (tried {failure['attempts']}x)"
 
 
-def run_cells(cells: list[Planned], config: SweepConfig, store: Path, console: Console) -> None:
-    """Run cells and store each result as it comes."""
+def run_cells(
+    cells: list[Planned], config: SweepConfig, store: Path, console: Console, until: float | None = None
+) -> None:
+    """Run cells and store each result as it comes, until :func:`time.monotonic` says so or all have ended."""
     jobs = jobs_of(cells, config.out, config.cores_per_cell)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("trainings", total=len(jobs))
-        with contextlib.closing(launch(jobs, config)) as outcomes:
+        with contextlib.closing(launch(jobs, config, until)) as outcomes:
             for outcome in outcomes:
                 for line in settle(outcome, store):
                     console.print(line)
                 progress.advance(bar)
 
 
-def launch(jobs: list[Any], config: SweepConfig) -> Generator[Outcome, None, None]:
+def launch(jobs: list[Any], config: SweepConfig, until: float | None = None) -> Generator[Outcome, None, None]:
     """The launcher's outcomes."""
     if config.launcher == "local":
-        yield from run_locally(jobs, config.workers or 1, config.cores_per_cell, config.gpus_per_cell)
+        yield from run_locally(jobs, config.workers or 1, config.cores_per_cell, config.gpus_per_cell, until)
         return
     from dsf.runtime.sweeps.cluster import run_jobs_on_ray, run_jobs_with_submitit
 
@@ -207,17 +249,24 @@ def settle(outcome: Outcome, store: Path) -> Iterator[str]:
         yield f"failed: {label}: {failure['reason']}"
 
 
-def conclude(cells: list[Planned], config: SweepConfig, store: Path, console: Console) -> None:
-    """Say what there is now.
+def conclude(
+    cells: list[Planned], config: SweepConfig, store: Path, places: frozenset[str], console: Console, over: bool
+) -> None:
+    """Say what there is now, and whether the time was over.
 
     Raises:
         CommandFailed: cells are without a result.
     """
-    states = states_of(cells, config.out, store)
-    without = [cell for cell, state in states.items() if state != "done"]
-    console.print(f"{len(states) - len(without)} of {len(states)} cells done: {store}")
+    states = states_of(cells, config.out, store, places)
+    count = Counter(states.values())
+    without = [cell for cell, state in states.items() if state not in ("done", "known")]
+    console.print(f"{count['done']} of {len(states)} cells done: {store}")
+    if count["known"]:
+        console.print(f"{count['known']} more have lines already: {config.known}")
     if not without:
         return
+    if over:
+        console.print(f"stopped after --minutes {config.minutes:g}; the next call goes on")
     for cell in without:
         console.print(f"{states[cell]}: {cell.resolved.cell.label}{_why(cell, states[cell], config.out)}")
     remedy = "; --retry-failed runs the failed ones again" if "failed" in states.values() else ""

@@ -74,8 +74,11 @@ def start_worker(job: Path, environment: dict[str, str], wait: bool = False) -> 
         )
 
 
-def run_locally(jobs: list[Job], workers: int, cores_per_cell: int, gpus_per_cell: float) -> Iterator[Outcome]:
-    """Run jobs side by side; outcomes come as they end. Closing the iterator ends what is running.
+def run_locally(
+    jobs: list[Job], workers: int, cores_per_cell: int, gpus_per_cell: float, until: float | None = None
+) -> Iterator[Outcome]:
+    """Run jobs side by side; outcomes come as they end. Closing the iterator ends what is running, and so does the
+    time ``until`` (of :func:`time.monotonic`).
 
     A job that another sweep is working on waits until that has finished it. Workers are pinned to cores where there are
     enough of them for all; a GPU is shared by as many as fit.
@@ -83,7 +86,7 @@ def run_locally(jobs: list[Job], workers: int, cores_per_cell: int, gpus_per_cel
     waiting, look_at = deque(jobs), 0.0
     slots = _slots(min(workers, len(jobs)), cores_per_cell, gpus_per_cell)
     try:
-        while waiting or any(slot.process for slot in slots):
+        while (waiting or any(slot.process for slot in slots)) and (until is None or time.monotonic() < until):
             for slot in slots:
                 if slot.process is None and waiting and time.monotonic() >= look_at:
                     if (job := _next_free(waiting)) is not None:

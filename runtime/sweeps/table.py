@@ -99,6 +99,11 @@ class SweepTable:
     rows: tuple[TableRow, ...]
     warnings: tuple[str, ...] = field(default=())
 
+    def rival(self, row: TableRow) -> TableRow | None:
+        """The baseline's row with the same values of the other axes; None for itself, and where there is none."""
+        found = [other for other in self.rows if other.model == self.spec.table.baseline and other.others == row.others]
+        return None if not found or found[0] is row else found[0]
+
 
 def build_table(spec: SweepSpec, cells: Sequence[Resolved], lines: list[Line], failures: dict[str, str]) -> SweepTable:
     """Put the results in their places; where one has several, the last of this version of the code counts, else the
@@ -178,13 +183,18 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def markdown(table: SweepTable) -> str:
-    """The whole table with all that a reader needs to judge it."""
+def markdown(table: SweepTable, aggregate: str = "") -> str:
+    """The whole table with all that a reader needs to judge it.
+
+    Args:
+        table: results in their places.
+        aggregate: a part about all columns together, behind the scores.
+    """
     spec = table.spec
     told = (" ".join(text.split()).replace("<", "&lt;") for text in (spec.title or spec.name, spec.notes))
     title, notes = told  # no tag, and no comment that ends a document's section
     parts = [f"### {title}", *([notes] if notes else [])]
-    parts += [_protocol(table), _scores(table)]
+    parts += [_protocol(table), _scores(table), *([aggregate] if aggregate else [])]
     if any(line.get("best") for row in table.rows for entry in row.entries for line in entry.lines):
         parts.append(_best(table))
     if any(line["energy"].get("microjoules") for row in table.rows for entry in row.entries for line in entry.lines):
@@ -219,7 +229,8 @@ def _protocol(table: SweepTable) -> str:
     )
 
 
-def _rows(head: list[str], rows: list[list[str]]) -> str:
+def markdown_rows(head: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -239,15 +250,14 @@ def _scores(table: SweepTable) -> str:
         if baseline is not None:
             texts.append(_improvement(row, table))
         rows.append(texts)
-    return _rows(head, rows)
+    return markdown_rows(head, rows)
 
 
 def _improvement(row: TableRow, table: SweepTable) -> str:
     """Over the columns that both have run with all seeds."""
-    rivals = [other for other in table.rows if other.model == table.spec.table.baseline and other.others == row.others]
-    if not rivals or rivals[0] is row:
+    if (rival := table.rival(row)) is None:
         return NO_SUCH_CELL
-    both = zip(row.entries, rivals[0].entries)
+    both = zip(row.entries, rival.entries)
     pairs = [(ours, theirs) for ours, theirs in both if ours.complete and theirs.complete]
     if not pairs:
         return NOT_RUN
@@ -266,7 +276,7 @@ def _best(table: SweepTable) -> str:
         found = [[line["best"]["score"] for line in entry.lines if line.get("best")] for entry in row.entries]
         absent = NO_SUCH_CELL if any(entry.lines for entry in row.entries) else NOT_RUN
         rows.append([row.title, *(f"{statistics.mean(scores):.1f}" if scores else absent for scores in found)])
-    return f"{note}\n\n{_rows(['', *_headings(table)], rows)}"
+    return f"{note}\n\n{markdown_rows(['', *_headings(table)], rows)}"
 
 
 def _energies(table: SweepTable) -> str:
@@ -300,7 +310,7 @@ def _energies(table: SweepTable) -> str:
         "stream mode computes one token per decision, the whole window all of the context's. int8_45nm has no price "
         "for a spiking addition at fp32; paper_45nm prices every operation at fp32 whatever the width."
     )
-    return f"{_rows(head, rows)}\n\n{note}"
+    return f"{markdown_rows(head, rows)}\n\n{note}"
 
 
 def _mean_price(priced: list[dict[str, Any]], width: str, preset: str) -> str:

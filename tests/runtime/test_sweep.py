@@ -194,6 +194,27 @@ def test_stopped_and_killed_sweeps_lose_and_double_nothing(tiny_store: Path, tmp
     assert len(starts) == 4, "the two at once have shared the work"
 
 
+@pytest.mark.slow
+def test_a_sweep_ends_in_time_and_runs_no_cell_that_has_a_line_elsewhere(tiny_store: Path, tmp_path: Path) -> None:
+    """The line is of another version of the code and of torch, which a table takes, too."""
+    models = {"pssa": {}, "long": {"settings": {"steps": 1_000_000, "checkpoint-every": 10}}}
+    spec, out, known = write_spec(tmp_path / "s.yaml", models=models), tmp_path / "out", tmp_path / "known.jsonl"
+    place = resolve_all(read_sweep(spec))[0].place
+    line = {"key": "k", "place": place, "code": "another", "dataset": CARTPOLE, "seed": 0, "score": 1.0, "returns": []}
+    known.write_text(json.dumps({**line, "energy": {}}) + "\n")
+    done = bench("sweep", spec, "--out", out, "--known", known, "--minutes", "0.03")
+    assert done.returncode == 1 and "1 of 2 cells have no result" in done.stderr, (done.stdout, done.stderr)
+    said = done.stdout.splitlines()
+    assert said[0] == "tiny: 2 cells, 1 known, 1 not run" and f"1 more have lines already: {known}" in said
+    assert said[-2] == "stopped after --minutes 0.03; the next call goes on"
+    assert said[-1] in (f"{state}: {CARTPOLE} long seed 0" for state in ("interrupted", "not run"))
+    assert not list(out.glob("*/*.failed.json")) and not (out / "results.jsonl").exists()
+    assert len(list(out.glob("*/job-*.json"))) == 1
+    workers = [json.loads(path.read_text())["pid"] for path in out.glob("*/owner.json")]
+    assert not any(map(running, workers))
+    assert_refused(bench("sweep", spec, "--known", tmp_path / "none"), "--known is", "no such file")
+
+
 if importlib.util.find_spec("submitit"):
 
     def test_submitted_cells_are_the_local_ones(tiny_store: Path, tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def test_options_that_cannot_work_are_one_line(tmp_path: Path) -> None:
     assert_refused(bench("sweep", "no_such"), "there is no sweep no_such", "hopper_rivals")
     assert_refused(bench("sweep", path, "--workers", "0"), "--workers is 0")
     assert_refused(bench("sweep", path, "--ray-address", "auto"), "--launcher ray")
+    for minutes in ("0", "-1", "inf", "nan"):
+        assert_refused(bench("sweep", path, "--minutes", minutes), f"--minutes is {float(minutes)}", "positive")
+    assert_refused(bench("sweep", path, "--minutes", "3", "--launcher", "ray"), "--minutes requires --launcher local")
     assert_refused(bench("table", "other", "--spec", path), "is the sweep good, not other")
     assert_refused(bench("table", "good", "--spec", path, "--results", tmp_path / "none"), "no results at", "dsf-bench")
 
