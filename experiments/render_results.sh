@@ -6,4 +6,5 @@ bench=${DSF_BENCH:-.venv/bin/dsf-bench}
 for name in table1_mujoco table1_longer paper_models table3_ablations table4_context table5_delayed_reward room_to_lose; do
   "$bench" table "$name" --results docs/results.jsonl --markdown docs/results.md > /dev/null
 done
+"$bench" table table1_mujoco --results docs/results.jsonl --aggregate-plot docs/nine_sets.png > /dev/null
 "$bench" table adroit_pen --spec experiments/adroit_pen.yaml --results docs/results.jsonl --markdown docs/results.md > /dev/null
