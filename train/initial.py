@@ -1,4 +1,4 @@
-"""The model that a run starts from: random weights, or for quantization-aware training a trained model's."""
+"""The model that a run starts from: random weights, or for fine-tuning, also through integers, a trained model's."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from dsf.shell.errors import UserError
 from dsf.tasks.registry import ENVIRONMENT_FACT
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
+from dsf.train.config.levers import option
 from dsf.train.config.rivals import RivalConfig
-from dsf.train.config.training import ModelConfig, TrainConfig, quantization_obstacles
+from dsf.train.config.training import ModelConfig, TrainConfig, quantization_obstacles, to_json
 from dsf.train.data.dataset import OfflineDataset
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import DSFormer
@@ -31,49 +32,69 @@ def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
 
 
 def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
-    """Quantization-aware training keeps the architecture of the checkpoint it goes on from, unless told another."""
-    untold, untold_rival = config.model == ModelConfig(), config.rival == RivalConfig()
-    if not config.qat_steps or not (untold or untold_rival):
+    """Fine-tuning and quantization-aware training keep the architecture of the checkpoint they go on from, unless told
+    another; --model.ticks told alone leaves the rest as it is. A resumed run that fine-tunes goes on doing so.
+    """
+    if config.resume and config.init is None and not config.qat_steps:
+        config = dataclasses.replace(config, init=fine_tuned_from(load_checkpoint(config.out)))
+    ticks = config.model.ticks
+    only_ticks = config.fine_tunes and config.model == ModelConfig(ticks=ticks) != ModelConfig()
+    untold, untold_rival = only_ticks or config.model == ModelConfig(), config.rival == RivalConfig()
+    if not (config.qat_steps or config.fine_tunes) or not (untold or untold_rival):
         return config
     checkpoint = load_checkpoint(config.out if config.resume else config.init or Path())
     if untold:
-        config = dataclasses.replace(config, model=checkpoint.model_config())
+        model = checkpoint.model_config()
+        config = dataclasses.replace(config, model=dataclasses.replace(model, ticks=ticks) if only_ticks else model)
     if untold_rival and config.policy == checkpoint.policy() != "dsformer":
         config = dataclasses.replace(config, rival=checkpoint.rival_config())
     return config
 
 
+def fine_tuned_from(checkpoint: Checkpoint) -> Path | None:
+    """What a run that was fine-tuned in floats started from; None of every other run."""
+    trained = checkpoint.header["train"]
+    start = None if trained.get("qat_steps") else trained.get("init")
+    return None if start is None else Path(str(start))
+
+
 def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
-    """The model of a run's step 0; where quantization-aware training resumes, the model to load its state into.
+    """The model of a run's step 0; where a run from --init resumes, the model to load its state into.
 
     Raises:
-        UserError: quantization-aware training cannot start from --init, or continue --out.
+        UserError: it cannot start from --init, or continue --out.
     """
     task = data.task
-    if not config.qat_steps:
+    if not (config.qat_steps or config.fine_tunes):
         codec = fit_codec(data, config.model.input_bits)
         if config.policy != "dsformer":
             return make_rival(config.policy, config.rival, config.model, codec, task)
         return DSFormer(config.model, codec, task.action_size, task.discrete)
-    if config.policy == "dsformer" and (obstacles := quantization_obstacles(config.model)):
+    if config.qat_steps and config.policy == "dsformer" and (obstacles := quantization_obstacles(config.model)):
         raise UserError(f"--qat-steps: {'; '.join(obstacles)}")
     if config.resume:
         checkpoint = load_checkpoint(config.out)
-        if checkpoint.header.get("quantization") is None:
-            raise UserError(f"--resume: {checkpoint.path} is an ordinary run: pass it as --init, with another --out")
+        if (checkpoint.header.get("quantization") is None) == bool(config.qat_steps):
+            what = "an ordinary run" if config.qat_steps else "a run of quantization-aware training"
+            raise UserError(f"--resume: {checkpoint.path} is {what}: pass it as --init, with another --out")
         return checkpoint.build_trained() if checkpoint.policy() == "dsformer" else checkpoint.build_model()
     checkpoint = load_checkpoint(config.init or Path())
     require_fitting(checkpoint, config, data)
+    if config.fine_tunes:
+        if config.policy != "dsformer":
+            return checkpoint.build_model()
+        header = {**checkpoint.header, "model": to_json(config.model)}  # the same tensors at any number of ticks
+        return dataclasses.replace(checkpoint, header=header).build_trained()
     if config.policy != "dsformer":
         return quantization_aware_rival(checkpoint.build_model(), config.bits)
     return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units, config.per_channel)
 
 
 def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDataset) -> None:
-    """Refuse a checkpoint that quantization-aware training with these settings cannot start from.
+    """Refuse a checkpoint that fine-tuning or quantization-aware training with these settings cannot start from.
 
     Raises:
-        UserError: it is quantized already, or has another policy, task or model.
+        UserError: it is quantized already, or has another policy, task or model, or zeros that would be filled again.
     """
     header = checkpoint.header
     if (policy := checkpoint.policy()) != config.policy:
@@ -101,6 +122,31 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
         sizes = {name: mine for name, mine in vars(config.rival).items() if mine is not None}  # None: as they are
         asked += [("rival", name, mine, getattr(rival, name)) for name, mine in sizes.items()]
     for group, name, mine, found in asked:
-        if found != mine:
-            option = f"--{group}.{name.replace('_', '-')}"
-            raise UserError(f"--init: {checkpoint.path} has another {option} than {mine}: use {found}")
+        if name == "ticks" and found != mine and config.policy == "dsformer":
+            require_fewer_ticks(checkpoint, config, mine, found)
+        elif found != mine:
+            flag = f"--{group}.{name.replace('_', '-')}"
+            raise UserError(f"--init: {checkpoint.path} has another {flag} than {mine}: use {found}")
+    for name in ("prune_weights", "prune_channels"):
+        before, now = checkpoint.header["train"].get(name), getattr(config, name)
+        if before is not None and (now is None or now < before):
+            raise UserError(
+                f"--init: {checkpoint.path} was pruned with {option(name)} {before:g}, and this run would fill its "
+                f"zeros again: give {option(name)} {before:g} or more"
+            )
+
+
+def require_fewer_ticks(checkpoint: Checkpoint, config: TrainConfig, mine: int, found: int) -> None:
+    """Refuse other ticks than a checkpoint's where its norms cannot learn them, or more of them.
+
+    Raises:
+        UserError: either.
+    """
+    what = f"--init: {checkpoint.path} has another --model.ticks than {mine}: use {found}"
+    if not config.fine_tunes:
+        raise UserError(
+            f"{what}, because --qat-steps folds norms whose statistics are of {found} ticks; or fine-tune it in floats "
+            f"with --model.ticks {mine} first, without --qat-steps"
+        )
+    if mine > found:
+        raise UserError(f"{what} or fewer, because fine-tuning only goes down")

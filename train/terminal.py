@@ -80,6 +80,9 @@ class TerminalTraining(TrainingObserver):
             f"{start.model}, on {dataset.dataset_id} ({dataset.steps} steps, "
             f"sha256 {dataset.content_hash[:12]}), step {start.step} of {config.steps}"
         )
+        if config.fine_tunes:
+            ticks = f", at T = {config.model.ticks}" if config.policy == "dsformer" else ""
+            self.console.print(f"goes on from {config.init} in floats{ticks}", markup=False, soft_wrap=True)
         self.console.print(describe_computation(start.device, start.precision, config, start.processes))
         for target in config.eval_targets:
             if target > (reach := start.largest_return):

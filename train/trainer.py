@@ -26,7 +26,7 @@ from dsf.train.data.batches import Batch, BatchSource
 from dsf.train.data.dataset import OfflineDataset, require_context
 from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
 from dsf.train.evaluation.closed_loop import evaluate
-from dsf.train.initial import initial_model
+from dsf.train.initial import fine_tuned_from, initial_model
 from dsf.train.models.activity import FiringStatistics, record_activity
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.decision_model import DecisionModel
@@ -37,8 +37,9 @@ from dsf.train.models.qat import QuantizedDSFormer, deployed
 from dsf.train.models.rivals.qat import rival_quantization
 from dsf.train.observer import SILENT, TrainingObserver
 from dsf.train.precision import resolve_device, resolve_precision
+from dsf.train.pruning import Pruner
 from dsf.train.run_directory import BEST_NAME, LOSS, RunDirectory
-from dsf.train.schedule import blend_factor, learning_rate_factor
+from dsf.train.schedule import blend_factor, learning_rate_factor, penalty_factor, pruning_factor
 
 FREE_ON_RESUME = {
     "dataset",
@@ -118,6 +119,7 @@ class Trainer:
             compile_kernels()
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.pruner = Pruner.of(self.model, config) if config.prunes else None
         self.directory = RunDirectory(config.out, writes=rank() == 0)
         self.average = None if config.ema is None else WeightAverage(self.model, config.ema)
         self._reported: tuple[int, DecisionModel] | None = None
@@ -178,6 +180,8 @@ class Trainer:
             for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "model", "ranks")
             if mine.get(name) != theirs.get(name)
         ]
+        if self.config.fine_tunes != (fine_tuned_from(checkpoint) is not None):
+            different.append("init")
         rival = theirs.get("rival")
         if mine["rival"] != (rival and dataclasses.asdict(rival_from_json(rival))):  # with its younger fields' defaults
             different.append("rival")
@@ -210,6 +214,8 @@ class Trainer:
         sum_over_ranks(value)
         loss.backward()
         sum_over_ranks(*(parameter.grad for parameter in self.parameters if parameter.grad is not None))
+        if self.pruner is not None:
+            self.pruner.hold_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
         if not torch.isfinite(value + norm):  # before the weights move: no checkpoint ever holds broken ones
             found = f"the loss is {float(value):g} and its gradient's norm {float(norm):g} at step {self.step}"
@@ -218,6 +224,10 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model)
         self.step += 1
+        if self.pruner is not None:
+            self.pruner.prune(
+                pruning_factor(self.step, config), () if self.average is None else (self.average.weights,)
+            )
         return float(value)
 
     def reported(self) -> DecisionModel:
@@ -242,16 +252,18 @@ class Trainer:
     def loss(self, batch: Batch) -> Tensor:
         """This rank's share of the loss: it is the sum over ranks that is a mean over the global batch.
 
-        Mean squared action error, or cross entropy of the choice, plus the penalty on synaptic events.
+        Mean squared action error, or cross entropy of the choice, plus the penalty on activity.
         """
         mask = batch.mask.to(self.device)
         actions = batch.actions.to(self.device)[mask]
-        if not self.config.rate_penalty:
+        config, weight = self.config, self.config.rate_penalty * penalty_factor(self.step, self.config)
+        if not weight:
             return self.action_loss(self.predict(batch), actions) / batch.tokens
-        with record_activity(self.model) as activity:
+        with record_activity(self.model, by_token=config.rate_penalty_counts == "fetches") as activity:
             loss = self.action_loss(self.predict(batch), actions) / batch.tokens
         share_of_tokens = len(actions) / batch.tokens
-        return loss + self.config.rate_penalty * share_of_tokens * activity.events_share
+        penalised = activity.penalised(config.rate_penalty_counts, config.rate_penalty_over, config.bits)
+        return loss + weight * share_of_tokens * penalised
 
     def predict(self, batch: Batch) -> Tensor:
         """Answers for the existing tokens, (tokens, action_size) in float32."""
@@ -300,7 +312,7 @@ class Trainer:
         """
         config, task = self.config, self.data.task
         self.activity = self.measure_activity()
-        metrics = self.activity.as_metrics()
+        metrics = self.activity.as_metrics() | ({} if self.pruner is None else self.pruner.as_metrics())
         if rank() == 0 and config.eval_episodes:
             targets = config.eval_targets or task.target_returns
             seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
@@ -323,7 +335,7 @@ class Trainer:
         source = BatchSource(self.data, self.codec, ACTIVITY_WINDOWS, self.config.model.context, self.config.eval_seed)
         batch, model = source.draw(0), self.reported()
         model.eval()
-        with torch.no_grad(), record_activity(model) as activity:
+        with torch.no_grad(), record_activity(model, by_token=model.kind == "dsformer") as activity:
             model(*(part.to(self.device) for part in (batch.integers, batch.mask, batch.ends)))
         self.model.train()
         return activity

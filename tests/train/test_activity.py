@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dsf.hardware_models.preset import load_preset
 from dsf.testing.random_networks import random_model
-from dsf.train.models.activity import SATURATED_RATE, SILENT_RATE, FiringStatistics, record_activity
+from dsf.train.config.levers import PenaltyCounts, PenaltyOver
+from dsf.train.models.activity import (
+    FETCH_PJ_PER_BYTE,
+    SATURATED_RATE,
+    SILENT_RATE,
+    UPDATE_PJ,
+    FiringStatistics,
+    fired_in_token,
+    record_activity,
+)
 from dsf.train.models.attention import PackedTokens
 from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.norm import set_blend
@@ -65,6 +75,94 @@ def test_rates_and_events_equal_counting_by_hand(model: DSFormer) -> None:
     metrics = activity.as_metrics()
     assert metrics["events_per_token"] == pytest.approx(events, rel=1e-5)
     assert metrics["rate/blocks.1.mlp.hidden_lif"] == float(activity.rates["blocks.1.mlp.hidden_lif"])
+
+
+READS = {"attention.qkv": "attention.input_lif", "attention.project": "attention.attention_lif"}
+READS |= {"mlp.expand": "mlp.input_lif", "mlp.contract": "mlp.hidden_lif"}
+
+
+def attention_currents(model: DSFormer, block: int, spikes: dict[str, Tensor]) -> Tensor:
+    """What block's attention neurons are driven by, (ticks, tokens, width)."""
+    tokens, attention = PackedTokens(inputs(model)[1]), model.blocks[block].attention
+    query, key, value = spikes[f"blocks.{block}.attention.qkv_lif"].split(model.config.width, dim=-1)
+    return query * tokens.repack(attention.windowed_sum(tokens.unpack(key * value)))
+
+
+def test_fetches_and_updates_equal_a_loop_over_recorded_spikes(model: DSFormer) -> None:
+    """A row of weights is fetched once per token, without its zeros; neurons of attention may have nothing to do."""
+    model.blocks[0].mlp.contract.weight.data[::3] = 0.0
+    with torch.no_grad(), record_activity(model) as activity:
+        model(*inputs(model))
+    spikes = spikes_by_hand(model)
+    tokens, fetched, held, updates, slots = 16, 0, 0, 0, 0
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or not name.startswith("blocks."):
+            continue
+        block, linear = name[: len("blocks.0.")], name[len("blocks.0.") :]
+        population, counted = spikes[block + READS[linear]], 0
+        for token in range(tokens):
+            for neuron in range(module.in_features):
+                if any(population[tick, token, neuron] for tick in range(TICKS)):
+                    counted += sum(1 for weight in module.weight[:, neuron].tolist() if weight != 0.0)
+        assert float(activity.fetches[name]) == pytest.approx(counted / tokens, rel=1e-5)
+        fetched, held = fetched + counted, held + int((module.weight != 0).sum())
+    for name, population in spikes.items():
+        used = [any(population[:, token, neuron]) for token in range(tokens) for neuron in range(population.shape[2])]
+        assert float(activity.used[name]) == pytest.approx(sum(used) / len(used), rel=1e-5)
+        counted = population.numel()
+        if name.endswith("attention_lif"):
+            currents, counted = attention_currents(model, int(name.split(".")[1]), spikes), 0
+            for token in range(tokens):
+                for neuron in range(population.shape[2]):
+                    membrane = False
+                    for tick in range(TICKS):
+                        busy = membrane or bool(currents[tick, token, neuron] != 0)
+                        counted, membrane = counted + busy, busy and not population[tick, token, neuron]
+            assert 0 < counted < population.numel()
+        assert float(activity.updates[name]) == pytest.approx(counted / tokens, rel=1e-5)
+        updates, slots = updates + counted, slots + population.numel()
+    assert float(activity.fetches_per_token) == pytest.approx(fetched / tokens, rel=1e-5)
+    assert activity.as_metrics()["fetches_per_token"] == pytest.approx(fetched / tokens, rel=1e-5)
+    for bits in (8, 4):
+        price = 3.5 * bits / 8
+        share = (price * fetched + 7.7 * updates) / (price * held * tokens + 7.7 * slots)
+        assert float(activity.penalised("fetches", "network", bits)) == pytest.approx(share, rel=1e-5)
+    for counts, shares in (("events", activity.rates), ("fetches", activity.used)):
+        mean = sum(float(share) for share in shares.values()) / len(spikes)
+        assert float(activity.penalised(counts, "layers", 8)) == pytest.approx(mean, rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_penalty_pays_the_prices_of_its_preset() -> None:
+    prices = load_preset("int8_45nm").energy_pj
+    assert (prices["weight_bytes"].nominal, prices["active_updates"].nominal) == (FETCH_PJ_PER_BYTE, UPDATE_PJ)
+    assert prices["inactive_updates"].low == 0.0
+
+
+def test_every_spike_of_a_token_shares_the_price_of_its_row() -> None:
+    spikes = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])[:, None].requires_grad_()
+    fired = fired_in_token(spikes)
+    assert fired.tolist() == [[1.0, 1.0, 0.0]]
+    fired.sum().backward()
+    assert spikes.grad is not None and spikes.grad[:, 0].tolist() == [[0.5, 0.0, 0.5], [0.5, 1.0, 0.5]]
+
+
+@pytest.mark.parametrize("counts", ["events", "fetches"])
+def test_the_form_over_layers_presses_queries_keys_and_values(counts: PenaltyCounts) -> None:
+    """They have no matrix behind them: what the whole network pays hardly asks them for anything."""
+    model = random_model(seed=0).train()
+    set_blend(model, 0.0)
+
+    def pressure(over: PenaltyOver, norm: str) -> float:
+        """How fast the penalty falls as the offsets of a norm do."""
+        offset = model.get_submodule(norm).batch.bias
+        with record_activity(model) as activity:
+            model(*inputs(model))
+        (gradient,) = torch.autograd.grad(activity.penalised(counts, over, 8), offset)
+        return float(gradient.sum())
+
+    qkv, hidden = "blocks.1.attention.qkv_norm", "blocks.1.mlp.expand_norm"
+    assert pressure("layers", qkv) > pressure("layers", hidden) > 0.0
+    assert 0.0 < pressure("network", qkv) < 0.5 * pressure("network", hidden)
 
 
 def test_recording_ends_with_its_context_also_after_an_error(model: DSFormer) -> None:

@@ -161,7 +161,6 @@ def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Pa
         ({"bits": 1}, "--bits is 1: synapses have 2 to 8 bits"),
         ({"bits": 9}, "--bits is 9"),
         ({"qat_steps": 5}, "--qat-steps needs .* --init"),
-        ({"init": Path("x")}, "--init starts .* --qat-steps"),
         ({"qat_steps": -1}, "--qat-steps is -1"),
         ({"threshold_units": 100}, "--threshold-units is 100: it must be a power of two, 16 to 4096"),
     ],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import tyro
 
 from dsf.shell.errors import UserError
+from dsf.train.config.levers import LEVER_SETTINGS, Levers
 from dsf.train.config.rivals import PolicyKind, RivalConfig
 from dsf.train.quantization.integers import MAX_INPUT_BITS, WEIGHT_BITS
 from dsf.train.quantization.rounding import MIN_BITS
@@ -56,6 +57,7 @@ ADDED_SETTINGS = {
     "ema": None,
     "norm_batches": 0,
     "preset": None,
+    **LEVER_SETTINGS,
 }
 """The same for TrainConfig."""
 
@@ -238,7 +240,7 @@ _LEAST = {
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Levers):
     """One training run. Schedule defaults follow the paper's released configuration."""
 
     dataset: Annotated[str, tyro.conf.Positional]
@@ -273,8 +275,6 @@ class TrainConfig:
     """Share of the steps over which the learning rate rises linearly; it then falls as a cosine."""
     blend_fraction: float = 0.1
     """Share of the steps over which PTBN moves from LayerNorm to BatchNorm (lambda 1 -> 0)."""
-    rate_penalty: float = 0.0
-    """Weight of the synaptic events, as a share of the most possible ones, in the loss; 0 leaves activity free."""
     ema: float | None = None
     """Share that averaged weights keep of themselves at every step (exponential moving average), such as 0.998. The
     averaged weights are then what is scored, kept as the checkpoint and exported; None: the last ones."""
@@ -293,7 +293,8 @@ class TrainConfig:
     neuron: NeuronKind = "fused"
     """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None
-    """Run directory or checkpoint of a trained float model, to start quantization-aware training from."""
+    """Run directory or checkpoint of a trained float model to go on from: fine-tuning in floats over --steps, also with
+    fewer --model.ticks than it has, or quantization-aware training over --qat-steps."""
     qat_steps: int = 0
     """Steps of quantization-aware training from --init, in place of --steps: every norm is folded, and the forward pass
     computes with the integers' values. A rival of Linears (dt, bc, twin) keeps its norms, and is trained through the
@@ -375,6 +376,7 @@ class TrainConfig:
         if self.ema is not None and not 0.0 < self.ema < 1.0:
             raise UserError(f"--ema is {self.ema}: it is a share, above 0 and below 1 (drop it for the last weights)")
         self._check_quantization()
+        self.check_levers(self.phase_steps)
         for target in self.eval_targets:
             if not math.isfinite(target):
                 raise UserError(f"--eval-targets is {target}: a return to ask for must be a finite number")
@@ -386,6 +388,7 @@ class TrainConfig:
         """Refuse what only DSFormer has."""
         of_dsformer = {
             "--rate-penalty": self.rate_penalty,
+            "--prune-channels": self.prune_channels,
             "--no-per-channel": not self.per_channel,
             "--threshold-units": self.threshold_units != THRESHOLD_UNITS,
         }
@@ -403,10 +406,18 @@ class TrainConfig:
         least, most, units = COARSEST_THRESHOLD_UNITS, FINEST_THRESHOLD_UNITS, self.threshold_units
         if not least <= units <= most or units & (units - 1):
             raise UserError(f"--threshold-units is {units}: it must be a power of two, {least} to {most}")
-        if self.init is not None and not self.qat_steps:
-            raise UserError("--init starts quantization-aware training: say how long with --qat-steps")
         if self.qat_steps and self.init is None and not self.resume:
             raise UserError("--qat-steps needs a trained float model to start from: name its run with --init")
+
+    @property
+    def phase_steps(self) -> int:
+        """Steps that the trainer makes."""
+        return self.qat_steps or self.steps
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether a trained float model is trained on in floats."""
+        return self.init is not None and not self.qat_steps
 
     def of_phase(self) -> TrainConfig:
         """What the trainer follows: this config, but for quantization-aware training its own steps and learning rate.

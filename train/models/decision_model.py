@@ -71,6 +71,16 @@ class DecisionModel(nn.Module):
         """Whether the Linear of this name reads spikes, so that its synaptic events can be counted."""
         return False
 
+    def may_idle(self, population: str) -> bool:
+        """Whether the neurons of this name can have nothing to do at a tick: no current, no bias, no membrane."""
+        return False
+
+    def is_prunable(self, linear: str) -> bool:
+        """Whether pruning may set weights of the Linear of this name to zero: those that see tokens or write actions
+        are few, and stay whole.
+        """
+        return linear.startswith("blocks.")
+
     def squash(self, output: Tensor) -> Tensor:
         """What the head's output (rows, action_size) means: scores as they are, actions through tanh."""
         return output if self.discrete else torch.tanh(output)

@@ -70,6 +70,10 @@ class DSFormer(DecisionModel):
         """Those inside the blocks do, and no other."""
         return linear.startswith("blocks.")
 
+    def may_idle(self, population: str) -> bool:
+        """Attention's own neurons may: they have no bias, and count coincidences."""
+        return population.endswith(".attention_lif")
+
     def decide(self, integers: Tensor, tokens: TokenRows) -> Tensor:
         """Actions (rows, action_size) for packed tokens (rows, features): the whole network but the padding.
 

@@ -42,6 +42,10 @@ class BehaviourCloning(DecisionModel):
             layers += [nn.Linear(inputs, width), nn.ReLU() if rival.activation == "relu" else nn.GELU()]
         self.layers = nn.Sequential(*layers, nn.Linear(width, action_size))
 
+    def is_prunable(self, linear: str) -> bool:
+        """What lies between the first layer and the last one."""
+        return linear in [name for name, module in self.named_modules() if isinstance(module, nn.Linear)][1:-1]
+
     def decide(self, integers: Tensor, tokens: PackedTokens) -> Tensor:
         """See the base class; every token for itself."""
         observation = (integers * self.input_unit)[:, : self.observation_size]
