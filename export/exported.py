@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CONSTANT_INPUTS = "constant_inputs"
 """In a network's provenance, where there are any: the inputs that never changed in the training data."""
+REMOVED_CHANNELS = "removed_channels"
+"""The same: how many silent channels were taken out of each population, of how many, and how their silence is known."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsf.export.conversion.quantize import quantize
+from dsf.export.conversion.silent import Removal, measured_silent, proven_silent, without_channels
 from dsf.export.exported import (
     CONSTANT_INPUTS,
+    REMOVED_CHANNELS,
     SILENT,
     ExportedNetwork,
     ExportObserver,
@@ -21,13 +24,16 @@ from dsf.export.exported import (
 )
 from dsf.export.network.file import file_digest, read_network
 from dsf.export.network.network import Network
+from dsf.export.network.reference import encode
 from dsf.export.options import ExportConfig, is_network_file, quantization_of, require_possible
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, violations
 from dsf.export.placement.placement import place
 from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
+from dsf.export.proof.removal import as_windows, prove_removal
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
+from dsf.shell.arrays import IntArray
 from dsf.shell.errors import CommandFailed
 from dsf.tasks.data_returns import RETURNS_FACT
 from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
 
 PROOF_DECISIONS = 200
 """Decisions on which a network file is proven again before it is written for another target."""
+MEASURED_WINDOWS = 1_000
+"""Windows of K tokens in which a channel must not fire once to be silent by measurement."""
 CLOSED_LOOP = "closed loop"
 OTHER_SOURCES = {"L0 -> L2 closed loop": CLOSED_LOOP, "L2 overflow": "any"}
 """Rungs that do not decide on the tokens of the others, and on what they do."""
@@ -97,20 +105,24 @@ def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObs
     asked = task.target_returns[:1] if config.target_return is None else (config.target_return,)
     observer.noted(notes_on(task, asked, checkpoint.header))
     trained = checkpoint.build_trained()
-    network = quantized(checkpoint, fold(trained), config)
+    whole = quantized(checkpoint, fold(trained), config)
+    network, removal, removed = without_silent(whole, checkpoint, config)
     placement = place_on_chip(network, config.chip, observer)
     require_writable(network, options)
     model = deployed(trained)  # after quantization-aware training, the float levels have the integers' values
     folded = fold(model)
-    rungs, tokens = climb(model, folded, network, config, observer)
-    layers = layer_report(folded, network, tokens.swapaxes(0, 1))
+    rungs, tokens = climb(model, folded, network, config, observer, {} if removal is None else removal.kept)
+    layers = layer_report(folded, whole, tokens.swapaxes(0, 1))
     observer.measured(layers)
     verification = {
-        "rungs": stamped(rungs, config.dataset or CLOSED_LOOP, config.seed),
+        "rungs": [
+            *stamped(rungs, config.dataset or CLOSED_LOOP, config.seed),
+            *stamped(removed, removal_source(removal, config), config.seed),
+        ],
         "layers": [dataclasses.asdict(figures) for figures in layers],
         "placement": placement.to_json(),
     }
-    return _Proven(network.with_verification(verification), folded, tuple(rungs), tuple(layers), placement)
+    return _Proven(network.with_verification(verification), folded, (*rungs, *removed), tuple(layers), placement)
 
 
 def _prove_file(config: ExportConfig, options: TargetOptions, observer: ExportObserver) -> _Proven:
@@ -170,8 +182,51 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
     return dataclasses.replace(network, target_return=target)
 
 
+def without_silent(
+    network: Network, checkpoint: Checkpoint, config: ExportConfig
+) -> tuple[Network, Removal | None, list[Rung]]:
+    """The network without the silent channels that the config lets go, what they were, and the rung that proves it.
+
+    A measured silence is proven on the very tokens that it was measured on, a proven one on the ladder's, or random
+    ones.
+    """
+    pruned = checkpoint.header["train"].get("prune_channels") is not None and config.precision == "integer"
+    how = config.remove_silent or ("proven" if pruned else "none")
+    if how == "none":
+        return network, None, []
+    if how == "measured" and config.calibration is not None:
+        windows = measured_windows(network, config.calibration)
+        silent = measured_silent(network, windows)
+        smaller, removal = without_channels(network, silent, how, windows.shape[0] * windows.shape[1])
+    else:
+        windows = as_windows(proof_tokens(network, config.dataset, PROOF_DECISIONS, config.seed), network.context)
+        smaller, removal = without_channels(network, proven_silent(network), "proven")
+    what = {"how": removal.how, "channels": removal.channels, "of": removal.of, "tokens": removal.tokens}
+    smaller = dataclasses.replace(smaller, provenance={**smaller.provenance, REMOVED_CHANNELS: what})
+    return smaller, removal, [prove_removal(network, smaller, removal, windows)]
+
+
+def measured_windows(network: Network, dataset_id: str) -> IntArray:
+    """Encoder integers (K, windows, features) of windows that are evenly spread over a dataset."""
+    from dsf.export.proof.verify import spread_windows
+
+    encoder = network.encoder
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(encoder, vectors), encoder.features)
+    return spread_windows(episodes, network.context, MEASURED_WINDOWS).swapaxes(0, 1)
+
+
+def removal_source(removal: Removal | None, config: ExportConfig) -> str:
+    """What the tokens of the rung on silent channels are called."""
+    return source_name(config.calibration if removal is not None and removal.how == "measured" else config.dataset)
+
+
 def climb(
-    model: DSFormer, folded: FoldedModel, network: Network, config: ExportConfig, observer: ExportObserver
+    model: DSFormer,
+    folded: FoldedModel,
+    network: Network,
+    config: ExportConfig,
+    observer: ExportObserver,
+    kept: Mapping[str, npt.NDArray[np.bool_]],
 ) -> tuple[list[Rung], CodedArray]:
     """The whole ladder of a trained run, and tokens for the report on layers.
 
@@ -187,7 +242,7 @@ def climb(
     if config.episodes:
         limit, said = config.max_score_drop, remedies(network.provenance)
         loop = ClosedLoop(task, config.seed, config.looks, target, limit, said, observer.undecided)
-    return prove_run(model, folded, network, loop, episodes, observer.verifying)
+    return prove_run(model, folded, network, loop, episodes, observer.verifying, kept)
 
 
 def remedies(provenance: Mapping[str, Any]) -> str:
@@ -213,8 +268,8 @@ def remedies(provenance: Mapping[str, Any]) -> str:
 
 
 def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
-    """Statistics of the folded model on the calibration dataset, or None."""
-    if config.calibration is None:
+    """Statistics of the folded model on the calibration dataset, where integers depend on them, or None."""
+    if config.calibration is None or not config.calibrates:
         return None
     from dsf.export.conversion.calibrate import calibrate
     from dsf.export.proof.verify import SEQUENCES, spread_windows

@@ -27,6 +27,8 @@ from dsf.train.quantization.rounding import Clipping, QuantizationConfig, Residu
 if TYPE_CHECKING:
     from dsf.train.checkpoint import Checkpoint
 
+RemoveSilent = Literal["none", "proven", "measured"]
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -62,7 +64,13 @@ class ExportConfig:
     bias_correction: bool = False
     """Let biases make good the mean error of the synaptic sums; needs --calibration."""
     calibration: str | None = None
-    """Dataset that says how often inputs fire, for --clipping mse, --bias-correction and --residual-scales channel."""
+    """Dataset that says how often neurons fire, for --clipping mse, --bias-correction, --residual-scales channel and
+    --remove-silent measured."""
+    remove_silent: RemoveSilent | None = None
+    """Take silent channels out of the integers, with their weights: hidden neurons of the MLPs, and of PSSA query, key,
+    value and attention together. proven: those that can say nothing, whatever the inputs, by their weights alone;
+    measured: also those that never fire on --calibration DATASET; none. Without it, proven where the run was trained
+    with --prune-channels, else none."""
     whole_biases: bool = False
     """Round the neurons' biases to whole synaptic units, the only ones that lava-dl's netx knows."""
     dataset: str | None = None
@@ -119,6 +127,11 @@ class ExportConfig:
         )
 
     @property
+    def calibrates(self) -> bool:
+        """Whether the integers depend on how often inputs fire."""
+        return self.clipping == "mse" or self.bias_correction or self.residual_scales == "channel"
+
+    @property
     def looks(self) -> tuple[int, ...]:
         """Numbers of episodes at which the closed loop is judged; a float graph does not wait for a decision."""
         if self.precision == "float":
@@ -144,6 +157,7 @@ NEEDS_RUN = (
     "embed_synapses",
     "bias_correction",
     "calibration",
+    "remove_silent",
     "whole_biases",
     "episodes",
     "most_episodes",
@@ -198,8 +212,11 @@ def _require_partners(config: ExportConfig) -> None:
         raise UserError("--per-channel and --no-per-channel contradict each other: drop one of them")
     if config.episodes == 0 and config.dataset is None:
         raise UserError("--episodes is 0: name a --dataset to compare the levels on")
-    integers, learns = config.precision == "integer", config.clipping == "mse" or config.bias_correction
-    per_channel = config.residual_scales == "channel"
+    integers, measured = config.precision == "integer", config.remove_silent == "measured"
+    if measured and config.calibration is None:
+        raise UserError(
+            "--remove-silent measured requires --calibration DATASET: add it, or use --remove-silent proven"
+        )
     for name, partner, present in (
         ("max_score_drop", "--episodes of 1 or more", config.episodes > 0),
         ("max_score_drop", "--precision integer", integers),
@@ -210,9 +227,10 @@ def _require_partners(config: ExportConfig) -> None:
         ("rounding_seed", "--rounding stochastic", config.rounding == "stochastic"),
         (
             "calibration",
-            "--clipping mse, --bias-correction or --residual-scales channel",
-            learns or per_channel,
+            "--clipping mse, --bias-correction, --residual-scales channel or --remove-silent measured",
+            config.calibrates or measured,
         ),
+        ("remove_silent", "--precision integer", integers),
         ("residual_scales", "--calibration DATASET", config.calibration is not None),
         ("bias_correction", "--calibration DATASET", config.calibration is not None),
         ("netx", "--whole-biases, because netx knows no finer ones", config.whole_biases),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from dsf.export.exported import CONSTANT_INPUTS, ExportedNetwork, ExportObserver, PlacementSummary
+from dsf.export.exported import CONSTANT_INPUTS, REMOVED_CHANNELS, ExportedNetwork, ExportObserver, PlacementSummary
 from dsf.export.inspect import count_totals, neuron_words
 from dsf.export.placement.chips import get_chip, verdict
 from dsf.export.proof.rungs import Rung
@@ -90,7 +90,15 @@ def describe(exported: ExportedNetwork, console: Console) -> None:
     if constant := network.provenance.get(CONSTANT_INPUTS):
         shown = first_few(constant, SHOWN_INPUTS)
         console.print(f"note: inputs that never changed in the training data: {shown}", soft_wrap=True)
+    if removed := network.provenance.get(REMOVED_CHANNELS):
+        console.print(f"silent channels removed ({removed['how']}): {removed_words(removed)}", soft_wrap=True)
     if written.sha256 is not None:
         console.print(f"sha256 {written.sha256}", soft_wrap=True)
     for line in unproven_lines(network.verification):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def removed_words(removed: Mapping[str, Any]) -> str:
+    """How many channels of which population are gone, as a network's provenance has it."""
+    counts = {name: count for name, count in removed["channels"].items() if count}
+    return ", ".join(f"{name} {count} of {removed['of'][name]}" for name, count in counts.items()) or "none found"

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from threading import Event
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -50,6 +51,8 @@ REPORT_SEQUENCES = 16
 """How many of them the report on layers is made on."""
 PROOF_SEQUENCES = 2
 """Sequences of two contexts on which the engines are compared: window mode replays every token K times."""
+NOTHING_REMOVED: Mapping[str, npt.NDArray[np.bool_]] = {}
+"""Where a network has all neurons of its folded form."""
 MOST_LANES = 32
 """Further episodes side by side; more would only wait for one another."""
 
@@ -93,6 +96,7 @@ def prove_run(
     loop: ClosedLoop | None,
     episodes: Sequence[CodedArray] | None = None,
     watch: Watch = unwatched,
+    kept: Mapping[str, npt.NDArray[np.bool_]] = NOTHING_REMOVED,
 ) -> tuple[list[Rung], CodedArray]:
     """Climb L0 to L2 and, for what the file alone can prove, beyond; return every rung, passed or not.
 
@@ -104,6 +108,7 @@ def prove_run(
         episodes: tokens to compare on, as the codec makes them of (steps, features) each; None takes those that the
             float policy sees in ``loop``.
         watch: stands around the episodes of every look, then around the comparison of the levels.
+        kept: which neurons of the folded form are left in the network, for every population that has lost some.
 
     Returns:
         the rungs, and tokens for the report on layers, (lanes, context, features).
@@ -118,7 +123,7 @@ def prove_run(
     graded = entering(network.encoder, sequences.swapaxes(0, 1))
     proofs: list[Rung] = []
     with watch(None), _halved_threads(), _proofs_beside(network, graded, proofs):
-        levels = prove_levels(model, folded, network, tokens)
+        levels = prove_levels(model, folded, network, tokens, kept)
     return [*levels, *returns, *proofs], tokens[:: SEQUENCES // REPORT_SEQUENCES]
 
 
@@ -151,15 +156,22 @@ def _halved_threads() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def prove_levels(model: DSFormer, folded: FoldedModel, network: Network, tokens: CodedArray) -> list[Rung]:
-    """L0 -> L1 -> L2 on tokens (lanes, context, features)."""
+def prove_levels(
+    model: DSFormer,
+    folded: FoldedModel,
+    network: Network,
+    tokens: CodedArray,
+    kept: Mapping[str, npt.NDArray[np.bool_]] = NOTHING_REMOVED,
+) -> list[Rung]:
+    """L0 -> L1 -> L2 on tokens (lanes, context, features); see :func:`prove_run` for ``kept``."""
     l0_l1, l1_l2, exact = FoldComparison(), IntegerComparison(), in_float64(model)
     host = HostComparison(network.encoder) if isinstance(network.encoder, HostEmbedding) else None
     for batch in lane_batches(tokens, axis=0):
         actions, spikes, near = run_folded(folded, batch)
         l0_l1.add(*run_torch(exact, batch), actions, spikes, near)
         entered = entering(network.encoder, batch)
-        l1_l2.add(actions, spikes, *run_reference(network, entered))
+        left = {name: fired[..., kept[name]] if name in kept else fired for name, fired in spikes.items()}
+        l1_l2.add(actions, left, *run_reference(network, entered))
         if host is not None:
             host.add(folded.embed(batch.astype(np.float64)), entered)
     return [l0_l1.rung(), *([] if host is None else [host.rung()]), l1_l2.rung()]

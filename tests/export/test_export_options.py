@@ -68,6 +68,7 @@ FOR_A_RUN = {
     "embed_synapses": ("--embed-synapses", "2"),
     "bias_correction": ("--bias-correction",),
     "calibration": ("--calibration", DATASET),
+    "remove_silent": ("--remove-silent", "proven"),
     "whole_biases": ("--whole-biases",),
     "episodes": ("--episodes", "0"),
     "most_episodes": ("--most-episodes", "20"),
@@ -130,7 +131,7 @@ def test_integers_that_lose_score_do_not_stop_a_float_graph() -> None:
         (("--bias-correction",), "--bias-correction requires --calibration DATASET"),
         (
             ("--calibration", DATASET),
-            "--calibration requires --clipping mse, --bias-correction or --residual-scales channel",
+            "--calibration requires --clipping mse, --bias-correction, --residual-scales channel or --remove-silent",
         ),
         (("--percentile", "50"), "--percentile requires --clipping percentile"),
         (("--percentile", "50", "--clipping", "mse"), "--percentile requires --clipping percentile"),
