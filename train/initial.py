@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
@@ -23,6 +24,9 @@ from dsf.train.models.rivals.build import make_rival
 from dsf.train.models.rivals.qat import quantization_aware_rival
 from dsf.train.quantization.codec import InputCodec
 
+MAY_DIFFER = {"ticks", "learn_thresholds"}
+"""Fields of a model that fine-tuning in floats may change."""
+
 
 def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
     """Fit the input codec so that no target return of the task is clipped."""
@@ -33,19 +37,18 @@ def fit_codec(data: OfflineDataset, bits: int) -> InputCodec:
 
 def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
     """Fine-tuning and quantization-aware training keep the architecture of the checkpoint they go on from, unless told
-    another; --model.ticks told alone leaves the rest as it is. A resumed run that fine-tunes goes on doing so.
+    another; those that fine-tuning may change leave the rest as it is. A resumed run that fine-tunes goes on doing so.
     """
     if config.resume and config.init is None and not config.qat_steps:
         config = dataclasses.replace(config, init=fine_tuned_from(load_checkpoint(config.out)))
-    ticks = config.model.ticks
-    only_ticks = config.fine_tunes and config.model == ModelConfig(ticks=ticks) != ModelConfig()
-    untold, untold_rival = only_ticks or config.model == ModelConfig(), config.rival == RivalConfig()
+    told = {name: value for name, value in vars(config.model).items() if value != getattr(ModelConfig(), name)}
+    moves = config.fine_tunes and told.keys() <= MAY_DIFFER
+    untold, untold_rival = moves or not told, config.rival == RivalConfig()
     if not (config.qat_steps or config.fine_tunes) or not (untold or untold_rival):
         return config
     checkpoint = load_checkpoint(config.out if config.resume else config.init or Path())
     if untold:
-        model = checkpoint.model_config()
-        config = dataclasses.replace(config, model=dataclasses.replace(model, ticks=ticks) if only_ticks else model)
+        config = dataclasses.replace(config, model=dataclasses.replace(checkpoint.model_config(), **told))
     if untold_rival and config.policy == checkpoint.policy() != "dsformer":
         config = dataclasses.replace(config, rival=checkpoint.rival_config())
     return config
@@ -83,11 +86,23 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
     if config.fine_tunes:
         if config.policy != "dsformer":
             return checkpoint.build_model()
-        header = {**checkpoint.header, "model": to_json(config.model)}  # the same tensors at any number of ticks
-        return dataclasses.replace(checkpoint, header=header).build_trained()
+        return with_model(checkpoint, config.model).build_trained()
     if config.policy != "dsformer":
         return quantization_aware_rival(checkpoint.build_model(), config.bits)
     return quantization_aware(checkpoint.build_trained(), config.bits, config.threshold_units, config.per_channel)
+
+
+def with_model(checkpoint: Checkpoint, model: ModelConfig) -> Checkpoint:
+    """The same weights under another model, as far as :data:`MAY_DIFFER`: all of them fit any number of ticks, and
+    thresholds that are to be learned start where the neurons stand.
+    """
+    tensors = dict(checkpoint.tensors)
+    if model.learn_thresholds:
+        for branch in ("mlp", *(() if model.attention == "none" else ("attention",))):
+            for block in range(model.blocks):
+                name = f"model.blocks.{block}.{branch}.input_lif.log_threshold"
+                tensors.setdefault(name, torch.zeros(model.width))
+    return dataclasses.replace(checkpoint, tensors=tensors, header={**checkpoint.header, "model": to_json(model)})
 
 
 def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDataset) -> None:
@@ -124,7 +139,7 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
     for group, name, mine, found in asked:
         if name == "ticks" and found != mine and config.policy == "dsformer":
             require_fewer_ticks(checkpoint, config, mine, found)
-        elif found != mine:
+        elif found != mine and not (name == "learn_thresholds" and mine and config.fine_tunes):
             flag = f"--{group}.{name.replace('_', '-')}"
             raise UserError(f"--init: {checkpoint.path} has another {flag} than {mine}: use {found}")
     for name in ("prune_weights", "prune_channels"):

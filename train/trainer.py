@@ -21,7 +21,7 @@ from dsf.train.checkpoint import (
     restore_optimizer,
 )
 from dsf.train.config.rivals import rival_from_json
-from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.config.training import ADDED_SETTINGS, ADDED_TO_MODEL, TrainConfig, to_json
 from dsf.train.data.batches import Batch, BatchSource
 from dsf.train.data.dataset import OfflineDataset, require_context
 from dsf.train.distributed import rank, sum_over_ranks, wait_for_all, world_size
@@ -168,7 +168,8 @@ class Trainer:
         checkpoint = load_checkpoint(self.config.out)
         mine, theirs = self.header(), checkpoint.header
         my_settings, their_settings = (
-            {**flat_settings(ADDED_SETTINGS), **flat_settings(header["train"])} for header in (mine, theirs)
+            {**flat_settings({**ADDED_SETTINGS, "model": ADDED_TO_MODEL}), **flat_settings(header["train"])}
+            for header in (mine, theirs)
         )
         different = [
             name
@@ -177,9 +178,11 @@ class Trainer:
         ]
         different += [
             name
-            for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "model", "ranks")
+            for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "ranks")
             if mine.get(name) != theirs.get(name)
         ]
+        if checkpoint.model_config() != self.config.model:
+            different.append("model")
         if self.config.fine_tunes != (fine_tuned_from(checkpoint) is not None):
             different.append("init")
         rival = theirs.get("rival")

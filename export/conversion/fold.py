@@ -14,6 +14,7 @@ from dsf.train.config.training import ModelConfig, export_obstacles
 from dsf.train.models.attention import PSSA, SpikingAttention
 from dsf.train.models.dsformer import Block, DSFormer
 from dsf.train.models.folding import float64, fold_head, fold_norm
+from dsf.train.models.neurons import LIF
 from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
 
@@ -32,6 +33,7 @@ def fold_attention(attention: SpikingAttention, config: ModelConfig, where: str)
         positional_bias=float64(attention.effective_bias) if isinstance(attention, PSSA) else None,
         heads=config.heads,
         scale=attention.scale,
+        log_thresholds=learned(attention.input_lif),
     )
 
 
@@ -46,7 +48,13 @@ def fold_block(block: Block, config: ModelConfig, where: str) -> FoldedBlock:
         attention=None if attention is None else fold_attention(attention, config, f"{where}.attention"),
         expand=fold_norm(mlp.expand, mlp.expand_norm, f"{where}.mlp.expand_norm"),
         contract=fold_norm(mlp.contract, mlp.contract_norm, f"{where}.mlp.contract_norm"),
+        log_thresholds=learned(mlp.input_lif),
     )
+
+
+def learned(neurons: LIF) -> FloatArray | None:
+    """Logarithms of the neurons' factors on the threshold; None where they learned none."""
+    return None if neurons.log_threshold is None else float64(neurons.log_threshold)
 
 
 def fold(model: DSFormer) -> FoldedModel:
@@ -111,8 +119,10 @@ def _require_finite(folded: FoldedModel) -> None:
             maps[f"{name}.qkv"] = (attention.qkv.weight, attention.qkv.bias)
             maps[f"{name}.positional_bias"] = (attention.positional_bias,)
             maps[f"{name}.project"] = (attention.project.weight, attention.project.bias)
+            maps[f"{name}.input_lif"] = (attention.log_thresholds,)
         maps[f"blocks.{index}.mlp.expand"] = (block.expand.weight, block.expand.bias)
         maps[f"blocks.{index}.mlp.contract"] = (block.contract.weight, block.contract.bias)
+        maps[f"blocks.{index}.mlp.input_lif"] = (block.log_thresholds,)
     maps["head"] = (folded.head.weight, folded.head.bias)
     for name, found in maps.items():
         if not all(array is None or np.isfinite(array).all() for array in found):

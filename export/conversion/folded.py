@@ -32,6 +32,8 @@ class FoldedAttention:
         positional_bias: PSSA's, (window,) over lags or (K, K) over places.
         heads: of the rules with scores.
         scale: factor on the sum in front of attention's neuron.
+        log_thresholds: (channels,) of the neurons that read the residual: the logarithms of their factors on the
+            threshold; None where they have the common one.
     """
 
     kind: AttentionKind
@@ -41,15 +43,17 @@ class FoldedAttention:
     positional_bias: FloatArray | None = None
     heads: int = 1
     scale: float = 1.0
+    log_thresholds: FloatArray | None = None
 
 
 @dataclass(frozen=True)
 class FoldedBlock:
-    """One block: attention (or none) and MLP (expand, contract)."""
+    """One block: attention (or none) and MLP (expand, contract), with the MLP's ``log_thresholds`` as attention's."""
 
     attention: FoldedAttention | None
     expand: Affine
     contract: Affine
+    log_thresholds: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ class FoldedModel:
     def features(self) -> int:
         """Of a token."""
         return len(self.codec.unit)
+
+    @property
+    def learned_thresholds(self) -> bool:
+        """Whether neurons that read the residual have thresholds of their own."""
+        return any(block.log_thresholds is not None for block in self.blocks)
 
     def residual_writers(self) -> dict[str, Affine]:
         """The affine maps behind spikes that write the residual, by the names of their synapses."""
@@ -100,14 +109,14 @@ class FoldedEngine:
         for index, block in enumerate(model.blocks):
             if block.attention is not None:
                 residual = residual + self.attend(f"blocks.{index}.attention", block.attention, residual)
-            spikes = self.fire(f"blocks.{index}.mlp.input_lif", residual)
+            spikes = self.fire(f"blocks.{index}.mlp.input_lif", scaled(residual, block.log_thresholds))
             residual = residual + block.contract(self.fire(f"blocks.{index}.mlp.hidden_lif", block.expand(spikes)))
         outputs = model.head(residual.mean(axis=0))
         return outputs if model.discrete else np.tanh(outputs)
 
     def attend(self, name: str, attention: FoldedAttention, residual: FloatArray) -> FloatArray:
         """The attention branch's contribution to the residual, (ticks, tokens, lanes, channels)."""
-        spikes = self.fire(f"{name}.input_lif", residual)
+        spikes = self.fire(f"{name}.input_lif", scaled(residual, attention.log_thresholds))
         query, key, value = np.split(self.fire(f"{name}.qkv_lif", attention.qkv(spikes)), 3, axis=-1)
         neuron, tokens = f"{name}.attention_lif", residual.shape[1]
         if attention.kind == "pssa":
@@ -132,6 +141,11 @@ class FoldedEngine:
         if self.observe is not None:
             self.observe(name, membranes, spikes)
         return spikes
+
+
+def scaled(residual: FloatArray, log_thresholds: FloatArray | None) -> FloatArray:
+    """What neurons with the common threshold have to read (..., channels) to fire as those with these factors on it."""
+    return residual if log_thresholds is None else residual * np.exp(-log_thresholds)
 
 
 def place_weights(bias: FloatArray, window: int, tokens: int) -> FloatArray:

@@ -7,6 +7,7 @@ earlier layers do not count; spike agreement compares whole networks, L1 with L2
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -277,9 +278,17 @@ def _population(network: Network, name: str) -> str | None:
 
 
 def _residual_units(folded: FoldedModel, network: Network) -> FloatArray:
-    """Float value (channels,) of one residual unit: the threshold of any LIF that reads a residual says it."""
+    """Float value (channels,) of one residual unit: the threshold of any LIF that reads a residual says it.
+
+    Learned thresholds are rounded to units, but all channels then share one, a power of two of them per threshold.
+    """
     lif = next(lif for lif in network.of_kind(LIF) if isinstance(network[lif.source], Residual))
-    return folded.threshold / lif.threshold
+    first = folded.blocks[0]
+    factors = first.log_thresholds if first.attention is None else first.attention.log_thresholds
+    if factors is None:
+        return folded.threshold / lif.threshold
+    shared = float(np.median(lif.threshold / np.exp(factors)))
+    return np.full(lif.size, folded.threshold / 2.0 ** round(math.log2(shared)))
 
 
 def _weight_limit(network: Network) -> int:

@@ -35,6 +35,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.train.quantization.codec import InputCodec
 from dsf.train.quantization.host_embedding import NormedEmbedding
@@ -44,6 +45,7 @@ from dsf.train.quantization.layers import (
     count_integers,
     embed_integers,
     head_integers,
+    learned_thresholds,
     lif_integers,
     residual_integers,
     window_integers,
@@ -100,6 +102,11 @@ def quantize(
         raise UserError(
             f"--embed-synapses {rules.embed_synapses} requires an embedding of synapses, and this one ends in a "
             "LayerNorm and runs on the host, without rounding: drop it"
+        )
+    if rules.residual_scales == "channel" and model.learned_thresholds:
+        raise UserError(
+            "--residual-scales channel requires neurons with one threshold, and this run was trained with "
+            "--model.learn-thresholds: drop it"
         )
     inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
 
@@ -247,7 +254,7 @@ def _block_nodes(index: int, block: FoldedBlock, residual: str, model: FoldedMod
     contract = residual_integers(block.contract, scales, f"{mlp}.contract")
     return [
         *nodes,
-        residual_lif(f"{mlp}.input_lif", residual, len(contract.bias), scales),
+        residual_lif(f"{mlp}.input_lif", residual, len(contract.bias), scales, block.log_thresholds),
         *lif_stage(f"{mlp}.expand", f"{mlp}.input_lif", f"{mlp}.hidden_lif", block.expand, scales),
         residual_synapses(f"{mlp}.contract", f"{mlp}.hidden_lif", contract),
         Residual(f"residual.{index + 1}", (residual, f"{mlp}.contract"), contract.bias),
@@ -262,7 +269,7 @@ def _attention_nodes(
     project = residual_integers(attention.project, scales, f"{name}.project")
     mixed = _mixing_nodes(name, attention, model, scales)
     return [
-        residual_lif(f"{name}.input_lif", residual, len(project.bias), scales),
+        residual_lif(f"{name}.input_lif", residual, len(project.bias), scales, attention.log_thresholds),
         *lif_stage(f"{name}.qkv", f"{name}.input_lif", f"{name}.qkv_lif", attention.qkv, scales),
         *mixed,
         residual_synapses(f"{name}.project", mixed[-1].name, project),
@@ -305,9 +312,14 @@ def uniform_lif(name: str, source: str, width: int, threshold: int, scales: Scal
     return LIF(name, source, np.full(width, threshold, np.int32), np.zeros(width, np.int16), 0, scales.decay)
 
 
-def residual_lif(name: str, source: str, width: int, scales: Scales) -> LIF:
-    """A LIF that reads the residual directly: thresholds exact by the choice of the units, no bias."""
-    return LIF(name, source, scales.residual_thresholds(width), np.zeros(width, np.int16), 0, scales.decay)
+def residual_lif(name: str, source: str, width: int, scales: Scales, log_thresholds: FloatArray | None = None) -> LIF:
+    """A LIF that reads the residual directly: thresholds exact by the choice of the units, or the whole numbers of them
+    nearest to those that were learned; no bias.
+    """
+    thresholds = scales.residual_thresholds(width)
+    if log_thresholds is not None:
+        thresholds = learned_thresholds(log_thresholds, thresholds)
+    return LIF(name, source, thresholds, np.zeros(width, np.int16), 0, scales.decay)
 
 
 def lif_stage(name: str, source: str, lif: str, affine: Affine, scales: Scales) -> tuple[Synapses, LIF]:

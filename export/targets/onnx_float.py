@@ -29,6 +29,7 @@ from dsf.export.targets.onnx_rules import (
     scored,
     windowed,
 )
+from dsf.shell.arrays import FloatArray
 from dsf.train.quantization.integers import Affine
 
 
@@ -92,7 +93,8 @@ class FloatLayers:
                 residual = writer.op("Add", residual, added)
             steady = index == 0 and block.attention is None
             mlp = f"blocks.{index}.mlp"
-            fired = self.fire(f"{mlp}.input_lif", residual, len(block.expand.weight[0]), steady)
+            drive = self.scaled(f"{mlp}.input_lif", residual, block.log_thresholds)
+            fired = self.fire(f"{mlp}.input_lif", drive, len(block.expand.weight[0]), steady)
             hidden = self.affine(f"{mlp}.expand", block.expand, fired)
             fired = self.fire(f"{mlp}.hidden_lif", hidden, len(block.expand.bias))
             residual = writer.op("Add", residual, self.affine(f"{mlp}.contract", block.contract, fired))
@@ -129,7 +131,8 @@ class FloatLayers:
         """The attention branch's contribution to the residual."""
         writer, past, context = self.writer, self.past, self.folded.context
         width, neuron = len(attention.project.weight[0]), f"{name}.attention_lif"
-        spikes = self.fire(f"{name}.input_lif", residual, len(attention.qkv.weight[0]), steady)
+        drive = self.scaled(f"{name}.input_lif", residual, attention.log_thresholds)
+        spikes = self.fire(f"{name}.input_lif", drive, len(attention.qkv.weight[0]), steady)
         fired = self.fire(f"{name}.qkv_lif", self.affine(f"{name}.qkv", attention.qkv, spikes), 3 * width)
         writer.scope = name
         query, key, value = (writer.part(fired, first, width) for first in (0, width, 2 * width))
@@ -150,6 +153,13 @@ class FloatLayers:
         total = scored(writer, query, keys, values, past.shape(width), attention.heads, attention.kind == "tssa")
         total = writer.op("Mul", total, scale)
         return self.affine(f"{name}.project", attention.project, self.fire(neuron, total, width))
+
+    def scaled(self, name: str, residual: str, log_thresholds: FloatArray | None) -> str:
+        """What neurons with the common threshold read to fire as those with these factors on it."""
+        if log_thresholds is None:
+            return residual
+        self.writer.scope = name
+        return self.writer.op("Mul", residual, self.writer.numbers(np.exp(-log_thresholds), "gain"))
 
     def fire(self, name: str, currents: str, neurons: int, steady: bool = False) -> str:
         """V = decay * v * (1 - s) + x; s = v > threshold; v starts at 0.

@@ -27,7 +27,7 @@ from dsf.shell.errors import UserError
 from dsf.tasks import get_task
 from dsf.train.config.rivals import RivalConfig
 from dsf.train.config.strl import ADDED_TO_STRL
-from dsf.train.config.training import ADDED_SETTINGS, TrainConfig, to_json
+from dsf.train.config.training import ADDED_SETTINGS, ADDED_TO_MODEL, TrainConfig, to_json
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
@@ -70,6 +70,8 @@ class Resolved:
             settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
             strl = settings["rival"].get("strl", {})
             settings["rival"] |= {"strl": _without(strl, ADDED_TO_STRL)} if strl else {}
+        if "model" in settings:
+            settings["model"] = _without(settings["model"], ADDED_TO_MODEL)
         added = {**ADDED_SETTINGS, "rival": {}}.items()
         return {
             name: value for name, value in settings.items() if name not in WITHOUT_EFFECT and (name, value) not in added

@@ -102,6 +102,7 @@ def random_model(
     discrete: bool = False,
     mlp_ratio: int = 2,
     actions: int = ACTIONS,
+    learn_thresholds: bool = False,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -120,6 +121,7 @@ def random_model(
         positional_bias=positional_bias,
         heads=heads,
         embed_norm=embed_norm,
+        learn_thresholds=learn_thresholds,
     )
     model = DSFormer(config, random_codec(features, input_bits, generator), actions, discrete)
     randomise(model, generator)

@@ -49,8 +49,11 @@ ADDED_FIELDS = {
     "attention_surrogate_width": 1.0,
     "attention_scale": 1.0,
     "key_value_offset": 0.0,
+    "learn_thresholds": False,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
+ADDED_TO_MODEL = {"learn_thresholds": False}
+"""Those of them that are younger than sweeps and resumed runs, too."""
 ADDED_SETTINGS = {
     "policy": "dsformer",
     "rival": dataclasses.asdict(RivalConfig()),
@@ -104,6 +107,9 @@ class ModelConfig:
     """Membrane potential above which (strictly) a neuron fires; also the initial gain of every norm."""
     decay: float = 0.25
     """Share of the membrane potential that survives one tick."""
+    learn_thresholds: bool = False
+    """Learn a threshold for each neuron that reads the residual, a factor on the common one that starts at 1. All other
+    neurons have a norm or a weight in front of them, which says the same."""
     norm: NormKind = "ptbn"
     """Norm behind every Linear in the blocks: ptbn, tdbn (batch norm alone), tdln (layer norm alone, cannot become
     spikes), reptbn (ptbn plus a learned share of its input, the release's Adroit variant), or none."""
@@ -155,6 +161,8 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise UserError(f"model.{name} is {value!r}: it must be a whole number")
+        if not isinstance(self.learn_thresholds, bool):
+            raise UserError(f"model.learn_thresholds is {self.learn_thresholds!r}: it must be true or false")
         for name in ("attention_surrogate_width", "attention_scale", "key_value_offset", "threshold", "decay"):
             value = getattr(self, name)
             unset = value is None and name == "attention_scale"
@@ -294,7 +302,8 @@ class TrainConfig(Levers):
     """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None
     """Run directory or checkpoint of a trained float model to go on from: fine-tuning in floats over --steps, also with
-    fewer --model.ticks than it has, or quantization-aware training over --qat-steps."""
+    fewer --model.ticks than it has or with --model.learn-thresholds; or quantization-aware training over
+    --qat-steps."""
     qat_steps: int = 0
     """Steps of quantization-aware training from --init, in place of --steps: every norm is folded, and the forward pass
     computes with the integers' values. A rival of Linears (dt, bc, twin) keeps its norms, and is trained through the

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.train.config.training import AttentionKind, ModelConfig
-from dsf.train.models.neurons import LIF
+from dsf.train.models.neurons import LIF, residual_neurons
 from dsf.train.models.norm import make_norm, offset_channels
 
 
@@ -74,7 +74,7 @@ class SpikingAttention(nn.Module):
         super().__init__()
         width, gain = config.width, config.threshold
         self.heads, self.scale = config.heads, config.scale_of_attention
-        self.input_lif = LIF(config.decay, config.threshold)
+        self.input_lif = residual_neurons(config)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qkv_norm = make_norm(config.norm, 3 * width, gain)
         offset_channels(self.qkv_norm, slice(width, 3 * width), config.key_value_offset)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dsf.train.config.training import ModelConfig
 from dsf.train.models.attention import TokenRows, make_attention
 from dsf.train.models.decision_model import DecisionModel
-from dsf.train.models.neurons import LIF
+from dsf.train.models.neurons import LIF, residual_neurons
 from dsf.train.models.norm import make_norm
 from dsf.train.quantization.codec import InputCodec
 
@@ -24,7 +24,7 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, hidden = config.width, config.width * config.mlp_ratio
-        self.input_lif = LIF(config.decay, config.threshold)
+        self.input_lif = residual_neurons(config)
         self.expand = nn.Linear(width, hidden, bias=False)
         self.expand_norm = make_norm(config.norm, hidden, config.threshold)
         self.hidden_lif = LIF(config.decay, config.threshold)

@@ -9,8 +9,8 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-from dsf.train.config.training import NeuronKind
-from dsf.train.models.fused import NeuronConstants, fused_batch_norm_lif, fused_lif
+from dsf.train.config.training import ModelConfig, NeuronKind
+from dsf.train.models.fused import ChannelMoments, NeuronConstants, fused_batch_norm_lif, fused_lif
 from dsf.train.models.norm import BatchNorm
 
 SURROGATE_WIDTH = 1.0
@@ -48,14 +48,20 @@ class LIF(nn.Module):
     value that fired; Loihi and our integer engines reset in the same tick. The spikes are the same, and so is the
     state: v_loihi[t] = v_snntorch[t] * (1 - s[t]). tests/train/test_neurons.py proves both, tick by tick.
 
+    With ``learned`` neurons each has a factor exp(log_threshold) of its own on the threshold. It is computed as the
+    same neuron with a current divided by it, which fires at the same ticks; the surrogate's width grows with it.
+
     ``kind`` chooses how this is computed: ``snntorch`` calls ``leaky`` tick by tick, ``fused`` computes the same
     values and gradients in one pass (:mod:`dsf.train.models.fused`).
     """
 
     kind: NeuronKind = "fused"
 
-    def __init__(self, decay: float, threshold: float, surrogate_width: float = SURROGATE_WIDTH) -> None:
+    def __init__(
+        self, decay: float, threshold: float, surrogate_width: float = SURROGATE_WIDTH, learned: int | None = None
+    ) -> None:
         super().__init__()
+        self.log_threshold = None if learned is None else nn.Parameter(torch.zeros(learned))
         self.constants = NeuronConstants(decay, threshold, surrogate_width / 2, 1.0 / surrogate_width)
         self.leaky = snntorch.Leaky(
             beta=decay,
@@ -74,9 +80,16 @@ class LIF(nn.Module):
         Returns:
             spikes in the dtype of ``drive``; in bfloat16 under autocast, whose Linears would cast them anyway.
         """
+        gain = None if self.log_threshold is None else torch.exp(-self.log_threshold)
         if self.kind == "snntorch":
-            return self.fire_with_snntorch(drive if norm is None else norm(drive))
+            current = drive if norm is None else norm(drive)
+            return self.fire_with_snntorch(current if gain is None else current * gain)
         dtype = spike_dtype(drive)
+        if gain is not None:
+            nothing, one = torch.zeros_like(gain), torch.ones_like(gain)
+            unmoved = ChannelMoments(nothing, one, one, 0)
+            current = drive if norm is None else norm(drive)
+            return fused_batch_norm_lif(current, gain, nothing, None, unmoved, self.constants, dtype)
         if isinstance(norm, BatchNorm) and norm.is_affine:
             batch, moments = norm.batch, norm.moments(drive)
             return fused_batch_norm_lif(drive, batch.weight, batch.bias, norm.skip, moments, self.constants, dtype)
@@ -90,6 +103,12 @@ class LIF(nn.Module):
             spike, membrane = self.leaky(tick, membrane)
             spikes.append(spike.to(current.dtype))  # snnTorch always answers in float32
         return torch.stack(spikes)
+
+
+def residual_neurons(config: ModelConfig) -> LIF:
+    """The neurons that read the residual stream."""
+    learned = config.width if config.learn_thresholds else None
+    return LIF(config.decay, config.threshold, learned=learned)
 
 
 def set_neuron_kind(model: nn.Module, kind: NeuronKind) -> None:

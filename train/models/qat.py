@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined]  # torch 2.3 does not list it
@@ -19,11 +20,13 @@ from dsf.train.models.attention import PSSA, TokenRows
 from dsf.train.models.decision_model import DecisionModel
 from dsf.train.models.dsformer import Block, DSFormer
 from dsf.train.models.folding import float64, fold_norms
+from dsf.train.models.neurons import LIF
 from dsf.train.quantization.codec import InputCodec
 from dsf.train.quantization.integers import Affine, Integers, WindowIntegers
 from dsf.train.quantization.layers import (
     embed_integers,
     head_integers,
+    learned_thresholds,
     lif_integers,
     residual_integers,
     window_integers,
@@ -135,6 +138,11 @@ class QuantizedDSFormer(DSFormer):
             layer, worth = "head" if node == "readout" else node, integers.dequantized()
             unit = float64(self.input_unit) if node == "embed" else 1.0
             values[f"{layer}.weight"], values[f"{layer}.bias"] = worth.weight / unit, worth.bias
+        for name, neurons in self.named_modules():
+            if isinstance(neurons, LIF) and neurons.log_threshold is not None:
+                shared = self.scales.residual_thresholds(len(neurons.log_threshold))
+                thresholds = learned_thresholds(float64(neurons.log_threshold), shared)
+                values[f"{name}.log_threshold"] = np.log(thresholds / shared)
         return values
 
     def dequantized(self) -> DSFormer:

@@ -137,6 +137,18 @@ def embed_integers(affine: Affine, input_bits: int, scales: Scales, name: str = 
     return EmbedIntegers(shifts, first, fine)
 
 
+def learned_thresholds(log_factors: FloatArray, shared: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Thresholds (channels,) in units of the residual: the shared ones times exp(log_factors), as whole numbers.
+
+    Args:
+        log_factors: (channels,) learned.
+        shared: (channels,) what the threshold of the float model is in these units.
+    """
+    ceiling = (1 << THRESHOLD_BITS) - 1
+    with np.errstate(over="ignore"):
+        return np.clip(np.rint(shared * np.exp(log_factors)), 1, ceiling).astype(np.int32)
+
+
 def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntegers:
     """Quantize PSSA's bias, of any shape, with a scale of its own; ``name`` is for errors.
 
