@@ -162,8 +162,8 @@ class SpikeCounter:
         active: (neurons,) updates of every LIF population that had anything to do, see
             :func:`dsf.export.network.reference.active_updates`; an engine that cannot see membranes counts every
             update.
-        woken: (neurons,) tokens in which each neuron fired at least once, of every spiking population; None where nobody
-            has counted them, see :meth:`wake`. Only the schedule token by token asks for them.
+        woken: (neurons,) tokens in which each neuron fired at least once, of every spiking population; None where they
+            were not counted, see :meth:`wake`. Only the schedule token by token asks for them.
     """
 
     def __init__(self, network: Network) -> None:
@@ -234,7 +234,7 @@ def measure_activity(counter: SpikeCounter, memory: WeightMemory = USUAL) -> Act
     """
     if memory.fetch == "token" and counter.woken is None:
         raise UserError(
-            "the fetch schedule token by token needs the tokens in which every neuron fired, and they were not counted: "
+            "the fetch schedule token by token needs the tokens in which every neuron fired, which were not counted: "
             "count them with SpikeCounter.wake, or use the schedule event"
         )
     network = counter.network
@@ -251,7 +251,7 @@ def _node_activity(node: Node, counter: SpikeCounter, memory: WeightMemory) -> N
         host |= {"graded_messages": node.size * slots, "host_transfers": node.size * counter.tokens}
         return NodeActivity(base.node, base.kind, base.neurons, **host)
     if isinstance(node, Synapses):
-        return dataclasses.replace(base, **_through(node, counter, memory, slots))
+        return _through(base, node, counter, memory)
     if isinstance(node, Residual):
         sent = node.size * slots * readers(network, node.name)
         return dataclasses.replace(base, active_updates=node.size * slots, graded_messages=sent)
@@ -275,19 +275,17 @@ def _node_activity(node: Node, counter: SpikeCounter, memory: WeightMemory) -> N
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
 
 
-def _through(node: Synapses, counter: SpikeCounter, memory: WeightMemory, slots: int) -> dict[str, int]:
+def _through(base: NodeActivity, node: Synapses, counter: SpikeCounter, memory: WeightMemory) -> NodeActivity:
     """What meets a matrix, and what is fetched of it."""
-    stored = memory.stored(node.weights)
+    stored, slots = memory.stored(node.weights), counter.network.ticks * counter.tokens
     if isinstance(counter.network[node.source], Encoder):
         macs, every = stored.synapses * counter.tokens, stored.synapses * slots
-        fetches = slots if memory.fetch == "event" else counter.tokens
-        return {"macs": macs, "repeated_macs": every - macs, "weight_bytes": stored.total_bytes * fetches}
-    fired = counter.fired[node.source]
-    fetched = fired
-    if memory.fetch == "token":
-        assert counter.woken is not None
-        fetched = counter.woken[node.source]
-    return {"synaptic_events": int(fired @ stored.kept), "weight_bytes": int(fetched @ stored.row_bytes)}
+        fetched = stored.total_bytes * (slots if memory.fetch == "event" else counter.tokens)
+        return dataclasses.replace(base, macs=macs, repeated_macs=every - macs, weight_bytes=fetched)
+    fired, woken = counter.fired[node.source], counter.woken
+    rows = woken[node.source] if memory.fetch == "token" and woken is not None else fired
+    events, fetched = int(fired @ stored.kept), int(rows @ stored.row_bytes)
+    return dataclasses.replace(base, synaptic_events=events, weight_bytes=fetched)
 
 
 def embedded_on_host(node: HostNode) -> dict[str, int]:

@@ -2,9 +2,10 @@
 costs a decision.
 
 They are Activity records, so every preset prices them: multiply-accumulates (fp32 or integer) and bytes of weights
-fetched. Weights of fewer bits, and weights that are zero, save what they save on the spiking side (:class:`DenseWeights`).
-A multiply-accumulate keeps the price of its precision: none is known for fewer bits. Not counted on either side: softmax, layer norms, biases and activation functions. Keys and values that are
-read back are counted apart (:attr:`Rival.key_value_bytes`): no preset has a price for activations.
+fetched. Weights of fewer bits, and weights that are zero, save what they save on the spiking side
+(:class:`DenseWeights`); a multiply-accumulate keeps the price of its precision, because none is known for fewer bits.
+Not counted on either side: softmax, layer norms, biases and activation functions. Keys and values that are read back
+are counted apart (:attr:`Rival.key_value_bytes`): no preset has a price for activations.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Schedule:
 WINDOW = Schedule("whole window", cached=False)
 CACHED = Schedule("key-value cache, a step's tokens together", cached=True)
 CACHED_SINGLY = Schedule("key-value cache, token by token", cached=True, fetches_per_step=TOKENS_PER_STEP)
+SINGLE_TOKEN = "key-value cache, one token per step"
+"""What a cache is called where a step is one token."""
 SCHEDULES = (WINDOW, CACHED, CACHED_SINGLY)
 
 
@@ -143,9 +146,12 @@ class DenseWeights:
     @property
     def described(self) -> str:
         """For tables."""
-        kept = "shares of the weights by matrix" if isinstance(self.kept, Mapping) else f"{self.kept:.0%} of the weights"
-        active = "" if self.active == 1.0 else f", {self.active:.0%} of the hidden values"
-        return f"{self.bits} bits, {kept}{active}"
+        found = [f"{self.bits} bits"]
+        if self.kept != 1.0:
+            found.append("pruned" if isinstance(self.kept, Mapping) else f"{self.kept:.0%} of the weights")
+        if self.active != 1.0:
+            found.append(f"{self.active:.0%} of the hidden values")
+        return ", ".join(found)
 
 
 @dataclass(frozen=True)
@@ -239,8 +245,9 @@ def decision_transformer(
         nodes.append(_multiplied(products, 2 * pairs * width, precision))
     nodes.append(linear("head", sizes.actions, [(width, sizes.actions)], 1, 1))
     read = fetches * 2 * length * width * sizes.blocks * BYTES[precision]
+    how = SINGLE_TOKEN if schedule.cached and sizes.tokens_per_step == 1 else schedule.name
     packing = "" if weights is None else f", {weights.described}"
-    name = f"{sizes.title}, {precision}, {schedule.name}{packing}"
+    name = f"{sizes.title}, {precision}, {how}{packing}"
     memory = USUAL if weights is None else WeightMemory("packed")
     return Rival(name, precision, Activity(1, tokens, 1, tuple(nodes), memory), schedule, read)
 
@@ -294,7 +301,11 @@ def dense_equivalent(network: Network, memory: WeightMemory = USUAL) -> Rival:
     """The same matrices as an ordinary int8 network: one pass per token, values instead of spikes. It would have to be
     trained as such; this says what it would cost.
     """
-    return Rival("the same network without spikes (one tick, int8 values)", "int8", _dense(network, 1, neurons=False, memory=memory))
+    return Rival(
+        "the same network without spikes (one tick, int8 values)",
+        "int8",
+        _dense(network, 1, neurons=False, memory=memory),
+    )
 
 
 def _dense(network: Network, ticks: int, neurons: bool, memory: WeightMemory) -> Activity:

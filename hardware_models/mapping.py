@@ -35,8 +35,8 @@ class NetworkMapping:
         placement: slices of populations on cores.
         seats: of every core, its place on its chip: cores 0, 1, 2, ... wind through the tiles, see
             :func:`dsf.export.placement.placement.tile_position`.
-        weights: how cores keep theirs: "packed" counts the synapses that exist, "bytes" those of weight zero, too. Cores
-            fetch them event by event. The placement itself still makes room for every weight.
+        weights: how cores keep theirs: "packed" counts the synapses that exist, "bytes" those of weight zero, too.
+            Cores fetch them event by event. The placement itself still makes room for every weight.
     """
 
     network: Network
@@ -184,9 +184,7 @@ class NetworkMapping:
         return {"placement": self.placement.to_json(), "tiles": tiles, "assumptions": self.assumptions}
 
 
-def map_in_order(
-    network: Network, chip: Chip, share_cores: bool = False, weights: Weights = "bytes"
-) -> NetworkMapping:
+def map_in_order(network: Network, chip: Chip, share_cores: bool = False, weights: Weights = "bytes") -> NetworkMapping:
     """The naive mapping: :func:`dsf.export.placement.placement.place`, and its cores in order along the mesh.
 
     Raises:

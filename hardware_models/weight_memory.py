@@ -1,7 +1,7 @@
 """How weights are kept and how often they are fetched: what every count of weight bytes assumes.
 
-Two choices, each with a name. ``weights`` says what a matrix takes in memory, ``fetch`` whom a fetched row serves. A row
-holds the weights from one input to all targets: it is what a spike needs.
+Two choices, each with a name: ``weights`` says what a matrix takes in memory, ``fetch`` whom a fetched row serves.
+A row holds the weights from one input to all targets: it is what a spike needs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ BYTE_BITS = 8
 
 WEIGHTS: dict[Weights, str] = {
     "bytes": "a byte for every weight, zeros too",
-    "packed": "every matrix in the cheapest of three formats at the bits that its largest weight needs; a weight of zero "
-    "is no synapse",
+    "packed": "every matrix in the cheapest of three formats at the bits that its largest weight needs; a weight of "
+    "zero is no synapse",
 }
 """What a matrix takes."""
 
@@ -33,9 +33,9 @@ FORMATS: dict[str, str] = {
     MARKED_ROWS: "where the row starts, a bit for every target, and the weights that are not zero",
     COMPRESSED_ROWS: "where the row starts and how many weights it keeps; for each its target's number and its value",
 }
-"""Formats of packed matrices, in the order in which equals are chosen. Indices and bitmaps are how neuromorphic memories
-keep sparse connections (Schaefer et al. 2020, arXiv 2003.11639, abstract: grade A); compressed rows are a variant of
-EIE's compressed columns (Han et al., ISCA 2016), with whole target numbers in place of runs of zeros."""
+"""Formats of packed matrices, in the order in which equals are chosen. Indices and bitmaps are how neuromorphic
+memories keep sparse connections (Schaefer et al. 2020, arXiv 2003.11639, abstract: grade A); compressed rows are a
+variant of EIE's compressed columns (Han et al., ISCA 2016), with whole target numbers in place of runs of zeros."""
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,7 @@ def _cumulated(values: npt.NDArray[np.integer]) -> Counts:
 def work_of(network: Network, part: Slice, core: int, weights: Weights = "bytes") -> Iterator[Work]:
     """What the neurons of a slice do on their core, all but sending messages.
 
-    Args:
-        network, part: whose neurons they are.
-        core: that holds them, and the weights to them.
-        weights: how it keeps those; it fetches them event by event.
+    ``weights`` says how the core keeps those to its neurons; it fetches them event by event.
     """
     node = network[part.node]
     for name in node.sources:

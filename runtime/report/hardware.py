@@ -163,8 +163,8 @@ def price_run(
         counter: of the whole run.
         tokens: (decisions, features) encoder integers of one episode from its start, for the latency.
         presets: to price it with.
-        memory: how weights are kept and fetched. A chip's cores fetch event by event, whatever is asked for, and so does
-            a preset in whose price of an event the fetch is.
+        memory: how weights are kept and fetched. A chip's cores fetch event by event, whatever is asked for, and so
+            does a preset in whose price of an event the fetch is.
 
     Raises:
         NetworkError: a single neuron exceeds a core of a preset's chip.
