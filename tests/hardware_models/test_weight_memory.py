@@ -43,6 +43,7 @@ from dsf.hardware_models.weight_memory import (
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.shell.errors import UserError
 from dsf.testing.chain_network import CHIP, chain_network
+from dsf.testing.narrowed import node_of
 from dsf.testing.random_networks import random_network, random_tokens
 
 MEMORIES = [WeightMemory(weights, fetch) for weights in WEIGHTS for fetch in FETCHES]
@@ -96,8 +97,8 @@ def test_a_row_without_weights_costs_its_header_and_a_matrix_of_sizes_is_spread_
 def pruned_chain() -> Network:
     """The chain of tests/testing/chain_network.py with 5 of the 9 weights of S, of 4 bits: rows of 3, 2 and 0."""
     network, weights = chain_network(), matrix(3, [7, -7, 1], [2, 3], [])
-    nodes = [dataclasses.replace(node, weights=weights) if node.name == "S" else node for node in network.nodes]
-    return dataclasses.replace(network, nodes=tuple(nodes))
+    pruned_s = dataclasses.replace(node_of(network, "S", Synapses), weights=weights)
+    return dataclasses.replace(network, nodes=tuple(pruned_s if node.name == "S" else node for node in network.nodes))
 
 
 def chain_counter(network: Network) -> SpikeCounter:
@@ -356,7 +357,7 @@ def test_pruned_dense_weights_and_silent_hidden_values() -> None:
 def test_wrong_dense_weights_are_refused_in_one_line() -> None:
     for values in ({"bits": 0}, {"kept": 1.5}, {"kept": {"head": -0.1}}, {"active": 2.0}):
         with pytest.raises(UserError, match="shares are 0 to 1, bits 1 to 32"):
-            DenseWeights(**values)  # type: ignore[arg-type]
+            DenseWeights(**values)
     with pytest.raises(UserError, match="no share for 'embedding', only for head: add it"):
         decision_transformer(TINY, "int8", CACHED, DenseWeights(8, {"head": 0.5}))
 
@@ -368,4 +369,4 @@ def test_the_network_without_spikes_is_packed_as_the_spiking_one() -> None:
     for rival in (dense_ticks(network, PACKED), dense_equivalent(network, PACKED)):
         assert rival.activity.total("weight_bytes") == sum(matrix.total_bytes for matrix in stored)
     found = {node.node: node for node in dense_equivalent(network, PACKED).activity.nodes}
-    assert found["embed"].macs == np.count_nonzero(network["embed"].weights)  # type: ignore[union-attr]
+    assert found["embed"].macs == np.count_nonzero(node_of(network, "embed", Synapses).weights)
