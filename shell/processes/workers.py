@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import os
-import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext
+from multiprocessing.reduction import ForkingPickler
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -89,7 +89,7 @@ def send(connection: Connection, value: Any) -> None:
     ``connection.send`` would leave a view of a BytesIO in the frame of an exception that strikes it. Where the garbage
     collector finds the two in a circle, Python 3.12 dies of it (segmentation fault), 3.11 and 3.13 write an error.
     """
-    connection.send_bytes(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
+    connection.send_bytes(bytes(ForkingPickler.dumps(value)))
 
 
 @contextlib.contextmanager
