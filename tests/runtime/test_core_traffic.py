@@ -60,8 +60,9 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
     for node in network.nodes:
         for connection in connections(network, node):
             for neuron in range(node.size):
-                for sender in range(*connection.read_by(neuron, 1).indices(network[connection.source].size)):
-                    readers.setdefault((connection.source, sender), set()).add(cores[node.name, neuron])
+                for read in connection.read_by(neuron, 1):
+                    for sender in range(read.start, read.stop):
+                        readers.setdefault((connection.source, sender), set()).add(cores[node.name, neuron])
     spikes: Counter[tuple[int, int]] = Counter()
     graded: Counter[tuple[int, int]] = Counter()
     for (name, sender), targets in readers.items():
