@@ -13,7 +13,6 @@ import json
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +149,10 @@ def _may_be_sparse(kind: type[Any], field: str) -> bool:
     return field == "weights" and kind in _MATRIX_KINDS
 
 
+def _is_sparse_here(kind: type[Any], field: str, group: h5py.Group) -> bool:
+    return _may_be_sparse(kind, field) and isinstance(group.get(field), h5py.Group)
+
+
 def _write_rows(group: h5py.Group, rows: CompressedRows) -> None:
     group.attrs["inputs"] = rows.inputs
     for name in ("values", "columns", "starts"):
@@ -177,39 +180,44 @@ def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
 
 
 def _read_nodes(file: h5py.File, count: int, version: int) -> tuple[Node, ...]:
-    """All nodes. What their sparse matrices take without their zeros is in the file; with them, it is counted here."""
-    room = _Room(SEAL.limits.allowed(file.id.get_filesize())) if version >= FORMAT_VERSION else None
-    return tuple(_read_node(file[f"nodes/{index:04d}"], room) for index in range(count))
+    groups = [file[f"nodes/{index:04d}"] for index in range(count)]
+    if version >= FORMAT_VERSION:
+        _require_room(groups, SEAL.limits.allowed(file.id.get_filesize()))
+    return tuple(_read_node(group, version) for group in groups)
 
 
-@dataclass
-class _Room:
-    """Bytes that the matrices of a file may still take with their zeros."""
+def _require_room(groups: list[h5py.Group], allowed: int) -> None:
+    """Refuse sparse matrices that would take more memory with their zeros than a file's arrays may, before one is made.
 
-    left: int
-
-    def rows(self, group: h5py.Group) -> IntArray:
-        """The matrix that a group holds as compressed rows.
-
-        Raises:
-            NetworkError: it holds none, or one that is larger than the file may have.
-        """
-        starts, values = group["starts"], group["values"]
-        inputs = require_shape(group.name, group.attrs["inputs"], starts.size)
-        self.left -= (starts.size - 1) * inputs
-        if self.left < 0:
-            raise NetworkError(f"{group.name}: its matrices take more memory than such a file may have: export it again")
-        rows = CompressedRows(
-            inputs,
-            SEAL.read_array(group, "values", np.int8),
-            SEAL.read_array(group, "columns", index_type(inputs - 1)),
-            SEAL.read_array(group, "starts", index_type(values.size)),
-        )
-        require_rows(group.name, rows)
-        return rows.dense()
+    Raises:
+        NetworkError: naming the matrix.
+    """
+    for group in groups:
+        if isinstance(rows := group.get("weights"), h5py.Group):
+            starts = rows["starts"].size
+            allowed -= (starts - 1) * require_shape(rows.name, rows.attrs["inputs"], starts)
+            if allowed < 0:
+                raise NetworkError(f"{rows.name}: the matrices take more memory than such a file may: export it again")
 
 
-def _read_node(group: h5py.Group, room: _Room | None) -> Node:
+def _read_rows(group: h5py.Group) -> IntArray:
+    """The matrix that a group holds as compressed rows.
+
+    Raises:
+        NetworkError: it holds none.
+    """
+    inputs = require_whole(group.name, "inputs", group.attrs["inputs"])
+    rows = CompressedRows(
+        inputs,
+        SEAL.read_array(group, "values", np.int8),
+        SEAL.read_array(group, "columns", index_type(inputs - 1)),
+        SEAL.read_array(group, "starts", index_type(group["values"].size)),
+    )
+    require_rows(group.name, rows)
+    return rows.dense()
+
+
+def _read_node(group: h5py.Group, version: int) -> Node:
     kind = NODE_KINDS.get(str(group.attrs["kind"]))
     if kind is None:
         raise NetworkError(f"{group.name}: unknown node kind {shown(group.attrs['kind'])}: it needs a newer dsf")
@@ -225,8 +233,8 @@ def _read_node(group: h5py.Group, room: _Room | None) -> Node:
             text = require_text(group.name, item.name, group.attrs[item.name])
             names = parse_json(text, f"{group.name}: {item.name}")
             values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
-        elif room is not None and _may_be_sparse(kind, item.name) and isinstance(group.get(item.name), h5py.Group):
-            values[item.name] = room.rows(group[item.name])
+        elif version >= FORMAT_VERSION and _is_sparse_here(kind, item.name, group):
+            values[item.name] = _read_rows(group[item.name])
         else:
             values[item.name] = SEAL.read_array(group, item.name, _ARRAY_TYPES[item.name])
     require_name(group.name, values["name"])

@@ -61,6 +61,8 @@ CHUNK_ELEMENTS = 64
 """Tokens that are computed layer by layer together: their currents fill half of a second-level cache."""
 PIECE_INPUTS, CHUNK_SLOTS = 128, 4
 """Inputs that a chunk of sparse weights reads from, and weights of each neuron in it, as in spike_sparse.h."""
+LARGEST_SLOT_SHARE = 0.4
+"""Slots, for each place of the matrix, beyond which chunks hardly ever take less time than tiles."""
 SparseForm = Literal["quicker", "tiles", "chunks"]
 """Of weights that are sparse: dense tiles, chunks without the zeros, or for each token what should take less time. Where a
 processor lacks the instructions for chunks, tiles are all there is."""
@@ -357,7 +359,7 @@ class FastEngine:
         return _pointer(copy)
 
     def _chunks(self, weights: npt.NDArray[np.integer], found: _Node) -> None:
-        """The same weights (neurons, inputs) in slots, without zeros, for where that takes less time than tiles."""
+        """The same weights (neurons, inputs) in slots, without zeros, where that may take less time than tiles."""
         neurons, inputs = np.nonzero(weights)
         pieces = -(-weights.shape[1] // PIECE_INPUTS)
         run = neurons * pieces + inputs // PIECE_INPUTS  # weights of one neuron in one piece; runs ascend
@@ -365,6 +367,8 @@ class FastEngine:
         rank = np.arange(len(run)) - (np.cumsum(sizes) - sizes)[run]
         counts = -(-sizes.reshape(-1, PAD, pieces).max(axis=1) // CHUNK_SLOTS)
         first = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)
+        if self.sparse == "quicker" and PAD * CHUNK_SLOTS * int(counts.sum()) > LARGEST_SLOT_SHARE * weights.size:
+            return
         chunk = first[neurons // PAD, inputs // PIECE_INPUTS] + rank // CHUNK_SLOTS
         slots = self._zeros((int(counts.sum()), 2, PAD, CHUNK_SLOTS), np.int8)
         slots[chunk, 0, neurons % PAD, rank % CHUNK_SLOTS] = inputs % PIECE_INPUTS

@@ -13,7 +13,7 @@
 
 /* Times of a register of weights in the tiles, of an input that fires in all ticks and of another one; of a chunk; and of a
  * chunk where several elements share what tiles fetch. */
-enum { STEADY_TIME = 3, VARYING_TIME = 9, CHUNK_TIME = 12, CHUNK_TIME_OF_MANY = 15 };
+enum { STEADY_TIME = 3, VARYING_TIME = 9, CHUNK_TIME = 14, CHUNK_TIME_OF_MANY = 20 };
 
 /* The first `count` bytes of 64, none where it is negative. */
 static inline __m512i load_spikes(const uint8_t *from, int32_t count) {
