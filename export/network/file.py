@@ -34,7 +34,7 @@ from dsf.export.network.nodes import (
     require_whole,
 )
 from dsf.export.network.sealed import Seal
-from dsf.export.network.sparse import CompressedRows, compress, index_type, is_sparse, require_rows, require_shape
+from dsf.export.network.sparse import ARRAYS, CompressedRows, compress, index_type, is_sparse, require_rows, require_shape
 from dsf.shell.arrays import IntArray
 from dsf.shell.file_values import parse_json
 from dsf.shell.hdf5_reading import ReadLimits
@@ -155,7 +155,7 @@ def _is_sparse_here(kind: type[Any], field: str, group: h5py.Group) -> bool:
 
 def _write_rows(group: h5py.Group, rows: CompressedRows) -> None:
     group.attrs["inputs"] = rows.inputs
-    for name in ("values", "columns", "starts"):
+    for name in ARRAYS:
         stored = getattr(rows, name)
         packing = {"compression": "gzip", "shuffle": True} if stored.size else {}  # nothing has no pieces to pack
         group.create_dataset(name, data=stored, **packing)

@@ -18,6 +18,8 @@ from dsf.shell.arrays import IntArray
 VALUE_BYTES = np.dtype(np.int8).itemsize
 """Of a stored weight."""
 INDEX_TYPES = (np.uint8, np.uint16, np.uint32)
+ARRAYS = ("values", "columns", "starts")
+"""Of compressed rows."""
 
 
 def index_type(largest: int) -> type[np.unsignedinteger[Any]]:
@@ -106,8 +108,12 @@ def require_rows(where: str, rows: CompressedRows) -> None:
     Raises:
         NetworkError: naming the array.
     """
-    for name in ("values", "columns", "starts"):
+    for name in ARRAYS:
         _require(getattr(rows, name).ndim == 1, where, f"{name} has {getattr(rows, name).ndim} axes, expected 1")
+    kinds = (np.int8, index_type(rows.inputs - 1), index_type(len(rows.values)))
+    for name, kind in zip(ARRAYS, kinds):
+        found, expected = getattr(rows, name).dtype, np.dtype(kind)
+        _require(found == expected, where, f"{name} has dtype {found}, expected {expected}")
     starts, columns, kept = rows.starts.astype(np.int64), rows.columns.astype(np.int64), len(rows.values)
     _require(len(columns) == kept, where, f"it has {kept:,} values and {len(columns):,} columns")
     _require(
