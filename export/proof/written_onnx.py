@@ -146,7 +146,8 @@ def _require_bounded(model: onnx.ModelProto, network: Network) -> None:
     graph = model.graph
     if model.functions or graph.sparse_initializer or len(graph.node) > MOST_OPERATORS:
         raise UserError(f"it has functions, sparse tensors or more than {MOST_OPERATORS:,} operators: {REMEDY}")
-    for tensor in graph.initializer:
+    values_of_nodes = (attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t"))
+    for tensor in (*graph.initializer, *values_of_nodes):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"tensor {shown(tensor.name)} holds no data of its own, it names another file: {REMEDY}")
     for node in graph.node:
