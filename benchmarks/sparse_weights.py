@@ -55,7 +55,9 @@ def measure(network: Network, lanes: int, rounds: int) -> dict[str, float]:
             seconds[form] = min(seconds[form], time.perf_counter() - started)
             answers[form] = engine.accumulators.copy()
         if not np.array_equal(*answers.values()):
-            raise SystemExit("sparse_weights.py: the two forms differ, which is a bug: run the tests of the fast engine")
+            raise SystemExit(
+                "sparse_weights.py: the two forms differ, which is a bug: run the tests of the fast engine"
+            )
     counter = engines["tiles"].counter
     slots = counter.tokens * network.ticks * sum(fired.size for fired in counter.fired.values())
     spikes = sum(int(fired.sum()) for fired in counter.fired.values())

@@ -1,8 +1,8 @@
 """The network file ``*.dsf.h5``: HDF5 behind a 512-byte user block that holds the SHA-256 of all that follows.
 
 Layout: ``/header`` is JSON text (format, task, ticks, context, provenance, verification); ``/nodes/<index>`` holds one
-node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. A matrix of synapses or of the
-readout is a group of three arrays, where that is smaller than all of its numbers: see
+node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. A matrix of synapses or of
+the readout is a group of three arrays, where that is smaller than all of its numbers: see
 :class:`~dsf.export.network.sparse.CompressedRows`. No pickle, no code.
 """
 
@@ -34,7 +34,15 @@ from dsf.export.network.nodes import (
     require_whole,
 )
 from dsf.export.network.sealed import Seal
-from dsf.export.network.sparse import ARRAYS, CompressedRows, compress, index_type, is_sparse, require_rows, require_shape
+from dsf.export.network.sparse import (
+    ARRAYS,
+    CompressedRows,
+    compress,
+    index_type,
+    is_sparse,
+    require_rows,
+    require_shape,
+)
 from dsf.shell.arrays import IntArray
 from dsf.shell.file_values import parse_json
 from dsf.shell.hdf5_reading import ReadLimits
@@ -43,7 +51,7 @@ from dsf.shell.plain_text import shown
 FORMAT_VERSION, DENSE_VERSION = 3, 2
 """A network without sparse matrices is still written as version 2: older readers take it, and its bytes stay."""
 READABLE_VERSIONS = (1, DENSE_VERSION, FORMAT_VERSION)
-"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'; version 2 has no sparse matrices."""
+"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'; 2 has no sparse matrices."""
 SUFFIX = ".dsf.h5"
 
 

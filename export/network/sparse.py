@@ -57,8 +57,7 @@ class CompressedRows:
 
 def compress(weights: IntArray) -> CompressedRows:
     """The compressed rows of a matrix of 8-bit weights (rows, inputs)."""
-    rows, inputs = weights.shape
-    found = weights != 0
+    inputs, found = weights.shape[1], weights != 0
     starts = np.concatenate([[0], np.cumsum(np.count_nonzero(found, axis=1))])
     return CompressedRows(
         inputs,

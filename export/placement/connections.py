@@ -26,8 +26,8 @@ class Connection:
         width: source neurons that each neuron reads.
         group: neurons that read the same ones: 1 is one to one, the whole population is dense, a head lies between.
         weight_bits: of one stored weight.
-        kept: (neurons + 1, width) of a sparse matrix: how many of the neurons before this one have a synapse to the source
-            neuron; None where all synapses exist.
+        kept: (neurons + 1, width) of a sparse matrix: how many of the neurons before this one have a synapse from the
+            source neuron; None where all synapses exist.
     """
 
     source: str

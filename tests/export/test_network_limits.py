@@ -156,7 +156,10 @@ def same(values: np.ndarray) -> np.ndarray:
     ("change", "said"),
     [
         (rows("columns", put(3, 6)), "a column is 6, of 6 inputs"),
-        (rows("columns", lambda columns: np.sort(columns)[::-1]), "the columns of a row do not ascend, or one is there"),
+        (
+            rows("columns", lambda columns: np.sort(columns)[::-1]),
+            "the columns of a row do not ascend, or one is there",
+        ),
         (rows("columns", np.zeros_like), "the columns of a row do not ascend, or one is there twice"),
         (rows("columns", lambda columns: columns[:-1]), "it has 25 values and 24 columns"),
         (rows("columns", lambda columns: columns.astype(np.uint16)), "columns has dtype uint16, expected uint8"),

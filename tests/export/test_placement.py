@@ -34,8 +34,8 @@ from dsf.runtime.artifacts import network_path
 from dsf.testing.random_networks import exportable, random_network, sparser
 
 Reading = tuple[int, str, int, int, bool]
-"""Which of a population's inputs it is, source, neuron of the source, stored bits of the weight, and whether its matrix is
-sparse."""
+"""Which of a population's inputs it is, source, neuron of the source, stored bits of the weight, and whether its matrix
+is sparse."""
 
 
 def has_core(node: Node) -> bool:
@@ -107,7 +107,7 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
 
 
 def row_bits(chip: Chip, synapses: int, bits: int, sparse: bool, neurons: int) -> int:
-    """An axon's: of a sparse matrix, each weight says which of the core's neurons it belongs to, or the row has zeros."""
+    """An axon's: of a sparse matrix, each weight says which of the core's neurons it is for, or the row has zeros."""
     if not sparse:
         return chip.row_bits(synapses, bits)
     places = math.ceil(math.log2(neurons))

@@ -69,9 +69,7 @@ def with_extreme_neurons(network: Network, generator: np.random.Generator) -> Ne
     return dataclasses.replace(network, nodes=tuple(nodes))
 
 
-def compare(
-    network: Network, lanes: int, mode: Mode, decisions: int, seed: int, sparse: SparseForm = "quicker"
-) -> int:
+def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int, sparse: SparseForm = "quicker") -> int:
     """Random tokens and resets through both; returns the spike slots compared."""
     truth = (ReferenceEngine if mode == "stream" else WindowReference)(network, lanes)
     fast = FastEngine(network, lanes, mode, record=True, sparse=sparse)
@@ -151,7 +149,8 @@ def test_largest_sparse_weights_at_once() -> None:
     weights[::2, ::4], weights[1::2, 3::4] = 127, -127
     network = with_weights(network, "blocks.0.mlp.contract", weights)
     assert compare(network, 2, "stream", 5, seed=3, sparse="chunks") > 0
-    taken = FastEngine(network, sparse="chunks")._nodes[[node.name for node in network.nodes].index("blocks.0.mlp.contract")].chunk_count
+    index = [node.name for node in network.nodes].index("blocks.0.mlp.contract")
+    taken = FastEngine(network, sparse="chunks")._nodes[index].chunk_count
     pieces, neurons, kept = 2, 128, 128 // 4
     assert taken in (0, pieces * neurons // PAD * kept // CHUNK_SLOTS)  # none where the processor takes tiles
     assert bool(taken) == bool(fast_engine._library().dsf_takes_chunks())

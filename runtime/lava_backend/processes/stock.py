@@ -18,8 +18,7 @@ NO_CURRENT_MEMORY = 4095
 
 
 def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense | Sparse:
-    """A stock Dense, or a Sparse for a sparse matrix, that computes :class:`~dsf.export.network.nodes.Synapses` exactly.
-    Both take a tick.
+    """A stock Dense (of a sparse matrix, Sparse) that computes :class:`~dsf.export.network.nodes.Synapses` exactly.
 
     A matrix of mixed signs loses its lowest bit in Lava, so the weights go in doubled and the exponent takes it back.
     ``message_bits`` 0 means binary spikes.
