@@ -54,7 +54,7 @@ def measure(network: Network, lanes: int, rounds: int) -> dict[str, float]:
                 engine.step_graded(token)
             seconds[form] = min(seconds[form], time.perf_counter() - started)
             answers[form] = engine.accumulators.copy()
-        if not np.array_equal(*answers.values()):
+        if not np.array_equal(answers["tiles"], answers["quicker"]):
             raise SystemExit(
                 "sparse_weights.py: the two forms differ, which is a bug: run the tests of the fast engine"
             )

@@ -62,8 +62,8 @@ def describe_nodes(network: Network, placement: Placement | None = None) -> list
     ``scale`` (power of two on a sum, or what else scales), ``threshold_min`` and ``threshold_max`` (synaptic units),
     ``fan_in`` (axons per neuron), ``margin`` (times that the tightest proven bound could grow), ``synapses`` (weights),
     ``zero_share`` (of the weights), ``form`` (``sparse`` where the file leaves out zeros, else ``dense``),
-    ``stored_bytes`` (of the weights in that form, before the file packs them), ``cores`` (with a placement: how many hold
-    the node's neurons).
+    ``stored_bytes`` (of the weights in that form, before the file packs them), ``cores`` (with a placement: how many
+    hold the node's neurons).
     """
     margins: dict[str, float] = {}
     for bound in compute_bounds(network):
@@ -120,8 +120,8 @@ def _scale(node: Node) -> str | None:
 
 
 def count_totals(network: Network) -> dict[str, int]:
-    """Totals over nodes: neurons (of populations with a core) and their kinds, those that spike, synapses (weights), how
-    many of their matrices are sparse, and their bytes as a file keeps them.
+    """Totals over nodes: neurons (of populations with a core) and their kinds, those that spike, synapses (weights),
+    how many of their matrices are sparse, and their bytes as a file keeps them.
 
     ``neurons`` is the sum of ``lif_neurons``, ``gates``, ``attention_sums`` and ``adders``.
     """

@@ -17,7 +17,7 @@ from dsf.shell.arrays import IntArray
 
 VALUE_BYTES = np.dtype(np.int8).itemsize
 """Of a stored weight."""
-INDEX_TYPES = (np.uint8, np.uint16, np.uint32)
+INDEX_TYPES: tuple[type[np.unsignedinteger[Any]], ...] = (np.uint8, np.uint16, np.uint32)
 ARRAYS = ("values", "columns", "starts")
 """Of compressed rows."""
 
@@ -25,6 +25,11 @@ ARRAYS = ("values", "columns", "starts")
 def index_type(largest: int) -> type[np.unsignedinteger[Any]]:
     """The narrowest unsigned type that holds ``largest``."""
     return next(kind for kind in INDEX_TYPES if largest <= np.iinfo(kind).max)
+
+
+def index_bytes(largest: int) -> int:
+    """Bytes of the narrowest unsigned integer that holds ``largest``."""
+    return np.dtype(index_type(largest)).itemsize
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,21 @@ def compress(weights: IntArray) -> CompressedRows:
     )
 
 
-def compressed_bytes(rows: int, inputs: int, kept: int) -> int:
-    """Bytes of a matrix of 8-bit weights as compressed rows, of which ``kept`` are not 0."""
-    columns, starts = (np.dtype(index_type(largest)).itemsize for largest in (inputs - 1, kept))
+def compressed_bytes(weights: IntArray) -> int:
+    """Bytes of a matrix of 8-bit weights (rows, inputs) as compressed rows."""
+    (rows, inputs), kept = weights.shape, int(np.count_nonzero(weights))
+    columns, starts = (index_bytes(largest) for largest in (inputs - 1, kept))
     return kept * (VALUE_BYTES + columns) + (rows + 1) * starts
 
 
 def is_sparse(weights: IntArray) -> bool:
     """Whether compressed rows are the smaller form of a matrix of 8-bit weights (rows, inputs)."""
-    return compressed_bytes(*weights.shape, int(np.count_nonzero(weights))) < weights.size * VALUE_BYTES
+    return compressed_bytes(weights) < weights.size * VALUE_BYTES
 
 
 def stored_bytes(weights: IntArray) -> int:
     """Bytes of a matrix of 8-bit weights in its smaller form."""
-    return min(compressed_bytes(*weights.shape, int(np.count_nonzero(weights))), weights.size * VALUE_BYTES)
+    return min(compressed_bytes(weights), weights.size * VALUE_BYTES)
 
 
 def require_shape(where: str, inputs: Any, starts: int) -> int:
@@ -109,7 +115,7 @@ def require_rows(where: str, rows: CompressedRows) -> None:
     """
     for name in ARRAYS:
         _require(getattr(rows, name).ndim == 1, where, f"{name} has {getattr(rows, name).ndim} axes, expected 1")
-    kinds = (np.int8, index_type(rows.inputs - 1), index_type(len(rows.values)))
+    kinds: tuple[type[np.generic], ...] = (np.int8, index_type(rows.inputs - 1), index_type(len(rows.values)))
     for name, kind in zip(ARRAYS, kinds):
         found, expected = getattr(rows, name).dtype, np.dtype(kind)
         _require(found == expected, where, f"{name} has dtype {found}, expected {expected}")

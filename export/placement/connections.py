@@ -42,8 +42,8 @@ class Connection:
         if self.kept is not None:
             rows = self.kept[first + count] - self.kept[first]
             lengths, times = np.unique(rows[rows > 0], return_counts=True)
-            bits = [chip.sparse_row_bits(length, count, self.weight_bits) for length in lengths.tolist()]
-            return int(times @ np.array(bits, np.int64)), int(times.sum())
+            each = [chip.sparse_row_bits(length, count, self.weight_bits) for length in lengths.tolist()]
+            return int(times @ np.array(each, np.int64)), int(times.sum())
         low, high = first // self.group, (first + count - 1) // self.group
         ends = [count] if low == high else [(low + 1) * self.group - first, first + count - high * self.group]
         bits = sum(chip.row_bits(targets, self.weight_bits) for targets in ends)

@@ -5,11 +5,11 @@ nodes with history are populations; Synapses belong to the neurons they feed. En
 host, or a processor embedded in the chip, quantizes the input and multiplies the head.
 
 Synapse memory: Synapses are integer weights in the width that the largest weight needs (7 bits are stored as 8). Those
-of a dense matrix all count, zeros included; of a sparse one (:func:`dsf.export.network.sparse.is_sparse`) only those that
-exist, each with the bits that say which of the core's neurons it belongs to. Whatever reads a population directly (a LIF
-the residual, a Gate its two operands) does so through weights of 1, one per neuron and operand; a neuron of Outer has one
-per channel of its head's query and key, and one for its value. Where the chip's format is published, each input axon also
-pays :meth:`dsf.export.placement.chips.Chip.row_bits`.
+of a dense matrix all count, zeros included; of a sparse one (:func:`dsf.export.network.sparse.is_sparse`) only those
+that exist, each with the bits that say which of the core's neurons it belongs to. Whatever reads a population directly
+(a LIF the residual, a Gate its two operands) does so through weights of 1, one per neuron and operand; a neuron of
+Outer has one per channel of its head's query and key, and one for its value. Where the chip's format is published, each
+input axon also pays :meth:`dsf.export.placement.chips.Chip.row_bits`.
 
 Axons: an input axon is one source neuron that one population on the core reads, through a weight that exists; an output
 axon is one neuron's link to one population on one core (or to the host). Neither is shared between populations, so both

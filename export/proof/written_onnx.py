@@ -33,10 +33,11 @@ MOST_OPERATORS = 1 << 18
 LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
 """Numbers that a tensor of one lane may have: so many, or so many times a window of the largest population."""
 OPERATORS = frozenset(
-    (
-        "Add Cast Clip Concat ConstantOfShape CumSum Div Greater Identity MatMul MatMulInteger Mod Mul Pad ReduceMean "
-        "ReduceSum Reshape Round ScatterElements Slice Split Sqrt Sub Tanh Unsqueeze Where"
-    ).split()
+    {
+        *("Add", "Cast", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div", "Greater", "Identity", "MatMul"),
+        *("MatMulInteger", "Mod", "Mul", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "ScatterElements"),
+        *("Slice", "Split", "Sqrt", "Sub", "Tanh", "Unsqueeze", "Where"),
+    }
 )
 """What dsf-export writes; none repeats itself, and none reads a file."""
 LARGEST_FLIPPED_SHARE = 0.05

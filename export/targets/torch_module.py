@@ -227,7 +227,8 @@ def write_torch(network: Network, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    nodes, contiguous = [], {}
+    nodes: list[dict[str, Any]] = []
+    contiguous: dict[str, np.ndarray] = {}
     for node in network.nodes:
         arrays, stored = stored_arrays(node)
         kept = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}

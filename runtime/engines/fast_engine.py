@@ -64,8 +64,8 @@ PIECE_INPUTS, CHUNK_SLOTS = 128, 4
 LARGEST_SLOT_SHARE = 0.4
 """Slots, for each place of the matrix, beyond which chunks hardly ever take less time than tiles."""
 SparseForm = Literal["quicker", "tiles", "chunks"]
-"""Of weights that are sparse: dense tiles, chunks without the zeros, or for each token what should take less time. Where
-a processor lacks the instructions for chunks, tiles are all there is."""
+"""Of weights that are sparse: dense tiles, chunks without the zeros, or for each token what should take less time.
+Where a processor lacks the instructions for chunks, tiles are all there is."""
 NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 

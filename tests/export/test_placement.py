@@ -84,7 +84,8 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
             for neuron in range(part.first, part.first + part.count):
                 home[node.name, neuron] = core.index
                 for reading in readings(network, node, neuron):
-                    inputs[core.index][(node.name, part.count, *reading)] += 1
+                    key = (node.name, part.count, *reading)
+                    inputs[core.index][key] += 1
                     outputs[reading[1], reading[2]].add((core.index, node.name, reading[0]))
                 if isinstance(node, LIF):
                     thresholds[core.index].add(int(node.threshold[neuron]))
@@ -93,16 +94,16 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
         outputs[residual.name, neuron].add("host")
     counts = [
         {
-            "synapse_bits": sum(row_bits(chip, synapses, *key[-2:], neurons=key[1]) for key, synapses in axons.items()),
+            "synapse_bits": sum(row_bits(chip, synapses, key[-2], key[-1], key[1]) for key, synapses in axons.items()),
             "input_axons": len(axons),
             "output_axons": 0,
             "thresholds": len(values),
         }
         for axons, values in zip(inputs, thresholds)
     ]
-    for key, destinations in outputs.items():
-        if key in home:
-            counts[home[key]]["output_axons"] += len(destinations)
+    for neuron_key, destinations in outputs.items():
+        if neuron_key in home:
+            counts[home[neuron_key]]["output_axons"] += len(destinations)
     return counts
 
 
