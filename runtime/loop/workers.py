@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from dsf.runtime.engines.interface import Engine
 from dsf.runtime.loop.closed_loop import LoopSettings, OnStep, run_episodes, totals_of
 from dsf.runtime.loop.results import ClosedLoopResult, EngineTotals, EpisodeResult, gather
 from dsf.shell.errors import CommandFailed
-from dsf.shell.processes.workers import Worker, WorkerDied, crew, speaking, told
+from dsf.shell.processes.workers import Worker, WorkerDied, crew, send, speaking, told
 
 OpenEngine = Callable[[], AbstractContextManager[Engine]]
 """Starts an engine; travels to other processes."""
@@ -116,7 +117,8 @@ def _work(connection: Connection) -> None:
     """A worker's life: seeds come in, results go out, at the end the totals."""
     try:
         open_engine, settings = connection.recv()
-        connection.send(run_share(open_engine, settings, iter(connection.recv, None), connection.send))
+        answer = functools.partial(send, connection)
+        answer(run_share(open_engine, settings, iter(connection.recv, None), answer))
     except Exception as error:
         with contextlib.suppress(OSError):  # the parent is gone
-            connection.send(told(error, "a worker"))
+            send(connection, told(error, "a worker"))

@@ -20,6 +20,7 @@ from dsf.runtime.sweeps.store import append_once
 from dsf.runtime.sweeps.worker import work
 from dsf.shell.generated_section import markers
 from dsf.testing.command_line import assert_refused
+from dsf.testing.lava import lava_runs_here
 from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
 
 INTEGERS = {"tssa-int8": {"settings": {"model.attention": "tssa"}, "export": {"bits": 8}}}
@@ -52,6 +53,7 @@ def prove(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 def test_a_row_is_proven_once_and_refuted_when_it_differs(tiny_store: Path, same_threads: None, tmp_path: Path) -> None:
     out, kept, document = tmp_path / "out", tmp_path / "rows.jsonl", tmp_path / "rows.md"
     swept(write_spec(tmp_path / "s.yaml"), out)
@@ -92,6 +94,7 @@ def test_a_row_is_proven_once_and_refuted_when_it_differs(tiny_store: Path, same
     assert gone.returncode == 1 and f"no network of result {result['key']} is below {out}" in gone.stderr
 
 
+@pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
 def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     spec, document = write_spec(tmp_path / "s.yaml"), tmp_path / "rows.md"
     rest = ("--out", tmp_path, "--lines", tmp_path / "rows.jsonl", "--markdown", document)

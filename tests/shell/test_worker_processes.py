@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +62,36 @@ def test_an_interrupt_ends_the_wait_for_a_worker_that_does_not_listen() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - begun < GRACE_S
+
+
+STRUCK = """
+import gc, os, signal, threading
+from dsf.shell.processes.workers import crew
+from dsf.testing.fault_injection import never_listens
+
+def run():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
+    try:
+        with crew(never_listens, 1) as (worker,):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            worker.send(bytes(8 << 20))
+    except KeyboardInterrupt as error:
+        circle = [error]
+        circle.append(circle)
+
+if __name__ == "__main__":
+    run()
+    gc.collect()
+    print("alive")
+"""
+
+
+def test_what_an_interrupted_send_leaves_can_be_collected(tmp_path: Path) -> None:
+    """Python 3.12 died of it, 3.11 and 3.13 wrote an error; 3.10 says nothing either way."""
+    script = tmp_path / "struck.py"
+    script.write_text(STRUCK)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alive\n", "")
 
 
 def test_a_signal_while_workers_start_acts_when_all_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.shell.processes.workers import WorkerDied, crew, speaking, told
+from dsf.shell.processes.workers import WorkerDied, crew, send, speaking, told
 from dsf.shell.scratch_directory import scratch_directory
 from dsf.tasks import get_task
 from dsf.tasks.behaviour import load_actor
@@ -94,7 +94,7 @@ def _work(connection: Connection) -> None:
             answer: list[EpisodeBuffer] | Exception = _share_episodes(share)
         except Exception as error:
             answer = told(error, "a worker")
-        connection.send((index, answer))
+        send(connection, (index, answer))
 
 
 def _share_episodes(share: _Share, on_step: Callable[[], None] = lambda: None) -> list[EpisodeBuffer]:
