@@ -29,11 +29,13 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.hardware_models.weight_memory import USUAL, WeightMemory
+from dsf.shell.errors import UserError
 
 Counts = npt.NDArray[np.int64]
 
 QUANTITIES = {
-    "synaptic_events": "spike meets weight: one per spike and target neuron, weights of zero count too",
+    "synaptic_events": "spike meets weight: one per spike and target neuron; weights of zero count too, unless packed",
     "active_updates": "neuron and tick with a current, a bias or a membrane that is not zero",
     "inactive_updates": "neuron and tick with nothing to do; on a chip also while its token is elsewhere",
     "spikes": "spike fired",
@@ -47,7 +49,7 @@ QUANTITIES = {
     "macs_fp32": "floating-point multiply-accumulate (of dense networks, and of a host embedding, there in float64)",
     "host_operations": "other floating-point operation of a host embedding: mean, difference, division, rounding, clip",
     "host_bytes": "byte of float64 weights that a host embedding fetches",
-    "weight_bytes": "byte of weights fetched from memory",
+    "weight_bytes": "byte of weights fetched from memory; packed, with the index that sparse rows need",
     "host_transfers": "value that crosses between host and chip",
 }
 """Every count that a preset can price, and what one occurrence is."""
@@ -62,7 +64,8 @@ class NodeActivity:
         kind: node kind.
         neurons: size of the node.
         spikes: fired (LIF, Gate, And).
-        synaptic_events: one per spike and target neuron (Synapses behind spikes; weights of zero count too).
+        synaptic_events: one per spike and target neuron (Synapses behind spikes); weights of zero count too, unless
+            they are packed.
         active_updates: neuron updates with a current, a bias or a membrane that is not zero (LIF); every tick of the
             adders of Residual.
         inactive_updates: the other updates (LIF).
@@ -79,7 +82,8 @@ class NodeActivity:
             every tick, so cores multiply at every tick; who holds the first tick's sums need not.
         macs_fp32: floating-point multiply-accumulates per decision (HostEmbedding; nothing else in an integer network).
         host_operations, host_bytes: the host's other work per decision (HostEmbedding).
-        weight_bytes: one byte per synaptic event and per MAC: nothing is read once for two events.
+        weight_bytes: as the activity's memory keeps and fetches them; usually one byte per synaptic event and per MAC:
+            nothing is read once for two events.
         host_transfers: features in per token (Encoder; HostEmbedding its channels), accumulators out per decision
             (Readout).
     """
@@ -119,12 +123,14 @@ class Activity:
         tokens: that were computed: one per decision in stream mode, in window mode all tokens of every window.
         ticks: per token.
         nodes: totals per node.
+        memory: how weights were kept and fetched.
     """
 
     decisions: int
     tokens: int
     ticks: int
     nodes: tuple[NodeActivity, ...]
+    memory: WeightMemory = USUAL
 
     def total(self, quantity: str) -> int:
         """Sum of one quantity over all nodes."""
@@ -156,10 +162,13 @@ class SpikeCounter:
         active: (neurons,) updates of every LIF population that had anything to do, see
             :func:`dsf.export.network.reference.active_updates`; an engine that cannot see membranes counts every
             update.
+        woken: (neurons,) tokens in which each neuron fired at least once, of every spiking population; None where they
+            were not counted, see :meth:`wake`. Only the schedule token by token asks for them.
     """
 
     def __init__(self, network: Network) -> None:
         self.network, self.decisions, self.tokens = network, 0, 0
+        self.woken: dict[str, Counts] | None = None
         self.fired = {node.name: np.zeros(node.size, np.int64) for node in spiking(network)}
         self.active = {name: np.zeros_like(self.fired[name]) for name in self.fired if isinstance(network[name], LIF)}
 
@@ -186,8 +195,19 @@ class SpikeCounter:
         for name, updates in self.active.items():
             updates += tokens * self.network.ticks if active is None else active[name]
 
+    def wake(self, spikes: Mapping[str, npt.NDArray[np.integer]]) -> None:
+        """Count in which of some tokens every neuron fired: spikes (ticks, ..., neurons) of each population.
+
+        Nothing else is counted: engines count spikes and tokens themselves.
+        """
+        if self.woken is None:
+            self.woken = {name: np.zeros_like(fired) for name, fired in self.fired.items()}
+        for name, woken in self.woken.items():
+            woken += spikes[name].any(axis=0).reshape(-1, woken.size).sum(axis=0, dtype=np.int64)
+
     def merge(self, other: SpikeCounter) -> None:
-        """Add what another engine of the same network has counted."""
+        """Add what another engine of the same network has counted; tokens in which neurons fired are not known then."""
+        self.woken = None
         self.decisions += other.decisions
         self.tokens += other.tokens
         for mine, others in ((self.fired, other.fired), (self.active, other.active)):
@@ -200,17 +220,29 @@ def spiking(network: Network) -> Iterator[LIF | Gate | And]:
     return (node for node in network.nodes if isinstance(node, SPIKING_KINDS))
 
 
-def measure_activity(counter: SpikeCounter) -> Activity:
+def measure_activity(counter: SpikeCounter, memory: WeightMemory = USUAL) -> Activity:
     """Turn spike counts into every quantity that a preset prices, with one core per population and no mesh.
 
     :meth:`dsf.hardware_models.mapping.NetworkMapping.activity` counts messages and hops of a placement instead.
+
+    Args:
+        counter: what an engine has counted.
+        memory: how weights are kept and fetched.
+
+    Raises:
+        UserError: rows are to be fetched token by token, and the counter does not know in which tokens neurons fired.
     """
+    if memory.fetch == "token" and counter.woken is None:
+        raise UserError(
+            "the fetch schedule token by token needs the tokens in which every neuron fired, which were not counted: "
+            "count them with SpikeCounter.wake, or use the schedule event"
+        )
     network = counter.network
-    nodes = tuple(_node_activity(node, counter) for node in network.nodes)
-    return Activity(counter.decisions, counter.tokens, network.ticks, nodes)
+    nodes = tuple(_node_activity(node, counter, memory) for node in network.nodes)
+    return Activity(counter.decisions, counter.tokens, network.ticks, nodes, memory)
 
 
-def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
+def _node_activity(node: Node, counter: SpikeCounter, memory: WeightMemory) -> NodeActivity:
     """One node's counts."""
     network, slots = counter.network, counter.network.ticks * counter.tokens
     base = NodeActivity(node.name, type(node).__name__, node.size)
@@ -219,20 +251,18 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
         host |= {"graded_messages": node.size * slots, "host_transfers": node.size * counter.tokens}
         return NodeActivity(base.node, base.kind, base.neurons, **host)
     if isinstance(node, Synapses):
-        if isinstance(network[node.source], Encoder):
-            macs, every = node.weights.size * counter.tokens, node.weights.size * slots
-            return dataclasses.replace(base, macs=macs, repeated_macs=every - macs, weight_bytes=every)
-        events = int(counter.fired[node.source].sum()) * node.size
-        return dataclasses.replace(base, synaptic_events=events, weight_bytes=events)
+        return _through(base, node, counter, memory)
     if isinstance(node, Residual):
         sent = node.size * slots * readers(network, node.name)
         return dataclasses.replace(base, active_updates=node.size * slots, graded_messages=sent)
     if isinstance(node, Readout):
-        channels = node.weights.shape[1] * counter.decisions
-        macs = node.size * channels
-        transfers = node.size * counter.decisions
+        stored, decisions = memory.stored(node.weights), counter.decisions
         return dataclasses.replace(
-            base, graded_messages=channels, macs=macs, weight_bytes=macs, host_transfers=transfers
+            base,
+            graded_messages=node.weights.shape[1] * decisions,
+            macs=stored.synapses * decisions,
+            weight_bytes=stored.total_bytes * decisions,
+            host_transfers=node.size * decisions,
         )
     if isinstance(node, (LIF, Gate, And)):
         spikes = int(counter.fired[node.name].sum())
@@ -243,6 +273,19 @@ def _node_activity(node: Node, counter: SpikeCounter) -> NodeActivity:
     if isinstance(node, HISTORY_KINDS):
         base = dataclasses.replace(base, graded_messages=node.size * slots * readers(network, node.name))
     return dataclasses.replace(base, dynamic_operations=_dynamic_operations(node, counter, slots))
+
+
+def _through(base: NodeActivity, node: Synapses, counter: SpikeCounter, memory: WeightMemory) -> NodeActivity:
+    """What meets a matrix, and what is fetched of it."""
+    stored, slots = memory.stored(node.weights), counter.network.ticks * counter.tokens
+    if isinstance(counter.network[node.source], Encoder):
+        macs, every = stored.synapses * counter.tokens, stored.synapses * slots
+        fetched = stored.total_bytes * (slots if memory.fetch == "event" else counter.tokens)
+        return dataclasses.replace(base, macs=macs, repeated_macs=every - macs, weight_bytes=fetched)
+    fired, woken = counter.fired[node.source], counter.woken
+    rows = woken[node.source] if memory.fetch == "token" and woken is not None else fired
+    events, fetched = int(fired @ stored.kept), int(rows @ stored.row_bytes)
+    return dataclasses.replace(base, synaptic_events=events, weight_bytes=fetched)
 
 
 def embedded_on_host(node: HostNode) -> dict[str, int]:

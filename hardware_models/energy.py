@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dsf.hardware_models.activity import QUANTITIES, Activity, NodeActivity
 from dsf.hardware_models.preset import Preset
+from dsf.hardware_models.weight_memory import USUAL, WeightMemory
 from dsf.shell.units import PICOJOULE
 
 
@@ -49,6 +50,7 @@ class EnergyEstimate:
         layers: energy by node, nodes without priced work left out.
         unpriced: counts per decision that the preset has no price for.
         included: quantities that were counted and whose cost is inside another's price, and where.
+        memory: how weights are taken to be kept and fetched.
     """
 
     preset: str
@@ -56,6 +58,7 @@ class EnergyEstimate:
     layers: tuple[LayerEnergy, ...]
     unpriced: dict[str, float]
     included: dict[str, str]
+    memory: WeightMemory = USUAL
 
     @property
     def total(self) -> Band:
@@ -97,7 +100,7 @@ def estimate_energy(activity: Activity, preset: Preset) -> EnergyEstimate:
         if quantity not in preset.energy_pj and quantity not in preset.included
     }
     included = {quantity: where for quantity, where in preset.included.items() if quantity in counted}
-    return EnergyEstimate(preset.name, preset.grade, layers, unpriced, included)
+    return EnergyEstimate(preset.name, preset.grade, layers, unpriced, included, activity.memory)
 
 
 def _layer(node: NodeActivity, activity: Activity, preset: Preset) -> LayerEnergy:

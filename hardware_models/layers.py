@@ -47,7 +47,8 @@ class LayerRow:
 
     Attributes:
         layer, kind: of the node.
-        neurons, synapses: sizes; the neurons behind Synapses are their targets', and what the host does has none.
+        neurons, synapses: sizes; the neurons behind Synapses are their targets', and what the host does has none. A
+            packed weight of zero is no synapse.
         cores: that hold its neurons; 0 without a mapping, and for what the host does.
         events: synaptic events.
         macs: multiply-accumulates; those of the encoder's values at every tick, unless the preset includes the repeated
@@ -107,7 +108,7 @@ def _row(
         layer=counts.node,
         kind=counts.kind,
         neurons=neurons,
-        synapses=node.weights.size if isinstance(node, (Synapses, Readout)) else 0,
+        synapses=activity.memory.stored(node.weights).synapses if isinstance(node, (Synapses, Readout)) else 0,
         cores=0 if mapping is None else len(mapping.placement.cores_of(node.name)),
         events=counts.synaptic_events / decisions,
         macs=(counts.macs + counts.repeated_macs + counts.macs_fp32) / decisions,

@@ -17,6 +17,7 @@ from dsf.export.placement.placement import Placement, place, tile_position
 from dsf.hardware_models.activity import Activity, Counts, NodeActivity, SpikeCounter
 from dsf.hardware_models.fanout import Fanout, fanouts
 from dsf.hardware_models.mesh import Link, Tile, assumptions, hops, route, with_mesh
+from dsf.hardware_models.weight_memory import WeightMemory, Weights
 from dsf.hardware_models.work import HOST, Record, Schedule, Work, host_work, idle_work, work_of
 
 
@@ -34,12 +35,15 @@ class NetworkMapping:
         placement: slices of populations on cores.
         seats: of every core, its place on its chip: cores 0, 1, 2, ... wind through the tiles, see
             :func:`dsf.export.placement.placement.tile_position`.
+        weights: how cores keep theirs: "packed" counts the synapses that exist, "bytes" those of weight zero, too.
+            Cores fetch them event by event. The placement itself still makes room for every weight.
     """
 
     network: Network
     chip: Chip
     placement: Placement
     seats: tuple[int, ...]
+    weights: Weights = "bytes"
 
     def __post_init__(self) -> None:
         taken = {(core.chip, seat) for core, seat in zip(self.placement.cores, self.seats, strict=True)}
@@ -72,8 +76,9 @@ class NetworkMapping:
         """Everything that is counted, core by core, and what the host does."""
         parts = [(part, core.index) for core in self.placement.cores for part in core.slices]
         source = self.network.readout.source
-        found = [work for part, core in parts for work in work_of(self.network, part, core)]
-        found += host_work(self.network, {core: part.count for part, core in parts if part.node == source})
+        found = [work for part, core in parts for work in work_of(self.network, part, core, self.weights)]
+        last = {core: part.count for part, core in parts if part.node == source}
+        found += host_work(self.network, last, self.weights)
         for fanout in self.fanouts:
             found += self._sending(fanout)
         return tuple(found)
@@ -131,7 +136,7 @@ class NetworkMapping:
         nodes = tuple(
             NodeActivity(node.name, type(node).__name__, node.size, **counts[node.name]) for node in self.network.nodes
         )
-        return Activity(counter.decisions, counter.tokens, self.network.ticks, nodes)
+        return Activity(counter.decisions, counter.tokens, self.network.ticks, nodes, WeightMemory(self.weights))
 
     def core_activity(self, counter: SpikeCounter, schedule: Schedule = "lockstep") -> dict[str, Counts]:
         """The run's counts per core, (cores + 1,) by quantity: the last entry is the host's.
@@ -179,17 +184,18 @@ class NetworkMapping:
         return {"placement": self.placement.to_json(), "tiles": tiles, "assumptions": self.assumptions}
 
 
-def map_in_order(network: Network, chip: Chip, share_cores: bool = False) -> NetworkMapping:
+def map_in_order(network: Network, chip: Chip, share_cores: bool = False, weights: Weights = "bytes") -> NetworkMapping:
     """The naive mapping: :func:`dsf.export.placement.placement.place`, and its cores in order along the mesh.
 
     Raises:
         NetworkError: a single neuron exceeds a core.
     """
     chip = with_mesh(chip)
-    return in_order(network, chip, place(network, chip, share_cores))
+    return in_order(network, chip, place(network, chip, share_cores), weights)
 
 
-def in_order(network: Network, chip: Chip, placement: Placement) -> NetworkMapping:
+def in_order(network: Network, chip: Chip, placement: Placement, weights: Weights = "bytes") -> NetworkMapping:
     """A placement's cores in order along the mesh of each chip."""
     per_chip = chip.cores.value or len(placement.cores)
-    return NetworkMapping(network, chip, placement, tuple(core.index % per_chip for core in placement.cores))
+    seats = tuple(core.index % per_chip for core in placement.cores)
+    return NetworkMapping(network, chip, placement, seats, weights)

@@ -17,6 +17,7 @@ from dsf.hardware_models.activity import Counts, SpikeCounter
 from dsf.hardware_models.latency import HOPS, barrier
 from dsf.hardware_models.mapping import NetworkMapping, in_order, map_in_order
 from dsf.hardware_models.preset import Preset
+from dsf.hardware_models.weight_memory import Weights
 from dsf.hardware_models.work import HOST, Record, work_of
 from dsf.shell.arrays import FloatArray
 from dsf.shell.units import NANOSECOND
@@ -96,6 +97,7 @@ def search_mapping(
     preset: Preset | None = None,
     share_cores: bool = False,
     seed: int = 0,
+    weights: Weights = "bytes",
 ) -> NetworkMapping:
     """Lower first the tick (the load of the busiest core and the barrier of its tiles), then the hops.
 
@@ -110,18 +112,19 @@ def search_mapping(
         preset: whose times are the load; without times, synaptic events and updates.
         share_cores: see :func:`dsf.export.placement.placement.place`.
         seed: of the disturbances in the search for places; the same seed gives the same mapping.
+        weights: how cores keep theirs, see :class:`~dsf.hardware_models.mapping.NetworkMapping`.
 
     Raises:
         NetworkError: a single neuron exceeds a core.
     """
-    naive = map_in_order(network, chip, share_cores)
+    naive = map_in_order(network, chip, share_cores, weights)
     return search_places(_spread(naive, counter, preset), counter, seed)
 
 
 def _spread(naive: NetworkMapping, counter: SpikeCounter, preset: Preset | None) -> NetworkMapping:
     """Bisection for the lowest budget; of all mappings that were tried, the one with the shortest tick."""
     available = (naive.chip.cores.value or 0) * naive.placement.chips
-    budget = _budget(naive.network, counter, load_prices(preset))
+    budget = _budget(naive, counter, load_prices(preset))
 
     def tick(mapping: NetworkMapping) -> tuple[float, int]:
         ends = 0.0 if preset is None else barrier(preset, mapping.tiles_in_use).nominal / NANOSECOND
@@ -135,7 +138,7 @@ def _spread(naive: NetworkMapping, counter: SpikeCounter, preset: Preset | None)
         if placement is None or len(placement.cores) > available:
             low = middle
         else:
-            tried.append(in_order(naive.network, naive.chip, placement))
+            tried.append(in_order(naive.network, naive.chip, placement, naive.weights))
             high = middle
     return min(tried, key=tick)
 
@@ -147,9 +150,9 @@ def _placed(naive: NetworkMapping, budget: Budget) -> Placement | None:
         return None
 
 
-def _budget(network: Network, counter: SpikeCounter, prices: dict[str, float]) -> Budget:
+def _budget(naive: NetworkMapping, counter: SpikeCounter, prices: dict[str, float]) -> Budget:
     """Mean work per tick of every neuron, for its own and per destination core."""
-    record, slots = Record.of_run(counter), _slots(counter)
+    network, record, slots = naive.network, Record.of_run(counter), _slots(counter)
     own: dict[str, FloatArray] = {}
     per_axon: dict[str, FloatArray] = {}
     for node in network.nodes:
@@ -157,7 +160,7 @@ def _budget(network: Network, counter: SpikeCounter, prices: dict[str, float]) -
             continue
         own[node.name] = np.zeros(node.size)
         for neuron in range(node.size):
-            for work in work_of(network, Slice(node.name, neuron, 1), core=0):
+            for work in work_of(network, Slice(node.name, neuron, 1), core=0, weights=naive.weights):
                 if work.quantity in prices:
                     own[node.name][neuron] += prices[work.quantity] * int(record.count(work)) / slots
         if isinstance(node, SPIKING_KINDS):

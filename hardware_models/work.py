@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from dsf.export.network.nodes import (
 from dsf.export.placement.connections import connections
 from dsf.export.placement.placement import Slice
 from dsf.hardware_models.activity import Counts, SpikeCounter, embedded_on_host
+from dsf.hardware_models.weight_memory import WeightMemory, Weights
 
 HOST = -1
 """Takes the place of a core for what the host does: arrays over cores have one more entry, the last, for it."""
@@ -52,6 +53,7 @@ class Work:
         factor: occurrences; negative where some are taken back.
         per: what is multiplied.
         source, first, stop: whose spikes or active updates.
+        each: (stop - first,) occurrences for each of those neurons, where they differ; ``factor`` is 1 then.
     """
 
     node: str
@@ -63,6 +65,7 @@ class Work:
     source: str = ""
     first: int = 0
     stop: int = 0
+    each: Counts | None = field(default=None, compare=False)
 
 
 class Record:
@@ -90,6 +93,9 @@ class Record:
         """How often it was done, (...)."""
         if work.source:
             sums = self._sums[work.per, work.source]
+            if work.each is not None:
+                counts: Counts = np.diff(sums[..., work.first : work.stop + 1], axis=-1) @ work.each
+                return counts
             return work.factor * (sums[..., work.stop] - sums[..., work.first])
         return work.factor * self._totals[work.per]
 
@@ -101,13 +107,16 @@ def _cumulated(values: npt.NDArray[np.integer]) -> Counts:
     return sums
 
 
-def work_of(network: Network, part: Slice, core: int) -> Iterator[Work]:
-    """What the neurons of a slice do on their core, all but sending messages."""
+def work_of(network: Network, part: Slice, core: int, weights: Weights = "bytes") -> Iterator[Work]:
+    """What the neurons of a slice do on their core, all but sending messages.
+
+    ``weights`` says how the core keeps those to its neurons; it fetches them event by event.
+    """
     node = network[part.node]
     for name in node.sources:
         synapses = network[name]
         if isinstance(synapses, Synapses):
-            yield from _through(network, synapses, part, core)
+            yield from _through(network, synapses, part, core, weights)
     own = functools.partial(Work, node.name, core, node.name)
     yield from _neurons(own, node, part)
     yield from _dynamic(own, node, part)
@@ -139,37 +148,41 @@ def _dynamic(own: Callable[..., Work], node: Node, part: Slice) -> Iterator[Work
             yield own(kind, node.reach, "spike", node.source, node.query + part.first, node.query + stop)
 
 
-def _through(network: Network, synapses: Synapses, part: Slice, core: int) -> Iterator[Work]:
+def _through(network: Network, synapses: Synapses, part: Slice, core: int, weights: Weights) -> Iterator[Work]:
     """Synapses work where their targets are."""
     inputs = synapses.weights.shape[1]
-    for quantity in ("synaptic_events", "weight_bytes"):
-        if not isinstance(network[synapses.source], Encoder):
+    own = functools.partial(Work, synapses.name, core, part.node)
+    stored = WeightMemory(weights).stored(synapses.weights[part.first : part.first + part.count])
+    if not isinstance(network[synapses.source], Encoder):
+        for quantity, each in (("synaptic_events", stored.kept), ("weight_bytes", stored.row_bytes)):
             reads = (synapses.source, 0, inputs)
-            yield Work(synapses.name, core, part.node, quantity, part.count, "spike", *reads)
-        else:
-            products = part.count * inputs
-            if quantity == "weight_bytes":
-                yield Work(synapses.name, core, part.node, quantity, products, "tick")
-                continue
-            yield Work(synapses.name, core, part.node, "macs", products, "token")
-            if network.ticks > 1:
-                yield Work(synapses.name, core, part.node, "repeated_macs", products, "tick")
-                yield Work(synapses.name, core, part.node, "repeated_macs", -products, "token")
+            if weights == "bytes":
+                yield own(quantity, part.count, "spike", *reads)
+            else:
+                yield own(quantity, 1, "spike", *reads, each)
+        return
+    yield own("weight_bytes", stored.total_bytes, "tick")
+    yield own("macs", stored.synapses, "token")
+    if network.ticks > 1:
+        yield own("repeated_macs", stored.synapses, "tick")
+        yield own("repeated_macs", -stored.synapses, "token")
 
 
-def host_work(network: Network, last: Mapping[int, int]) -> Iterator[Work]:
+def host_work(network: Network, last: Mapping[int, int], weights: Weights = "bytes") -> Iterator[Work]:
     """What the host does: encoder or host embedding, and readout.
 
-    ``last`` holds, by core, how many channels of the last residual it sends to the host.
+    ``last`` holds, by core, how many channels of the last residual it sends to the host; ``weights`` says how it keeps
+    those of the readout.
     """
     encoder, readout = network.encoder, network.readout
+    stored = WeightMemory(weights).stored(readout.weights)
     yield Work(encoder.name, HOST, encoder.name, "host_transfers", encoder.size, "token")
     for quantity, count in embedded_on_host(encoder).items():
         yield Work(encoder.name, HOST, encoder.name, quantity, count, "decision")
     for core, channels in last.items():
         yield Work(readout.name, core, readout.source, "graded_messages", channels, "decision")
-    for quantity in ("macs", "weight_bytes"):
-        yield Work(readout.name, HOST, readout.name, quantity, readout.weights.size, "decision")
+    for quantity, count in (("macs", stored.synapses), ("weight_bytes", stored.total_bytes)):
+        yield Work(readout.name, HOST, readout.name, quantity, count, "decision")
     yield Work(readout.name, HOST, readout.name, "host_transfers", readout.size, "decision")
 
 

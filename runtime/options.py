@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dsf.hardware_models.preset import SUFFIXES
+from dsf.hardware_models.weight_memory import Fetch, WeightMemory, Weights
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.interface import BackendName, LavaModel
 from dsf.runtime.loop.real_time import OnMiss
@@ -67,6 +68,12 @@ class SimRunConfig:
     hardware: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Hardware preset that prices the run, or a .yaml file of your own; repeat it for more. Default: paper_45nm,
     int8_45nm and loihi2_derived."""
+    weights: Weights = "bytes"
+    """How prices take weights to be kept. bytes: a byte each, zeros too; packed: at their width, every matrix in its
+    cheapest format, sparse rows with their index, and a weight of zero is no synapse, on chips neither."""
+    fetch: Fetch = "event"
+    """Whom a fetched row of weights serves. event: one spike; token: all ticks of its token, layer by layer (not on a
+    chip, whose cores take spikes tick by tick); the reference replays the run to count that."""
     compare: bool = True
     """Also run the integer reference, and the float policy where its checkpoint and torch are at hand, on the same
     seeds, and list the returns side by side."""
@@ -115,6 +122,11 @@ class SimRunConfig:
         self._check_real_time()
         self._check_launcher()
         self._check_probes()
+
+    @property
+    def memory(self) -> WeightMemory:
+        """How weights are taken to be kept and fetched."""
+        return WeightMemory(self.weights, self.fetch)
 
     def _check_real_time(self) -> None:
         period = self.control_period

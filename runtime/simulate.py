@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -39,6 +40,7 @@ from dsf.runtime.options import DEFAULT_HARDWARE, SimRunConfig, require_possible
 from dsf.runtime.report.core_traffic import measure_traffic, placed_mapping
 from dsf.runtime.report.hardware import SAMPLED_DECISIONS, price_run, require_cores
 from dsf.runtime.report.run_report import RunReport, WallTimes
+from dsf.runtime.report.woken import count_woken
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.installed import are_installed
 from dsf.tasks import Episode, Task, get_task, rollout
@@ -114,7 +116,8 @@ class PlannedRun:
         config = self.config
         checked = checked_per_episode(config.parity_decisions, config.episodes)
         taped = config.record is not None or config.html is not None
-        return LoopSettings(self.task, self.target_return, checked, SAMPLED_DECISIONS[self.mode], taped, self.clock)
+        sampled = sys.maxsize if config.fetch == "token" else SAMPLED_DECISIONS[self.mode]
+        return LoopSettings(self.task, self.target_return, checked, sampled, taped, self.clock)
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,9 @@ def execute(plan: PlannedRun, progress: Progress = silently) -> Run:
     compared_s = time.perf_counter() - begun if config.compare else None
     with progress(f"{task.env_id} on {plan.backend}", config.episodes * task.max_steps) as on_step:
         result, recorder, processes = run_loop(plan, on_step)
-    hardware = price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets)
+    if config.fetch == "token":
+        count_woken(network, plan.mode, [episode.tokens for episode in result.results], result.counter)
+    hardware = price_run(network, plan.mode, result.counter, result.results[0].tokens, plan.presets, config.memory)
     report = RunReport(
         plan.settings,
         plan.backend,

@@ -18,7 +18,20 @@ from dsf.hardware_models import (
     measure_activity,
     preset_names,
 )
-from dsf.hardware_models.dense import CACHED, WINDOW, BreakEven, Rival, Schedule, break_even, rivals
+from dsf.hardware_models.dense import (
+    CACHED,
+    WINDOW,
+    BreakEven,
+    DenseWeights,
+    Rival,
+    Schedule,
+    break_even,
+    decision_transformer,
+    dense_equivalent,
+    rival_transformer,
+    rival_twin,
+    rivals,
+)
 from dsf.hardware_models.paper_table import (
     PAPER_SAVING,
     Arithmetic,
@@ -28,6 +41,7 @@ from dsf.hardware_models.paper_table import (
     paper_arithmetic,
     paper_rows,
 )
+from dsf.hardware_models.weight_memory import FETCHES, WEIGHTS, WeightMemory
 from dsf.runtime.engines.interface import BackendName
 from dsf.runtime.open_engine import open_engine
 from dsf.tasks import Task
@@ -36,6 +50,10 @@ from dsf.tasks.registry import described_task
 
 OPPONENTS: dict[Mode, Schedule] = {"window": WINDOW, "stream": CACHED}
 """What a Decision Transformer does beside each mode of the spiking network."""
+MEMORY_PRESETS = ("int8_45nm", "int8_45nm_1mb", "dense_7nm")
+"""Those that price a byte of weights."""
+FEWER_BITS = 4
+"""Of dense rivals whose weights are packed: nobody has trained them here, it is what they would cost."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,19 @@ class Versus:
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """One way to keep and fetch weights, of the spiking network in stream mode or of a dense rival.
+
+    Attributes:
+        name: for tables.
+        activity: of a run, or of one decision.
+    """
+
+    name: str
+    activity: Activity
+
+
+@dataclass(frozen=True)
 class EnergyTable:
     """All figures.
 
@@ -71,6 +102,7 @@ class EnergyTable:
         rivals: dense ways to a decision.
         verdicts: break-even bounds.
         counters: what the spiking network did, by mode.
+        fetched: ways to keep and fetch weights.
     """
 
     rows: list[PaperRow]
@@ -79,6 +111,7 @@ class EnergyTable:
     rivals: list[Rival]
     verdicts: list[BreakEven]
     counters: dict[Mode, SpikeCounter]
+    fetched: list[Fetched]
 
     @property
     def savings(self) -> dict[str, float]:
@@ -94,10 +127,13 @@ class EnergyTable:
 
 
 def count_decisions(network: Network, decisions: int, mode: Mode, backend: BackendName) -> SpikeCounter:
-    """Spikes of a closed loop that goes on, episode after episode, until so many decisions are made."""
+    """Spikes of a closed loop that goes on, episode after episode, until so many decisions are made.
+
+    In stream mode also the tokens in which neurons fired: engines report the present token's spikes.
+    """
     task: Task = described_task(network.task, network.provenance)
     target = task.target_returns[0] if network.target_return is None else network.target_return
-    lane = Lane(task)
+    lane, waking = Lane(task), SpikeCounter(network)
     try:
         with open_engine(network, backend, mode=mode) as engine:
             engine.restart_counter()
@@ -106,10 +142,15 @@ def count_decisions(network: Network, decisions: int, mode: Mode, backend: Backe
                 engine.reset(0)
                 while lane.running and engine.counter.decisions < decisions:
                     graded = encode(network.encoder, stack_tokens([lane], task).vector())
-                    lane.step(decode(network.readout, engine.step_graded(graded)[0])[0])
+                    accumulators, spikes = engine.step_graded(graded)
+                    if mode == "stream":
+                        waking.wake(spikes)
+                    lane.step(decode(network.readout, accumulators)[0])
                 if engine.counter.decisions == decisions:
                     break
-            return engine.counter
+            counter = engine.counter
+            counter.woken = waking.woken
+            return counter
     finally:
         lane.close()
 
@@ -122,7 +163,26 @@ def work_out(network: Network, counters: dict[Mode, SpikeCounter], pssa: Rates, 
         _versus(load_preset(name), mode, activities[mode], dense) for name in preset_names() for mode in activities
     ]
     rows, verdicts = paper_rows(pssa, tssa), break_even(activities["stream"], network)
-    return EnergyTable(rows, paper_arithmetic(), versus, dense, verdicts, counters)
+    fetched = ways_to_fetch(network, counters["stream"])
+    return EnergyTable(rows, paper_arithmetic(), versus, dense, verdicts, counters, fetched)
+
+
+def ways_to_fetch(network: Network, counter: SpikeCounter) -> list[Fetched]:
+    """The network in stream mode under every schedule, and dense rivals that keep their keys and values."""
+    found = [
+        Fetched(
+            f"spiking, {schedule.title}, {'packed' if weights == 'packed' else 'a byte each'}",
+            measure_activity(counter, WeightMemory(weights, fetch)),
+        )
+        for weights in WEIGHTS
+        for fetch, schedule in FETCHES.items()
+    ]
+    for sizes in (rival_transformer(network), rival_twin(network)):
+        for packing in (None, DenseWeights(FEWER_BITS)):
+            rival = decision_transformer(sizes, "int8", CACHED, packing)
+            found.append(Fetched(rival.name, rival.activity))
+    plain = dense_equivalent(network)
+    return [*found, Fetched(plain.name, plain.activity)]
 
 
 def _versus(preset: Preset, mode: Mode, activity: Activity, dense: list[Rival]) -> Versus:
@@ -150,6 +210,7 @@ def as_values(table: EnergyTable) -> dict[str, Any]:
             for versus in table.versus
         ],
         "rivals": [_rival_values(rival, presets) for rival in table.rivals],
+        "fetched": [_fetched_values(way) for way in table.fetched],
         "break_even": [{**dataclasses.asdict(bound), "verdict": bound.verdict} for bound in table.verdicts],
         "decisions": {mode: counter.decisions for mode, counter in table.counters.items()},
     }
@@ -159,6 +220,17 @@ def _row_values(row: PaperRow, table: EnergyTable) -> dict[str, Any]:
     parts = {part: dataclasses.asdict(operations) for part, operations in (row.parts or {}).items()}
     energy = {f"microjoules_{width}": row.microjoules(prices) for width, prices in table.arithmetic.items()}
     return {**dataclasses.asdict(row), "parts": parts, **energy}
+
+
+def _fetched_values(way: Fetched) -> dict[str, Any]:
+    energy = {name: _band(estimate_energy(way.activity, load_preset(name))) for name in MEMORY_PRESETS}
+    memory = dataclasses.asdict(way.activity.memory)
+    return {
+        "name": way.name,
+        "memory": memory,
+        "weight_bytes": way.activity.per_decision("weight_bytes"),
+        "energy": energy,
+    }
 
 
 def _rival_values(rival: Rival, presets: list[Preset]) -> dict[str, Any]:

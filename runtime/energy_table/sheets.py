@@ -11,7 +11,8 @@ from rich.table import Table
 from dsf.export.network.nodes import HostEmbedding
 from dsf.hardware_models import EnergyEstimate, estimate_energy, load_preset, measure_activity
 from dsf.hardware_models.paper_table import PARTS, Operations, PaperRow, Sizes
-from dsf.runtime.energy_table.figures import EnergyTable, Versus
+from dsf.hardware_models.weight_memory import FETCHES
+from dsf.runtime.energy_table.figures import MEMORY_PRESETS, EnergyTable, Versus
 from dsf.shell.units import MICROJOULE
 
 MILLION = 1e6
@@ -54,7 +55,8 @@ def _line(cells: list[str]) -> str:
 
 def sheets(table: EnergyTable) -> list[Sheet]:
     """All of them."""
-    return [paper_sheet(table), width_sheet(table), versus_sheet(table), rival_sheet(table), verdict_sheet(table)]
+    first = [paper_sheet(table), width_sheet(table), versus_sheet(table), rival_sheet(table)]
+    return [*first, fetch_sheet(table), verdict_sheet(table)]
 
 
 def paper_sheet(table: EnergyTable) -> Sheet:
@@ -202,6 +204,26 @@ def rival_sheet(table: EnergyTable) -> Sheet:
         "tokens. Streaming PSSA is exact there.",
     ]
     return Sheet("Dense rivals with as many weights", columns, rows, notes)
+
+
+def fetch_sheet(table: EnergyTable) -> Sheet:
+    """Ways to keep and fetch weights, on both sides."""
+    columns = ["per decision", "weight bytes, k", *(f"{name} uJ" for name in MEMORY_PRESETS)]
+    presets = [load_preset(name) for name in MEMORY_PRESETS]
+    rows = [
+        [way.name, f"{way.activity.per_decision('weight_bytes') / 1e3:,.0f}"]
+        + [_microjoules(estimate_energy(way.activity, preset)) for preset in presets]
+        for way in table.fetched
+    ]
+    notes = [
+        "Packed: every matrix at the width of its largest weight, in the cheapest of three formats; weights of zero "
+        "are neither met nor, in sparse rows, fetched (docs/energy.md).",
+        *(f"{schedule.cited[0].upper()}{schedule.cited[1:]}." for schedule in FETCHES.values()),
+        "Dense rivals of 4 bits were not trained for this page: it is what they would cost, with every product at the "
+        "price of 8 bits. The twin has one token per step; with kept keys and values it is, as the Decision "
+        "Transformer, another function than its window once an episode is longer than the context.",
+    ]
+    return Sheet("Weights: how they are kept and fetched (stream mode)", columns, rows, notes)
 
 
 def verdict_sheet(table: EnergyTable) -> Sheet:

@@ -32,6 +32,7 @@ from dsf.hardware_models import (
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.latency import LEVELS
 from dsf.hardware_models.layers import LayerRow, layer_rows
+from dsf.hardware_models.weight_memory import USUAL, WeightMemory, Weights
 from dsf.runtime.engines.parity import Spikes, reference_engine
 from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks import Task
@@ -70,12 +71,14 @@ class HardwareFigures:
             wait in the pipeline whose time ``on_chip.latency`` counts.
         on_chip: None where the preset names no chip.
         layers: the same run, node by node.
+        weight_bytes: fetched per decision, whether they have a price of their own or not.
     """
 
     preset: Preset
     energy: EnergyEstimate
     on_chip: OnChip | None
     layers: list[LayerRow]
+    weight_bytes: float
 
     @property
     def latency(self) -> Latency | None:
@@ -103,6 +106,8 @@ class HardwareFigures:
             "layer_table": [_layer_json(row) for row in self.layers],
             "unpriced_per_decision": energy.unpriced,
             "included": energy.included,
+            "memory": dataclasses.asdict(energy.memory),
+            "weight_bytes_per_decision": self.weight_bytes,
             "static_joules_per_control_period": None if static is None else dataclasses.asdict(static),
         }
         if chip is not None:
@@ -143,7 +148,12 @@ def real_time_verdict(latency: Latency, task: Task) -> str:
 
 
 def price_run(
-    network: Network, mode: Mode, counter: SpikeCounter, tokens: IntArray, presets: Sequence[Preset]
+    network: Network,
+    mode: Mode,
+    counter: SpikeCounter,
+    tokens: IntArray,
+    presets: Sequence[Preset],
+    memory: WeightMemory = USUAL,
 ) -> list[HardwareFigures]:
     """A run under some presets.
 
@@ -153,27 +163,35 @@ def price_run(
         counter: of the whole run.
         tokens: (decisions, features) encoder integers of one episode from its start, for the latency.
         presets: to price it with.
+        memory: how weights are kept and fetched. A chip's cores fetch event by event, whatever is asked for, and so
+            does a preset in whose price of an event the fetch is.
 
     Raises:
         NetworkError: a single neuron exceeds a core of a preset's chip.
+        UserError: rows are fetched token by token, and the counter does not know in which tokens neurons fired.
     """
-    plain = measure_activity(counter)
+    plain = measure_activity(counter, memory)
+    by_event = measure_activity(counter, dataclasses.replace(memory, fetch="event"))
     decisions = replay_spikes(network, mode, tokens) if any(preset.time_ns for preset in presets) else []
     found = []
     for preset in presets:
-        chip = None if preset.chip is None else _place(network, counter, preset, decisions)
-        activity = plain if chip is None else chip.mapping.activity(counter, "pipelined")
+        chip = None if preset.chip is None else _place(network, counter, preset, decisions, memory.weights)
+        activity = by_event if "weight_bytes" in preset.included else plain
+        if chip is not None:
+            activity = chip.mapping.activity(counter, "pipelined")
         energy = estimate_energy(activity, preset)
         rows = layer_rows(network, activity, energy, None if chip is None else chip.mapping)
-        found.append(HardwareFigures(preset, energy, chip, rows))
+        found.append(HardwareFigures(preset, energy, chip, rows, activity.per_decision("weight_bytes")))
     return found
 
 
-def _place(network: Network, counter: SpikeCounter, preset: Preset, decisions: Sequence[Spikes]) -> OnChip:
+def _place(
+    network: Network, counter: SpikeCounter, preset: Preset, decisions: Sequence[Spikes], weights: Weights
+) -> OnChip:
     assert preset.chip is not None
     chip = get_chip(preset.chip)
-    naive = map_in_order(network, chip)
-    mapping = search_mapping(network, chip, counter, preset, seed=MAPPING_SEED)
+    naive = map_in_order(network, chip, weights=weights)
+    mapping = search_mapping(network, chip, counter, preset, seed=MAPPING_SEED, weights=weights)
     return OnChip(
         fit(network, chip),
         measure_mapping(naive, counter, preset),

@@ -21,7 +21,7 @@ from dsf.runtime.report import figures
 from dsf.runtime.report.hardware import HardwareFigures, replay_spikes
 from dsf.runtime.report.run_report import RunReport
 from dsf.runtime.report.sketch import sketch_episode
-from dsf.runtime.report.terminal import chip_rows, saturation_notes, small, wall_rows
+from dsf.runtime.report.terminal import chip_rows, memory_notes, saturation_notes, small, wall_rows
 from dsf.shell.files import write_text
 from dsf.shell.units import MICROJOULE
 
@@ -194,7 +194,8 @@ def _energy_section(report: RunReport) -> Section:
         "low to high",
         "static uJ per control period",
     )
-    parts = [table(head, rows, numbers=3, caption=grades), figure(figures.energy_bands(energies))]
+    notes = "".join(f"<p>{escape(note)}</p>" for note in memory_notes(report.hardware))
+    parts = [table(head, rows, numbers=3, caption=grades), notes, figure(figures.energy_bands(energies))]
     parts += [figure(figures.energy_by_layer(energy)) for energy in energies]
     return Section("Dynamic energy", "".join(parts))
 

@@ -12,6 +12,7 @@ from dsf.hardware_models import MappingFigures
 from dsf.hardware_models.energy import Band
 from dsf.hardware_models.layers import SHARES, LayerRow, by_part, together
 from dsf.hardware_models.preset import GRADES
+from dsf.hardware_models.weight_memory import FETCHES, USUAL, WeightMemory
 from dsf.runtime.loop.real_time import QUANTILES, RealTimeFigures
 from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures, real_time_verdict
@@ -172,6 +173,7 @@ def _energy_table(report: RunReport) -> Table:
             lines.append(f"{figures.preset.name} has no price for {_listed(figures.energy.unpriced)}")
     if any(figures.on_chip is None and "messages" in figures.energy.unpriced for figures in report.hardware):
         lines.append("messages of presets without a chip: one core per population")
+    lines += memory_notes(report.hardware)
     for figures in report.hardware:
         static = figures.static_energy(report.task)
         if static is not None:
@@ -198,6 +200,17 @@ def _energy_table(report: RunReport) -> Table:
             _shares({name: band.nominal for name, band in energy.terms.items()}, energy.nominal),
         )
     return table
+
+
+def memory_notes(hardware: Sequence[HardwareFigures]) -> list[str]:
+    """How weights were taken to be kept and fetched, and what works so; nothing of the usual way."""
+    memories: dict[WeightMemory, list[str]] = {}
+    for figures in hardware:
+        memories.setdefault(figures.energy.memory, []).append(figures.preset.name)
+    if set(memories) <= {USUAL}:
+        return []
+    notes = [f"{', '.join(names)}: {memory.described}" for memory, names in memories.items()]
+    return notes + [FETCHES[fetch].cited for fetch in dict.fromkeys(memory.fetch for memory in memories)]
 
 
 def small(value: float) -> str:

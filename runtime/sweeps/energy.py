@@ -85,7 +85,8 @@ def rival_energy(rule: str, header: dict[str, Any], task: Task, run: Path) -> di
 def layers_energy(run: Path) -> dict[str, Any]:
     """Energy of a rival in :data:`~dsf.runtime.sweeps.spec.LAYER_PRICED`, by what its layers do in a whole window.
 
-    The rival decides on whole windows here; the head runs once.
+    The rival decides on whole windows here; the head runs once. Beside the dense twin stands one that keeps keys and
+    values and computes one token, which in an episode longer than the context is another function.
 
     A Linear behind spikes counts the synaptic events that training has logged with its last evaluation (one byte of
     weight each, as everywhere), any other Linear its multiply-accumulates, with its weights fetched once. A spiking
@@ -103,7 +104,20 @@ def layers_energy(run: Path) -> dict[str, Any]:
     figures = {width: _prices(activity) for width, activity in counted.items()}
     if events:
         figures["fp32"] = {FP32_SPIKES: figures["fp32"][FP32_SPIKES]}
-    return {"microjoules": figures, "how": WINDOW.name + (", counted spikes" if events else "")}
+    found = {"microjoules": figures, "how": WINDOW.name + (", counted spikes" if events else "")}
+    if model.kind == "twin":
+        sizes = twin_sizes(model)
+        cached = {width: _prices(decision_transformer(sizes, width, CACHED).activity) for width in BYTES}
+        found["cached_microjoules"] = cached
+    return found
+
+
+def twin_sizes(model: Any) -> TransformerSizes:
+    """Sizes of a dense twin, as :func:`~dsf.hardware_models.dense.decision_transformer` counts it."""
+    width, hidden = model.rival.sizes
+    actions, features = model.head.out_features, model.embed.in_features
+    config = model.config
+    return TransformerSizes(features - actions - 1, actions, width, config.blocks, config.context, hidden, 1)
 
 
 def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activity:

@@ -98,6 +98,7 @@ COUNTS = {
 PICOJOULES = {
     "paper_45nm": {"pssa": 69.4, "tssa": 118.4, "sdsa1": 67.6},
     "int8_45nm": {"pssa": 285.82, "tssa": 872.8, "sdsa1": 265.4},
+    "int8_45nm_1mb": {"pssa": 573.82, "tssa": 1340.8, "sdsa1": 499.4},  # a byte costs 9 pJ more than above
     "dense_7nm": {"pssa": 36.384, "tssa": 59.124, "sdsa1": 29.562},
     "loihi1_davies2018": {"pssa": 2263.6, "tssa": 7682.4, "sdsa1": 2181.7},
     "loihi1_fitted": {"pssa": 4364.4, "tssa": 9505.4, "sdsa1": 4305.6},

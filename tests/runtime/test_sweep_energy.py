@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 import torch
 
-from dsf.runtime.sweeps.energy import layer_counts
+from dsf.hardware_models.dense import CACHED, WINDOW, decision_transformer
+from dsf.runtime.sweeps.energy import layer_counts, twin_sizes
 from dsf.testing.rival_models import CONTEXT, FEATURES, SMALL, small_model
 from dsf.train.models.activity import record_activity
 
@@ -73,3 +74,20 @@ def test_strl_pays_for_its_float_layers_and_for_every_pair_that_it_sees(
     assert activity.total("dynamic_operations") == 2 * SMALL.blocks * pairs * width * ticks
     scores = model.rival.heads * CONTEXT**2
     assert activity.total("active_updates") == SMALL.blocks * ticks * ((4 * width + hidden) * CONTEXT + scores)
+
+
+@pytest.mark.parametrize("width", ["int8", "fp32"])
+def test_the_twins_layers_are_what_its_sizes_say_and_its_cache_computes_one_token(
+    width: Literal["int8", "fp32"],
+) -> None:
+    model = small_model("twin")
+    sizes = twin_sizes(model)
+    window, cached = (decision_transformer(sizes, width, schedule).activity for schedule in (WINDOW, CACHED))
+    layers = layer_counts(model, 0.0, width)
+    products = "macs_fp32" if width == "fp32" else "macs"
+    for quantity in (products, "weight_bytes"):
+        assert window.total(quantity) == layers.total(quantity)
+    assert cached.total("weight_bytes") == layers.total("weight_bytes")
+    head, pairs = sizes.width * sizes.actions, 2 * sizes.width * sizes.blocks
+    each = (layers.total(products) - head - pairs * PAIRS) // CONTEXT
+    assert cached.total(products) == each + head + pairs * CONTEXT
