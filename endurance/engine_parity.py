@@ -3,9 +3,9 @@
     python endurance/engine_parity.py --networks 50000 --workers 2
 
 Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
-windows 1 to K, 2 to 8 bits. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and reference,
-torch target, ONNX Runtime and the fast engine in every spike and accumulator. A failure names its seed:
-``--first SEED --networks 1``.
+windows 1 to K, 2 to 8 bits; of a quarter most weights are set to 0, and they go through a network file. Its fold must
+agree with torch in float64 (actions to 1e-5, every spike), and reference, torch target, ONNX Runtime and the fast
+engine in every spike and accumulator. A failure names its seed: ``--first SEED --networks 1``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from rich.console import Console
@@ -28,12 +28,20 @@ from rich.progress import track
 
 from dsf.export.conversion.calibrate import calibrate
 from dsf.export.conversion.folded import FoldedModel
+from dsf.export.network.network import Network
 from dsf.shell.child_processes import die_with_parent
+from dsf.shell.scratch_directory import temporary_directory
 from dsf.train.quantization.integers import Affine
 from dsf.train.quantization.rounding import QuantizationConfig
 
 QUICK_NETWORKS = 100
 LANES = 2
+SPARSE_SHARES = (0.7, 0.8, 0.9, 0.97)
+"""Of the weights that are 0, in a sparse network."""
+SPARSE_SEEDS = (2, 5)
+"""One in stream mode, one in window mode."""
+FORMS: tuple[Literal["quicker", "chunks"], ...] = ("quicker", "chunks")
+"""How the fast engine computes with sparse weights."""
 SHARE = 50
 """Networks that a worker takes at a time."""
 
@@ -84,6 +92,19 @@ def draw_quantization(generator: np.random.Generator, folded: FoldedModel) -> di
     return {"config": rules, "calibration": calibrate(folded, seen) if rules.residual_scales == "channel" else None}
 
 
+def sparse_member(seed: int, network: Network) -> Network:
+    """For two of eight seeds the network with most weights set to 0, as its file gives it back; else itself."""
+    from dsf.export.network.file import read_network, write_network
+    from dsf.testing.random_networks import sparser
+
+    if seed % 8 not in SPARSE_SEEDS:
+        return network
+    with temporary_directory("dsf-parity-") as folder:
+        path = folder / "network.dsf.h5"
+        write_network(sparser(network, SPARSE_SHARES[seed // 8 % len(SPARSE_SHARES)]), path)
+        return read_network(path)
+
+
 def prove(seed: int) -> Outcome:
     """One network through all engines; an exception is a failure like any other."""
     try:
@@ -107,11 +128,12 @@ def compare(seed: int) -> Outcome:
     generator = np.random.default_rng(seed)
     model = random_model(seed, **draw(generator))
     folded = fold(model)
-    network = quantize(folded, "hopper", **draw_quantization(generator, folded))
+    network = sparse_member(seed, quantize(folded, "hopper", **draw_quantization(generator, folded)))
     tokens = random_entering(network, (network.context + 1, LANES), generator)
     window = random_coded(folded, LANES, seed).swapaxes(0, 1)
     reference, onnx = (ReferenceEngine, OnnxEngine) if seed % 2 == 0 else (WindowReference, OnnxWindowEngine)
-    fast = RecordedEngine(network, "stream" if seed % 2 == 0 else "window", LANES)
+    form = FORMS[seed // 32 % len(FORMS)]
+    fast = RecordedEngine(network, "stream" if seed % 2 == 0 else "window", LANES, form)
     rungs = [
         compare_fold(run_torch(in_float64(model), window), run_folded(folded, window)),
         compare_stream(network, tokens),

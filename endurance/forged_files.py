@@ -80,6 +80,8 @@ class Kind:
 
 
 NETWORKS = tuple(f"network{number}.dsf.h5" for number in range(8))
+SPARSE, SPARSE_SHARE = NETWORKS[-3:], 0.8
+"""Those whose matrices are stored without their zeros, and how many of their weights are 0."""
 RUN = ("--backend", "fast", "--no-compare", "--parity-decisions", "20")
 KINDS: dict[str, Kind] = {
     "network": Kind(
@@ -383,12 +385,13 @@ def prepare(folder: Path) -> None:
     from dsf.runtime.options import SimRunConfig
     from dsf.runtime.simulate import simulate
     from dsf.testing.random_networks import KINDS as ATTENTIONS
-    from dsf.testing.random_networks import random_network, write_checkpoint
+    from dsf.testing.random_networks import random_network, sparser, write_checkpoint
 
     folder.mkdir(parents=True)
     sizes = [*ATTENTIONS.values(), {"ticks": 8, "width": 24, "blocks": 2, "context": 11}]
     for index, name in enumerate(NETWORKS):
-        write_network(random_network(index, **{**HOPPER, **sizes[index]}), folder / name)
+        network = random_network(index, **{**HOPPER, **sizes[index]})
+        write_network(sparser(network, SPARSE_SHARE) if name in SPARSE else network, folder / name)
     network, first = random_network(0, **HOPPER), folder / NETWORKS[0]
     for target, name in (("nir", "net.nir"), ("onnx", "net.onnx"), ("torch", "net.safetensors")):
         write_target(target, network, None, folder / name, TargetOptions(partial=True))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from dsf.export.network.file import SEAL as NETWORK_SEAL
-from dsf.export.network.sealed import HEADER, USER_BLOCK_BYTES, Seal
+from dsf.export.network.sealed import HEADER, USER_BLOCK_BYTES, VERSION_LINE, Seal
 from dsf.runtime.loop.record import SEAL as RECORDING_SEAL
 from dsf.shell.errors import UNREADABLE
 
@@ -228,10 +228,10 @@ def changed_once(file: h5py.File, generator: Generator, elsewhere: Path) -> None
 
 
 def reseal(path: Path, seal: Seal) -> None:
-    """Give a changed file a fitting checksum."""
+    """Give a changed file a fitting checksum, and the version that it had."""
     content = path.read_bytes()
-    body = content[USER_BLOCK_BYTES:]
-    path.write_bytes(seal.user_block(body) + body)
+    body, stated = content[USER_BLOCK_BYTES:], VERSION_LINE.search(content, 0, USER_BLOCK_BYTES)
+    path.write_bytes(seal.user_block(body, int(stated.group(1)) if stated else None) + body)
 
 
 def changed_header(path: Path, generator: Generator) -> None:
@@ -275,12 +275,39 @@ def changed_weights(path: Path, generator: Generator) -> None:
         names = [name for name in objects_of(file["nodes"]) if isinstance(file[f"nodes/{name}"], h5py.Dataset)]
         for _ in range(generator.integers(1, 6)):
             stored = file[f"nodes/{names[generator.integers(len(names))]}"]
-            if stored.dtype.kind == "i":
+            if stored.dtype.kind == "u":
+                changed_rows(stored.parent, stored.name.rpartition("/")[2], generator)
+            elif stored.dtype.kind == "i":
                 least = 1 if stored.name.endswith(("threshold", "shift")) else -60
                 most = 2 if stored.name.endswith("shift") else int(generator.choice([20, 60, 127]))
                 stored[...] = generator.integers(least, most + 1, stored.shape)
             else:
                 stored[...] = 10.0 ** generator.uniform(-300, 300, stored.shape)
+
+
+def changed_rows(group: h5py.Group, name: str, generator: Generator) -> None:
+    """Columns or starts of a sparse matrix that are out of range or order, too few or too many, wide or narrow; or rows
+    of another length.
+    """
+    values, choice = group[name][()], generator.integers(8)
+    if choice == 0:
+        group.attrs["inputs"] = int(generator.choice([-1, 0, 1, 5, 256, 257, 1 << 16, 1 << 17, 1 << 31, 1 << 62]))
+    elif choice == 1:
+        values[generator.integers(len(values))] = generator.choice([0, 1, np.iinfo(values.dtype).max])
+    elif choice == 2:
+        values = values[:-1]
+    elif choice == 3:
+        values = np.append(values, values[-1:])
+    elif choice == 4:
+        values = generator.permutation(values)
+    elif choice == 5:
+        values = values.astype(generator.choice(["u1", "u2", "u4", "u8", "i4", ">u2"]))
+    elif choice == 6:
+        values = np.zeros(int(generator.choice([0, 1, 2, 1 << 16, (1 << 16) + 2, 1 << 24])), values.dtype)
+    else:
+        values = np.sort(values)
+    del group[name]
+    group.create_dataset(name, data=values, compression="gzip" if values.size else None)
 
 
 def forge_network(good: Path, out: Path, generator: Generator) -> None:

@@ -32,6 +32,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.export.network.sparse import is_sparse, stored_bytes
 from dsf.export.placement.chips import Chip, Violation, checked, needed_bits, unchecked, verdict, violations
 from dsf.export.placement.connections import fan_in
 from dsf.export.placement.placement import Placement, place
@@ -48,6 +49,7 @@ COLUMNS = {
     "margin": "margin",
     "synapses": "synapses",
     "zero_share": "zeros",
+    "stored_bytes": "stored bytes",
     "cores": "cores",
 }
 """Keys of a node's description, in the table's order, and their headings."""
@@ -59,7 +61,9 @@ def describe_nodes(network: Network, placement: Placement | None = None) -> list
     Keys: ``name``, ``kind``, ``shape``, ``weight_bits`` (signed width that the largest weight or gain needs),
     ``scale`` (power of two on a sum, or what else scales), ``threshold_min`` and ``threshold_max`` (synaptic units),
     ``fan_in`` (axons per neuron), ``margin`` (times that the tightest proven bound could grow), ``synapses`` (weights),
-    ``zero_share`` (of the weights), ``cores`` (with a placement: how many hold the node's neurons).
+    ``zero_share`` (of the weights), ``form`` (``sparse`` where the file leaves out zeros, else ``dense``),
+    ``stored_bytes`` (of the weights in that form, before the file packs them), ``cores`` (with a placement: how many
+    hold the node's neurons).
     """
     margins: dict[str, float] = {}
     for bound in compute_bounds(network):
@@ -84,6 +88,8 @@ def _describe(network: Network, node: Node, margin: float | None, placement: Pla
         "margin": margin,
         "synapses": None if stored is None else stored.size,
         "zero_share": None if stored is None else float((stored == 0).mean()),
+        "form": None if stored is None else "sparse" if is_sparse(stored) else "dense",
+        "stored_bytes": None if stored is None else stored_bytes(stored),
         "cores": cores,
     }
 
@@ -114,7 +120,8 @@ def _scale(node: Node) -> str | None:
 
 
 def count_totals(network: Network) -> dict[str, int]:
-    """Totals over nodes: neurons (of populations with a core) and their kinds, those that spike, synapses (weights).
+    """Totals over nodes: neurons (of populations with a core) and their kinds, those that spike, synapses (weights),
+    how many of their matrices are sparse, and their bytes as a file keeps them.
 
     ``neurons`` is the sum of ``lif_neurons``, ``gates``, ``attention_sums`` and ``adders``.
     """
@@ -130,6 +137,8 @@ def count_totals(network: Network) -> dict[str, int]:
         "adders": sum(node.size for node in populations if isinstance(node, Residual)),
         "synapses": sum(weights.size for weights in matrices),
         "zero_weights": sum(int((weights == 0).sum()) for weights in matrices),
+        "sparse_matrices": sum(map(is_sparse, matrices)),
+        "stored_bytes": sum(map(stored_bytes, matrices)),
     }
 
 
@@ -196,11 +205,7 @@ def print_network(
     lines = _header(found)
     console.print(*map(escape, lines), sep="\n", soft_wrap=True)
     console.print(_node_table(found["nodes"]))
-    totals = found["totals"]
-    console.print(
-        f"{neuron_words(totals)}, {totals['synapses']:,} synapses, {totals['zero_weights']:,} of them zero",
-        soft_wrap=True,
-    )
+    console.print(_totals_line(found["totals"]), soft_wrap=True)
     if chip is not None:
         _print_chip(found, chip, console)
     rungs = found["verification"].get("rungs", [])
@@ -208,6 +213,18 @@ def print_network(
         print_ladder(rungs, console)
     else:
         console.print("no verification is stored in this network")
+
+
+def _totals_line(totals: dict[str, int]) -> str:
+    """Neurons and synapses, and what the sparse matrices among them save."""
+    line = f"{neuron_words(totals)}, {totals['synapses']:,} synapses, {totals['zero_weights']:,} of them zero"
+    if not totals["sparse_matrices"]:
+        return line
+    existing = totals["synapses"] - totals["zero_weights"]
+    return (
+        f"{line}: {existing:,} exist; {totals['sparse_matrices']} matrices are sparse, and all weights take "
+        f"{totals['stored_bytes']:,} bytes for {totals['synapses']:,}"
+    )
 
 
 def _header(found: dict[str, Any]) -> list[str]:
@@ -235,7 +252,9 @@ def _header(found: dict[str, Any]) -> list[str]:
 
 def _node_table(nodes: list[dict[str, Any]]) -> Table:
     table = Table()
-    shown = [key for key in COLUMNS if key != "cores" or any(node["cores"] is not None for node in nodes)]
+    left_out = set() if any(node["cores"] is not None for node in nodes) else {"cores"}
+    left_out |= set() if any(node["form"] == "sparse" for node in nodes) else {"stored_bytes"}
+    shown = [key for key in COLUMNS if key not in left_out]
     for key in shown:
         table.add_column(COLUMNS[key], justify="left" if key in ("name", "kind", "scale") else "right", overflow="fold")
     for node in nodes:
@@ -253,7 +272,7 @@ def _cell(node: dict[str, Any], key: str) -> str:
         return ""
     if key == "shape":
         return " x ".join(map(str, value))
-    formats = {"margin": "{:.1f}x", "zero_share": "{:.1%}", "synapses": "{:,}"}
+    formats = {"margin": "{:.1f}x", "zero_share": "{:.1%}", "synapses": "{:,}", "stored_bytes": "{:,}"}
     return formats.get(key, "{}").format(value)
 
 

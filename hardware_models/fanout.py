@@ -50,8 +50,8 @@ def fanouts(network: Network, placement: Placement) -> tuple[Fanout, ...]:
         for part in core.slices:
             homes.setdefault(part.node, []).append((core.index, part.first, part.first + part.count))
             for connection in reads[part.node]:
-                read = connection.read_by(part.first, part.count)
-                readings.setdefault(connection.source, []).append((core.index, read.start, read.stop))
+                for read in connection.read_by(part.first, part.count):
+                    readings.setdefault(connection.source, []).append((core.index, read.start, read.stop))
     senders = [node for node in network.nodes if not isinstance(node, (Synapses, Readout))]
     return tuple(
         Fanout(node.name, isinstance(node, SPIKING_KINDS), home, first, stop - first, destinations)

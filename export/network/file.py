@@ -1,7 +1,9 @@
 """The network file ``*.dsf.h5``: HDF5 behind a 512-byte user block that holds the SHA-256 of all that follows.
 
 Layout: ``/header`` is JSON text (format, task, ticks, context, provenance, verification); ``/nodes/<index>`` holds one
-node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. No pickle, no code.
+node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. A matrix of synapses or of
+the readout is a group of three arrays, where that is smaller than all of its numbers: see
+:class:`~dsf.export.network.sparse.CompressedRows`. No pickle, no code.
 """
 
 from __future__ import annotations
@@ -21,15 +23,35 @@ from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.carried import require_carried
 from dsf.export.network.limits import MOST_NODES, require_count, require_name
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import NODE_KINDS, NetworkError, Node, require_number, require_text, require_whole
+from dsf.export.network.nodes import (
+    NODE_KINDS,
+    NetworkError,
+    Node,
+    Readout,
+    Synapses,
+    require_number,
+    require_text,
+    require_whole,
+)
 from dsf.export.network.sealed import Seal
+from dsf.export.network.sparse import (
+    ARRAYS,
+    CompressedRows,
+    compress,
+    index_type,
+    is_sparse,
+    require_rows,
+    require_shape,
+)
+from dsf.shell.arrays import IntArray
 from dsf.shell.file_values import parse_json
 from dsf.shell.hdf5_reading import ReadLimits
 from dsf.shell.plain_text import shown
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, FORMAT_VERSION)
-"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'."""
+FORMAT_VERSION, DENSE_VERSION = 3, 2
+"""A network without sparse matrices is still written as version 2: older readers take it, and its bytes stay."""
+READABLE_VERSIONS = (1, DENSE_VERSION, FORMAT_VERSION)
+"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'; 2 has no sparse matrices."""
 SUFFIX = ".dsf.h5"
 
 
@@ -66,6 +88,8 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "unit": np.float64,
 }
 """Storage type of every array field, whatever its node."""
+_MATRIX_KINDS = (Synapses, Readout)
+"""Nodes whose weights are a matrix that may be sparse."""
 _SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {
     int: require_whole,
     float: require_number,
@@ -89,7 +113,8 @@ def write_network(network: Network, path: Path) -> None:
         "verification": network.verification,
         "target_return": network.target_return,
     }
-    SEAL.write(path, header, lambda file: _write_nodes(network, file))
+    sparse = any(isinstance(node, _MATRIX_KINDS) and is_sparse(node.weights) for node in network.nodes)
+    SEAL.write(path, header, lambda file: _write_nodes(network, file), FORMAT_VERSION if sparse else DENSE_VERSION)
 
 
 def read_network(path: Path) -> Network:
@@ -116,13 +141,32 @@ def _write_node(group: h5py.Group, node: Node) -> None:
     group.attrs["kind"] = type(node).__name__
     for item in dataclasses.fields(node):
         value = getattr(node, item.name)
-        if isinstance(value, np.ndarray):
+        if _may_be_sparse(type(node), item.name) and is_sparse(value):
+            _write_rows(group.create_group(item.name), compress(value))
+        elif isinstance(value, np.ndarray):
             stored = value.astype(_ARRAY_TYPES[item.name])
             group.create_dataset(item.name, data=stored, compression="gzip", shuffle=True)
         elif isinstance(value, tuple):
             group.attrs[item.name] = json.dumps(value)
         else:
             group.attrs[item.name] = value
+
+
+def _may_be_sparse(kind: type[Any], field: str) -> bool:
+    """Whether a field is a matrix of synapses; a window's weights are no more than a few."""
+    return field == "weights" and kind in _MATRIX_KINDS
+
+
+def _is_sparse_here(kind: type[Any], field: str, group: h5py.Group) -> bool:
+    return _may_be_sparse(kind, field) and isinstance(group.get(field), h5py.Group)
+
+
+def _write_rows(group: h5py.Group, rows: CompressedRows) -> None:
+    group.attrs["inputs"] = rows.inputs
+    for name in ARRAYS:
+        stored = getattr(rows, name)
+        packing = {"compression": "gzip", "shuffle": True} if stored.size else {}  # nothing has no pieces to pack
+        group.create_dataset(name, data=stored, **packing)
 
 
 def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
@@ -134,7 +178,7 @@ def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
         task=header["task"],
         ticks=header["ticks"],
         context=header["context"],
-        nodes=tuple(_read_node(file[f"nodes/{index:04d}"]) for index in range(count)),
+        nodes=_read_nodes(file, count, header["format"]),
         provenance=header["provenance"],
         verification=header["verification"],
         target_return=header["target_return"],
@@ -143,7 +187,45 @@ def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
     return network
 
 
-def _read_node(group: h5py.Group) -> Node:
+def _read_nodes(file: h5py.File, count: int, version: int) -> tuple[Node, ...]:
+    groups = [file[f"nodes/{index:04d}"] for index in range(count)]
+    if version >= FORMAT_VERSION:
+        _require_room(groups, SEAL.limits.allowed(file.id.get_filesize()))
+    return tuple(_read_node(group, version) for group in groups)
+
+
+def _require_room(groups: list[h5py.Group], allowed: int) -> None:
+    """Refuse sparse matrices that would take more memory with their zeros than a file's arrays may, before one is made.
+
+    Raises:
+        NetworkError: naming the matrix.
+    """
+    for group in groups:
+        if isinstance(rows := group.get("weights"), h5py.Group):
+            starts = rows["starts"].size
+            allowed -= (starts - 1) * require_shape(rows.name, rows.attrs["inputs"], starts)
+            if allowed < 0:
+                raise NetworkError(f"{rows.name}: the matrices take more memory than such a file may: export it again")
+
+
+def _read_rows(group: h5py.Group) -> IntArray:
+    """The matrix that a group holds as compressed rows.
+
+    Raises:
+        NetworkError: it holds none.
+    """
+    inputs = require_whole(group.name, "inputs", group.attrs["inputs"])
+    rows = CompressedRows(
+        inputs,
+        SEAL.read_array(group, "values", np.int8),
+        SEAL.read_array(group, "columns", index_type(inputs - 1)),
+        SEAL.read_array(group, "starts", index_type(group["values"].size)),
+    )
+    require_rows(group.name, rows)
+    return rows.dense()
+
+
+def _read_node(group: h5py.Group, version: int) -> Node:
     kind = NODE_KINDS.get(str(group.attrs["kind"]))
     if kind is None:
         raise NetworkError(f"{group.name}: unknown node kind {shown(group.attrs['kind'])}: it needs a newer dsf")
@@ -159,6 +241,8 @@ def _read_node(group: h5py.Group) -> Node:
             text = require_text(group.name, item.name, group.attrs[item.name])
             names = parse_json(text, f"{group.name}: {item.name}")
             values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
+        elif version >= FORMAT_VERSION and _is_sparse_here(kind, item.name, group):
+            values[item.name] = _read_rows(group[item.name])
         else:
             values[item.name] = SEAL.read_array(group, item.name, _ARRAY_TYPES[item.name])
     require_name(group.name, values["name"])

@@ -24,6 +24,8 @@ MOST_SOURCES = 64
 """Nodes whose values one adds up."""
 LARGEST_HISTORY = 1 << 32
 """Spikes of earlier tokens that all nodes together remember."""
+LARGEST_MATRIX = 1 << 24
+"""Weights of one node, zeros included: a file that leaves them out is small, and an engine's matrix is not."""
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 """Names end up in pictures, pages, tables, and as names of files and of what they hold."""
 
@@ -49,6 +51,17 @@ def require_name(where: str, name: str) -> None:
             f"{where}: name is {shown(name)}, expected up to 128 letters, digits, '_', '.' and '-'; "
             "export the network again"
         )
+
+
+def require_matrix(where: str, neurons: int, inputs: int) -> None:
+    """Refuse a matrix that a file claims and does not hold, zero by zero.
+
+    Raises:
+        NetworkError: naming the limit.
+    """
+    _require(where, "number of rows", neurons, LARGEST_POPULATION)
+    _require(where, "number of inputs", inputs, LARGEST_POPULATION)
+    _require(where, "number of weights", neurons * inputs, LARGEST_MATRIX)
 
 
 def require_sizes(ticks: int, context: int, nodes: Sequence[Node]) -> None:

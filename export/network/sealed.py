@@ -67,26 +67,29 @@ class Seal:
         text = self.magic + hashlib.sha256(body).hexdigest().encode() + f"\nformat {stated}\n".encode()
         return text.ljust(USER_BLOCK_BYTES, b"\0")
 
-    def write(self, path: Path, header: dict[str, Any], fill: Callable[[h5py.File], None]) -> None:
+    def write(
+        self, path: Path, header: dict[str, Any], fill: Callable[[h5py.File], None], version: int | None = None
+    ) -> None:
         """Write a file whole or not at all; the same content gives the same bytes.
 
         Args:
             path: to write.
             header: JSON values; the format is added.
             fill: puts the rest into the open file.
+            version: of the format, where an older one says all that there is; None is the newest.
 
         Raises:
             OSError: the directory cannot be written, or the disk is full.
         """
 
         def fill_all(file: h5py.File) -> None:
-            text = json.dumps({"format": self.version, **header}, sort_keys=True).encode()
+            text = json.dumps({"format": version or self.version, **header}, sort_keys=True).encode()
             file.create_dataset(HEADER, data=np.frombuffer(text, np.uint8))
             fill(file)
 
         body = hdf5_image(fill_all, userblock_size=USER_BLOCK_BYTES, libver="latest")
         with replacing(path) as temporary, temporary.open("wb") as written:
-            written.write(self.user_block(body))
+            written.write(self.user_block(body, version))
             written.write(body)
 
     def read(self, path: Path, build: Callable[[h5py.File, dict[str, Any]], Content]) -> Content:
@@ -130,7 +133,8 @@ class Seal:
         stated = VERSION_LINE.search(content, 0, USER_BLOCK_BYTES)
         version = int(stated.group(1)) if stated else 0
         if stated and version not in self.readable:
-            known = " and ".join(map(str, self.readable))
+            known = ", ".join(map(str, self.readable[:-1]))
+            known = f"{known} and {self.readable[-1]}" if known else str(self.readable[-1])
             raise self.error(f"{path} has format {version}, this dsf reads {known}: update dsf, or {self.remake}")
         if content[:USER_BLOCK_BYTES] != self.user_block(content[USER_BLOCK_BYTES:], version):
             raise self.error(f"{path}: SHA-256 does not match, the file was altered or cut short: {self.remake}")

@@ -142,6 +142,13 @@ class Chip:
         bits = whole * _round_up(block * weight_bits + header, word)
         return bits + (_round_up(rest * weight_bits + header, word) if rest else 0)
 
+    def sparse_row_bits(self, synapses: int, neurons: int, weight_bits: int) -> int:
+        """The same for an axon that has only ``synapses`` to so many neurons: the smaller of a row that holds zeros,
+        too, and one that says of each weight which neuron it belongs to.
+        """
+        place_bits = (neurons - 1).bit_length()
+        return min(self.row_bits(neurons, weight_bits), self.row_bits(synapses, weight_bits + place_bits))
+
     def to_json(self) -> dict[str, Any]:
         """JSON values: every figure with grade and source."""
         return dataclasses.asdict(self)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import UNPLACED_KINDS, And, Gate, Node, Outer, PlacedWindow, Readout, Synapses, Window
+from dsf.export.network.sparse import is_sparse
 from dsf.export.placement.chips import Chip, needed_bits, stored_weight_bits
+from dsf.shell.arrays import Int64Array
 
 RELAY_BITS = needed_bits(1)
 """A population that is read directly is read through weights of 1."""
@@ -22,6 +26,8 @@ class Connection:
         width: source neurons that each neuron reads.
         group: neurons that read the same ones: 1 is one to one, the whole population is dense, a head lies between.
         weight_bits: of one stored weight.
+        kept: (neurons + 1, width) of a sparse matrix: how many of the neurons before this one have a synapse from the
+            source neuron; None where all synapses exist.
     """
 
     source: str
@@ -29,19 +35,34 @@ class Connection:
     width: int
     group: int
     weight_bits: int
+    kept: Int64Array | None = field(default=None, compare=False, repr=False)
 
     def usage(self, first: int, count: int, chip: Chip) -> tuple[int, int]:
         """Synapse bits and input axons of the neurons first .. first + count - 1."""
+        if self.kept is not None:
+            rows = self.kept[first + count] - self.kept[first]
+            lengths, times = np.unique(rows[rows > 0], return_counts=True)
+            each = [chip.sparse_row_bits(length, count, self.weight_bits) for length in lengths.tolist()]
+            return int(times @ np.array(each, np.int64)), int(times.sum())
         low, high = first // self.group, (first + count - 1) // self.group
         ends = [count] if low == high else [(low + 1) * self.group - first, first + count - high * self.group]
         bits = sum(chip.row_bits(targets, self.weight_bits) for targets in ends)
         bits += max(high - low - 1, 0) * chip.row_bits(self.group, self.weight_bits)
         return bits * self.width, (high - low + 1) * self.width
 
-    def read_by(self, first: int, count: int) -> slice:
-        """The source neurons that the neurons first .. first + count - 1 read (groups lie side by side)."""
+    def read_by(self, first: int, count: int) -> tuple[slice, ...]:
+        """The source neurons that the neurons first .. first + count - 1 read (groups lie side by side), in runs."""
+        if self.kept is not None:
+            read = (self.kept[first + count] > self.kept[first]).astype(np.int8)
+            edges = np.flatnonzero(np.diff(read, prepend=0, append=0)).tolist()
+            return tuple(slice(start, stop) for start, stop in zip(edges[::2], edges[1::2]))
         low, high = first // self.group, (first + count - 1) // self.group
-        return slice(self.first + low * self.width, self.first + (high + 1) * self.width)
+        return (slice(self.first + low * self.width, self.first + (high + 1) * self.width),)
+
+    @property
+    def fan_in(self) -> int:
+        """Source neurons that a neuron reads, at most."""
+        return self.width if self.kept is None else int(np.diff(self.kept, axis=0).sum(axis=1).max())
 
 
 def connections(network: Network, node: Node) -> tuple[Connection, ...]:
@@ -61,15 +82,19 @@ def connections(network: Network, node: Node) -> tuple[Connection, ...]:
 
 
 def _through(network: Network, source: Node, size: int) -> Connection:
-    """A source of a LIF, Residual or Count: dense through Synapses, else one to one."""
+    """A source of a LIF, Residual or Count: through Synapses, else one to one."""
     if isinstance(source, Synapses):
-        inputs = source.weights.shape[1]
-        return Connection(source.source, 0, inputs, size, stored_weight_bits(source.weights))
+        inputs, kept = source.weights.shape[1], None
+        if is_sparse(source.weights):
+            kept = np.zeros((size + 1, inputs), np.int64)
+            np.cumsum(source.weights != 0, axis=0, out=kept[1:])
+        return Connection(source.source, 0, inputs, size, stored_weight_bits(source.weights), kept)
     return Connection(source.name, 0, 1, 1, RELAY_BITS)
 
 
 def fan_in(network: Network, node: Node) -> int:
-    """Input axons of one neuron; of Synapses and Readout, inputs per row."""
+    """Input axons of one neuron; of Synapses and Readout, inputs per row; of sparse ones, in the fullest row."""
     if isinstance(node, (Synapses, Readout)):
-        return node.weights.shape[1]
-    return sum(connection.width for connection in connections(network, node))
+        weights = node.weights
+        return int(np.count_nonzero(weights, axis=1).max()) if is_sparse(weights) else weights.shape[1]
+    return sum(connection.fan_in for connection in connections(network, node))

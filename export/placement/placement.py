@@ -4,14 +4,16 @@ What a core holds: neurons of a population together with the synapses in front o
 nodes with history are populations; Synapses belong to the neurons they feed. Encoder and Readout have no core: the
 host, or a processor embedded in the chip, quantizes the input and multiplies the head.
 
-Synapse memory: Synapses are dense integer weights, zeros included, in the width that the largest weight needs (7 bits
-are stored as 8). Whatever reads a population directly (a LIF the residual, a Gate its two operands) does so through
-weights of 1, one per neuron and operand; a neuron of Outer has one per channel of its head's query and key, and one for
-its value. Where the chip's format is published, each input axon also pays
-:meth:`dsf.export.placement.chips.Chip.row_bits`.
+Synapse memory: Synapses are integer weights in the width that the largest weight needs (7 bits are stored as 8). Those
+of a dense matrix all count, zeros included; of a sparse one (:func:`dsf.export.network.sparse.is_sparse`) only those
+that exist, each with the bits that say which of the core's neurons it belongs to. Whatever reads a population directly
+(a LIF the residual, a Gate its two operands) does so through weights of 1, one per neuron and operand; a neuron of
+Outer has one per channel of its head's query and key, and one for its value. Where the chip's format is published, each
+input axon also pays :meth:`dsf.export.placement.chips.Chip.row_bits`.
 
-Axons: an input axon is one source neuron that one population on the core reads; an output axon is one neuron's link to
-one population on one core (or to the host). Neither is shared between populations, so both are upper bounds.
+Axons: an input axon is one source neuron that one population on the core reads, through a weight that exists; an output
+axon is one neuron's link to one population on one core (or to the host). Neither is shared between populations, so both
+are upper bounds.
 Histories, neuron states and programs take memory that no public figure limits: see
 :func:`dsf.export.placement.chips.unchecked`.
 """
@@ -244,7 +246,8 @@ class _Filler:
             self.loads[-1] += self._cost(node, part.first, count)
             self.slices[-1].append(part)
             for connection in self.reads[node.name]:
-                self.links[connection.source][connection.read_by(part.first, count)] += 1
+                for read in connection.read_by(part.first, count):
+                    self.links[connection.source][read] += 1
             end, likely = end - count, count
 
     def _most(self, node: Node, end: int, likely: int) -> int:
@@ -341,7 +344,8 @@ def _route(
         for connection in read:
             wanted = connection.read_by(target_part.first, target_part.count)
             for source_core, part in parts[source]:
-                count = max(min(wanted.stop, part.first + part.count) - max(wanted.start, part.first), 0)
+                end = part.first + part.count
+                count = sum(max(min(run.stop, end) - max(run.start, part.first), 0) for run in wanted)
                 links += count
                 if source_core.chip != target_core.chip:
                     off_chip += count

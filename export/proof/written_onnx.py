@@ -12,7 +12,7 @@ import onnxruntime
 
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import HostEmbedding, NetworkError
+from dsf.export.network.nodes import HostEmbedding, NetworkError, Readout, Synapses
 from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, decode, encode
 from dsf.export.proof.rungs import Rung
 from dsf.export.targets.onnx_engine import Feeds, open_session
@@ -34,21 +34,9 @@ LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
 """Numbers that a tensor of one lane may have: so many, or so many times a window of the largest population."""
 OPERATORS = frozenset(
     {
-        *("Add", "Cast", "Clip", "Concat", "Div", "Greater", "Identity", "MatMul", "MatMulInteger", "Mod", "Mul"),
-        *(
-            "Pad",
-            "ReduceMean",
-            "ReduceSum",
-            "Reshape",
-            "Round",
-            "Slice",
-            "Split",
-            "Sqrt",
-            "Sub",
-            "Tanh",
-            "Unsqueeze",
-            "Where",
-        ),
+        *("Add", "Cast", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div", "Greater", "Identity", "MatMul"),
+        *("MatMulInteger", "Mod", "Mul", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "ScatterElements"),
+        *("Slice", "Split", "Sqrt", "Sub", "Tanh", "Unsqueeze", "Where"),
     }
 )
 """What dsf-export writes; none repeats itself, and none reads a file."""
@@ -145,7 +133,8 @@ def _require_bounded(model: onnx.ModelProto, network: Network) -> None:
     graph = model.graph
     if model.functions or graph.sparse_initializer or len(graph.node) > MOST_OPERATORS:
         raise UserError(f"it has functions, sparse tensors or more than {MOST_OPERATORS:,} operators: {REMEDY}")
-    for tensor in graph.initializer:
+    values_of_nodes = (attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t"))
+    for tensor in (*graph.initializer, *values_of_nodes):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise UserError(f"tensor {shown(tensor.name)} holds no data of its own, it names another file: {REMEDY}")
     for node in graph.node:
@@ -154,7 +143,8 @@ def _require_bounded(model: onnx.ModelProto, network: Network) -> None:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise UserError(f"operator {shown(node.op_type)} holds a graph of its own: {REMEDY}")
     window = network.ticks * network.context * max(node.size for node in network.nodes)
-    limit = max(LEAST_LIMIT, SHARE_OF_WINDOW * window)
+    matrices = [node.weights.size for node in network.nodes if isinstance(node, (Synapses, Readout))]
+    limit = max(LEAST_LIMIT, SHARE_OF_WINDOW * window, *matrices)
     for value in graph.input:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:  # the lanes: shapes are inferred for one

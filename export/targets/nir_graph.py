@@ -2,7 +2,7 @@
 
 Every node that NIR can say becomes one NIR node of the same name, all arrays float64, in synaptic units of the chip:
 
-* Synapses: ``Linear``, weight = weights * 2**exponent.
+* Synapses: ``Linear``, weight = weights * 2**exponent. NIR knows no sparse matrix: zeros are written, and packed.
 * Residual: ``Affine`` with the identity and the bias; edges that meet at a node add up.
 * LIF: the bias goes into the ``Affine`` of the synapses it reads; where others read them too, or where it reads no
   synapses, into an ``Affine`` of its own, ``<name>.bias``. The neuron has v_leak = 0, v_reset = 0, r = 4096 / decay,

@@ -101,7 +101,7 @@ class IntegerNodes:
         Some kernels of MatMulInteger add pairs of products in 16 bits: with two spikes at most 2 * 127, far from full.
         """
         writer, source = self.writer, self.values[node.source]
-        weights = writer.constant(np.ascontiguousarray(node.weights.T.astype(np.int8)), "weights")
+        weights = writer.matrix(node.weights.T.astype(np.int8), "weights")
         if node.source in self.steady:
             self.steady.add(node.name)
             total = writer.op("MatMul", source, writer.cast(weights, INT32))
@@ -180,7 +180,7 @@ class IntegerNodes:
         if node.source in self.steady:
             summed = writer.op("Mul", summed, writer.numbers(self.network.ticks, "ticks"))
         rounded = writer.op("Add", summed, writer.numbers(1 << node.shift >> 1, "half"))
-        weights = writer.constant(np.ascontiguousarray(node.weights.T.astype(np.int8)), "weights")
+        weights = writer.matrix(node.weights.T.astype(np.int8), "weights")
         products = writer.op("MatMul", self._shift(rounded, -node.shift), writer.cast(weights, INT32))
         accumulators = writer.op("Add", products, writer.numbers(node.bias, "bias"), name="accumulators")
         scale = writer.constant(node.scale.astype(np.float64), "scale")

@@ -61,6 +61,26 @@ class GraphWriter:
         """A constant of the number type."""
         return self.constant(np.asarray(values).astype(helper.tensor_dtype_to_np_dtype(self.number)), name)
 
+    def matrix(self, weights: Array, name: str) -> str:
+        """A matrix of int8; one most of whose entries are 0 is put together, in the graph, from those that are not.
+
+        They lie one after the other, with the distance of each from the one before: ONNX's own sparse initializers take
+        eight bytes for a place.
+        """
+        flat = weights.reshape(-1)
+        places = np.flatnonzero(flat)
+        gaps = np.diff(places, prepend=0)
+        kind = np.uint8 if gaps.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
+        smaller = places.size * (1 + np.dtype(kind).itemsize) < flat.size
+        if not smaller or not places.size or gaps.max() > np.iinfo(np.uint16).max:
+            return self.constant(np.ascontiguousarray(weights), name)
+        distances = self.cast(self.constant(gaps.astype(kind), f"{name}.distances"), TensorProto.INT64)
+        found = self.op("CumSum", distances, self.constant(np.array(0, np.int64), "axis"))
+        zero = numpy_helper.from_array(np.zeros(1, np.int8))
+        empty = self.op("ConstantOfShape", self.positions(flat.size), value=zero)
+        filled = self.op("ScatterElements", empty, found, self.constant(flat[places], f"{name}.values"), axis=0)
+        return self.op("Reshape", filled, self.positions(*weights.shape))
+
     def positions(self, *values: int) -> str:
         """A constant of axes, shapes or bounds."""
         return self.constant(np.array(values, np.int64))

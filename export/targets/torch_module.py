@@ -27,6 +27,7 @@ from torch.nn import functional
 from dsf.export.network.attention import Lagged, counted, scored, windowed
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.carried import require_carried
+from dsf.export.network.file import SEAL
 from dsf.export.network.limits import require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
@@ -51,15 +52,20 @@ from dsf.export.network.nodes import (
     require_whole,
 )
 from dsf.export.network.reference import encode
+from dsf.export.network.sparse import ARRAYS, CompressedRows, compress, is_sparse, require_rows, require_shape
 from dsf.shell.errors import UNREADABLE, UserError
 from dsf.shell.file_values import parse_json
 from dsf.shell.files import replacing, require_plain_file
-from dsf.shell.plain_text import plain
+from dsf.shell.plain_text import plain, shown
 from dsf.tasks.policy import NOT_FINITE
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
-HEADER_KEY, DIGEST_KEY, FORMAT = "dsf", "sha256", 1
+HEADER_KEY, DIGEST_KEY = "dsf", "sha256"
+FORMAT, DENSE_FORMAT = 2, 1
+"""A file without sparse matrices is still written as format 1."""
+SPARSE, INPUTS = "weights.", "weights_inputs"
+"""In front of the names of compressed rows' arrays; the length of a row, among the node's scalars."""
 UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
 SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {int: require_whole, float: require_number}
@@ -215,22 +221,34 @@ def arrays_of(node: Any) -> dict[str, np.ndarray]:
 
 
 def write_torch(network: Network, path: Path) -> None:
-    """Write a network for :func:`read_torch`: arrays as safetensors, everything else as JSON in its header.
+    """Write a network for :func:`read_torch`: arrays as safetensors, everything else as JSON in its header. Sparse
+    matrices are compressed rows, as in a network file.
 
     Raises:
         OSError: the file cannot be written.
     """
-    nodes = []
+    nodes: list[dict[str, Any]] = []
+    contiguous: dict[str, np.ndarray] = {}
     for node in network.nodes:
-        scalars = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}
-        kept = {name: value for name, value in scalars.items() if not isinstance(value, np.ndarray)}
-        nodes.append({"kind": type(node).__name__, **kept})
+        arrays, stored = stored_arrays(node)
+        kept = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}
+        scalars = {name: value for name, value in kept.items() if not isinstance(value, np.ndarray)}
+        nodes.append({"kind": type(node).__name__, **scalars, **stored})
+        contiguous |= {f"{node.name}:{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {item.name: getattr(network, item.name) for item in dataclasses.fields(network)} | {"nodes": nodes}
-    arrays = {f"{node.name}:{name}": array for node in network.nodes for name, array in arrays_of(node).items()}
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps({"format": FORMAT, **header})
+    sparse = any(INPUTS in scalars for scalars in nodes)
+    text = json.dumps({"format": FORMAT if sparse else DENSE_FORMAT, **header})
     with replacing(path) as temporary:
         save_file(contiguous, temporary, {HEADER_KEY: text, DIGEST_KEY: digest(text, contiguous)})
+
+
+def stored_arrays(node: Any) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """A node's arrays as a file keeps them, and what its scalars then need to say of them."""
+    arrays = arrays_of(node)
+    if not isinstance(node, (Synapses, Readout)) or not is_sparse(node.weights):
+        return arrays, {}
+    rows = compress(arrays.pop("weights"))
+    return arrays | {f"{SPARSE}{name}": getattr(rows, name) for name in ARRAYS}, {INPUTS: rows.inputs}
 
 
 def digest(text: str, arrays: dict[str, np.ndarray]) -> str:
@@ -256,9 +274,10 @@ def read_torch(path: Path) -> IntegerNetwork:
         if metadata[DIGEST_KEY] != digest(metadata[HEADER_KEY], arrays):
             raise NetworkError("SHA-256 does not match, the file was altered: export it again")
         header = parse_json(metadata[HEADER_KEY], "header")
-        if (found := header.pop("format")) != FORMAT:
-            raise NetworkError(f"its format is {found!r}, this dsf reads {FORMAT}: export it again")
+        if (found := header.pop("format")) not in (DENSE_FORMAT, FORMAT) or isinstance(found, bool):
+            raise NetworkError(f"its format is {found!r}, this dsf reads {DENSE_FORMAT} and {FORMAT}: export it again")
         require_count(len(header["nodes"]))
+        require_room(header["nodes"], arrays, SEAL.limits.allowed(path.stat().st_size))
         require_carried(header["provenance"], header["verification"])
         nodes = [restored(values, arrays) for values in header.pop("nodes")]
         network = Network(**{**header, "nodes": tuple(nodes)})
@@ -271,6 +290,20 @@ def read_torch(path: Path) -> IntegerNetwork:
     return IntegerNetwork(network)
 
 
+def require_room(nodes: list[dict[str, Any]], arrays: dict[str, np.ndarray], allowed: int) -> None:
+    """Refuse sparse matrices that would take more memory with their zeros than such a file may, before one is made.
+
+    Raises:
+        NetworkError: naming the node.
+    """
+    for node in nodes:
+        if INPUTS in node:
+            starts = arrays[f"{node['name']}:{SPARSE}starts"].size
+            allowed -= (starts - 1) * require_shape(f"node {shown(node['name'])}: weights", node[INPUTS], starts)
+            if allowed < 0:
+                raise NetworkError("its matrices take more memory than such a file may: export it again")
+
+
 def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """A node from its scalars and the file's arrays."""
     require_name("node", require_text("node", "name", values.get("name")))
@@ -280,6 +313,11 @@ def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         for name, array in arrays.items()
         if name.rpartition(":")[0] == values["name"]
     }
+    if INPUTS in values and kind in (Synapses, Readout):
+        parts = [own.pop(f"{SPARSE}{name}") for name in ARRAYS]
+        rows = CompressedRows(values.pop(INPUTS), *parts)
+        require_rows(f"node {shown(values['name'])}: weights", rows)
+        own["weights"] = rows.dense()
     declared = typing.get_type_hints(kind)
     scalars: dict[str, Any] = {}
     for name, value in values.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from dsf.export.network.nodes import (
     Window,
 )
 from dsf.export.network.reference import encode
+from dsf.export.network.sparse import is_sparse
 from dsf.hardware_models import SpikeCounter
 from dsf.runtime.engines.errors import BackendUnavailable
 from dsf.shell.arrays import Int64Array
@@ -40,7 +41,15 @@ from dsf.train.kernels.build import KernelSource, KernelsUnavailable, NoPlaceFor
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SOURCE = KernelSource(
-    "dsf.runtime.kernels", ("spike_engine.c", "spike_network.h", "spike_sums.h", "spike_neurons.h", "spike_attention.h")
+    "dsf.runtime.kernels",
+    (
+        "spike_engine.c",
+        "spike_network.h",
+        "spike_sums.h",
+        "spike_sparse.h",
+        "spike_neurons.h",
+        "spike_attention.h",
+    ),
 )
 PAD = 16
 """Rows of neurons are multiples of this, as in spike_engine.c."""
@@ -50,6 +59,13 @@ ALIGNMENT = 64
 """Bytes; of a vector register."""
 CHUNK_ELEMENTS = 64
 """Tokens that are computed layer by layer together: their currents fill half of a second-level cache."""
+PIECE_INPUTS, CHUNK_SLOTS = 128, 4
+"""Inputs that a chunk of sparse weights reads from, and weights of each neuron in it, as in spike_sparse.h."""
+LARGEST_SLOT_SHARE = 0.4
+"""Slots, for each place of the matrix, beyond which chunks hardly ever take less time than tiles."""
+SparseForm = Literal["quicker", "tiles", "chunks"]
+"""Of weights that are sparse: dense tiles, chunks without the zeros, or for each token what should take less time.
+Where a processor lacks the instructions for chunks, tiles are all there is."""
 NEVER = np.iinfo(np.int32).max
 """Threshold of padding."""
 
@@ -74,7 +90,11 @@ class _Node(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("first", "second", "third", "inputs", "exponent", "kept")),
         *((name, ctypes.c_int32) for name in ("reach", "places", "heads", "all_ticks", "gain", "behind_spikes")),
         ("saturates", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold", "values", "past", "spikes_out")),
+        *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold")),
+        *((name, ctypes.c_void_p) for name in ("chunks", "slots")),
+        ("chunk_count", ctypes.c_int64),
+        ("only_chunks", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("values", "past", "spikes_out")),
         *((name, ctypes.c_void_p) for name in ("fired", "recent")),
     ]
 
@@ -99,6 +119,7 @@ class FastEngine:
         network: what runs.
         lanes: episodes.
         mode: stream or window.
+        sparse: how it computes with sparse matrices; the integers are the same.
         decisions: made so far, over all lanes.
         graded: (lanes, features) int32, the encoder's integers of the last decision; (lanes, channels) of a host
             embedding.
@@ -111,8 +132,16 @@ class FastEngine:
         NetworkError: something but a membrane could overflow, or a residual adds up more than two sources.
     """
 
-    def __init__(self, network: Network, lanes: int = 1, mode: Mode = "stream", record: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        lanes: int = 1,
+        mode: Mode = "stream",
+        record: bool = False,
+        sparse: SparseForm = "quicker",
+    ) -> None:
         self.network, self.lanes, self.mode, self.decisions = network, lanes, mode, 0
+        self.sparse = sparse
         self._counts: dict[str, Int64Array] = {}
         self._kept: list[npt.NDArray[Any]] = []  # C holds pointers into these
         self._saturating = saturating_populations(network)  # C clips nothing else, and has no need to
@@ -221,6 +250,10 @@ class FastEngine:
         found.inputs, found.exponent = node.weights.shape[1], node.exponent
         found.behind_spikes = not isinstance(self.network[node.source], Encoder)
         found.weights = (self._tiled if found.behind_spikes else self._padded)(node.weights.T, np.int8)
+        fits = found.behind_spikes and is_sparse(node.weights) and _library().dsf_takes_chunks()
+        if fits and self.sparse != "tiles":
+            self._chunks(node.weights, found)
+            found.only_chunks = self.sparse == "chunks"
 
     def _residual(self, node: Residual, found: _Node) -> None:
         found.bias = self._padded(node.bias, np.int32)
@@ -324,6 +357,24 @@ class FastEngine:
             copy[inputs * start : inputs * (start + width)] = padded[:, start : start + width].ravel()
             start += width
         return _pointer(copy)
+
+    def _chunks(self, weights: npt.NDArray[np.integer], found: _Node) -> None:
+        """The same weights (neurons, inputs) in slots, without zeros, where that may take less time than tiles."""
+        neurons, inputs = np.nonzero(weights)
+        pieces = -(-weights.shape[1] // PIECE_INPUTS)
+        run = neurons * pieces + inputs // PIECE_INPUTS  # weights of one neuron in one piece; runs ascend
+        sizes = np.bincount(run, minlength=_row(len(weights)) * pieces)
+        rank = np.arange(len(run)) - (np.cumsum(sizes) - sizes)[run]
+        counts = -(-sizes.reshape(-1, PAD, pieces).max(axis=1) // CHUNK_SLOTS)
+        first = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)
+        if self.sparse == "quicker" and PAD * CHUNK_SLOTS * int(counts.sum()) > LARGEST_SLOT_SHARE * weights.size:
+            return
+        chunk = first[neurons // PAD, inputs // PIECE_INPUTS] + rank // CHUNK_SLOTS
+        slots = self._zeros((int(counts.sum()), 2, PAD, CHUNK_SLOTS), np.int8)
+        slots[chunk, 0, neurons % PAD, rank % CHUNK_SLOTS] = inputs % PIECE_INPUTS
+        slots[chunk, 1, neurons % PAD, rank % CHUNK_SLOTS] = weights[neurons, inputs]
+        found.chunks, found.slots = _pointer(self._keep(counts.astype(np.int32))), _pointer(slots)
+        found.chunk_count = len(slots)
 
     def _zeros(self, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
         """Zeros that start on a vector register's boundary."""

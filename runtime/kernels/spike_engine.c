@@ -15,6 +15,7 @@
 #endif
 #include "spike_network.h"
 #include "spike_sums.h"
+#include "spike_sparse.h"
 #include "spike_neurons.h"
 #include "spike_attention.h"
 
@@ -34,7 +35,7 @@ static void synapses(const engine *e, const node *n, int32_t elements) {
         }
         return;
     }
-    sum_spikes(e, n, e->nodes[n->first_source].values, elements, out);
+    (n->chunks ? sum_sparse : sum_spikes)(e, n, e->nodes[n->first_source].values, elements, out);
 }
 
 /* A host embedding's integers, the same at every tick; another node's values may have lain there. */

@@ -5,6 +5,7 @@ enum { PAD = 16,            /* neurons in a vector; rows are multiples of this *
        SAFE_EVENTS = 256,   /* 256 * 127 < 2^15 */
        PATTERN_TICKS = 4,   /* 15 patterns of ticks */
        USUAL_TICKS = 4,     /* of a token */
+       PIECE_INPUTS = 128,  /* of sparse weights: bytes of two registers */
        FRACTION_BITS = 6,   /* membranes are in 1/64 synaptic units */
        DECAY_BITS = 12,
        MEMBRANE_LIMIT = (1 << 23) - 1,
@@ -31,6 +32,11 @@ typedef struct {
     const int8_t *weights;                 /* SYNAPSES (inputs, row), behind spikes tile by tile; WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
+    const int32_t *chunks;                 /* (tiles of PAD neurons, pieces of PIECE_INPUTS inputs) of SYNAPSES that are sparse:
+                                              how many chunks of slots there are; NULL of others */
+    const int8_t *slots;                   /* (chunks, 2, PAD, CHUNK_SLOTS): places of inputs within the piece, then weights */
+    int64_t chunk_count;
+    int32_t only_chunks;                   /* 1: never tiles */
     void *values;                          /* (elements, ticks, row): uint8 of spikes, int32 of currents; ENCODER: NULL, but
                                               for a host embedding, which a residual reads */
     uint8_t *past;                         /* (lanes, reach, ticks, row of what is remembered) */

@@ -13,11 +13,12 @@ import h5py
 import numpy as np
 import pytest
 
+from dsf.export.network.difference import compare_networks
 from dsf.export.network.file import FORMAT_VERSION, SEAL, read_network, write_network
 from dsf.export.network.network import Network
-from dsf.export.network.nodes import LIF, NetworkError, Synapses
-from dsf.export.network.sealed import USER_BLOCK_BYTES
-from dsf.testing.random_networks import random_network
+from dsf.export.network.nodes import LIF, NetworkError, Readout, Synapses
+from dsf.export.network.sealed import USER_BLOCK_BYTES, VERSION_LINE
+from dsf.testing.random_networks import random_network, sparser
 
 
 @pytest.fixture
@@ -45,6 +46,36 @@ def test_same_network_same_bytes(path: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.7, 0.95, 1.0])
+@pytest.mark.parametrize("sizes", [{}, {"width": 1, "features": 1}, {"width": 300, "features": 260, "blocks": 1}])
+def test_sparse_matrices_come_back_and_only_they_need_a_newer_format(
+    zeros: float, sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of random networks 8-bit weights are hardly ever 0, so a share of 0 leaves them dense."""
+    network, file = sparser(random_network(0, **sizes), zeros), tmp_path / "net.dsf.h5"
+    write_network(network, file)
+    assert compare_networks(network, read_network(file)) == []
+    matrices = {node.name: node.weights for node in network.nodes if isinstance(node, (Synapses, Readout))}
+    with h5py.File(file) as opened:
+        stored = {group.attrs["name"]: group["weights"] for group in opened["nodes"].values() if "weights" in group}
+        header = json.loads(bytes(opened["header"][()]))
+        sparse = {name for name in matrices if isinstance(stored[name], h5py.Group)}
+        for name in sparse:
+            taken = sum(stored[name][part].nbytes for part in ("values", "columns", "starts"))
+            assert taken < matrices[name].size
+            assert stored[name]["columns"].dtype.itemsize == (1 if matrices[name].shape[1] <= 256 else 2)
+    assert sparse == {name for name, weights in matrices.items() if smaller_without_zeros(weights)}
+    assert header["format"] == (3 if sparse else 2)
+    assert (zeros > 0 and matrices["embed"].size > 1) == bool(sparse)
+
+
+def smaller_without_zeros(weights: np.ndarray) -> bool:
+    """A weight and its column for each that is not 0, and where each row starts, against all of them."""
+    kept, (neurons, inputs) = np.count_nonzero(weights), weights.shape
+    width = {largest: 1 if largest < 256 else 2 if largest < 65_536 else 4 for largest in (kept, inputs - 1)}
+    return int(kept * (1 + width[inputs - 1]) + (neurons + 1) * width[kept]) < weights.size
+
+
 @pytest.mark.slow
 def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
@@ -62,9 +93,12 @@ def test_ten_thousand_flipped_bytes_and_truncations_are_refused(path: Path, tmp_
             read_network(damaged)
 
 
-def sign(path: Path, version: int = FORMAT_VERSION) -> None:
-    """Give an altered file a fitting digest: the work of someone who means harm."""
+def sign(path: Path, version: int | None = None) -> None:
+    """Give an altered file a fitting digest: the work of someone who means harm. None is the version that it had."""
     content = path.read_bytes()
+    stated = VERSION_LINE.search(content, 0, USER_BLOCK_BYTES)
+    assert stated is not None
+    version = int(stated.group(1)) if version is None else version
     path.write_bytes(SEAL.user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
 
 
@@ -106,8 +140,8 @@ def test_a_signed_node_of_wrong_types_names_file_and_field(path: Path, node: int
 
 
 def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
-    sign(path, version=3)
-    with pytest.raises(NetworkError, match=rf"^{path} has format 3, this dsf reads 1 and 2"):
+    sign(path, version=FORMAT_VERSION + 1)
+    with pytest.raises(NetworkError, match=rf"^{path} has format 4, this dsf reads 1, 2 and 3"):
         read_network(path)
 
 

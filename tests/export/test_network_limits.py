@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from dsf.export.inspect import print_network
-from dsf.export.network.file import SEAL, read_network, write_network
-from dsf.export.network.limits import LARGEST_CONTEXT, LARGEST_TICKS, MOST_NODES
+from dsf.export.network.file import DENSE_VERSION, FORMAT_VERSION, SEAL, read_network, write_network
+from dsf.export.network.limits import LARGEST_CONTEXT, LARGEST_MATRIX, LARGEST_TICKS, MOST_NODES
 from dsf.export.network.memory import bytes_needed, require_memory
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, Count, Encoder, Gate, NetworkError, Readout, Residual, Synapses, Window
@@ -23,7 +23,7 @@ from dsf.export.network.sealed import USER_BLOCK_BYTES
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
 from dsf.testing.command_line import assert_refused, run_command
-from dsf.testing.random_networks import random_network
+from dsf.testing.random_networks import random_network, sparser
 
 Change = Callable[[h5py.File], Any]
 
@@ -32,13 +32,15 @@ Change = Callable[[h5py.File], Any]
 def forge(tmp_path: Path) -> Callable[..., Path]:
     """Writes a network, changes it and gives it a valid checksum."""
 
-    def forged(change: Change, **sizes: Any) -> Path:
+    def forged(change: Change, zeros: float = 0.0, **sizes: Any) -> Path:
         path = tmp_path / "forged.dsf.h5"
-        write_network(random_network(0, **sizes), path)
+        network = random_network(0, **sizes)
+        write_network(sparser(network, zeros) if zeros else network, path)
         with h5py.File(path, "r+", libver="latest") as file:
             change(file)
         content = path.read_bytes()
-        path.write_bytes(SEAL.user_block(content[USER_BLOCK_BYTES:]) + content[USER_BLOCK_BYTES:])
+        version = FORMAT_VERSION if zeros else DENSE_VERSION
+        path.write_bytes(SEAL.user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
         return path
 
     return forged
@@ -120,6 +122,98 @@ def test_more_than_any_network_has_is_one_line_at_a_glance(forge: Any, change: C
         read_network(path)
     assert time.process_time() - started < 6.0
     assert str(refusal.value).startswith(f"{path}: ") and str(refusal.value).isprintable()
+
+
+def rows(name: str, change: Callable[[np.ndarray], np.ndarray], inputs: int | None = None) -> Change:
+    """Another array, or another length of rows, of the sparse weights of node 1: 12 rows of 6."""
+
+    def changed(file: h5py.File) -> None:
+        group = file["nodes/0001/weights"]
+        values = change(group[name][()])
+        del group[name]
+        group.create_dataset(name, data=values)
+        if inputs is not None:
+            group.attrs["inputs"] = inputs
+
+    return changed
+
+
+def put(index: int, value: int) -> Callable[[np.ndarray], np.ndarray]:
+    """One entry made another one."""
+
+    def changed(values: np.ndarray) -> np.ndarray:
+        values[index] = value
+        return values
+
+    return changed
+
+
+def same(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (rows("columns", put(3, 6)), "a column is 6, of 6 inputs"),
+        (
+            rows("columns", lambda columns: np.sort(columns)[::-1]),
+            "the columns of a row do not ascend, or one is there",
+        ),
+        (rows("columns", np.zeros_like), "the columns of a row do not ascend, or one is there twice"),
+        (rows("columns", lambda columns: columns[:-1]), "it has 25 values and 24 columns"),
+        (rows("columns", lambda columns: columns.astype(np.uint16)), "columns has dtype uint16, expected uint8"),
+        (rows("columns", same, inputs=257), "columns has dtype uint8, expected uint16"),
+        (rows("starts", put(-1, 24)), "starts do not ascend from 0 to the 25 values"),
+        (rows("starts", put(0, 1)), "starts do not ascend from 0 to the 25 values"),
+        (rows("starts", put(5, 30)), "starts do not ascend from 0 to the 25 values"),
+        (rows("starts", lambda starts: starts[:1]), "it has 0 rows of 6 inputs"),
+        (rows("starts", lambda starts: starts[:-1]), "starts do not ascend from 0 to the 25 values"),
+        (rows("starts", lambda starts: starts.astype(np.uint32)), "starts has dtype uint32, expected uint8"),
+        (rows("starts", lambda starts: starts.reshape(1, -1)), "starts has 2 axes, expected 1"),
+        (rows("values", put(2, 0)), "values holds a weight of 0"),
+        (rows("values", lambda values: values.astype(np.int16)), "values has dtype int16, expected int8"),
+        (rows("columns", same, inputs=-1), "it has 12 rows of -1 inputs"),
+        (rows("columns", same, inputs=1 << 40), "number of inputs is 1099511627776, limit 65,536"),
+        (
+            rows("starts", lambda _: np.zeros(1 << 12, np.uint8), inputs=1 << 15),
+            f"number of weights is 134184960, limit {LARGEST_MATRIX:,}",
+        ),
+        (rows("columns", same, inputs=7), "weights read 7 of 6 inputs"),
+    ],
+)
+def test_compressed_rows_that_are_none_are_one_line(forge: Any, change: Change, said: str) -> None:
+    path = forge(change, zeros=0.65)
+    with pytest.raises(NetworkError, match=said) as refusal:
+        read_network(path)
+    assert str(refusal.value).startswith(f"{path}: ") and str(refusal.value).isprintable()
+
+
+def test_many_sparse_matrices_are_no_bomb(forge: Any) -> None:
+    """Each is within its limit; together they would be more than such a file may hold."""
+
+    def change(file: h5py.File) -> None:
+        found = [group for group in file["nodes"].values() if group.attrs["kind"] == "Synapses"]
+        for weights in (group["weights"] for group in found):
+            for name in ("values", "columns", "starts"):
+                del weights[name]
+            weights.attrs["inputs"] = 1 << 12
+            weights.create_dataset("values", data=np.ones(1, np.int8))
+            weights.create_dataset("columns", data=np.zeros(1, np.uint16))
+            weights.create_dataset("starts", data=np.append(np.zeros(1 << 12, np.uint8), np.uint8(1)))
+
+    path, before = forge(change, zeros=0.65), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(NetworkError, match="the matrices take more memory than such a file may: export it again"):
+        read_network(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+
+
+def test_a_file_of_format_2_has_no_sparse_matrices(forge: Any) -> None:
+    path = forge(header(format=DENSE_VERSION), zeros=0.65)
+    content = path.read_bytes()[USER_BLOCK_BYTES:]
+    path.write_bytes(SEAL.user_block(content, DENSE_VERSION) + content)
+    with pytest.raises(NetworkError, match="/nodes/0001/weights holds no data of its own"):
+        read_network(path)
 
 
 def test_a_count_of_too_many_tokens_is_refused(forge: Any) -> None:

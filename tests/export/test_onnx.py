@@ -35,12 +35,17 @@ from dsf.export.network.nodes import (
     Synapses,
 )
 from dsf.export.network.reference import ReferenceEngine, WindowReference, decode, replay_window
+from dsf.export.proof.rungs import random_proof_tokens
 from dsf.export.proof.rungs import random_vectors as host_vectors
+from dsf.export.proof.written import compare_written
 from dsf.export.targets.onnx_engine import OnnxEngine, OnnxWindowEngine, open_session
 from dsf.export.targets.onnx_float import build_float, write_onnx_float
 from dsf.export.targets.onnx_graph import build_stream, build_window, write_onnx
 from dsf.export.targets.onnx_rules import check
-from dsf.testing.random_networks import exportable, random_coded, random_model, random_network, random_tokens
+from dsf.export.targets.options import TargetOptions
+from dsf.export.write import write_target
+from dsf.testing.narrowed import node_of
+from dsf.testing.random_networks import exportable, random_coded, random_model, random_network, random_tokens, sparser
 from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
 
@@ -293,6 +298,34 @@ def described(value: onnx.ValueInfoProto) -> tuple[int, list[int | str]]:
     """Element type and dimensions."""
     dimensions = value.type.tensor_type.shape.dim
     return value.type.tensor_type.elem_type, [axis.dim_param or axis.dim_value for axis in dimensions]
+
+
+def test_sparse_weights_are_put_together_from_those_that_exist(tmp_path: Path) -> None:
+    """In both modes, in onnx's own evaluator, and from a file of less than half the size."""
+    dense = random_network(3, width=72, blocks=1, context=3, window=2)
+    network = sparser(dense, 0.9)
+    silent = dataclasses.replace(node_of(network, "embed", Synapses), weights=np.zeros((72, 6), np.int8))
+    nodes = tuple(silent if node.name == "embed" else node for node in network.nodes)
+    for tried in (network, dataclasses.replace(network, nodes=nodes)):
+        for reference, engine in ((ReferenceEngine, OnnxEngine), (WindowReference, OnnxWindowEngine)):
+            expected, found = reference(tried, lanes=3), engine(tried, lanes=3)
+            for token in random_vectors(tried, 6, 3, 1):
+                assert_same(expected, found, token, graded=False)
+    token, states = random_tokens(network, 1, 1, 0)[0].astype(np.int32), OnnxEngine(network).states
+    model = build_stream(network, encoder=False)
+    assert {"ScatterElements", "CumSum"} <= {node.op_type for node in model.graph.node}
+    (found_alone,) = ReferenceEvaluator(model).run(["accumulators"], {"graded": token, **states})
+    assert np.array_equal(found_alone, ReferenceEngine(network).step_graded(token))
+    sizes = []
+    for index, written in enumerate((dense, network)):
+        path = tmp_path / f"{index}.onnx"
+        write_target("onnx", written, None, path, TargetOptions())
+        rungs = compare_written("onnx", path, written, None, random_proof_tokens(written, 8, seed=0))
+        assert all(rung.passed for rung in rungs)
+        matrices = sum(node.weights.size for node in written.nodes if isinstance(node, (Synapses, Readout)))
+        held = [numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+        sizes.append(sum(array.nbytes for array in held if array.dtype in (np.int8, np.uint8)) / matrices)
+    assert sizes[0] > 0.99 and sizes[1] < 0.25
 
 
 @pytest.mark.parametrize("attention", get_args(AttentionKind))

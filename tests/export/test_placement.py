@@ -27,13 +27,15 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
+from dsf.export.network.sparse import is_sparse
 from dsf.export.placement.chips import CHIPS, LOIHI_1, LOIHI_2, Chip, Figure, Grade, stored_weight_bits
 from dsf.export.placement.placement import LIMITED_QUANTITIES, Placement, place, tile_position
 from dsf.runtime.artifacts import network_path
-from dsf.testing.random_networks import exportable, random_network
+from dsf.testing.random_networks import exportable, random_network, sparser
 
-Reading = tuple[int, str, int, int]
-"""Which of a population's inputs it is, source, neuron of the source, and stored bits of the weight."""
+Reading = tuple[int, str, int, int, bool]
+"""Which of a population's inputs it is, source, neuron of the source, stored bits of the weight, and whether its matrix
+is sparse."""
 
 
 def has_core(node: Node) -> bool:
@@ -43,25 +45,30 @@ def has_core(node: Node) -> bool:
 def readings(network: Network, node: Node, neuron: int) -> list[Reading]:
     """What one neuron reads, from the equations in dsf.export.network.nodes."""
     if isinstance(node, Gate):
-        return [(0, node.source, node.first + neuron, 2), (1, node.source, node.second + neuron, 2)]
+        return [(0, node.source, node.first + neuron, 2, False), (1, node.source, node.second + neuron, 2, False)]
     if isinstance(node, (Window, PlacedWindow)):
-        return [(0, node.query, node.first + neuron, 2), (1, node.gate, neuron, 2)]
+        return [(0, node.query, node.first + neuron, 2, False), (1, node.gate, neuron, 2, False)]
     if isinstance(node, And):
-        return [(0, node.query, node.first + neuron, 2), (1, node.source, neuron, 2)]
+        return [(0, node.query, node.first + neuron, 2, False), (1, node.source, neuron, 2, False)]
     if isinstance(node, Outer):
         per_head = node.size // node.heads
         channels = range(neuron // per_head * per_head, (neuron // per_head + 1) * per_head)
-        found = [(0, node.source, node.query + channel, 2) for channel in channels]
-        found += [(1, node.source, node.key + channel, 2) for channel in channels]
-        return [*found, (2, node.source, node.value + neuron, 2)]
+        found = [(0, node.source, node.query + channel, 2, False) for channel in channels]
+        found += [(1, node.source, node.key + channel, 2, False) for channel in channels]
+        return [*found, (2, node.source, node.value + neuron, 2, False)]
     found = []
     for index, name in enumerate(node.sources):
         source = network[name]
         if isinstance(source, Synapses):
             bits = stored_weight_bits(source.weights)
-            found += [(index, source.source, channel, bits) for channel in range(source.weights.shape[1])]
+            sparse, row = is_sparse(source.weights), source.weights[neuron]
+            found += [
+                (index, source.source, channel, bits, sparse)
+                for channel, weight in enumerate(row.tolist())
+                if weight or not sparse
+            ]
         else:
-            found.append((index, name, neuron, 2))
+            found.append((index, name, neuron, 2, False))
     return found
 
 
@@ -77,7 +84,8 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
             for neuron in range(part.first, part.first + part.count):
                 home[node.name, neuron] = core.index
                 for reading in readings(network, node, neuron):
-                    inputs[core.index][node.name, reading[0], reading[1], reading[2], reading[3]] += 1
+                    key = (node.name, part.count, *reading)
+                    inputs[core.index][key] += 1
                     outputs[reading[1], reading[2]].add((core.index, node.name, reading[0]))
                 if isinstance(node, LIF):
                     thresholds[core.index].add(int(node.threshold[neuron]))
@@ -86,17 +94,25 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
         outputs[residual.name, neuron].add("host")
     counts = [
         {
-            "synapse_bits": sum(chip.row_bits(synapses, key[-1]) for key, synapses in axons.items()),
+            "synapse_bits": sum(row_bits(chip, synapses, key[-2], key[-1], key[1]) for key, synapses in axons.items()),
             "input_axons": len(axons),
             "output_axons": 0,
             "thresholds": len(values),
         }
         for axons, values in zip(inputs, thresholds)
     ]
-    for key, destinations in outputs.items():
-        if key in home:
-            counts[home[key]]["output_axons"] += len(destinations)
+    for neuron_key, destinations in outputs.items():
+        if neuron_key in home:
+            counts[home[neuron_key]]["output_axons"] += len(destinations)
     return counts
+
+
+def row_bits(chip: Chip, synapses: int, bits: int, sparse: bool, neurons: int) -> int:
+    """An axon's: of a sparse matrix, each weight says which of the core's neurons it is for, or the row has zeros."""
+    if not sparse:
+        return chip.row_bits(synapses, bits)
+    places = math.ceil(math.log2(neurons))
+    return min(chip.row_bits(neurons, bits), chip.row_bits(synapses, bits + places))
 
 
 def covered(network: Network, placement: Placement) -> dict[str, list[int]]:
@@ -136,11 +152,12 @@ EIGHT_NEURONS = dataclasses.replace(
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
-@given(exportable(), small_chips(), st.booleans())
-@example(WITHIN_HEADS, EIGHT_NEURONS, False)
-def test_placement_is_exact(sizes: dict[str, Any], chip: Chip, share_cores: bool) -> None:
+@given(exportable(), small_chips(), st.booleans(), st.sampled_from([0.0, 0.8, 0.97]))
+@example(WITHIN_HEADS, EIGHT_NEURONS, False, 0.0)
+@example(WITHIN_HEADS, EIGHT_NEURONS, False, 0.8)
+def test_placement_is_exact(sizes: dict[str, Any], chip: Chip, share_cores: bool, zeros: float) -> None:
     """Every neuron once and in order, no core beyond a limit, and every count as by hand."""
-    network = random_network(**sizes)
+    network = sparser(random_network(**sizes), zeros)
     try:
         placement = place(network, chip, share_cores)
     except NetworkError as error:
@@ -165,10 +182,10 @@ def test_placement_is_exact(sizes: dict[str, Any], chip: Chip, share_cores: bool
 
 
 @settings(max_examples=25, deadline=None)
-@given(exportable(), small_chips())
-def test_routes_are_the_output_axons(sizes: dict[str, Any], chip: Chip) -> None:
+@given(exportable(), small_chips(), st.sampled_from([0.0, 0.8]))
+def test_routes_are_the_output_axons(sizes: dict[str, Any], chip: Chip, zeros: float) -> None:
     """Links between populations, and those to the host, are all output axons; hops exist where the mesh does."""
-    network = random_network(**sizes)
+    network = sparser(random_network(**sizes), zeros)
     chip = dataclasses.replace(chip, synapse_bits_per_core=LOIHI_2.synapse_bits_per_core, **unlimited_axons())
     placement = place(network, chip)
     to_host = network[network.readout.source].size
@@ -205,6 +222,15 @@ def test_mesh() -> None:
     assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in itertools.pairwise(tiles))
     assert tile_position(LOIHI_1, 128) == positions[0]
     assert tile_position(LOIHI_2, 0) is None
+
+
+def test_a_sparse_network_takes_the_memory_of_the_synapses_that_exist() -> None:
+    """Of the shipped network's blocks, a fifth of the weights, each with its place among 128 neurons or fewer."""
+    network = read_network(network_path())
+    dense, sparse = (place(pruned, LOIHI_2).total("synapse_bits") for pruned in (network, sparser(network, 0.8)))
+    weights = sum(node.weights.size for node in network.of_kind(Synapses))
+    assert sparse < dense - 8 * weights + round(0.2 * weights) * (8 + 10)
+    assert place(sparser(network, 0.8), LOIHI_1).total("synapse_bits") < place(network, LOIHI_1).total("synapse_bits")
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)

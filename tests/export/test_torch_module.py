@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from dsf.export.network.nodes import SPIKING_KINDS, NetworkError
+from dsf.export.network.difference import compare_networks
+from dsf.export.network.nodes import SPIKING_KINDS, NetworkError, Readout, Synapses
 from dsf.export.network.reference import WindowReference, decode, replay_window
-from dsf.export.targets.torch_module import IntegerNetwork, read_torch, write_torch
-from dsf.testing.random_networks import exportable, random_network, random_tokens
+from dsf.export.targets.torch_module import DIGEST_KEY, HEADER_KEY, IntegerNetwork, digest, read_torch, write_torch
+from dsf.testing.random_networks import exportable, random_network, random_tokens, sparser
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,6 +69,57 @@ def test_file_round_trip(tmp_path_factory: pytest.TempPathFactory, sizes: dict[s
     assert torch.equal(loaded.decide(torch.from_numpy(tokens)), ours.decide(torch.from_numpy(tokens)))
     assert loaded.network.nodes[0].name == network.encoder.name and len(loaded.network.nodes) == len(network.nodes)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_sparse_weights_are_kept_without_zeros(tmp_path: Path) -> None:
+    network, sizes = random_network(3, width=48), []
+    for zeros in (0.0, 0.9, 1.0):
+        path, written = tmp_path / "network.safetensors", sparser(network, zeros)
+        write_torch(written, path)
+        loaded = read_torch(path)
+        assert compare_networks(written, loaded.network) == []
+        tokens = random_tokens(written, written.context, 2, 0)
+        answers = loaded.decide(torch.from_numpy(tokens).transpose(0, 1)).numpy()
+        assert np.array_equal(answers, replay_window(written, tokens).swapaxes(0, 1))
+        sizes.append(path.stat().st_size)
+    weights = sum(node.weights.size for node in network.nodes if isinstance(node, (Synapses, Readout)))
+    assert sizes[0] - sizes[1] > 0.6 * weights > 0 < sizes[1] - sizes[2]
+
+
+def forged_rows(path: Path, change: Callable[[dict[str, np.ndarray], dict[str, Any]], Any]) -> None:
+    """Change the arrays of a file and its embedding's scalars, and give it a fitting digest."""
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        header = json.loads(file.metadata()[HEADER_KEY])
+    change(arrays, header["nodes"][1])
+    text = json.dumps(header)
+    save_file(arrays, path, {HEADER_KEY: text, DIGEST_KEY: digest(text, arrays)})
+
+
+COLUMNS, STARTS = "embed:weights.columns", "embed:weights.starts"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arrays, _: arrays[COLUMNS].fill(77), "a column is 77, of 6 inputs"),
+        (lambda arrays, _: arrays[COLUMNS].fill(1), "the columns of a row do not ascend, or one is there twice"),
+        (lambda arrays, _: arrays.update({COLUMNS: arrays[COLUMNS].astype(np.uint32)}), "columns has dtype uint32"),
+        (lambda arrays, _: arrays.update({COLUMNS: arrays[COLUMNS][None]}), "columns has 2 axes, expected 1"),
+        (lambda arrays, _: arrays[STARTS].fill(0), "starts do not ascend from 0"),
+        (lambda _, node: node.update(weights_inputs=1 << 40), "number of inputs is 1099511627776, limit 65,536"),
+        (lambda _, node: node.update(weights_inputs="6"), "inputs is '6', expected a whole number"),
+        (lambda arrays, _: arrays.pop(STARTS), "cannot read .* as a torch target"),
+        (lambda _, node: node.pop("weights_inputs"), "cannot read .* as a torch target"),
+    ],
+)
+def test_forged_sparse_weights_are_one_line(change: Any, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    write_torch(sparser(random_network(0), 0.65), path)
+    forged_rows(path, change)
+    with pytest.raises(NetworkError, match=said) as refusal:
+        read_torch(path)
+    assert str(path) in str(refusal.value) and str(refusal.value).isprintable()
 
 
 def test_damage_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -152,9 +152,9 @@ def by_brute_force(mapping: NetworkMapping, counter: SpikeCounter) -> dict[tuple
             for neuron in range(part.first, part.first + part.count):
                 homes[part.node, neuron] = core.index
                 for connection in connections(network, network[part.node]):
-                    read = connection.read_by(neuron, 1)
-                    for source in range(read.start, read.stop):
-                        readers[connection.source, source].add(core.index)
+                    for read in connection.read_by(neuron, 1):
+                        for source in range(read.start, read.stop):
+                            readers[connection.source, source].add(core.index)
     found = defaultdict[tuple[str, int], dict[str, int]](lambda: defaultdict(int))
     for (name, neuron), targets in readers.items():
         home, spiking = homes.get((name, neuron), HOST), isinstance(network[name], SPIKING_KINDS)

@@ -22,7 +22,7 @@ from dsf.runtime.engines.adapters import ReferenceLoopEngine
 from dsf.runtime.report.core_traffic import core_edges
 from dsf.shell.errors import CommandFailed
 from dsf.testing.lava import lava_runs_here
-from dsf.testing.random_networks import random_network, random_tokens
+from dsf.testing.random_networks import random_network, random_tokens, sparser
 from dsf.testing.training_runs import run_here
 
 KINDS: tuple[dict[str, Any], ...] = (
@@ -30,14 +30,15 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"positional_bias": "full"},
     {"positional_bias": "full", "embed_norm": "layernorm", "input_bits": 0},
     *({"attention": name} for name in ("tssa", "sssa", "sdsa1", "sdsa3", "none")),
+    {"zeros": 0.85},
 )
 NEURONS_PER_CORE = 5
 """So that every population of the networks below is split."""
 
 
-def placed(**sizes: Any) -> NetworkMapping:
-    """A small network, split over many cores."""
-    network = random_network(0, width=12, blocks=2, ticks=2, heads=2, **sizes)
+def placed(zeros: float = 0.0, **sizes: Any) -> NetworkMapping:
+    """A small network, split over many cores, with such a share of its weights set to 0."""
+    network = sparser(random_network(0, width=12, blocks=2, ticks=2, heads=2, **sizes), zeros)
     few = Figure(NEURONS_PER_CORE, "inferred", "a test's own")
     chip = with_mesh(dataclasses.replace(get_chip("loihi2"), neurons_per_core=few))
     return in_order(network, chip, place(network, chip, share_cores=True))
@@ -60,8 +61,9 @@ def test_messages_are_those_of_every_neuron(sizes: dict[str, Any]) -> None:
     for node in network.nodes:
         for connection in connections(network, node):
             for neuron in range(node.size):
-                for sender in range(*connection.read_by(neuron, 1).indices(network[connection.source].size)):
-                    readers.setdefault((connection.source, sender), set()).add(cores[node.name, neuron])
+                for read in connection.read_by(neuron, 1):
+                    for sender in range(read.start, read.stop):
+                        readers.setdefault((connection.source, sender), set()).add(cores[node.name, neuron])
     spikes: Counter[tuple[int, int]] = Counter()
     graded: Counter[tuple[int, int]] = Counter()
     for (name, sender), targets in readers.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines import fast_engine
 from dsf.runtime.engines.adapters import FastLoopEngine, ReferenceLoopEngine
 from dsf.runtime.engines.errors import BackendUnavailable
-from dsf.runtime.engines.fast_engine import CHUNK_ELEMENTS, PAD, FastEngine
+from dsf.runtime.engines.fast_engine import CHUNK_ELEMENTS, CHUNK_SLOTS, PAD, FastEngine, SparseForm
 from dsf.shell.arrays import FloatArray, Int64Array
 from dsf.testing.narrowed import node_of
-from dsf.testing.random_networks import exportable, random_network, random_tokens
+from dsf.testing.random_networks import exportable, random_network, random_tokens, sparser
 from dsf.testing.spike_tally import TALLY
 from dsf.train.config.training import AttentionKind
 
@@ -69,10 +69,11 @@ def with_extreme_neurons(network: Network, generator: np.random.Generator) -> Ne
     return dataclasses.replace(network, nodes=tuple(nodes))
 
 
-def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int) -> int:
+def compare(network: Network, lanes: int, mode: Mode, decisions: int, seed: int, sparse: SparseForm = "quicker") -> int:
     """Random tokens and resets through both; returns the spike slots compared."""
     truth = (ReferenceEngine if mode == "stream" else WindowReference)(network, lanes)
-    fast, generator = FastEngine(network, lanes, mode, record=True), np.random.default_rng(seed)
+    fast = FastEngine(network, lanes, mode, record=True, sparse=sparse)
+    generator = np.random.default_rng(seed)
     compared = 0
     for _ in range(decisions):
         for lane in np.flatnonzero(generator.random(lanes) < EPISODE_ENDS):
@@ -122,10 +123,44 @@ def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
     assert compare(network, int(generator.choice([1, 2, 19, CHUNK_ELEMENTS + 3])), mode, 5, seed) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(16))
+def test_weights_without_zeros_give_the_same(seed: int) -> None:
+    """Rows that fill pieces and chunks and rows that do not, matrices and neurons without a weight, every exponent."""
+    generator = np.random.default_rng(seed)
+    sizes: dict[str, Any] = {
+        "width": int(generator.integers(1, 200)),
+        "blocks": 1,
+        "ticks": seed % 8 + 1,
+        "context": int(generator.integers(1, 6)),
+        "attention": generator.choice(["pssa", "sdsa1", "tssa"]),
+    }
+    network = random_network(seed, int(generator.integers(2, 9)), **sizes | {"window": min(3, sizes["context"])})
+    network = with_extreme_neurons(sparser(network, float(generator.choice([0.7, 0.9, 0.99, 1.0]))), generator)
+    lanes, mode = int(generator.choice([1, 3, 19])), generator.choice(["stream", "window"])
+    for form in get_args(SparseForm):
+        assert compare(network, lanes, mode, 4, seed, form) > 0
+
+
+def test_largest_sparse_weights_at_once() -> None:
+    """All inputs fire; the kept weights are the largest, of both signs."""
+    network = random_network(5, width=128, blocks=1)
+    weights = np.zeros_like(node_of(network, "blocks.0.mlp.contract", Synapses).weights)
+    weights[::2, ::4], weights[1::2, 3::4] = 127, -127
+    network = with_weights(network, "blocks.0.mlp.contract", weights)
+    assert compare(network, 2, "stream", 5, seed=3, sparse="chunks") > 0
+    index = [node.name for node in network.nodes].index("blocks.0.mlp.contract")
+    taken = FastEngine(network, sparse="chunks")._nodes[index].chunk_count
+    pieces, neurons, kept = 2, 128, 128 // 4
+    assert taken in (0, pieces * neurons // PAD * kept // CHUNK_SLOTS)  # none where the processor takes tiles
+    assert bool(taken) == bool(fast_engine._library().dsf_takes_chunks())
+
+
 def test_the_shipped_network_in_a_batch(build: None) -> None:
     network = read_network(network_path())
     assert compare(network, 20, "stream", 12, seed=0) > 0
     assert compare(network, 2, "window", 3, seed=1) > 0
+    assert compare(sparser(network, 0.9), 5, "stream", 3, seed=2) > 0
 
 
 def test_rows_of_weights_longer_than_one_block_and_wider_than_one_tile() -> None:

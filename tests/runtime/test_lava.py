@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Mode, Network
-from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError, Readout, Residual
+from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError, Readout, Residual, Synapses
 from dsf.export.network.reference import WindowReference, encode
+from dsf.export.network.sparse import is_sparse
 from dsf.hardware_models import measure_activity
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.engines.adapters import ReferenceLoopEngine
@@ -28,7 +29,14 @@ from dsf.tasks import get_task
 from dsf.testing.lava import lava_runs_here
 from dsf.testing.leftovers import children
 from dsf.testing.narrowed import node_of
-from dsf.testing.random_networks import KINDS, exportable, finely_scaled_network, random_network, random_tokens
+from dsf.testing.random_networks import (
+    KINDS,
+    exportable,
+    finely_scaled_network,
+    random_network,
+    random_tokens,
+    sparser,
+)
 from dsf.testing.spike_tally import TALLY
 
 pytestmark = pytest.mark.skipif(not lava_runs_here(), reason="Lava is frozen on Python 3.10")
@@ -122,6 +130,33 @@ def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mod
     assert node_of(network, "residual.0", Residual).sources == ("embed", "embed.fine")
     assert len(set(node_of(network, "blocks.0.mlp.input_lif", LIF).threshold.tolist())) > 1
     assert compare(network, model, random_tokens(network, TOKENS, 1, seed=5), {RESET}, mode).exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pssa", "host embedding, tssa"])
+@pytest.mark.parametrize("model", MODELS)
+def test_sparse_matrices_match_spike_by_spike(model: LavaModel, kind: str) -> None:
+    """In the expanded model each is Lava's own Sparse: of spikes, of graded values, and one without any weight left."""
+    network = sparser(network_of(kind, 1), 0.75)
+    silent = node_of(network, "blocks.0.mlp.contract", Synapses)
+    nodes = [dataclasses.replace(node, weights=0 * node.weights) if node is silent else node for node in network.nodes]
+    network = dataclasses.replace(network, nodes=tuple(nodes))
+    assert all(is_sparse(node.weights) for node in network.of_kind(Synapses))
+    if model == "expanded":
+        assert dense_processes(network) == 0 < dense_processes(network_of(kind, 1))
+    result = compare(network, model, random_tokens(network, TOKENS, 1, seed=3), {RESET})
+    assert result.exact and result.compared_spikes == TOKENS * network.ticks * neurons_of(network)
+
+
+def dense_processes(network: Network) -> int:
+    """Lava's Dense processes in the expanded model."""
+    from lava.proc.dense.process import Dense
+
+    from dsf.runtime.lava_backend.engine import LavaEngine
+
+    engine = LavaEngine(network, "expanded")
+    compiled = engine.blocks[0].compile(engine.supervisor.run_config)
+    return sum(isinstance(process, Dense) for process in compiled.process_list)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from dsf.export.conversion.fold import fold
 from dsf.export.conversion.folded import FoldedModel
 from dsf.export.conversion.quantize import quantize
 from dsf.export.network.network import Network
+from dsf.export.network.nodes import Node, Readout, Synapses
 from dsf.export.proof.rungs import random_entering
 from dsf.tasks import get_task
 from dsf.testing.narrowed import present
@@ -169,6 +171,20 @@ def finely_scaled_network(seed: int = 0, bits: int = 8, **sizes: Any) -> Network
     synapses = 2 if isinstance(folded.embed, Affine) else 1
     rules = QuantizationConfig(bits, embed_synapses=synapses, residual_scales="channel")
     return quantize(folded, "hopper", config=rules, calibration=calibrate(folded, tokens))
+
+
+def sparser(network: Network, share: float) -> Network:
+    """The network with the smallest weights of each matrix set to 0, so that at least ``share`` of them are."""
+
+    def cut(node: Node) -> Node:
+        if not isinstance(node, (Synapses, Readout)):
+            return node
+        order = np.argsort(np.abs(node.weights.astype(np.int64)), axis=None, kind="stable")
+        weights = node.weights.copy()
+        weights.reshape(-1)[order[: round(share * weights.size)]] = 0
+        return dataclasses.replace(node, weights=weights)
+
+    return dataclasses.replace(network, nodes=tuple(map(cut, network.nodes)))
 
 
 def random_tokens(network: Network, count: int, lanes: int, seed: int) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""Lava's stock Dense and LIFReset with the parameters that make them this network's nodes, exactly."""
+"""Lava's stock Dense, Sparse and LIFReset with the parameters that make them this network's nodes, exactly."""
 
 from __future__ import annotations
 
 import numpy as np
 from lava.proc.dense.process import Dense
 from lava.proc.lif.process import LIFReset
+from lava.proc.sparse.process import Sparse
 from lava.utils.weightutils import SignMode
 
 from dsf.export.network.nodes import LIF, Synapses
+from dsf.export.network.sparse import is_sparse
 from dsf.runtime.lava_backend.stages.layout import TokenClock
 from dsf.train.quantization.integers import WEIGHT_BITS
 
@@ -15,13 +17,13 @@ NO_CURRENT_MEMORY = 4095
 """LIF's du (offset by one in Lava) that makes the current last exactly one tick."""
 
 
-def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense:
-    """A stock Dense that computes :class:`~dsf.export.network.nodes.Synapses` exactly.
+def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense | Sparse:
+    """A stock Dense (of a sparse matrix, Sparse) that computes :class:`~dsf.export.network.nodes.Synapses` exactly.
 
     A matrix of mixed signs loses its lowest bit in Lava, so the weights go in doubled and the exponent takes it back.
     ``message_bits`` 0 means binary spikes.
     """
-    return Dense(
+    return (Sparse if is_sparse(node.weights) else Dense)(
         weights=2 * node.weights.astype(np.int32),
         weight_exp=node.exponent - 1,
         num_weight_bits=WEIGHT_BITS,
