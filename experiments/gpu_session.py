@@ -57,6 +57,7 @@ from dsf.shell.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from dsf.shell.file_values import read_json, read_yaml
 from dsf.shell.files import write_json
 from dsf.testing.measurement import ROOT, when_and_what
+from dsf.testing.training_runs import TINY_CELL
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import resolve
 
@@ -73,15 +74,7 @@ GPU_BYTES_PER_CELL, HOST_BYTES_PER_CELL = 2 << 30, 4 << 30
 """Room for one training: torch's CUDA context takes most of the first, its libraries and a dataset of the second. Not
 measured: no GPU was at hand."""
 DATASET_STEPS, DRY_STEPS = 100_000, 400
-TINY: dict[str, Any] = {
-    "steps": 4,
-    "batch-size": 8,
-    "device": "cpu",
-    "model.width": 8,
-    "model.blocks": 1,
-    "model.context": 6,
-    "model.window": 3,
-}
+TINY = {**TINY_CELL, "steps": 4}
 """Settings of a dry run's cells."""
 WORDS = 40
 """Last lines of a failed cell's log that come back."""

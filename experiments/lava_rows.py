@@ -37,7 +37,7 @@ from dsf.runtime.sweeps.command import DEFAULT_OUT, RESULTS_NAME, SweepConfig, s
 from dsf.runtime.sweeps.energy import PRESETS
 from dsf.runtime.sweeps.file import read_sweep, sweep_path
 from dsf.runtime.sweeps.identity import Resolved, as_arguments
-from dsf.runtime.sweeps.jobs import resolve_all
+from dsf.runtime.sweeps.jobs import resolve_read
 from dsf.runtime.sweeps.scores import exported_files
 from dsf.runtime.sweeps.spec import SweepSpec
 from dsf.runtime.sweeps.store import read_lines
@@ -50,7 +50,7 @@ from dsf.shell.generated_section import replace_section, require_section
 from dsf.shell.plain_text import markdown_text
 from dsf.shell.typed_values import read_record
 from dsf.testing.measurement import ROOT, when_and_what
-from dsf.testing.training_runs import CARTPOLE, only_dataset
+from dsf.testing.training_runs import CARTPOLE, TINY_CELL, only_dataset
 
 SECTION = "lava-rows"
 DIGITS = 12
@@ -368,8 +368,7 @@ def finish(config: LavaRowsConfig, mine: list[PlayedRow], rows: list[PlayedRow],
 
 def quick_sweep(directory: Path) -> LavaRowsConfig:
     """A tiny sweep over the one dataset at hand, and where it is."""
-    settings = {"steps": 5, "batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 1}
-    settings |= {"model.context": 6, "model.window": 3}
+    settings = {**TINY_CELL, "steps": 5}
     values = {"name": "quick", "datasets": [CARTPOLE], "seeds": [0], "settings": settings}
     values |= {"models": {"pssa-int8": {"export": {"bits": 8}}}, "evaluation": {"episodes": 2}}
     spec, out = directory / "quick.yaml", directory / "out"
@@ -399,11 +398,7 @@ def run(config: LavaRowsConfig) -> None:
     assert config.sweep is not None
     path = sweep_path(config.sweep)
     spec = read_sweep(path)
-    try:
-        cells = resolve_all(spec)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    prove(spec, cells, config, console)
+    prove(spec, resolve_read(spec, path), config, console)
 
 
 def main() -> NoReturn:

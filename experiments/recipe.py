@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dsf.shell.child_processes import die_with_parent
 from dsf.shell.files import write_text
 from dsf.shell.generated_section import replace_section
 
@@ -212,7 +213,9 @@ def main() -> None:
     if not options.render:
         options.out.mkdir(parents=True, exist_ok=True)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the workers: each has one core
-        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        # A worker that outlived this process would go on writing into a run that the next call continues.
+        with ProcessPoolExecutor(options.workers, spawn, die_with_parent, (os.getpid(),)) as pool:
             for future in as_completed([pool.submit(run, cell, options.out, steps, episodes) for cell in todo]):
                 line = future.result()
                 lines.append(line)

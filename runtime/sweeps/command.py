@@ -24,7 +24,7 @@ from dsf.runtime.sweeps.jobs import (
     jobs_of,
     plan,
     read_record,
-    resolve_all,
+    resolve_read,
     result_path,
     write_failure,
 )
@@ -106,11 +106,7 @@ def sweep(config: SweepConfig) -> None:
     console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
     path = sweep_path(config.spec)
     spec = read_sweep(path)
-    try:
-        resolved = resolve_all(spec)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    cells, store = plan(resolved), config.results or config.out / RESULTS_NAME
+    cells, store = plan(resolve_read(spec, path)), config.results or config.out / RESULTS_NAME
     places = known_places(config.known)
     states = states_of(cells, config.out, store, places, config.dry_run)
     count = Counter(states.values())

@@ -268,6 +268,18 @@ def resolve_all(spec: SweepSpec) -> list[Resolved]:
     return [_resolved(cell) for cell in spec.cells()]
 
 
+def resolve_read(spec: SweepSpec, path: Path) -> list[Resolved]:
+    """:func:`resolve_all` of a sweep that was read from a file.
+
+    Raises:
+        UserError: naming the file, too.
+    """
+    try:
+        return resolve_all(spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
 def _resolved(cell: Cell) -> Resolved:
     try:
         return resolve_cell(cell)

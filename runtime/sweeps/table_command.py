@@ -12,7 +12,7 @@ import tyro
 
 from dsf.runtime.sweeps.command import DEFAULT_OUT, RESULTS_NAME
 from dsf.runtime.sweeps.file import read_sweep, sweep_path
-from dsf.runtime.sweeps.jobs import failures_in, resolve_all
+from dsf.runtime.sweeps.jobs import failures_in, resolve_read
 from dsf.runtime.sweeps.over_sets import has_several_sets, over_sets, over_sets_markdown
 from dsf.runtime.sweeps.plot import write_aggregate_plot, write_plot
 from dsf.runtime.sweeps.store import read_lines
@@ -65,10 +65,7 @@ def table(config: TableConfig) -> None:
         require_section(config.markdown, section)
     if config.plot is not None or config.aggregate_plot is not None:
         require_installed("report", "matplotlib")
-    try:
-        cells = resolve_all(spec)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    cells = resolve_read(spec, path)
     if config.results is not None and not store.exists():
         raise UserError(f"there are no results at {store}: dsf-bench sweep {config.name} --results {store} makes them")
     found = build_table(spec, cells, read_lines(store, tabulated=True), failures_in(config.out, cells))

@@ -16,22 +16,20 @@ import yaml
 from dsf.runtime.sweeps.file import read_sweep, shipped_sweeps, sweep_path
 from dsf.runtime.sweeps.jobs import resolve_all
 from dsf.shell.errors import UserError
-from dsf.testing.training_runs import CARTPOLE
+from dsf.testing.training_runs import CARTPOLE, TINY_CELL
 
 SCRIPT = Path(gpu_session.__file__)
 FILES = ["failed_cells.txt", "log.txt", "results.jsonl", "session.json", "tests.xml", "train_step.json"]
 
 
 def write_spec(path: Path, **settings: Any) -> Path:
-    small: dict[str, Any] = {"batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 1, "model.context": 6}
-    small |= {"model.window": 3}
     spec: dict[str, Any] = {
         "name": "mine",
         "datasets": [CARTPOLE],
         "models": {"dt": {"settings": {"policy": "dt"}}},
         "seeds": [0, 1],
     }
-    path.write_text(yaml.safe_dump({**spec, "settings": {**small, **settings}, "evaluation": {"episodes": 1}}))
+    path.write_text(yaml.safe_dump({**spec, "settings": {**TINY_CELL, **settings}, "evaluation": {"episodes": 1}}))
     return path
 
 

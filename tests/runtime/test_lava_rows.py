@@ -21,15 +21,15 @@ from dsf.runtime.sweeps.worker import work
 from dsf.shell.generated_section import markers
 from dsf.testing.command_line import assert_refused
 from dsf.testing.lava import lava_runs_here
-from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
+from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY_CELL, run_here
 
 INTEGERS = {"tssa-int8": {"settings": {"model.attention": "tssa"}, "export": {"bits": 8}}}
 
 
 def write_spec(path: Path, **fields: Any) -> Path:
-    settings = {"steps": 3, "batch-size": 8, "device": "cpu", "model.width": 8, "model.blocks": 2}
+    settings = {**TINY_CELL, "steps": 3, "model.blocks": 2}
     spec: dict[str, Any] = {"name": "tiny", "datasets": [CARTPOLE], "seeds": [0], "evaluation": {"episodes": 2}}
-    spec |= {"models": INTEGERS, "settings": {**settings, "model.context": 6, "model.window": 3}}
+    spec |= {"models": INTEGERS, "settings": settings}
     path.write_text(yaml.safe_dump({**spec, **fields}))
     return path
 

@@ -24,19 +24,11 @@ from dsf.runtime.sweeps.jobs import jobs_of, plan, resolve_all
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused, run_command
 from dsf.testing.fault_injection import default_signals
-from dsf.testing.training_runs import CARTPOLE, HOPPER, run_here
+from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY_CELL, run_here
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.evaluation.finished_run import score_run
 
 ENDURANCE = Path(__file__).parents[2] / "endurance"
-TINY: dict[str, Any] = {
-    "batch-size": 8,
-    "device": "cpu",
-    "model.width": 8,
-    "model.blocks": 1,
-    "model.context": 6,
-    "model.window": 3,
-}
 DIVERGING = {"learning-rate": 1e30}
 WAIT_S = 60.0
 
@@ -44,7 +36,7 @@ WAIT_S = 60.0
 def write_spec(path: Path, **fields: Any) -> Path:
     spec: dict[str, Any] = {"name": "tiny", "datasets": [CARTPOLE], "evaluation": {"episodes": 2}, "seeds": [0]}
     spec["models"] = {"pssa": {"energy": "spiking"}, "int8": {"export": {"bits": 8}, "energy": "spiking"}}
-    spec["settings"] = {**TINY, "steps": 20}
+    spec["settings"] = {**TINY_CELL, "steps": 20}
     path.write_text(yaml.safe_dump({**spec, **fields}, sort_keys=False))
     return path
 
@@ -168,7 +160,7 @@ def running(process: int) -> bool:
 @pytest.mark.slow
 def test_stopped_and_killed_sweeps_lose_and_double_nothing(tiny_store: Path, tmp_path: Path) -> None:
     """Ctrl-C, then kill -9, then two sweeps at once on what is left."""
-    settings = {**TINY, "steps": 300, "checkpoint-every": 10}
+    settings = {**TINY_CELL, "steps": 300, "checkpoint-every": 10}
     out, seeds = tmp_path / "out", [0, 1]
     spec = write_spec(tmp_path / "s.yaml", settings=settings, models={"pssa": {}}, seeds=seeds)
     for number, code in ((signal.SIGINT, 128 + signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):

@@ -24,6 +24,15 @@ HOPPER, CARTPOLE = "dsf/hopper/medium-v0", "dsf/cartpole/expert-v0"
 """What the fixture ``tiny_store`` holds."""
 MODEL = ("--model.width", "8", "--model.blocks", "1", "--model.context", "6", "--model.window", "3")
 TINY = (*MODEL, "--batch-size", "8", "--threads", "1", "--device", "cpu", "--log-every", "1")
+TINY_CELL: dict[str, Any] = {
+    "batch-size": 8,
+    "device": "cpu",
+    "model.width": 8,
+    "model.blocks": 1,
+    "model.context": 6,
+    "model.window": 3,
+}
+"""The same sizes as settings of a sweep."""
 UNSCORED = ("--eval-episodes", "0")
 
 
