@@ -7,11 +7,12 @@ from typing import Any
 
 from dsf.shell.errors import UserError
 from dsf.tasks.data_returns import DataReturns
+from dsf.tasks.definition import OWN_LABEL, TaskDefinition
 from dsf.tasks.maze_tasks import MAZE_TASKS, require_task_mazes
 from dsf.tasks.recorded import RecordedEnvironment
 from dsf.tasks.task import DELAYED, ROBOTICS_EXTRA, Task
 
-__all__ = ["TASKS", "Task", "described_task", "get_task", "notes_on", "same_robot", "task_for_env"]
+__all__ = ["TASKS", "Task", "described_task", "get_task", "notes_on", "own_task", "same_robot", "task_for_env"]
 
 # Reference returns: D4RL infos.py. Targets and scales: DSFormer's released configuration.
 _LOCOMOTION = (
@@ -154,6 +155,8 @@ _CART_POLE = Task(
 
 ENVIRONMENT_FACT = "environment"
 """Name of what a checkpoint's header and a network's provenance say of an environment that is no registered one."""
+TASK_FACT = "task_definition"
+"""The same of a task that is no registered one, see :class:`~dsf.tasks.definition.TaskDefinition`."""
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -207,11 +210,83 @@ def described_task(name: str, facts: Mapping[str, Any]) -> Task:
     Raises:
         UserError: no task has this name, or what is said describes no environment.
     """
-    task = get_task(name)
+    task = get_task(name) if facts.get(TASK_FACT) is None else _stated_task(name, facts[TASK_FACT])
     if (environment := facts.get(ENVIRONMENT_FACT)) is not None:
         task = task.as_recorded(RecordedEnvironment.from_json(environment))
     returns = DataReturns.stated(facts)
     return task if returns is None else task.with_data(returns.lowest, returns.highest, returns.targets)
+
+
+def _stated_task(name: str, stated: Any) -> Task:
+    """The task that a checkpoint or a network carries.
+
+    Raises:
+        UserError: it is not complete, or another one than it is called.
+    """
+    task = own_task(TaskDefinition.from_json(stated, TASK_FACT), TASK_FACT)
+    task = task.delayed() if name == f"{task.name}{DELAYED}" else task
+    if task.name != name:
+        raise UserError(f"{TASK_FACT}: it defines task '{task.name}', and '{name}' is meant: make the file again")
+    return task
+
+
+def own_task(definition: TaskDefinition, where: str) -> Task:
+    """A task that no registry holds.
+
+    Args:
+        definition: of it, complete but for the environment's arguments, names, control period and references.
+        where: it stands, for messages.
+
+    Raises:
+        UserError: something is missing, or the name is a registered task's.
+    """
+    name, size, scale = definition.name, definition.observation_size, definition.return_scale
+    targets, horizon, discrete = definition.target_returns, definition.horizon, definition.discrete
+    needed = {
+        "name": name,
+        "observation_size": size,
+        "action_low and action_high, or choices": discrete,
+        "return_scale": scale,
+        "target_returns": targets,
+        "horizon": horizon,
+    }
+    if lacking := [field for field, value in needed.items() if value is None]:
+        raise UserError(f"{where}: {', '.join(lacking)} is missing: add it")
+    assert name is not None and size is not None and scale is not None and targets is not None and horizon is not None
+    if name.removesuffix(DELAYED) in TASKS or name.endswith(DELAYED):
+        raise UserError(f"{where}: name is '{name}', and dsf has a task of that name: choose another")
+    low, high = ((), ()) if discrete else definition.bounds
+    components = len(low)
+    if not discrete and len(high) != components:
+        raise UserError(f"{where}: action_low and action_high differ in length: give one number for each component")
+    usual = all(value == -1.0 for value in low) and all(value == 1.0 for value in high)
+    count = definition.choices if definition.choices is not None else components
+    for field, names, wanted in (
+        ("observation_names", definition.observation_names, size),
+        ("action_names", definition.action_names, count),
+    ):
+        if names is not None and len(names) != wanted:
+            raise UserError(f"{where}: {field} are {len(names)}, expected {wanted}: correct it")
+    references = definition.random_return is not None and definition.expert_return is not None
+    return Task(
+        name=name,
+        env_id=definition.env_id,
+        observation_size=size,
+        action_size=count,
+        return_scale=scale,
+        target_returns=targets,
+        random_return=0.0 if definition.random_return is None else definition.random_return,
+        expert_return=1.0 if definition.expert_return is None else definition.expert_return,
+        control_period_s=definition.control_period_s,
+        max_steps=horizon,
+        discrete=bool(discrete),
+        reference=(definition.reference or OWN_LABEL) if references else "",
+        definition=definition,
+        observation_parts=definition.paths,
+        action_low=() if usual else low,
+        action_high=() if usual else high,
+        first_choice=definition.first_choice or 0,
+    )
 
 
 def notes_on(task: Task, targets: Sequence[float], facts: Mapping[str, Any]) -> list[str]:
@@ -226,6 +301,10 @@ def notes_on(task: Task, targets: Sequence[float], facts: Mapping[str, Any]) -> 
         UserError: the facts state no returns where they should.
     """
     notes = [] if task.recorded is None else [recorded_note(task)]
+    if task.definition is not None and not task.reference:
+        notes.append(
+            f"task {task.name} has no reference returns: its returns are reported as they are, without a score"
+        )
     returns = DataReturns.stated(facts)
     if returns is not None and (note := returns.note(targets)) is not None:
         notes.append(note)
@@ -245,7 +324,19 @@ def recorded_note(task: Task) -> str:
 def same_robot(one: Task, other: Task) -> bool:
     """Whether two tasks differ in the delay of their rewards at most, so that a score means the same of both."""
     names = {task.name.removesuffix(DELAYED) for task in (one, other)}
-    return len(names) == 1 and one.recorded == other.recorded
+    if len(names) > 1 or one.recorded != other.recorded:
+        return False
+    return (one.definition is None) == (other.definition is None) and same_interface(one, other)
+
+
+def same_interface(one: Task, other: Task) -> bool:
+    """Whether policies of two tasks read and answer the same: sizes, order, bounds and the scale of returns."""
+
+    def interface(task: Task) -> tuple[Any, ...]:
+        sizes = (task.observation_size, task.action_size, task.discrete, task.return_scale)
+        return (*sizes, task.paths, task.action_low, task.action_high, task.first_choice)
+
+    return interface(one) == interface(other)
 
 
 def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Task:

@@ -21,7 +21,18 @@ from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
 from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
+from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.own_environment import built
 from dsf.tasks.recorded import RecordedEnvironment
+from dsf.tasks.spaces import (
+    ActionLayout,
+    PartPath,
+    action_layout,
+    observation_layout,
+    part_of,
+    shrunk,
+    stretched,
+)
 
 if TYPE_CHECKING:
     import gymnasium
@@ -45,9 +56,10 @@ class Task:
 
     Attributes:
         name: short name used on the command line.
-        env_id: Gymnasium id.
+        env_id: Gymnasium id; empty where there is no environment.
         observation_size: length of the flat observation vector.
-        action_size: length of the action vector, every action in [-1, 1]; of a discrete task, the number of choices.
+        action_size: length of the action vector, every action in [-1, 1] as policies answer and tokens hold it; of a
+            discrete task, the number of choices.
         return_scale: returns-to-go are divided by this before a policy sees them (reward units).
         target_returns: returns to ask for, best first (reward units); the first is the default.
         random_return: mean return of the reference's random policy (reward units).
@@ -65,6 +77,12 @@ class Task:
         registered_by: the module that registers the environment; empty where Gymnasium knows it.
         recorded: what differs where this is the environment that some data were recorded in, and no registered one.
         never_terminates: the environment itself never ends an episode, only the horizon does.
+        definition: what a dataset or a user says of a task that no registry holds; it travels with checkpoint and
+            network.
+        observation_parts: paths into a nested observation, in the order of the flat vector.
+        action_low, action_high: bounds of the environment's actions where policies' answers in [-1, 1] are stretched to
+            them.
+        first_choice: the number that the environment has for the first choice.
     """
 
     name: str
@@ -86,10 +104,26 @@ class Task:
     registered_by: str = ""
     never_terminates: bool = False
     recorded: RecordedEnvironment | None = field(default=None, hash=False)
+    definition: TaskDefinition | None = field(default=None, hash=False)
+    observation_parts: tuple[PartPath, ...] = ()
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    first_choice: int = 0
+
+    @property
+    def command_bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Lowest and highest actions of the environment behind all its wrappers; empty where they are -1 and 1, and
+        where actions are choices.
+        """
+        if self.recorded is not None and self.recorded.low:
+            return self.recorded.low, self.recorded.high
+        return self.action_low, self.action_high
 
     @property
     def world(self) -> str:
         """The environment in words, on one line: its id, and how it differs from the registered one."""
+        if self.definition is not None:
+            return self.env_id or "no environment"
         return self.env_id if self.recorded is None else self.recorded.describe(self.env_id)
 
     @property
@@ -131,6 +165,9 @@ class Task:
             targets: returns to ask for, if not the registered ones.
         """
         task = replace(self, target_returns=targets) if targets else self
+        if task.definition is not None and not task.reference:
+            # Nobody has said what a good return is, nor where returns begin: one point is one percent of their span.
+            return replace(task, random_return=lowest, expert_return=highest if highest > lowest else lowest + 1.0)
         if task.recorded is None:
             return task
         # Reference returns are of another environment: one point is one percent of the best that the data hold.
@@ -143,10 +180,15 @@ class Task:
 
     def feature(self, index: int) -> str:
         """What a token's number is, by its place, such as observation[3], counted from 0."""
+        stated = (None, None)
+        if self.definition is not None:
+            stated = self.definition.observation_names, self.definition.action_names
         if index < self.observation_size:
-            return f"observation[{index}]"
+            return f"observation[{index}]" if stated[0] is None else stated[0][index]
         action = index - self.observation_size
-        return f"previous action[{action}]" if action < self.action_size else "return-to-go"
+        if action >= self.action_size:
+            return "return-to-go"
+        return f"previous action[{action}]" if stated[1] is None else f"previous {stated[1][action]}"
 
     def flat_observation(self, observation: Any) -> FloatArray:
         """The observation as float64 (..., observation_size): one step's, or a dataset's dict of (..., d) arrays.
@@ -154,24 +196,50 @@ class Task:
         Raises:
             UserError: a part of a Dict observation is missing.
         """
-        if not self.observation_keys:
+        if not self.paths:
             return np.asarray(observation, np.float64)
-        missing = [key for key in self.observation_keys if key not in observation]
+        parts, missing = self.parts_of(observation)
         if missing:
             raise UserError(
-                f"an observation of {self.env_id} lacks {', '.join(missing)}: task {self.name} requires them"
+                f"an observation of {self.env_id or self.name} lacks {', '.join(missing)}: task {self.name} requires "
+                "them"
             )
-        return np.concatenate([np.asarray(observation[key], np.float64) for key in self.observation_keys], axis=-1)
+        return np.concatenate([np.asarray(part, np.float64) for part in parts.values()], axis=-1)
+
+    @property
+    def paths(self) -> tuple[PartPath, ...]:
+        """The parts of an observation in the order of the flat vector; empty where it is a vector."""
+        return self.observation_parts or tuple((key,) for key in self.observation_keys)
+
+    def parts_of(self, observation: Any) -> tuple[dict[str, Any], list[str]]:
+        """The parts of a nested observation by their names, as the flat vector has them, and names of missing ones."""
+        found: dict[str, Any] = {}
+        missing = []
+        for path in self.paths:
+            name = "/".join(path)
+            try:
+                found[name] = part_of(observation, path)
+            except (KeyError, IndexError, TypeError, ValueError):
+                missing.append(name)
+        return found, missing
 
     def policy_actions(self, recorded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Recorded actions (steps, action_size) as a policy has to answer: other bounds of the environment become -1
         and 1.
         """
+        if self.action_low:
+            return shrunk(recorded, self.action_low, self.action_high)
         return recorded if self.recorded is None else self.recorded.shrunk(recorded)
 
     def env_action(self, action: FloatArray) -> Any:
-        """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1], or the best choice."""
-        return int(np.argmax(action)) if self.discrete else np.clip(action, -1.0, 1.0)
+        """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1] and stretched to bounds
+        that are others, as 32-bit floats then, which such bounds are; or the number of the best choice.
+        """
+        if self.discrete:
+            return int(np.argmax(action)) + self.first_choice
+        if self.action_low:
+            return stretched(action, self.action_low, self.action_high).astype(np.float32)
+        return np.clip(action, -1.0, 1.0)
 
     def executed(self, action: FloatArray) -> FloatArray:
         """What the next token holds as previous action (action_size,): clipped to [-1, 1], or one-hot."""
@@ -204,6 +272,8 @@ class Task:
             UserError: the optional part of dsf that brings it is not installed, or data name an environment that cannot
                 be built here.
         """
+        if self.definition is not None:
+            return self._own()
         self.register()
         if self.recorded is None:
             return self._made()
@@ -215,6 +285,78 @@ class Task:
         except Exception as error:  # whatever a constructor makes of arguments that come from a file
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"{self.world} cannot be built here ({reason[:LONGEST_REASON]})") from None
+
+    def _own(self) -> gymnasium.Env:
+        """The environment of a task that no registry holds.
+
+        Raises:
+            UserError: there is none, or see :meth:`require_fits`.
+        """
+        assert self.definition is not None
+        import_mujoco()
+        with _quiet_construction():
+            env = built(self.name, self.definition, self.max_steps)
+        try:
+            self.require_fits(env)
+        except UserError:
+            env.close()
+            raise
+        return env
+
+    def require_fits(self, env: gymnasium.Env) -> None:
+        """Refuse an environment that a policy of this task cannot read or must not drive.
+
+        Raises:
+            UserError: its observations or actions have other sizes, or its bounds lie inside the task's.
+        """
+        where = f"task {self.name}: environment {self.env_id}"
+        layout = observation_layout(where, env.observation_space)
+        missing = ["/".join(path) for path in self.paths if path not in layout]
+        size = sum(layout[path] for path in self.paths) if self.paths and not missing else sum(layout.values())
+        nested = set(layout) != {()}
+        if missing or size != self.observation_size or nested != bool(self.paths):
+            found = (
+                f"lacks {', '.join(missing)}"
+                if missing
+                else f"gives {size} numbers" + (" in parts" if nested and not self.paths else "")
+            )
+            raise UserError(
+                f"{where} {found} as observation, and the task has {self.observation_size}: name the environment of "
+                "these data"
+            )
+        try:
+            actions = action_layout(where, env.action_space)
+        except UserError:
+            if self.discrete or not _is_vector(env.action_space, self.action_size):
+                raise
+            return  # the task's bounds are narrower than none
+        if bool(actions.choices) != self.discrete or actions.size != self.action_size:
+            kind = "choices" if actions.choices else "numbers"
+            own = "choices" if self.discrete else "numbers"
+            raise UserError(
+                f"{where} takes {actions.size} {kind} as action, and the task has {self.action_size} {own}: name the "
+                "environment of these data"
+            )
+        if self.discrete and actions.first_choice != self.first_choice:
+            raise UserError(
+                f"{where} counts its choices from {actions.first_choice}, and the task from {self.first_choice}: "
+                "correct first_choice, or name the environment of these data"
+            )
+        self._require_inside(where, actions)
+
+    def _require_inside(self, where: str, actions: ActionLayout) -> None:
+        """Refuse bounds that the environment does not take."""
+        if self.discrete:
+            return
+        low, high = (self.action_low, self.action_high) if self.action_low else ((-1.0,), (1.0,))
+        beyond = (np.array(low) < np.array(actions.low)) | (np.array(high) > np.array(actions.high))
+        if beyond.any():
+            index = int(np.argmax(beyond))
+            ends = f"{actions.low[index]:g} and {actions.high[index]:g}"
+            raise UserError(
+                f"{where} takes action[{index}] between {ends}, and the task's bounds lie beyond: correct "
+                "action_low and action_high"
+            )
 
     def _made(self) -> gymnasium.Env:
         """The environment alone."""
@@ -228,6 +370,12 @@ class Task:
             with contextlib.suppress(OSError):
                 Path(model_file).unlink()
         return env
+
+
+def _is_vector(space: Any, size: int) -> bool:
+    from gymnasium.spaces import Box
+
+    return isinstance(space, Box) and space.shape == (size,) and np.issubdtype(space.dtype, np.floating)
 
 
 def import_mujoco() -> None:
