@@ -214,18 +214,22 @@ def describe(data: OfflineDataset, console: Console) -> None:
         scored = f", no {data.task.score_label} score, which is of {horizon} steps: episodes have up to {longest}"
     elif score is not None and longest > horizon:
         scored += f" (which is of {horizon} steps: episodes have up to {longest})"
+    world = data.task.env_id or "no environment"
     console.print(
-        f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {data.task.env_id}, "
-        f"return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}){scored}",
+        f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {world}"
+        f", return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}){scored}",
         soft_wrap=True,
     )
     if data.task.recorded is not None:
         console.print(recorded_note(data.task), markup=False, soft_wrap=True)
+    if data.unscored:
+        console.print(f"policies of it cannot be scored here: {data.unscored}", soft_wrap=True)
     if targets := data.data_returns.targets:
         held = ", ".join(f"{target:g}" for target in targets)
         console.print(f"target returns, from these episodes: {held}", soft_wrap=True)
     if data.out_of_range_actions:
-        console.print(f"{data.out_of_range_actions} steps hold an action outside [-1, 1]", soft_wrap=True)
+        outside = "its bounds" if data.task.action_low else "[-1, 1]"
+        console.print(f"{data.out_of_range_actions} steps hold an action outside {outside}", soft_wrap=True)
     console.print(f"content sha256 {data.content_hash}", soft_wrap=True)
 
 

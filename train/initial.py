@@ -10,7 +10,7 @@ import torch
 
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
-from dsf.tasks.registry import ENVIRONMENT_FACT
+from dsf.tasks.registry import ENVIRONMENT_FACT, TASK_FACT, same_interface
 from dsf.tasks.task import DELAYED
 from dsf.train.checkpoint import Checkpoint, load_checkpoint
 from dsf.train.config.levers import option
@@ -130,6 +130,12 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
     if header.get(ENVIRONMENT_FACT) != data.facts.get(ENVIRONMENT_FACT):
         worlds = f"{checkpoint.task().world}, {data.dataset_id} is from {data.task.world}"
         raise UserError(f"--init: {checkpoint.path} was trained on data from {worlds}: name a dataset of that")
+    own = header.get(TASK_FACT) is not None
+    if own != (data.task.definition is not None) or (own and not same_interface(checkpoint.task(), data.task)):
+        raise UserError(
+            f"--init: {checkpoint.path} reads or answers otherwise than {data.dataset_id} needs (sizes, bounds, return "
+            "scale): give both the same --task FILE"
+        )
     theirs = checkpoint.model_config()
     asked = [("model", name, mine, getattr(theirs, name)) for name, mine in vars(config.model).items()]
     if config.policy != "dsformer":

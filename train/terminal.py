@@ -64,8 +64,14 @@ class TerminalTraining(TrainingObserver):
             self.console.print(f"warning: this run cannot be exported: {obstacle}")
         if data.out_of_range_actions:
             self.console.print(
-                f"note: in {data.out_of_range_actions} steps of {data.dataset_id} an action leaves [-1, 1], which tanh "
-                f"cannot reach: dsf-data import --clip-actions would clip them"
+                f"note: in {data.out_of_range_actions} steps of {data.dataset_id} an action leaves "
+                f"{action_range(data)}, which tanh cannot reach: dsf-data import --clip-actions would clip them"
+            )
+        for line in describe_own(data):
+            self.console.print(f"note: {line}", markup=False, soft_wrap=True)
+        if config.eval_episodes and data.unscored:
+            self.console.print(
+                f"note: this run is trained and not scored: {data.unscored}", markup=False, soft_wrap=True
             )
         for note in notes_on(data.task, config.eval_targets or data.task.target_returns, data.facts):
             self.console.print(f"note: {note}", markup=False)
@@ -135,6 +141,24 @@ def best_target(top: Score, default: float) -> str:
     if top.target_return == default:
         return said
     return f"{said}: dsf-export --target-return {top.target_return:g} makes the network ask for it, not for {default:g}"
+
+
+def action_range(data: OfflineDataset) -> str:
+    """Between what actions lie, in words."""
+    return "its bounds" if data.task.action_low else "[-1, 1]"
+
+
+def describe_own(data: OfflineDataset) -> list[str]:
+    """What a task that no registry holds was taken to be, a line; nothing of a registered one."""
+    task = data.task
+    if task.definition is None:
+        return []
+    actions = f"{task.action_size} choices" if task.discrete else f"{task.action_size} actions"
+    targets = ", ".join(f"{target:g}" for target in task.target_returns)
+    return [
+        f"task {task.name} ({task.world}): {task.observation_size} observations, {actions}, {task.max_steps} steps at "
+        f"most, return scale {task.return_scale:g}, target returns {targets} (dsf-data task {data.dataset_id} says why)"
+    ]
 
 
 def describe_constant(data: OfflineDataset) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsf.shell.errors import CommandFailed, UserError
-from dsf.tasks.registry import ENVIRONMENT_FACT
+from dsf.tasks.registry import ENVIRONMENT_FACT, TASK_FACT
 from dsf.train.averaging import WeightAverage, has_statistics, reported_copy
 from dsf.train.checkpoint import (
     codec_to_json,
@@ -53,9 +53,10 @@ FREE_ON_RESUME = {
     "eval_targets",
     "init",
     "preset",
+    "task",
 }
 """Settings that do not touch the weights, and may differ when a run is resumed (the dataset is compared by hash, a
-preset's model by its fields)."""
+preset's model by its fields, a task by its definition)."""
 ACTIVITY_WINDOWS = 64
 """Windows on which firing rates are measured."""
 
@@ -178,7 +179,7 @@ class Trainer:
         ]
         different += [
             name
-            for name in ("dataset", ENVIRONMENT_FACT, "codec", "precision", "ranks")
+            for name in ("dataset", ENVIRONMENT_FACT, TASK_FACT, "codec", "precision", "ranks")
             if mine.get(name) != theirs.get(name)
         ]
         if checkpoint.model_config() != self.config.model:
@@ -316,7 +317,7 @@ class Trainer:
         config, task = self.config, self.data.task
         self.activity = self.measure_activity()
         metrics = self.activity.as_metrics() | ({} if self.pruner is None else self.pruner.as_metrics())
-        if rank() == 0 and config.eval_episodes:
+        if rank() == 0 and config.eval_episodes and not self.data.unscored:
             targets = config.eval_targets or task.target_returns
             seeds = range(config.eval_seed, config.eval_seed + config.eval_episodes)
             with observer.evaluating(len(targets) * config.eval_episodes * task.max_steps) as advance:

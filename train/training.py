@@ -15,6 +15,7 @@ from dsf.shell.held_directory import held
 from dsf.shell.installed import require_installed
 from dsf.tasks import get_task
 from dsf.tasks.data_returns import DataReturns
+from dsf.tasks.definition import TaskDefinition
 from dsf.train.config.training import CONFIG_NAME, TrainConfig
 from dsf.train.observer import SILENT, TrainingObserver, TrainingStart
 from dsf.train.trained_run import TrainedRun, UsedDataset
@@ -87,8 +88,22 @@ def as_begun(config: TrainConfig, data: OfflineDataset) -> OfflineDataset:
 
     stated = DataReturns.stated(load_checkpoint(config.out).header)
     targets = stated.targets if stated is not None else ()
-    targets = targets or get_task(data.task.name).target_returns
+    targets = targets or get_task(data.task.name).target_returns  # which an older dsf knew, of registered tasks alone
     return dataclasses.replace(data, task=dataclasses.replace(data.task, target_returns=targets))
+
+
+def stated_definition(config: TrainConfig) -> TaskDefinition | None:
+    """The task that the user describes, or that a run which is resumed began with; None is the dataset's own.
+
+    Raises:
+        UserError: the file, or the checkpoint, describes none.
+    """
+    from dsf.train.checkpoint import load_checkpoint
+    from dsf.train.data.own_task import read_task_file
+
+    if config.task is not None:
+        return read_task_file(config.task)
+    return load_checkpoint(config.out).task().definition if config.resume else None
 
 
 def _train(config: TrainConfig, observer: TrainingObserver, begun: float) -> TrainedRun:
@@ -101,7 +116,7 @@ def _train(config: TrainConfig, observer: TrainingObserver, begun: float) -> Tra
     from dsf.train.run_directory import BEST_NAME
     from dsf.train.trainer import Trainer
 
-    data = load_dataset(resolve(config.dataset), config.data)
+    data = load_dataset(resolve(config.dataset), config.data, definition=stated_definition(config))
     if config.resume:
         data = as_begun(config, data)
     observer.loaded(config, data)

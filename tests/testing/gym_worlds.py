@@ -192,9 +192,61 @@ class Unrepeatable(Point):
         return (*super().step(action)[:4], {"success": float(self.steps == 2)})
 
 
+class Reach(gymnasium.Env):
+    """A finger on a line that a goal lies on, in the parts of a goal-conditioned task, one of them nested."""
+
+    dt = 0.1
+    observation_space: Space[Any] = Dict(
+        {
+            "observation": Dict({"speed": Box(-1.0, 1.0, (1,)), "place": Box(-2.0, 2.0, (2,))}),
+            "desired_goal": Box(-1.0, 1.0, (1,)),
+            "achieved_goal": Box(-2.0, 2.0, (1,)),
+        }
+    )
+    action_space: Space[Any] = Box(np.array([-0.25, 0.0], np.float32), np.array([0.5, 1.0], np.float32))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.place, self.speed, self.grip = 0.0, 0.0, 0.0
+        self.goal = float(self.np_random.uniform(-1.0, 1.0))
+        return self.seen(), {}
+
+    def seen(self) -> Any:
+        one = lambda *values: np.array(values, np.float32)  # noqa: E731
+        inner = {"speed": one(self.speed), "place": one(self.place, self.grip)}
+        return {"observation": inner, "desired_goal": one(self.goal), "achieved_goal": one(self.place)}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action), action
+        push, self.grip = map(float, action)
+        self.speed = float(np.clip(push - 0.125, -1.0, 1.0))
+        self.place = float(np.clip(self.place + self.speed, -2.0, 2.0))
+        near = abs(self.place - self.goal) < 0.15
+        return self.seen(), -abs(self.place - self.goal), False, False, {"success": near}
+
+
+class Hill(gymnasium.Env):
+    """MountainCar, whose three choices are 1, 2 and 3."""
+
+    def __init__(self) -> None:
+        self.car = gymnasium.make("MountainCar-v0", max_episode_steps=10_000)
+        self.observation_space: Space[Any] = self.car.observation_space
+        self.action_space: Space[Any] = Discrete(3, start=1)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        return self.car.reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action), action
+        place, reward, *rest = self.car.step(int(action) - 1)
+        return place, float(reward), *rest
+
+
 OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards, Unrepeatable)
 for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Broken, Failing):
     steps = None if world is Throttle else 50
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)
 gymnasium.register("MinusOne-v0", f"{__name__}:Point", max_episode_steps=-1)
+gymnasium.register("Reach-v0", f"{__name__}:Reach", max_episode_steps=20)
+gymnasium.register("Hill-v0", f"{__name__}:Hill", max_episode_steps=200)
 gymnasium.register("Endless-v0", f"{__name__}:Endless", max_episode_steps=10**9)

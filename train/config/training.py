@@ -60,6 +60,7 @@ ADDED_SETTINGS = {
     "ema": None,
     "norm_batches": 0,
     "preset": None,
+    "task": None,
     **LEVER_SETTINGS,
 }
 """The same for TrainConfig."""
@@ -265,6 +266,10 @@ class TrainConfig(Levers):
     DSFormer's own layers without spikes."""
     rival: RivalConfig = field(default_factory=RivalConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    task: Path | None = None
+    """YAML file that describes the task where the dataset belongs to no registered one, or to another than it seems:
+    whatever it leaves out, dataset and environment say (dsf-data task DATASET writes a draft; docs/training.md). A run
+    that is resumed goes on with the task that it began with."""
     preset: PresetName | None = None
     """A whole model by its name: dsf is this project's default; paper-pssa and paper-tssa are the paper's own (full
     pair-wise bias, window 8, LayerNorm behind the embedding, surrogate width 1, no scale on tssa, inputs that are not

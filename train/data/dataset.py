@@ -8,8 +8,9 @@ A dataset may be larger than memory: its episodes are read once, some at a time,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +23,17 @@ from dsf.shell.arrays import Float32Array, FloatArray, Int64Array
 from dsf.shell.errors import UserError
 from dsf.tasks import Task
 from dsf.tasks.data_returns import RETURNS_FACT, DataReturns, held_targets
-from dsf.tasks.registry import ENVIRONMENT_FACT, get_task
+from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.maze_tasks import ENV_IDS as MAZE_ENV_IDS
+from dsf.tasks.registry import ENVIRONMENT_FACT, TASK_FACT, get_task, own_task
 from dsf.train.config.training import DataConfig
 from dsf.train.data import flat_store
 from dsf.train.data.env_spec import recorded_task, registered_task
 from dsf.train.data.flat_store import FlatStore
-from dsf.train.data.flatten import check_spaces, flat_episodes
-from dsf.train.data.minari_files import HDF5, recorded_episodes
+from dsf.train.data.flatten import check_spaces, flat_episodes, readable
+from dsf.train.data.minari_files import HDF5, recorded_episodes, recorded_rewards
 from dsf.train.data.minari_store import open_minari, store_path, user_cache_path
+from dsf.train.data.own_task import NOTHING_STATED, TASK_METADATA, Draft, draft, returns_of, scale_of, settled
 from dsf.train.data.registry import has_declared_targets
 from dsf.train.quantization.codec import HIGH, LOW, MEAN, SQUARES, TokenStatistics
 
@@ -37,6 +41,8 @@ CACHE_NAME = ".dsf-cache"
 """Directory of the flat files inside a dataset's own: they leave with it, and Minari does not look at hidden names."""
 EPISODES_PER_CHUNK = 1024
 """Episodes whose summaries are held in memory at once."""
+MAZE_IDS = frozenset(MAZE_ENV_IDS.values())
+"""Our own mazes; other sizes of them than the tasks' are refused, not taken for another robot."""
 AS_RECORDED = DataConfig()
 """The whole dataset as it is."""
 
@@ -60,7 +66,9 @@ class OfflineDataset:
         kept: (kept episodes,) which episodes are sampled, ascending.
         delayed_reward: whether an episode's whole reward comes with its last step.
         statistics: of the tokens that :func:`sample_windows` can draw, over all their steps.
-        out_of_range_actions: recorded steps whose action leaves [-1, 1].
+        out_of_range_actions: recorded steps whose action leaves [-1, 1], or the task's bounds where it has others.
+        unscored: why no policy of these data can be scored here; empty where one can.
+        reasons: where each field of the task's definition comes from, where it has one.
     """
 
     dataset_id: str
@@ -74,6 +82,8 @@ class OfflineDataset:
     delayed_reward: bool
     statistics: TokenStatistics
     out_of_range_actions: int
+    unscored: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def episode_returns(self) -> FloatArray:
@@ -84,7 +94,7 @@ class OfflineDataset:
     def data_returns(self) -> DataReturns:
         """What the kept episodes returned, and the targets where they are not the registered task's."""
         returns, targets = self.episode_returns, self.task.target_returns
-        declared = targets == get_task(self.task.name).target_returns
+        declared = self.task.definition is None and targets == get_task(self.task.name).target_returns
         return DataReturns(float(returns.min()), float(returns.max()), () if declared else targets)
 
     @property
@@ -93,6 +103,8 @@ class OfflineDataset:
         facts: dict[str, Any] = {RETURNS_FACT: self.data_returns.to_json()}
         if self.task.recorded is not None:
             facts[ENVIRONMENT_FACT] = self.task.recorded.to_json()
+        if self.task.definition is not None:
+            facts[TASK_FACT] = self.task.definition.to_json()
         return facts
 
     @property
@@ -175,7 +187,10 @@ def require_context(data: OfflineDataset, context: int) -> None:
 
 
 def load_dataset(
-    dataset_id: str, config: DataConfig = AS_RECORDED, written: Iterable[Any] | None = None
+    dataset_id: str,
+    config: DataConfig = AS_RECORDED,
+    written: Iterable[Any] | None = None,
+    definition: TaskDefinition | None = None,
 ) -> OfflineDataset:
     """Load a Minari dataset, downloading a remote one where there is a network.
 
@@ -183,40 +198,81 @@ def load_dataset(
         dataset_id: Minari id.
         config: what a run takes from it.
         written: its episodes in their order, from who has just written them: nothing is read back then.
+        definition: of a task of one's own, which need not say more than that the registered one is not meant. Without
+            it, the registered task whose environment the dataset names; where there is none, the dataset's own.
 
     Raises:
-        UserError: no such dataset, no network, an environment without a task, spaces or episodes that do not fit it,
-            or no place for the flat files.
+        UserError: no such dataset, no network, spaces or episodes that fit no policy or not the task, or no place for
+            the flat files.
     """
     dataset = open_minari(dataset_id)
-    spec = dataset.env_spec
-    if spec is None:
-        raise UserError(f"dataset '{dataset_id}' does not name its environment: it cannot be used for a task")
-    task = registered_task(dataset_id, spec)
-    check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
-    horizon = max(task.max_steps, spec.max_episode_steps or 0)
-    task = recorded_task(dataset_id, task, spec, dataset.storage.metadata)
+    spec, own = dataset.env_spec, definition
+    if own is None and not belongs_to_registered(dataset_id, spec, dataset.storage.metadata):
+        own = NOTHING_STATED
+    if own is not None:
+        of_dataset = draft(dataset_id, dataset, own)
+        task, horizon = of_dataset.unsettled, of_dataset.definition.horizon or sys.maxsize
+        scaled = of_dataset.definition.return_scale is not None
+    else:
+        of_dataset, scaled = None, True
+        task = registered_task(dataset_id, spec)
+        check_spaces(dataset_id, task, dataset.observation_space, dataset.action_space)
+        horizon = max(task.max_steps, spec.max_episode_steps or 0)
+        task = recorded_task(dataset_id, task, spec, dataset.storage.metadata)
     directory = Path(store_path()) / dataset_id
-    fingerprint = source_fingerprint(directory, task)
+    fingerprint = source_fingerprint(directory, task, scaled)
 
     data, stated = directory / "data", dataset.storage.FORMAT
 
+    def recorded() -> Iterable[Any]:
+        if written is not None:
+            return written
+        if stated == HDF5:
+            return recorded_episodes(dataset_id, data, task, len(dataset))
+        episodes: Iterable[Any] = dataset.iterate_episodes()
+        return episodes
+
     def write(place: Path) -> None:
-        recorded: Iterable[Any] = written if written is not None else dataset.iterate_episodes()
-        if written is None and stated == HDF5:
-            recorded = recorded_episodes(dataset_id, data, task, len(dataset))
-        episodes = flat_episodes(dataset_id, task, recorded, horizon=horizon)
+        with_scale = task
+        if not scaled:
+            by_file = written is None and stated == HDF5
+            rewards = (
+                recorded_rewards(dataset_id, data, len(dataset))
+                if by_file
+                else (episode.rewards for episode in recorded())
+            )
+            with_scale = replace(task, return_scale=scale_of(returns_of(readable(dataset_id, rewards))))
+        episodes = flat_episodes(dataset_id, with_scale, recorded(), horizon=horizon)
         flat_store.write_store(place, episodes, task.observation_size + task.action_size + 1, task.action_size)
-        if source_fingerprint(directory, task) != fingerprint:
+        if source_fingerprint(directory, task, scaled) != fingerprint:
             raise UserError(f"dataset '{dataset_id}' changed while it was read: run the command again")
 
     of_user = user_cache_path()
     places = [directory / CACHE_NAME, *([] if of_user is None else [of_user / dataset_id])]
     store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
-    return configure(dataset_id, task, store, config)
+    return configure(dataset_id, task, store, config, of_dataset)
 
 
-def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig) -> OfflineDataset:
+def belongs_to_registered(dataset_id: str, spec: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether a dataset names the environment of a registered task, and carries no task of its own.
+
+    Raises:
+        UserError: it names one of ours, made otherwise than any task's.
+    """
+    if spec is None or TASK_METADATA in metadata:
+        return False
+    try:
+        registered_task(dataset_id, spec)
+    except UserError:
+        if isinstance(spec.id, str) and spec.id in MAZE_IDS:
+            raise
+        return False
+    return True
+
+
+def configure(
+    dataset_id: str, task: Task, store: FlatStore, config: DataConfig, of_dataset: Draft | None = None
+) -> OfflineDataset:
     """What a run takes from a store.
 
     The task's declared targets hold for the paper's datasets and those that ship, in the task's own environment; all
@@ -224,7 +280,13 @@ def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig)
     """
     kept = best_episodes(store.returns, config.top_percent)
     returns = store.returns[kept]
-    declared = task.recorded is None and has_declared_targets(dataset_id)
+    reasons: Mapping[str, str] = {}
+    if of_dataset is not None:
+        definition, reasons = settled(of_dataset, store.returns, np.diff(store.starts), kept)
+        task = own_task(definition, f"dataset '{dataset_id}'")
+        declared = True
+    else:
+        declared = task.recorded is None and has_declared_targets(dataset_id)
     task = task.with_data(float(returns.min()), float(returns.max()), () if declared else held_targets(returns))
     return OfflineDataset(
         dataset_id=dataset_id,
@@ -238,6 +300,8 @@ def configure(dataset_id: str, task: Task, store: FlatStore, config: DataConfig)
         delayed_reward=config.delayed_reward,
         statistics=TokenStatistics.merge(summary_chunks(store, task, kept, config.delayed_reward)),
         out_of_range_actions=store.out_of_range,
+        unscored="" if of_dataset is None else of_dataset.unscored,
+        reasons=reasons,
     )
 
 
@@ -267,12 +331,21 @@ def summary_chunks(
         yield lengths[chosen], summaries
 
 
-def source_fingerprint(directory: Path, task: Task) -> str:
-    """Changes whenever the flat files of the Minari dataset in ``directory`` could: with its files, task or format."""
+def source_fingerprint(directory: Path, task: Task, scaled: bool = True) -> str:
+    """Changes whenever the flat files of the Minari dataset in ``directory`` could: with its files, task or format.
+
+    Args:
+        directory: of the dataset.
+        task: as far as it is known before an episode is read.
+        scaled: whether its return scale is stated; else the episodes say it, which the files stand for.
+    """
     source = directory / "data"
     files = sorted(path for path in source.rglob("*") if path.is_file())
     states = [[str(path.relative_to(source)), *flat_store.file_state(path)] for path in files]
     sizes = [task.observation_size, task.action_size, task.return_scale, task.discrete, task.observation_keys]
     if task.recorded is not None and task.recorded.low:
         sizes += [task.recorded.low, task.recorded.high]
+    if task.definition is not None:
+        sizes[2] = task.return_scale if scaled else "of the episodes"
+        sizes += ["own", task.observation_parts, task.action_low, task.action_high, task.first_choice]
     return flat_store.checksum([flat_store.FORMAT, sizes, states])

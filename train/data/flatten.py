@@ -238,9 +238,12 @@ def flat_observations(where: str, task: Task, observations: Any) -> npt.NDArray[
     Raises:
         UserError: the parts have different lengths.
     """
-    if not task.observation_keys:
+    if not task.paths:
         return np.asarray(observations)
-    shapes = {key: np.shape(observations[key]) for key in task.observation_keys}
+    parts, missing = task.parts_of(observations)
+    if missing:
+        raise UserError(f"{where}: observations lacks {', '.join(missing)}: write the dataset again with all parts")
+    shapes = {name: np.shape(values) for name, values in parts.items()}
     if any(len(shape) != 2 for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
         found = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
         raise UserError(
@@ -258,10 +261,11 @@ def one_hot(where: str, task: Task, choices: npt.NDArray[Any]) -> FloatArray:
     """
     with np.errstate(invalid="ignore"):  # a float that no integer holds is none of them
         numbers = choices.astype(np.int64)
-    known = (numbers >= 0) & (numbers < task.action_size) & (numbers == choices)
+    numbers, first = numbers - task.first_choice, task.first_choice
+    known = (numbers >= 0) & (numbers < task.action_size) & (numbers + first == choices)
     if not known.all():
         raise UserError(
-            f"{where}: actions holds {choices[~known][0]}, expected 0 to {task.action_size - 1}; "
+            f"{where}: actions holds {choices[~known][0]}, expected {first} to {first + task.action_size - 1}; "
             "clean the dataset first"
         )
     return np.eye(task.action_size).take(numbers, axis=0)

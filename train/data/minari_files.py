@@ -41,6 +41,8 @@ LIMITS = ReadLimits(objects=1 << 62, numbers=1 << 28, expanded=1 << 42, ratio=10
 are read one episode at a time."""
 REMEDY = "make or download it again"
 HDF5 = "hdf5"
+PLACE = "_index_"
+"""Stands before the place of a tuple's part."""
 SPACES = ("observation_space", "action_space")
 
 
@@ -188,15 +190,39 @@ def recorded_episodes(dataset_id: str, data: Path, task: Task, episodes: int) ->
         raise UserError(f"dataset '{dataset_id}': {error}") from None
 
 
+def recorded_rewards(dataset_id: str, data: Path, episodes: int) -> Iterator[npt.NDArray[Any]]:
+    """The rewards of a dataset's episodes, and nothing else; arguments and errors are those of
+    :func:`recorded_episodes`.
+    """
+    path = data / FILE_NAME
+    try:
+        with open_hdf5(path, "episodes") as file:
+            budget = ArrayBudget(path.stat().st_size, LIMITS, REMEDY)
+            for number in range(episodes):
+                yield read_own_array(_group(file, f"episode_{number}"), "rewards", budget)
+    except UserError as error:
+        raise UserError(f"dataset '{dataset_id}': {error}") from None
+
+
 def _episode(group: h5py.Group, task: Task, budget: ArrayBudget) -> RecordedEpisode:
     observations: Any
-    if task.observation_keys:
-        parts = _group(group, "observations")
-        observations = {key: read_own_array(parts, key, budget) for key in task.observation_keys}
+    if task.paths:
+        observations = {}
+        for path in task.paths:
+            parts, into = _group(group, "observations"), observations
+            for step in path[:-1]:
+                parts, into = _group(parts, _stored_name(parts, step)), into.setdefault(step, {})
+            into[path[-1]] = read_own_array(parts, _stored_name(parts, path[-1]), budget)
     else:
         observations = read_own_array(group, "observations", budget)
     names = ("actions", "rewards", "terminations", "truncations")
     return RecordedEpisode(observations, *(np.asarray(read_own_array(group, name, budget)) for name in names))
+
+
+def _stored_name(group: h5py.Group, step: str) -> str:
+    """The name under which Minari keeps a part: its key, or what it makes of a tuple's place."""
+    place = f"{PLACE}{step}"
+    return place if not group.id.links.exists(step.encode()) and group.id.links.exists(place.encode()) else step
 
 
 def _group(parent: h5py.Group, name: str) -> h5py.Group:
