@@ -28,15 +28,17 @@ from dsf.export.network.reference import encode
 from dsf.export.options import ExportConfig, is_network_file, quantization_of, require_possible
 from dsf.export.placement.chips import DEFAULT_CHIP, get_chip, violations
 from dsf.export.placement.placement import place
-from dsf.export.proof.episodes import dataset_episodes, proof_tokens, source_name
+from dsf.export.proof.episodes import dataset_episodes, definition_of, proof_tokens, source_name
 from dsf.export.proof.removal import as_windows, prove_removal
 from dsf.export.proof.rungs import Rung, proof_versions, prove_network
 from dsf.export.targets.options import TargetOptions, require_writable
 from dsf.export.write import write_target
 from dsf.shell.arrays import IntArray
-from dsf.shell.errors import CommandFailed
+from dsf.shell.errors import CommandFailed, UserError
+from dsf.tasks import Task
 from dsf.tasks.data_returns import RETURNS_FACT
-from dsf.tasks.registry import ENVIRONMENT_FACT, described_task, notes_on
+from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.registry import ENVIRONMENT_FACT, TASK_FACT, described_task, notes_on
 from dsf.train.quantization.codec import CodedArray
 from dsf.train.quantization.integers import WEIGHT_BITS
 from dsf.train.quantization.rounding import QuantizationConfig
@@ -102,6 +104,7 @@ def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObs
 
     checkpoint = load_checkpoint(config.run)
     task = checkpoint.task()
+    require_environment(task, config)
     asked = task.target_returns[:1] if config.target_return is None else (config.target_return,)
     observer.noted(notes_on(task, asked, checkpoint.header))
     trained = checkpoint.build_trained()
@@ -123,6 +126,20 @@ def _prove_run(config: ExportConfig, options: TargetOptions, observer: ExportObs
         "placement": placement.to_json(),
     }
     return _Proven(network.with_verification(verification), folded, (*rungs, *removed), tuple(layers), placement)
+
+
+def require_environment(task: Task, config: ExportConfig) -> None:
+    """Refuse a closed loop that no environment is there for, before anything is folded.
+
+    Raises:
+        UserError: the task's environment is not there, or does not fit it any more.
+    """
+    if task.definition is None or not config.episodes:
+        return
+    try:
+        task.make_env().close()
+    except UserError as error:
+        raise UserError(f"{error}; or compare on data alone: --episodes 0 --dataset DATASET") from None
 
 
 def _prove_file(config: ExportConfig, options: TargetOptions, observer: ExportObserver) -> _Proven:
@@ -156,7 +173,7 @@ def provenance(checkpoint: Checkpoint, config: QuantizationConfig) -> dict[str, 
         "export_revision": git_revision(),
         "bits": config.bits,
         "quantization": dataclasses.asdict(config),
-        **{name: header[name] for name in (ENVIRONMENT_FACT, RETURNS_FACT) if header.get(name) is not None},
+        **{name: header[name] for name in (ENVIRONMENT_FACT, RETURNS_FACT, TASK_FACT) if header.get(name) is not None},
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -176,7 +193,7 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
         threshold_units=threshold_units,
         whole_biases=config.whole_biases,
         config=rules,
-        calibration=calibration_of(config, folded),
+        calibration=calibration_of(config, folded, definition_of(checkpoint.header)),
     )
     target = task.target_returns[0] if config.target_return is None else config.target_return
     return dataclasses.replace(network, target_return=target)
@@ -211,7 +228,8 @@ def measured_windows(network: Network, dataset_id: str) -> IntArray:
     from dsf.export.proof.verify import spread_windows
 
     encoder = network.encoder
-    episodes = dataset_episodes(dataset_id, lambda vectors: encode(encoder, vectors), encoder.features)
+    definition = definition_of(network.provenance)
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(encoder, vectors), encoder.features, definition)
     return spread_windows(episodes, network.context, MEASURED_WINDOWS).swapaxes(0, 1)
 
 
@@ -237,7 +255,9 @@ def climb(
     task = described_task(network.task, network.provenance)
     target, codec = network.target_return, folded.codec
     assert target is not None
-    episodes = None if config.dataset is None else dataset_episodes(config.dataset, codec.encode, len(codec.unit))
+    definition, episodes = definition_of(network.provenance), None
+    if config.dataset is not None:
+        episodes = dataset_episodes(config.dataset, codec.encode, len(codec.unit), definition)
     loop = None
     if config.episodes:
         limit, said = config.max_score_drop, remedies(network.provenance)
@@ -267,15 +287,23 @@ def remedies(provenance: Mapping[str, Any]) -> str:
     return f"{advice}accept more with --max-score-drop"
 
 
-def calibration_of(config: ExportConfig, folded: FoldedModel) -> Calibration | None:
-    """Statistics of the folded model on the calibration dataset, where integers depend on them, or None."""
+def calibration_of(
+    config: ExportConfig, folded: FoldedModel, definition: TaskDefinition | None = None
+) -> Calibration | None:
+    """Statistics of the folded model on the calibration dataset, where integers depend on them, or None.
+
+    Args:
+        config: what to export.
+        folded: the float network.
+        definition: see :func:`~dsf.export.proof.episodes.dataset_episodes`.
+    """
     if config.calibration is None or not config.calibrates:
         return None
     from dsf.export.conversion.calibrate import calibrate
     from dsf.export.proof.verify import SEQUENCES, spread_windows
 
     codec = folded.codec
-    episodes = dataset_episodes(config.calibration, codec.encode, len(codec.unit))
+    episodes = dataset_episodes(config.calibration, codec.encode, len(codec.unit), definition)
     return calibrate(folded, spread_windows(episodes, folded.context, SEQUENCES).swapaxes(0, 1))
 
 

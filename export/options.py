@@ -88,7 +88,8 @@ class ExportConfig:
     the run was trained for: the task's declared ones, or those that its data hold (dsf-train --help)."""
     max_score_drop: float = 10.0
     """D4RL-normalised points that the integers may lose; where they are shown to lose more, nothing is written. Where
-    data come from another environment than the task's, a point is one percent of their best return."""
+    data come from another environment than the task's, a point is one percent of their best return; of a task without
+    reference returns, one percent of the span of its data's returns, from the lowest to the highest."""
     chip: str | None = None
     """Chip whose published limits must hold, loihi1 or loihi2: every violation is listed and nothing is written if
     there is one. Without it, the network is placed on loihi2 and what breaks its limits is only counted."""

@@ -262,7 +262,18 @@ def choose_task(config: SimRunConfig, network: Network) -> Task:
     own = described_task(network.task, network.provenance)
     task = own if config.task is None else get_task(config.task)
     check_fits(network, task)
+    require_runnable(task)
     return task if same_robot(task, own) or config.foreign_score else task.without_score()
+
+
+def require_runnable(task: Task) -> None:
+    """Refuse a task that a network file brings whose environment is not there, before anything is compared.
+
+    Raises:
+        UserError: it names none, it is not installed, or it does not fit the task.
+    """
+    if task.definition is not None:
+        task.make_env().close()
 
 
 def choose_clock(config: SimRunConfig, task: Task) -> WallClock | None:

@@ -233,13 +233,14 @@ class Task:
 
     def env_action(self, action: FloatArray) -> Any:
         """What the environment gets for a policy's answer (action_size,): clipped to [-1, 1] and stretched to bounds
-        that are others, as 32-bit floats then, which such bounds are; or the number of the best choice.
+        that are others; or the number of the best choice. A task of one's own gets 32-bit floats, which its bounds are.
         """
         if self.discrete:
             return int(np.argmax(action)) + self.first_choice
         if self.action_low:
             return stretched(action, self.action_low, self.action_high).astype(np.float32)
-        return np.clip(action, -1.0, 1.0)
+        clipped = np.clip(action, -1.0, 1.0)
+        return clipped if self.definition is None else clipped.astype(np.float32)
 
     def executed(self, action: FloatArray) -> FloatArray:
         """What the next token holds as previous action (action_size,): clipped to [-1, 1], or one-hot."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from dsf.export.proof.rungs import LANES, random_proof_tokens, steps_for
 from dsf.shell.arrays import IntArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
+from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.registry import TASK_FACT
 from dsf.train.quantization.codec import CodedArray
 
 Coded = TypeVar("Coded", IntArray, CodedArray)
@@ -22,7 +24,10 @@ LARGEST_COUNT = 200
 
 
 def dataset_episodes(
-    dataset_id: str, encode: Callable[[npt.NDArray[np.floating]], Coded], features: int
+    dataset_id: str,
+    encode: Callable[[npt.NDArray[np.floating]], Coded],
+    features: int,
+    definition: TaskDefinition | None = None,
 ) -> list[Coded]:
     """Up to ``LARGEST_COUNT`` episodes of a dataset, (steps, ...) of what ``encode`` makes of each.
 
@@ -30,6 +35,8 @@ def dataset_episodes(
         dataset_id: Minari id or D4RL name.
         encode: turns token vectors (steps, features) into integers, or into what a codec makes of them.
         features: what a token must have.
+        definition: of the policy's task where no registry holds it, which says how the dataset's episodes become its
+            tokens; None takes the dataset for what it is by itself.
 
     Raises:
         UserError: no such dataset, or its tokens have another size.
@@ -37,7 +44,7 @@ def dataset_episodes(
     from dsf.train.data.dataset import load_dataset
     from dsf.train.data.registry import resolve
 
-    data = load_dataset(resolve(dataset_id))
+    data = load_dataset(resolve(dataset_id), definition=definition)
     if data.tokens.shape[1] != features:
         raise UserError(
             f"dataset '{dataset_id}' has tokens of {data.tokens.shape[1]} features, the network reads {features}: "
@@ -46,6 +53,16 @@ def dataset_episodes(
     count = len(data.starts) - 1
     chosen = np.unique(np.linspace(0, count - 1, min(count, LARGEST_COUNT)).astype(int))
     return [encode(np.array(data.tokens[data.starts[i] : data.starts[i + 1]])) for i in chosen]
+
+
+def definition_of(facts: Mapping[str, Any]) -> TaskDefinition | None:
+    """What a checkpoint's header or a network's provenance carries of a task that no registry holds.
+
+    Raises:
+        UserError: it carries something else.
+    """
+    stated = facts.get(TASK_FACT)
+    return None if stated is None else TaskDefinition.from_json(stated, TASK_FACT)
 
 
 def source_name(dataset_id: str | None) -> str:
@@ -72,5 +89,7 @@ def proof_tokens(network: Network, dataset_id: str | None, decisions: int, seed:
     require_installed("train", "torch", "minari")
     from dsf.export.proof.verify import spread_windows
 
-    episodes = dataset_episodes(dataset_id, lambda vectors: encode(network.encoder, vectors), network.encoder.features)
+    definition = definition_of(network.provenance)
+    encoder = network.encoder
+    episodes = dataset_episodes(dataset_id, lambda vectors: encode(encoder, vectors), encoder.features, definition)
     return spread_windows(episodes, steps_for(network, decisions), LANES).swapaxes(0, 1)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import math
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +14,16 @@ from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.tasks import Task
+from dsf.tasks.own_environment import import_named
+from dsf.tasks.own_environment import told as _told
 from dsf.tasks.recorded import stretched
 from dsf.tasks.registry import described_task
+from dsf.tasks.spaces import LARGEST_BOUND, SEPARATOR, observation_layout
 from dsf.tasks.task import import_mujoco
 
 if TYPE_CHECKING:
     import gymnasium
 
-LARGEST_BOUND = 1e9
-"""Bounds of actions beyond this mean that there are none, as float32's largest number does."""
 NO_REFERENCE = math.nan
 """Nobody has measured random and expert returns of an environment that is no registered task."""
 
@@ -81,10 +79,18 @@ def env_task(env_id: str, network: Network) -> EnvTask:
         discrete=network.readout.head == "choice",
         reference="",
         delayed_reward=own.delayed_reward,
+        observation_keys=own.observation_keys,
+        observation_parts=own.observation_parts,
     )
     with contextlib.closing(draft.make_env()) as env:
-        _require_observations(env.observation_space, draft, network)
-        bounds, period = _action_bounds(env.action_space, draft, network), _control_period(env)
+        nested = _require_observations(env.observation_space, draft, network)
+        kept = own.definition is not None and not own.discrete
+        if kept:
+            _require_bounds_inside(env.action_space, own, draft)
+            draft = dataclasses.replace(draft, action_low=own.action_low, action_high=own.action_high)
+        bounds = None if kept else _action_bounds(env.action_space, draft, network)
+        period = _control_period(env)
+        first_choice = int(getattr(env.action_space, "start", 0)) if draft.discrete else 0
     rescaled = bounds is not None and not (np.all(bounds[0] == -1.0) and np.all(bounds[1] == 1.0))
     notes = [f"{env_id} is run as it is, not as a registered task: its returns have no scores"]
     if horizon is None:
@@ -93,7 +99,11 @@ def env_task(env_id: str, network: Network) -> EnvTask:
         assert bounds is not None
         low, high = (", ".join(f"{value:g}" for value in np.unique(end)) for end in bounds)
         notes.append(f"actions in [-1, 1] are stretched to the bounds of {env_id}: low {low}, high {high}")
-    return dataclasses.replace(draft, rescaled=rescaled, control_period_s=period, notes=tuple(notes))
+    if not nested:
+        draft = dataclasses.replace(draft, observation_keys=(), observation_parts=())
+    return dataclasses.replace(
+        draft, rescaled=rescaled, control_period_s=period, first_choice=first_choice, notes=tuple(notes)
+    )
 
 
 def _horizon(env_id: str) -> int | None:
@@ -108,44 +118,35 @@ def _horizon(env_id: str) -> int | None:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            _import_named(module)
+            import_named(module)
         horizon = gymnasium.spec(name).max_episode_steps
         return horizon if horizon is not None and horizon > 0 else None
     except Exception as error:
         raise UserError(f"--env {env_id}: {_told(error)}; module:id imports a module that registers it") from None
 
 
-def _import_named(module: str) -> None:
-    """Import a module that the command line names, from the working directory first, as ``python -m`` does.
-
-    The directory stays the last place to look, for what the module imports later; workers inherit it.
-    """
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        importlib.import_module(module)
-    finally:
-        sys.path.remove(here)
-        if here not in sys.path:
-            sys.path.append(here)
-
-
-def _told(error: Exception) -> str:
-    """What an exception says, on one line; its type, too, where Gymnasium did not word it."""
-    from gymnasium.error import Error
-
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (Error, ImportError)) and text else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _require_observations(space: gymnasium.Space, task: EnvTask, network: Network) -> None:
+def _require_observations(space: gymnasium.Space, task: EnvTask, network: Network) -> bool:
     """Check that a network can read an environment.
 
-    Raises:
-        UserError: its observations are no vector, or one of another length.
-    """
-    from gymnasium.spaces import Box
+    Returns:
+        whether its observations have the parts that the network's own task has.
 
+    Raises:
+        UserError: its observations are neither these parts nor a vector, or have another length.
+    """
+    from gymnasium.spaces import Box, Dict, Tuple
+
+    if task.paths and isinstance(space, (Dict, Tuple)):
+        layout = observation_layout(f"--env {task.env_id}", space)
+        lacking = [SEPARATOR.join(path) for path in task.paths if path not in layout]
+        size = sum(layout.get(path, 0) for path in task.paths)
+        if lacking or size != task.observation_size:
+            parts = f"lack {', '.join(lacking)}" if lacking else f"have {size} numbers in these parts"
+            raise UserError(
+                f"--env {task.env_id}: its observations {parts}, this network (of task {network.task}) reads "
+                f"{task.observation_size}: take a network that fits"
+            )
+        return True
     if not isinstance(space, Box) or len(space.shape) != 1:
         shape = f" of shape {space.shape}" if isinstance(space, Box) else ""
         raise UserError(
@@ -157,6 +158,25 @@ def _require_observations(space: gymnasium.Space, task: EnvTask, network: Networ
             f"--env {task.env_id}: its observations have {space.shape[0]} numbers, this network (of task "
             f"{network.task}) reads {task.observation_size}: take a network that fits"
         )
+    return False
+
+
+def _require_bounds_inside(space: gymnasium.Space, own: Task, task: EnvTask) -> None:
+    """Check that an environment takes whatever a network of one's own robot commands: what that means is a matter of
+    units, so it is not stretched to other bounds.
+
+    Raises:
+        UserError: the actions have another kind or number, or the network's bounds lie beyond the environment's.
+    """
+    from gymnasium.spaces import Box
+
+    told = f"--env {task.env_id}: its actions are {space}, this network (of task {own.name}) gives"
+    if not isinstance(space, Box) or space.shape != (task.action_size,):
+        raise UserError(f"{told} {task.action_size} numbers: take a network that fits")
+    low, high = (np.array(end) for end in own.command_bounds or ((-1.0,), (1.0,)))
+    if not (np.all(low >= space.low) and np.all(high <= space.high)):
+        ends = f"{', '.join(f'{value:g}' for value in low)} and {', '.join(f'{value:g}' for value in high)}"
+        raise UserError(f"{told} numbers between {ends}, which lie beyond them: take a network that fits")
 
 
 def _action_bounds(space: gymnasium.Space, task: EnvTask, network: Network) -> tuple[FloatArray, FloatArray] | None:
@@ -169,8 +189,8 @@ def _action_bounds(space: gymnasium.Space, task: EnvTask, network: Network) -> t
 
     told = f"--env {task.env_id}: its actions are {space}, this network (of task {network.task}) gives"
     if task.discrete:
-        if not isinstance(space, Discrete) or (int(space.n), int(space.start)) != (task.action_size, 0):
-            raise UserError(f"{told} one of {task.action_size} choices, counted from 0: take a network that fits")
+        if not isinstance(space, Discrete) or int(space.n) != task.action_size:
+            raise UserError(f"{told} one of {task.action_size} choices: take a network that fits")
         return None
     if not isinstance(space, Box) or space.shape != (task.action_size,):
         raise UserError(f"{told} {task.action_size} numbers in [-1, 1]: take a network that fits")
