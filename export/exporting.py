@@ -196,7 +196,14 @@ def quantized(checkpoint: Checkpoint, folded: FoldedModel, config: ExportConfig)
         calibration=calibration_of(config, folded, definition_of(checkpoint.header)),
     )
     target = task.target_returns[0] if config.target_return is None else config.target_return
-    return dataclasses.replace(network, target_return=target)
+    return dataclasses.replace(with_bounds(network, task), target_return=target)
+
+
+def with_bounds(network: Network, task: Task) -> Network:
+    """The network whose readout ends at the task's actions: between its bounds, or counted as its choices are."""
+    low, high = task.command_bounds
+    readout = dataclasses.replace(network.readout, low=low, high=high, first_choice=task.first_choice)
+    return dataclasses.replace(network, nodes=(*network.nodes[:-1], readout))
 
 
 def without_silent(

@@ -33,6 +33,7 @@ from dsf.export.network.nodes import (
     require_text,
     require_whole,
 )
+from dsf.export.network.reference import check_token_size
 from dsf.export.network.sealed import Seal
 from dsf.export.network.sparse import (
     ARRAYS,
@@ -44,14 +45,18 @@ from dsf.export.network.sparse import (
     require_shape,
 )
 from dsf.shell.arrays import IntArray
+from dsf.shell.errors import UserError
 from dsf.shell.file_values import parse_json
 from dsf.shell.hdf5_reading import ReadLimits
 from dsf.shell.plain_text import shown
+from dsf.tasks.registry import TASK_FACT, described_task
 
-FORMAT_VERSION, DENSE_VERSION = 3, 2
-"""A network without sparse matrices is still written as version 2: older readers take it, and its bytes stay."""
-READABLE_VERSIONS = (1, DENSE_VERSION, FORMAT_VERSION)
-"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'; 2 has no sparse matrices."""
+FORMAT_VERSION, SPARSE_VERSION, DENSE_VERSION = 4, 3, 2
+"""A network whose actions lie between -1 and 1, or are choices counted from 0, is still written as version 3, and as
+version 2 where it has no sparse matrices: older readers take it, and its bytes stay."""
+READABLE_VERSIONS = (1, DENSE_VERSION, SPARSE_VERSION, FORMAT_VERSION)
+"""Version 1 had no nodes PlacedWindow, Count, Outer and And, and only the head 'tanh'; 2 has no sparse matrices; 3 has
+no bounds of actions in the readout."""
 SUFFIX = ".dsf.h5"
 
 
@@ -88,6 +93,8 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "unit": np.float64,
 }
 """Storage type of every array field, whatever its node."""
+COMMANDS = ("low", "high", "first_choice")
+"""Fields of the readout that say what a machine gets for actions."""
 _MATRIX_KINDS = (Synapses, Readout)
 """Nodes whose weights are a matrix that may be sparse."""
 _SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {
@@ -114,7 +121,10 @@ def write_network(network: Network, path: Path) -> None:
         "target_return": network.target_return,
     }
     sparse = any(isinstance(node, _MATRIX_KINDS) and is_sparse(node.weights) for node in network.nodes)
-    SEAL.write(path, header, lambda file: _write_nodes(network, file), FORMAT_VERSION if sparse else DENSE_VERSION)
+    version = SPARSE_VERSION if sparse else DENSE_VERSION
+    if network.readout.has_commands:
+        version = FORMAT_VERSION
+    SEAL.write(path, header, lambda file: _write_nodes(network, file), version)
 
 
 def read_network(path: Path) -> Network:
@@ -141,6 +151,8 @@ def _write_node(group: h5py.Group, node: Node) -> None:
     group.attrs["kind"] = type(node).__name__
     for item in dataclasses.fields(node):
         value = getattr(node, item.name)
+        if is_left_out(item, value):
+            continue
         if _may_be_sparse(type(node), item.name) and is_sparse(value):
             _write_rows(group.create_group(item.name), compress(value))
         elif isinstance(value, np.ndarray):
@@ -150,6 +162,13 @@ def _write_node(group: h5py.Group, node: Node) -> None:
             group.attrs[item.name] = json.dumps(value)
         else:
             group.attrs[item.name] = value
+
+
+def is_left_out(item: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field says nothing that a file without it does not say: those of the readout that are younger than most
+    files, at their defaults.
+    """
+    return item.name in COMMANDS and bool(value == item.default)
 
 
 def _may_be_sparse(kind: type[Any], field: str) -> bool:
@@ -183,13 +202,34 @@ def _read_body(file: h5py.File, header: dict[str, Any]) -> Network:
         verification=header["verification"],
         target_return=header["target_return"],
     )
+    require_own_bounds(network)
     require_no_overflow(network)  # engines rely on it for exactness, and another tool may have written the file
     return network
 
 
+def require_own_bounds(network: Network) -> None:
+    """Refuse a network whose readout has other bounds than the task that it carries.
+
+    Raises:
+        NetworkError: they differ, or it carries no task.
+    """
+    if TASK_FACT not in network.provenance:
+        return
+    try:
+        task = described_task(network.task, network.provenance)
+    except UserError as error:
+        raise NetworkError(f"network: provenance: {error}") from None
+    readout, bounds = network.readout, task.command_bounds
+    if (readout.low, readout.high) != bounds or readout.first_choice != task.first_choice:
+        raise NetworkError(
+            f"network: its readout ends at other actions than task {task.name}, which it carries: export it again"
+        )
+    check_token_size(network, task.observation_size, task.action_size)
+
+
 def _read_nodes(file: h5py.File, count: int, version: int) -> tuple[Node, ...]:
     groups = [file[f"nodes/{index:04d}"] for index in range(count)]
-    if version >= FORMAT_VERSION:
+    if version >= SPARSE_VERSION:
         _require_room(groups, SEAL.limits.allowed(file.id.get_filesize()))
     return tuple(_read_node(group, version) for group in groups)
 
@@ -235,13 +275,16 @@ def _read_node(group: h5py.Group, version: int) -> Node:
         declared = types_by_name[item.name]
         if item.default is not dataclasses.MISSING and item.name not in group.attrs:
             continue  # younger than the file's version
+        if item.name in COMMANDS and version < FORMAT_VERSION:
+            raise NetworkError(f"{group.name}: {item.name} is none of version {version}: export it again")
         if declared in _SCALARS:
             values[item.name] = _SCALARS[declared](group.name, item.name, group.attrs[item.name])
         elif isinstance(declared, types.GenericAlias) and typing.get_origin(declared) is tuple:
             text = require_text(group.name, item.name, group.attrs[item.name])
-            names = parse_json(text, f"{group.name}: {item.name}")
-            values[item.name] = tuple(require_text(group.name, item.name, name) for name in names)
-        elif version >= FORMAT_VERSION and _is_sparse_here(kind, item.name, group):
+            entries = parse_json(text, f"{group.name}: {item.name}")
+            check = require_number if float in typing.get_args(declared) else require_text
+            values[item.name] = tuple(check(group.name, item.name, entry) for entry in entries)
+        elif version >= SPARSE_VERSION and _is_sparse_here(kind, item.name, group):
             values[item.name] = _read_rows(group[item.name])
         else:
             values[item.name] = SEAL.read_array(group, item.name, _ARRAY_TYPES[item.name])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dsf.shell.arrays import FloatArray, IntArray
 from dsf.shell.errors import UserError
 from dsf.shell.plain_text import shown
+from dsf.tasks.spaces import LARGEST_BOUND
 from dsf.train.quantization.host_embedding import (
     BYTES_PER_WEIGHT,
     MACS_PER_CHANNEL,
@@ -35,6 +36,8 @@ from dsf.train.quantization.integers import (
 )
 
 HEADS = ("tanh", "choice")
+LARGEST_CHOICE = 1 << 31
+"""Of numbers that choices have."""
 NEVER_FIRES = (1 << THRESHOLD_BITS) - 1
 """A threshold just below the largest membrane."""
 ALWAYS_FIRES = -NEVER_FIRES
@@ -512,6 +515,9 @@ class Readout:
     """g[m] = (sum_t r[t, m] + (1 << shift >> 1)) >> shift;  y[n] = bias[n] + sum_m weights[n, m] * g[m];
     head 'tanh': action = tanh(scale * y).   head 'choice': the choice is the first n with the largest y.
 
+    What the machine gets: command = clip(low + (action + 1) * (high - low) / 2, low, high), or the action itself where
+    there are no bounds, which are -1 and 1 then; of choices, the choice's place + first_choice. Tokens hold the action.
+
     g is sent once per token, as graded spikes. y is an integer accumulator; only the product with scale and tanh run in
     floating point, on the host. Choices share one scale, so comparing y decides.
     """
@@ -523,15 +529,39 @@ class Readout:
     shift: int  # low bits of the summed residual that the head does not see
     scale: FloatArray  # (actions,) per accumulator unit
     head: str = "tanh"
+    low: tuple[float, ...] = ()  # (actions,) units of the machine; empty where bounds are -1 and 1
+    high: tuple[float, ...] = ()
+    first_choice: int = 0
 
     def __post_init__(self) -> None:
         require_range(self, "weights", WEIGHT_BITS, 2)
         require_range(self, "bias", 24, 1)
+        self._require_bounds()
         require(0 <= self.shift <= MAX_EXPONENT, self, f"shift is {self.shift}, expected 0 to {MAX_EXPONENT}")
         require(self.scale.shape == self.bias.shape == self.weights.shape[:1], self, "weights, bias, scale disagree")
         require(bool(np.isfinite(self.scale).all() and (self.scale > 0).all()), self, "scale is not positive")
         require(self.head in HEADS, self, f"head is '{self.head}', expected one of {', '.join(HEADS)}")
         require(self.head != "choice" or bool((self.scale == self.scale[0]).all()), self, "choices differ in scale")
+
+    def _require_bounds(self) -> None:
+        """Check low, high and first_choice.
+
+        Raises:
+            NetworkError: they are no bounds, not one pair for each action, or belong to the other head.
+        """
+        bounded = bool(self.low or self.high)
+        require(not bounded or self.head != "choice", self, "low and high belong to actions, and these are choices")
+        require(self.first_choice == 0 or self.head == "choice", self, "first_choice belongs to choices")
+        require(abs(self.first_choice) <= LARGEST_CHOICE, self, f"first_choice is {self.first_choice}")
+        require(len(self.low) == len(self.high), self, "low and high differ in length")
+        require(not bounded or len(self.low) == len(self.bias), self, "low and high are not one for each action")
+        for low, high in zip(self.low, self.high):
+            require(-LARGEST_BOUND <= low < high <= LARGEST_BOUND, self, "low is not below high, or one is no bound")
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether the machine gets something else than actions, or choices counted from 0."""
+        return bool(self.low) or self.first_choice != 0
 
     @property
     def size(self) -> int:

@@ -33,6 +33,7 @@ from dsf.export.network.nodes import (
 from dsf.shell.arrays import FloatArray, Int64Array, IntArray
 from dsf.tasks import Token
 from dsf.tasks.policy import NOT_FINITE
+from dsf.tasks.spaces import stretched
 from dsf.train.quantization.codec import CodedArray, single_precision
 from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS, MEMBRANE_LIMIT
 
@@ -159,6 +160,13 @@ def decode(node: Readout, accumulators: IntArray) -> npt.NDArray[np.float64]:
     """Actions from accumulators (lanes, actions): the only floating-point step, on the host. Choices stay scores."""
     scaled: npt.NDArray[np.float64] = node.scale * accumulators
     return scaled if node.head == "choice" else np.tanh(scaled)
+
+
+def commands(node: Readout, actions: FloatArray) -> npt.NDArray[np.float64] | Int64Array:
+    """What the machine gets for actions or scores (..., actions): numbers between its bounds, or a choice (...,)."""
+    if node.head == "choice":
+        return np.argmax(actions, axis=-1) + node.first_choice
+    return stretched(actions, node.low, node.high) if node.low else np.clip(actions, -1.0, 1.0)
 
 
 class ReferenceEngine:

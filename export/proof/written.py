@@ -16,7 +16,7 @@ from dsf.export.network.difference import HEADER, compare_networks
 from dsf.export.network.file import read_network
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import HostEmbedding
-from dsf.export.network.reference import TANH_TOLERANCE, decode, encode, replay_window
+from dsf.export.network.reference import TANH_TOLERANCE, commands, decode, encode, replay_window
 from dsf.export.proof.rungs import Rung, compare_torch, random_vectors
 from dsf.export.targets.options import Target
 from dsf.shell.arrays import FloatArray, IntArray
@@ -96,8 +96,13 @@ def _compare_torch(path: Path, network: Network, _folded: FoldedModel | None, to
     vectors = token_vectors(network, tokens[: network.context])
     wanted = decode(network.readout, replay_window(network, encode(network.encoder, vectors)))
     with torch.inference_mode():
-        found = module(torch.from_numpy(vectors.swapaxes(0, 1))).numpy().swapaxes(0, 1)
+        answers = module(torch.from_numpy(vectors.swapaxes(0, 1)))
+        found = answers.numpy().swapaxes(0, 1)
+        sent = module.commands(answers).numpy().swapaxes(0, 1)
     wrong = int((~np.isclose(found, wanted, TANH_TOLERANCE, TANH_TOLERANCE)).any(axis=-1).sum())
+    truth = commands(network.readout, found)
+    span = np.max(np.abs([network.readout.low, network.readout.high]), initial=1.0)
+    wrong += int((~np.isclose(sent, truth, 0.0, TANH_TOLERANCE * span)).sum())
     decisions = wanted.shape[0] * wanted.shape[1]
     summary = f"{spikes.summary}; {wrong} of {decisions} decisions from float tokens differ"
     details = {**spikes.details, "wrong_actions": wrong}

@@ -13,10 +13,10 @@ import onnxruntime
 from dsf.export.conversion.folded import FoldedEngine, FoldedModel
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import HostEmbedding, NetworkError, Readout, Synapses
-from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, decode, encode
+from dsf.export.network.reference import TANH_TOLERANCE, ReferenceEngine, WindowReference, commands, decode, encode
 from dsf.export.proof.rungs import Rung
 from dsf.export.targets.onnx_engine import Feeds, open_session
-from dsf.export.targets.onnx_rules import FLOAT_WINDOW, LANES, STREAM, WINDOW
+from dsf.export.targets.onnx_rules import COMMANDS, FLOAT_WINDOW, LANES, STREAM, WINDOW
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.file_values import read_bytes
@@ -34,8 +34,32 @@ LEAST_LIMIT, SHARE_OF_WINDOW = 1 << 22, 64
 """Numbers that a tensor of one lane may have: so many, or so many times a window of the largest population."""
 OPERATORS = frozenset(
     {
-        *("Add", "Cast", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div", "Greater", "Identity", "MatMul"),
-        *("MatMulInteger", "Mod", "Mul", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Round", "ScatterElements"),
+        *(
+            "Add",
+            "ArgMax",
+            "Cast",
+            "Clip",
+            "Concat",
+            "ConstantOfShape",
+            "CumSum",
+            "Div",
+            "Greater",
+            "Identity",
+            "MatMul",
+        ),
+        *(
+            "MatMulInteger",
+            "Max",
+            "Min",
+            "Mod",
+            "Mul",
+            "Pad",
+            "ReduceMean",
+            "ReduceSum",
+            "Reshape",
+            "Round",
+            "ScatterElements",
+        ),
         *("Slice", "Split", "Sqrt", "Sub", "Tanh", "Unsqueeze", "Where"),
     }
 )
@@ -96,7 +120,7 @@ def compare_onnx(path: Path, network: Network, folded: FoldedModel | None, vecto
     player = Player(session, mode, vectors.shape[1])
     try:
         if mode == FLOAT_WINDOW:
-            return _compare_float(player, folded, vectors)
+            return _compare_float(player, folded, vectors, network.readout)
         return _compare_integers(player, network, vectors)
     except UserError:
         raise
@@ -205,21 +229,36 @@ def _compare_integers(player: Player, network: Network, vectors: FloatArray) -> 
         wanted = decode(network.readout, truth)
         close = np.isclose(outputs["actions"], wanted, TANH_TOLERANCE, TANH_TOLERANCE)
         wrong_actions += int(np.count_nonzero(~close))
+        if network.readout.has_commands:
+            wrong_actions += wrong_commands(network.readout, outputs)
     decisions = vectors.shape[0] * lanes
     summary = f"{decisions:,} decisions from float tokens, {wrong} accumulators and {wrong_actions} actions differ"
     details = {"decisions": decisions, "accumulator_mismatches": wrong, "action_mismatches": wrong_actions}
     return Rung(f"L2 reference = ONNX file, {player.mode}", wrong == wrong_actions == 0, summary, details)
 
 
-def _compare_float(player: Player, folded: FoldedModel | None, vectors: FloatArray) -> Rung:
+def wrong_commands(readout: Readout, outputs: Feeds) -> int:
+    """How many of a graph's commands are not what the reference makes of its actions, or lie beyond the bounds."""
+    wanted, found = commands(readout, outputs["actions"].astype(np.float64)), outputs[COMMANDS]
+    if readout.head == "choice":
+        return int(np.count_nonzero(found != wanted))
+    tolerance = TANH_TOLERANCE if found.dtype == np.float64 else FLOAT32_TOLERANCE
+    span = np.array(readout.high) - np.array(readout.low)
+    beyond = (found < np.array(readout.low)) | (found > np.array(readout.high))
+    return int(np.count_nonzero(~(np.abs(found - wanted) <= tolerance * span) | beyond))
+
+
+def _compare_float(player: Player, folded: FoldedModel | None, vectors: FloatArray, readout: Readout) -> Rung:
     """Actions at every step: they may leave the tolerance only where rounding has flipped a spike, which is rare."""
     name = "L1 folded float = ONNX file, float32"
     if folded is None:
         return Rung(name, None, "not tried: give the trained run, a network file has no float network", {})
-    engine, graded, errors = FoldedEngine(folded), folded.codec.encode(vectors), []
+    engine, graded, errors, wrong = FoldedEngine(folded), folded.codec.encode(vectors), [], 0
     for step, vector in enumerate(vectors):
         wanted = engine.decide(graded[max(step + 1 - folded.context, 0) : step + 1])[-1]
-        error = np.abs(player.step(vector)["actions"] - wanted) / np.maximum(np.abs(wanted), 1.0)
+        outputs = player.step(vector)
+        error = np.abs(outputs["actions"] - wanted) / np.maximum(np.abs(wanted), 1.0)
+        wrong += wrong_commands(readout, outputs) if readout.has_commands else 0
         errors.append(error.max(axis=-1))
     decisions, beyond = np.size(errors), int(np.count_nonzero(~(np.array(errors) <= FLOAT32_TOLERANCE)))
     summary = (
@@ -227,4 +266,6 @@ def _compare_float(player: Player, folded: FoldedModel | None, vectors: FloatArr
         f"rounding has flipped; limit {LARGEST_FLIPPED_SHARE:.0%}), median {np.median(errors):.1e}"
     )
     details = {"decisions": decisions, "beyond_tolerance": beyond, "action_error_median": float(np.median(errors))}
-    return Rung(name, beyond <= LARGEST_FLIPPED_SHARE * decisions, summary, details)
+    if wrong:
+        summary += f"; {wrong} commands are not its actions between the bounds"
+    return Rung(name, beyond <= LARGEST_FLIPPED_SHARE * decisions and not wrong, summary, details)

@@ -103,6 +103,8 @@ def build_nir(
             "--partial writes the rest of the network and lists in the file what is left out"
         )
     omitted = [f"{type(node).__name__} '{node.name}': {reason}" for node, reason in missing]
+    if (bounds := _bounds(network.readout)) is not None:
+        omitted.append(f"bounds of actions: {bounds}")
     if populations := list(network.of_kind(LIF)):
         omitted.append(f"reset of {len(populations)} LIF populations: {RESET}")
     graph = _Drawing(network, {node.name for node, _ in missing}).graph()
@@ -174,6 +176,18 @@ def _reason(node: Node) -> str | None:
     if isinstance(node, Residual) and len(set(node.sources)) < len(node.sources):
         return "adds a source twice, and NIR knows an edge only once"
     return REASONS.get(type(node))
+
+
+def _bounds(readout: Readout) -> str | None:
+    """What a machine has to do with the actions that the host decides, which no graph says; None where nothing."""
+    if not readout.has_commands:
+        return None
+    if readout.head == "choice":
+        return f"the machine's choice is the place of the largest score + {readout.first_choice}"
+    ends = " to ".join(
+        "[" + ", ".join(f"{value:.9g}" for value in bound) + "]" for bound in (readout.low, readout.high)
+    )
+    return f"the host stretches actions in [-1, 1] to {ends}"
 
 
 def _digest(network: Network) -> str:

@@ -13,7 +13,7 @@ from dsf.export.network.network import Network
 from dsf.export.network.nodes import HostEmbedding, NetworkError
 from dsf.export.network.reference import Observer, encode
 from dsf.export.targets.onnx_graph import build_stream, build_window
-from dsf.export.targets.onnx_rules import SPIKES
+from dsf.export.targets.onnx_rules import COMMANDS, SPIKES
 from dsf.shell.arrays import Int64Array, IntArray
 from dsf.tasks.policy import NOT_FINITE
 
@@ -42,7 +42,7 @@ class _Graphs:
             model = self._build(self.network, encoder=encoder, spikes=spikes)
             self._sessions[encoder, spikes] = open_session(model)
         session = self._sessions[encoder, spikes]
-        names = [output.name for output in session.get_outputs() if output.name != "actions"]
+        names = [output.name for output in session.get_outputs() if output.name not in ("actions", COMMANDS)]
         return dict(zip(names, session.run(names, feeds)))
 
     def states(self, lanes: int) -> Feeds:

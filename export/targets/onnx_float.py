@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from dsf.export.conversion.folded import FoldedAttention, FoldedModel
 from dsf.export.network.attention import lag_rows
 from dsf.export.network.network import Network
+from dsf.export.network.nodes import Readout
 from dsf.export.targets.onnx_graph import metadata_of, save
 from dsf.export.targets.onnx_rules import (
     FLOAT_WINDOW,
@@ -28,13 +29,19 @@ from dsf.export.targets.onnx_rules import (
     nan_unless_finite,
     scored,
     windowed,
+    write_commands,
 )
 from dsf.shell.arrays import FloatArray
 from dsf.train.quantization.integers import Affine
 
 
 def build_float(
-    folded: FoldedModel, *, dtype: npt.DTypeLike = np.float32, encoder: bool = True, spikes: bool = False
+    folded: FoldedModel,
+    *,
+    dtype: npt.DTypeLike = np.float32,
+    encoder: bool = True,
+    spikes: bool = False,
+    readout: Readout | None = None,
 ) -> onnx.ModelProto:
     """The folded network for K tokens at once, the last one the present.
 
@@ -43,6 +50,7 @@ def build_float(
         dtype: of weights, membranes and actions: float32, or float64 to compare with the folded engine.
         encoder: whether the graph reads float64 ``tokens`` (K, lanes, features), or the codec's int32 ``graded``.
         spikes: whether every LIF population is an output ``spikes.<population>`` (ticks, K, lanes, neurons).
+        readout: of the integer network, whose bounds of actions are written; None leaves them at -1 and 1.
     """
     number = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     writer = GraphWriter(number=number, spike=number)
@@ -65,6 +73,8 @@ def build_float(
     writer.output(
         actions, number, (LANES, len(folded.head.bias)), "scores of choices" if folded.discrete else "actions"
     )
+    if readout is not None and readout.has_commands:
+        write_commands(writer, readout, actions, np.dtype(dtype).type, finite if encoder else "")
     return writer.model("dsf_float_window", __doc__ or "")
 
 
@@ -74,7 +84,7 @@ def write_onnx_float(folded: FoldedModel, network: Network, path: Path) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    save(build_float(folded), path, metadata_of(network, FLOAT_WINDOW))
+    save(build_float(folded, readout=network.readout), path, metadata_of(network, FLOAT_WINDOW))
 
 
 class FloatLayers:

@@ -38,6 +38,7 @@ from dsf.export.targets.onnx_rules import (
     nan_unless_finite,
     scored,
     windowed,
+    write_commands,
 )
 from dsf.train.quantization.integers import ACCUMULATOR_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
@@ -194,4 +195,6 @@ class IntegerNodes:
         meaning = "scores, of which the first largest is the choice" if chooses else "actions, -1 to 1"
         meaning += "; NaN where a token is not finite" if self.unless_finite else ""
         writer.output("actions", DOUBLE, shape, meaning)
+        if node.has_commands:
+            write_commands(writer, node, "actions", np.float64, self.unless_finite)
         return accumulators

@@ -16,12 +16,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dsf.export.network.attention import Array
+from dsf.export.network.nodes import Readout
 
 OPSET, IR_VERSION = 17, 8
 LANES = "lanes"
 """Name of the symbolic batch dimension."""
 STREAM, WINDOW, FLOAT_WINDOW = "stream", "window", "float window"
 """What the metadata's ``mode`` may say of a graph."""
+COMMANDS = "commands"
+"""Output of what the machine gets, where that is something else than actions in [-1, 1], or choices from 0."""
 SPIKES = "spikes."
 """In front of the name of a spiking population: the tensor of its spikes."""
 Shape = tuple[int | str, ...]
@@ -254,6 +257,40 @@ def nan_unless_finite(writer: GraphWriter, token: str, exists: str = "") -> str:
         return found
     there = writer.op("Unsqueeze", writer.cast(exists, TensorProto.BOOL), writer.positions(-1))
     return writer.sum_over(writer.op("Where", there, found, writer.constant(np.array(0.0), "zero")), 0)
+
+
+def write_commands(
+    writer: GraphWriter, readout: Readout, actions: str, number: type[np.floating[Any]], unless_finite: str
+) -> None:
+    """The output ``commands``: what the machine gets for actions, between its bounds, or the number of the choice.
+
+    Args:
+        writer: of the graph.
+        readout: whose bounds, or whose first choice, these are.
+        actions: (lanes, actions), in [-1, 1], or scores.
+        number: type of the actions.
+        unless_finite: what makes them NaN for tokens that are not finite; empty where nothing does.
+    """
+    writer.scope = "commands"
+    if readout.head == "choice":
+        best = writer.op("ArgMax", actions, axis=-1, keepdims=0)
+        writer.op("Add", best, writer.positions(readout.first_choice), name=COMMANDS)
+        meaning = f"the choice, counted from {readout.first_choice}; it means nothing where a token is not finite"
+        writer.output(COMMANDS, TensorProto.INT64, (LANES,), meaning)
+        return
+    low, high = (np.array(bound, number) for bound in (readout.low, readout.high))
+    ends = writer.constant(low, "low"), writer.constant(high, "high")
+    half = (np.array(readout.high) - np.array(readout.low)) / 2.0
+    one = writer.op("Add", actions, writer.constant(np.array(1.0, number), "one"))
+    reached = writer.op("Add", writer.op("Mul", one, writer.constant(half.astype(number), "half")), ends[0])
+    bounded = ("Min", writer.op("Max", reached, ends[0]), ends[1])
+    if unless_finite:
+        writer.op("Add", writer.op(*bounded), unless_finite, name=COMMANDS)
+    else:
+        writer.op(*bounded, name=COMMANDS)
+    meaning = "what the machine gets for the actions, between its bounds; tokens hold the actions"
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(number))
+    writer.output(COMMANDS, element, (LANES, readout.size), meaning)
 
 
 def windowed(writer: GraphWriter, query: str, stack: str, weights: Array) -> str:

@@ -27,7 +27,7 @@ from torch.nn import functional
 from dsf.export.network.attention import Lagged, counted, scored, windowed
 from dsf.export.network.bounds import require_no_overflow
 from dsf.export.network.carried import require_carried
-from dsf.export.network.file import SEAL
+from dsf.export.network.file import SEAL, is_left_out, require_own_bounds
 from dsf.export.network.limits import require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
@@ -62,8 +62,9 @@ from dsf.train.quantization.integers import DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SUFFIX = ".safetensors"
 HEADER_KEY, DIGEST_KEY = "dsf", "sha256"
-FORMAT, DENSE_FORMAT = 2, 1
-"""A file without sparse matrices is still written as format 1."""
+FORMAT, SPARSE_FORMAT, DENSE_FORMAT = 3, 2, 1
+"""A file whose readout ends at -1 and 1 is still written as format 2, and as format 1 without sparse matrices."""
+FORMATS = (DENSE_FORMAT, SPARSE_FORMAT, FORMAT)
 SPARSE, INPUTS = "weights.", "weights_inputs"
 """In front of the names of compressed rows' arrays; the length of a row, among the node's scalars."""
 UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
@@ -109,6 +110,20 @@ class IntegerNetwork(nn.Module):
             graded = ((vectors.float().double() - offset) / step).round().clamp(-encoder.limit, encoder.limit)
         scaled = self.decide(graded, exists) * self.of(readout, "scale")
         return scaled if readout.head == "choice" else scaled.tanh()
+
+    def commands(self, actions: Tensor) -> Tensor:
+        """What the machine gets for :meth:`forward`'s answer (..., actions): float64 between its bounds, or int64
+        choices (...,).
+        """
+        readout = self.network.readout
+        if readout.head == "choice":
+            return actions.argmax(dim=-1) + readout.first_choice
+        answers = actions.clamp(-1.0, 1.0)
+        if not readout.low:
+            return answers
+        low, high = (answers.new_tensor(bound) for bound in (readout.low, readout.high))
+        reached = low + (answers + 1.0) * ((high - low) / 2.0)
+        return torch.minimum(torch.maximum(reached, low), high)
 
     def embed(self, encoder: HostEmbedding, vectors: Tensor, exists: Tensor | None) -> Tensor:
         """A host embedding's integers (batch, tokens, channels), by numpy on the host: its order of operations is its
@@ -231,13 +246,15 @@ def write_torch(network: Network, path: Path) -> None:
     contiguous: dict[str, np.ndarray] = {}
     for node in network.nodes:
         arrays, stored = stored_arrays(node)
-        kept = {item.name: getattr(node, item.name) for item in dataclasses.fields(node)}
+        fields = [(item, getattr(node, item.name)) for item in dataclasses.fields(node)]
+        kept = {item.name: value for item, value in fields if not is_left_out(item, value)}
         scalars = {name: value for name, value in kept.items() if not isinstance(value, np.ndarray)}
         nodes.append({"kind": type(node).__name__, **scalars, **stored})
         contiguous |= {f"{node.name}:{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {item.name: getattr(network, item.name) for item in dataclasses.fields(network)} | {"nodes": nodes}
     sparse = any(INPUTS in scalars for scalars in nodes)
-    text = json.dumps({"format": FORMAT if sparse else DENSE_FORMAT, **header})
+    version = FORMAT if network.readout.has_commands else SPARSE_FORMAT if sparse else DENSE_FORMAT
+    text = json.dumps({"format": version, **header})
     with replacing(path) as temporary:
         save_file(contiguous, temporary, {HEADER_KEY: text, DIGEST_KEY: digest(text, contiguous)})
 
@@ -274,13 +291,15 @@ def read_torch(path: Path) -> IntegerNetwork:
         if metadata[DIGEST_KEY] != digest(metadata[HEADER_KEY], arrays):
             raise NetworkError("SHA-256 does not match, the file was altered: export it again")
         header = parse_json(metadata[HEADER_KEY], "header")
-        if (found := header.pop("format")) not in (DENSE_FORMAT, FORMAT) or isinstance(found, bool):
-            raise NetworkError(f"its format is {found!r}, this dsf reads {DENSE_FORMAT} and {FORMAT}: export it again")
+        if (found := header.pop("format")) not in FORMATS or isinstance(found, bool):
+            known = ", ".join(map(str, FORMATS))
+            raise NetworkError(f"its format is {found!r}, this dsf reads {known}: export it again")
         require_count(len(header["nodes"]))
         require_room(header["nodes"], arrays, SEAL.limits.allowed(path.stat().st_size))
         require_carried(header["provenance"], header["verification"])
         nodes = [restored(values, arrays) for values in header.pop("nodes")]
         network = Network(**{**header, "nodes": tuple(nodes)})
+        require_own_bounds(network)
         require_no_overflow(network)
     except UserError as error:
         raise NetworkError(f"{path}: {error}") from None
@@ -322,7 +341,8 @@ def restored(values: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     scalars: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, list):
-            scalars[name] = tuple(require_text(values["name"], name, entry) for entry in value)
+            check = require_number if float in typing.get_args(declared[name]) else require_text
+            scalars[name] = tuple(check(values["name"], name, entry) for entry in value)
         else:
             scalars[name] = SCALARS.get(declared[name], require_text)(values["name"], name, value)
     return kind(**scalars, **own)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsf.export.network.network import Network
+from dsf.export.network.nodes import NetworkError
 from dsf.export.network.reference import check_token_size, decode, encode
 from dsf.runtime.engines.interface import Decision, Engine
 from dsf.runtime.engines.parity import Parity, ParityCheck
@@ -205,6 +206,10 @@ def check_fits(network: Network, task: Task) -> None:
     """Refuse a network whose inputs and outputs are another task's.
 
     Raises:
-        NetworkError: sizes differ.
+        NetworkError: sizes differ, or bounds of a task that the network itself carries.
     """
     check_token_size(network, task.observation_size, task.action_size)
+    readout = network.readout
+    ends = (readout.low, readout.high), readout.first_choice
+    if task.definition is not None and ends != (task.command_bounds, task.first_choice):
+        raise NetworkError(f"network: its readout ends at other actions than task {task.name}: export it again")
