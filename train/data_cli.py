@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
+import yaml
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -18,10 +20,11 @@ from rich.table import Table
 from dsf.shell.command import Command, Commands, one_of, run_commands
 from dsf.shell.console import table_console
 from dsf.shell.errors import UserError
-from dsf.shell.files import require_writable_parent, write_json
+from dsf.shell.files import replacing, require_writable_parent, write_json
 from dsf.shell.installed import require_installed
 from dsf.shell.plain_text import plain
 from dsf.tasks import get_task
+from dsf.tasks.definition import TaskDefinition
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
 from dsf.tasks.maze_views import MazeObservation
@@ -32,6 +35,7 @@ from dsf.train.data.episode_ends import MOST_HORIZONS
 from dsf.train.data.maze_sets import DEFAULT_MAZES, MazeSet
 from dsf.train.data.minari_files import METADATA_NAME, read_metadata
 from dsf.train.data.minari_store import store_directory
+from dsf.train.data.own_task import PART_NAMES
 from dsf.train.data.recipes import MAZE
 from dsf.train.data.registry import REGISTRY, resolve
 from dsf.train.data.user_places import expanded
@@ -91,9 +95,12 @@ class Import:
     dataset_id: str
     """Minari id to give it, such as dsf/hopper/imported-v0."""
     task: str | None = None
-    """Task that the data belong to, where the file names no known environment."""
+    """Task that the data belong to, where the file names no known environment: a registered one's name, or a YAML file
+    that describes one (dsf-data task writes a draft from a dataset)."""
     clip_actions: bool = False
-    """Clip actions that leave [-1, 1]; they are reported either way."""
+    """Clip actions that leave their bounds, [-1, 1] of a registered task; they are reported either way."""
+    rescale_actions: bool = False
+    """The file's actions lie in [-1, 1]: stretch them to the task's bounds."""
     max_steps: int | None = None
     """Steps of the longest episode: what is longer is cut after every so many, as truncations (default: the task's
     horizon, and what is longer is refused)."""
@@ -111,6 +118,16 @@ class Info:
 
     dataset: Annotated[str, tyro.conf.Positional]
     """Minari dataset id, or D4RL name."""
+
+
+@dataclass(frozen=True)
+class DescribeTask:
+    """Write a first draft of a task file for a dataset: what dsf-train takes it for, and why."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Minari dataset id."""
+    out: Path | None = None
+    """File to write (YAML), for dsf-train --task; without it, the draft is printed."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,9 @@ def import_dataset(config: Import, console: Console) -> None:
 
     require_free_place(config.dataset_id, config.overwrite)
     file = Path(expanded(str(config.file)))
-    imported = import_file(file, config.dataset_id, config.task, config.clip_actions, config.max_steps)
+    imported = import_file(
+        file, config.dataset_id, config.task, config.clip_actions, config.max_steps, config.rescale_actions
+    )
     description = "; ".join((imported.algorithm, *imported.notes))
     path = write_dataset(
         imported,
@@ -198,11 +217,48 @@ def import_dataset(config: Import, console: Console) -> None:
         config.overwrite,
         imported.facts,
         max_steps=config.max_steps,
+        own=imported.own,
     )
     for note in imported.notes:
         console.print(plain(note), soft_wrap=True)
     describe(load_dataset(config.dataset_id), console)
     console.print(f"written to {plain(str(path))}", soft_wrap=True)
+
+
+def draft_task(config: DescribeTask, console: Console) -> None:
+    """Print or write a dataset's task as YAML, each field with its reason."""
+    if config.out is not None:
+        require_writable_parent(config.out)
+    name = resolve(config.dataset)
+    text = drafted(load_dataset(name, definition=TaskDefinition()))
+    if config.out is None:
+        console.print(text, end="", soft_wrap=True, highlight=False)
+        return
+    with replacing(config.out) as temporary:
+        temporary.write_text(text)
+    console.print(
+        f"written to {plain(str(config.out))}: dsf-train {name} --task {plain(str(config.out))}", soft_wrap=True
+    )
+
+
+def drafted(data: OfflineDataset) -> str:
+    """A task file, as text: every field that is known, then the others, in comments."""
+    definition = data.task.definition
+    assert definition is not None
+    lines = [f"# task of {data.dataset_id}, as dsf-train takes it; every field may be changed or left out"]
+    if data.unscored:
+        lines.append(f"# policies of it cannot be scored here: {plain(data.unscored)}")
+    values = definition.to_json()
+    for item in fields(TaskDefinition):
+        if item.name not in values:
+            lines.append(f"# {item.name}: not known")
+            continue
+        reason = data.reasons.get(item.name, "")
+        lines += [f"# {plain(reason)}"] if reason else []
+        field = yaml.safe_dump({item.name: values[item.name]}, default_flow_style=None, width=sys.maxsize).strip()
+        made = item.name == "observation_names" and reason == PART_NAMES  # of the parts in this very order
+        lines.append(f"# {field}" if made else field)
+    return "\n".join(lines) + "\n"
 
 
 def describe(data: OfflineDataset, console: Console) -> None:
@@ -334,10 +390,11 @@ COMMANDS: Commands = {
     "info": Command(printing(show_info), Info, Info.__doc__ or ""),
     "collect": Command(printing(collect), Collect, Collect.__doc__ or ""),
     "import": Command(printing(import_dataset), Import, Import.__doc__ or ""),
+    "task": Command(printing(draft_task), DescribeTask, DescribeTask.__doc__ or ""),
     "reference": Command(printing(measure_references), Reference, Reference.__doc__ or ""),
 }
 
 
 def main() -> NoReturn:
     """Console script."""
-    run_commands("dsf-data", one_of(COMMANDS, "List, inspect, make and import offline datasets."), {})
+    run_commands("dsf-data", one_of(COMMANDS, "List, inspect, describe, make and import offline datasets."), {})

@@ -301,7 +301,13 @@ def _content_hash(cell: Resolved) -> tuple[str, str]:
     from dsf.train.data.dataset import load_dataset
 
     try:
-        return load_dataset(cell.dataset_id).content_hash, ""
+        data = load_dataset(cell.dataset_id)
+        if data.task.definition is not None and (data.unscored or not data.task.reference):
+            lacking = data.unscored or (
+                "there are no random and expert returns for its data: dsf-data import --task FILE.yaml can state them"
+            )
+            return "", f"a table holds scores, and task {data.task.name} has none: {lacking}"
+        return data.content_hash, ""
     except (UserError, CommandFailed) as error:
         return "", str(error)
 

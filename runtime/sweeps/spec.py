@@ -38,6 +38,7 @@ RESERVED = {
     "threads": "dsf-bench sweep --cores-per-cell",
     "out": "dsf-bench sweep --out",
     "resume": "nothing: interrupted cells resume by themselves",
+    "task": "a dataset that carries its task (dsf-data import --task FILE.yaml)",
 }
 """Options of dsf-train that are no settings, and what sets them."""
 RESERVED_EXPORT = ("out", "target", "episodes", "most-episodes", "target-return", "dataset")

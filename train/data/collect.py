@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from minari.data_collector import EpisodeBuffer
@@ -19,12 +19,15 @@ from minari.data_collector import EpisodeBuffer
 from dsf.shell.errors import CommandFailed, UserError
 from dsf.shell.processes.workers import WorkerDied, crew, send, speaking, told
 from dsf.shell.scratch_directory import scratch_directory
-from dsf.tasks import get_task
+from dsf.tasks import Task, get_task
 from dsf.tasks.behaviour import load_actor
 from dsf.train.data.controllers import CONTROLLERS, Behaviour, make_controller
 from dsf.train.data.episode_file import append_episodes
 from dsf.train.data.minari_store import minari_store, store_directory, store_path
 from dsf.train.data.recipes import RECIPES, Recipe, get_recipe
+
+if TYPE_CHECKING:
+    import gymnasium
 
 EPISODE_BYTES, GROWTH = 24_000, 1.5
 """Bounds of what Minari's HDF5 file takes: bytes per episode (22,100 were measured), and times what the arrays take."""
@@ -185,6 +188,7 @@ def write_dataset(
     facts: Mapping[str, Any] | None = None,
     on_episode: Callable[[int], None] | None = None,
     max_steps: int | None = None,
+    own: Task | None = None,
 ) -> Path:
     """Write a Minari dataset whole or not at all: it is built beside its place and renamed into it.
 
@@ -197,6 +201,7 @@ def write_dataset(
         on_episode: given for many short episodes of flat observations, which are then written by
             :func:`~dsf.train.data.episode_file.append_episodes`; called with the number of those written since.
         max_steps: horizon to state, where episodes may be longer than the task's.
+        own: the task, where no registry holds it.
 
     Raises:
         OSError: the store cannot be written.
@@ -206,7 +211,7 @@ def write_dataset(
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with scratch_directory(Path(store_path()), ".collect-") as staging:
-            _write(destination, episodes, description, staging, facts or {}, on_episode, max_steps)
+            _write(destination, episodes, description, staging, facts or {}, on_episode, max_steps, own)
             for level in PurePosixPath(destination.dataset_id).parents:
                 metadata = staging / level / "namespace_metadata.json"
                 target = Path(store_path()) / level / metadata.name
@@ -233,30 +238,53 @@ def _write(
     facts: Mapping[str, Any],
     on_episode: Callable[[int], None] | None,
     max_steps: int | None,
+    own: Task | None,
 ) -> None:
     """Write a Minari dataset into an empty store."""
     import minari
 
-    task = get_task(destination.task)
+    task = get_task(destination.task) if own is None else own
     if on_episode is None:
         _require_room(episodes, staging)
     with minari_store(str(staging)), warnings.catch_warnings():
         # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
         warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
-        env = replace(task, max_steps=max(task.max_steps, max_steps or 0)).make_env()
+        world, spaces = _world(replace(task, max_steps=max(task.max_steps, max_steps or 0)))
         dataset = minari.create_dataset_from_buffers(
             destination.dataset_id,
             episodes if on_episode is None else [],
-            env=env,
+            env=world,
             algorithm_name=destination.algorithm,
             description=description,
+            **spaces,
         )
-        env.close()
+        if world is not None:
+            world.close()
         if on_episode is not None:
             append_episodes(dataset.storage, episodes, on_episode)
         # Given to the call above, they would make Minari build another environment, only to drop it.
         references = {"ref_min_score": task.random_return, "ref_max_score": task.expert_return}
-        dataset.storage.update_metadata({**references, **facts})
+        dataset.storage.update_metadata({**(references if task.reference else {}), **facts})
+
+
+def _world(task: Task) -> tuple[gymnasium.Env | None, dict[str, Any]]:
+    """The environment that a dataset names, and the spaces that it states where they are the task's own."""
+    if task.definition is None:
+        return task.make_env(), {}
+    from gymnasium.spaces import Box, Discrete
+
+    low, high = (np.array(bound, np.float32) for bound in (task.action_low or (-1.0,), task.action_high or (1.0,)))
+    shape = (task.action_size,)
+    spaces = {
+        "observation_space": Box(-np.inf, np.inf, (task.observation_size,), np.float64),
+        "action_space": Discrete(task.action_size, start=task.first_choice)
+        if task.discrete
+        else Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape), shape, np.float32),
+    }
+    try:
+        return task.make_env(), spaces
+    except UserError:  # the dataset's own metadata say what its environment is called
+        return None, spaces
 
 
 def _require_room(episodes: list[EpisodeBuffer], directory: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,19 @@ from minari.data_collector import EpisodeBuffer
 
 from dsf.shell.errors import UserError
 from dsf.tasks import Task, get_task
+from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.own_environment import find, told
 from dsf.tasks.recorded import SHOWN_ID, UNSHOWN
 from dsf.tasks.registry import same_robot, task_for_env
+from dsf.tasks.spaces import stretched
 from dsf.train.data.env_spec import TAKEN_FOR
 from dsf.train.data.episode_ends import EpisodeEnds, find_ends
 from dsf.train.data.names import DATASET_ID
+from dsf.train.data.own_task import NOTHING_STATED, TASK_METADATA, draft, read_task_file
 from dsf.train.data.step_files import ENVIRONMENT, Arrays, read_arrays
 
+TASK_FILES = (".yaml", ".yml")
+"""How the name of a file that describes a task ends; any other word is the name of a registered task."""
 FOREIGN_NAMESPACES = ("D4RL", "mujoco")
 """Namespaces of Minari's hub: an imported set there would pass for the real one."""
 
@@ -27,7 +35,8 @@ FOREIGN_NAMESPACES = ("D4RL", "mujoco")
 class Imported:
     """A file's episodes, ready for :func:`dsf.train.data.collect.write_dataset`.
 
-    ``notes`` say what was changed; ``facts`` are for the dataset's metadata.
+    ``notes`` say what was changed; ``facts`` are for the dataset's metadata; ``own`` is the task where no registry
+    holds it.
     """
 
     dataset_id: str
@@ -36,20 +45,27 @@ class Imported:
     episodes: list[EpisodeBuffer]
     notes: tuple[str, ...]
     facts: dict[str, str] = field(default_factory=dict)
+    own: Task | None = None
 
 
 def import_file(
-    path: Path, dataset_id: str, task_name: str | None, clip_actions: bool, max_steps: int | None = None
+    path: Path,
+    dataset_id: str,
+    task_name: str | None,
+    clip_actions: bool,
+    max_steps: int | None = None,
+    rescale_actions: bool = False,
 ) -> Imported:
     """Turn a file into episodes.
 
     Args:
         path: npz (one array per quantity, episodes end to end) or D4RL-style hdf5.
         dataset_id: Minari id that the dataset will have.
-        task_name: the task, where the file does not name a known environment.
-        clip_actions: clip actions that leave [-1, 1] instead of keeping them.
+        task_name: the task, where the file does not name a known environment; or a YAML file that describes one.
+        clip_actions: clip actions that leave their bounds instead of keeping them.
         max_steps: steps of the longest episode; the file's are cut after every so many. None: the task's horizon, and
             what is longer is refused rather than cut.
+        rescale_actions: the file's actions lie in [-1, 1] and are stretched to the task's bounds.
 
     Raises:
         UserError: the file, its arrays or the id cannot be used, or the end flags cannot be right.
@@ -60,23 +76,32 @@ def import_file(
         raise UserError(f"--dataset-id '{dataset_id}' is in a namespace of Minari's hub: choose another, such as dsf/")
     arrays, ends = read_arrays(path)
     notes: list[str] = []
-    task, facts = _task(path, arrays, task_name, notes)
+    task, facts = _task(path, dataset_id, arrays, task_name, notes)
+    if rescale_actions and not task.action_low:
+        raise UserError(f"--rescale-actions: actions of task '{task.name}' have no bounds but -1 and 1: drop it")
     drop_single_columns(task, arrays, ends)
     check_arrays(path, task, arrays, ends)
     if not task.discrete:
-        arrays["actions"] = _report_range(arrays["actions"], clip_actions, notes)
+        if rescale_actions:
+            arrays["actions"] = _rescaled(path, task, arrays["actions"], clip_actions, notes)
+        arrays["actions"] = _report_range(task, arrays["actions"], clip_actions, notes)
     found = find_ends(path, task, arrays, ends, max_steps, notes)
     final = _final_observations(path, arrays, found, notes)
     episodes = _episodes(task, arrays, ends, found.last, final)
-    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes), facts)
+    own = None if task.definition is None else task
+    return Imported(dataset_id, task.name, f"imported from {path.name}", episodes, tuple(notes), facts, own)
 
 
-def _task(path: Path, arrays: Arrays, task_name: str | None, notes: list[str]) -> tuple[Task, dict[str, str]]:
-    """The task that the user or else the file names, and what the dataset has to remember of the file's own name for
-    it; goal environments have no flat file of steps.
+def _task(
+    path: Path, dataset_id: str, arrays: Arrays, task_name: str | None, notes: list[str]
+) -> tuple[Task, dict[str, str]]:
+    """The task that the user or else the file names, and what the dataset has to remember of it; goal environments have
+    no flat file of steps.
     """
     stated = " ".join(str(arrays[ENVIRONMENT]).split()) if ENVIRONMENT in arrays else ""
     facts: dict[str, str] = {}
+    if task_name is not None and task_name.endswith(TASK_FILES):
+        return _own(path, dataset_id, arrays, read_task_file(Path(task_name)), id_of(stated), notes)
     if task_name is not None:
         task = get_task(task_name)
         if stated and not _is_of(path, stated, task):
@@ -87,12 +112,71 @@ def _task(path: Path, arrays: Arrays, task_name: str | None, notes: list[str]) -
         try:
             task = task_for_env(id_of(stated))
         except UserError as error:
-            raise UserError(f"{path}: {error}; or pass --task NAME if you know that it fits") from None
+            if find(id_of(stated)) is not None:
+                return _own(path, dataset_id, arrays, NOTHING_STATED, id_of(stated), notes)
+            raise UserError(
+                f"{path}: {error}; or pass --task NAME if you know that it fits, or --task FILE.yaml that describes it"
+            ) from None
     else:
-        raise UserError(f"{path} does not name its environment: pass --task NAME")
+        raise UserError(f"{path} does not name its environment: pass --task NAME, or --task FILE.yaml")
     if task.observation_keys:
         raise UserError(f"{path}: task '{task.name}' has goals beside its observations: such files cannot be imported")
     return task, facts
+
+
+def _own(
+    path: Path, dataset_id: str, arrays: Arrays, stated: TaskDefinition, env_id: str, notes: list[str]
+) -> tuple[Task, dict[str, str]]:
+    """A task that no registry holds, from what the user states, the environment, and the sizes of the arrays.
+
+    Raises:
+        UserError: they contradict one another, or nobody says between which bounds actions lie.
+    """
+    from gymnasium.spaces import Box
+
+    where, observations = str(path), arrays["observations"]
+    if stated.observation_parts is not None:
+        raise UserError(f"{where}: a file of steps holds flat observations: drop observation_parts, state their size")
+    size = observations.shape[1] if observations.ndim == 2 else 0
+    if not size:
+        raise UserError(f"{where}: observations has shape {observations.shape}, expected one row of numbers a step")
+    registered = find(stated.env_id or ("" if stated.environment else env_id))
+    pretended = SimpleNamespace(
+        observation_space=Box(-np.inf, np.inf, (size,), np.float64),
+        action_space=_action_space(where, stated, registered),
+        env_spec=registered,
+        storage=SimpleNamespace(metadata={}),
+    )
+    found = draft(dataset_id, pretended, stated)
+    if found.unscored:
+        notes.append(f"policies of these data cannot be scored here: {found.unscored}")
+    return found.unsettled, {TASK_METADATA: json.dumps(found.definition.to_json())}
+
+
+def _action_space(where: str, stated: TaskDefinition, registered: Any) -> Any:
+    """The space of a file's actions: what is stated, or the environment's."""
+    import gymnasium
+    from gymnasium.spaces import Box, Discrete
+
+    if stated.choices is not None:
+        return Discrete(stated.choices, start=stated.first_choice or 0)
+    if stated.discrete is False:
+        low, high = (np.array(bound, np.float32) for bound in stated.bounds)
+        return Box(*np.broadcast_arrays(low, high))
+    if registered is None:
+        raise UserError(
+            f"{where}: nobody says what its actions are: state action_low and action_high, or choices, in a task file "
+            "(--task FILE.yaml)"
+        )
+    try:
+        env = gymnasium.make(registered.id)
+    except Exception as error:  # anything in the environment's own code
+        raise UserError(
+            f"{where}: environment {registered.id} cannot be made here ({told(error)}): state action_low and "
+            "action_high, or choices, in a task file (--task FILE.yaml)"
+        ) from None
+    env.close()
+    return env.action_space
 
 
 def id_of(stated: str) -> str:
@@ -156,23 +240,45 @@ def check_arrays(path: Path, task: Task, arrays: Arrays, ends: tuple[str, str]) 
         if name in ends:
             usable, problem = np.isin(values, (0, 1)), "neither 0 nor 1"
         elif name == "actions" and task.discrete:
-            usable, problem = np.isin(values, np.arange(task.action_size)), f"not 0 to {task.action_size - 1}"
+            known = np.arange(task.first_choice, task.first_choice + task.action_size)
+            usable, problem = np.isin(values, known), f"not {known[0]} to {known[-1]}"
         if not usable.all():
             raise UserError(f"{path}: {name} is {problem} at step {np.argwhere(~usable)[0][0]}: clean the file first")
 
 
-def _report_range(actions: npt.NDArray[Any], clip: bool, notes: list[str]) -> npt.NDArray[Any]:
-    """Say which actions leave [-1, 1]; clipping them is the user's decision."""
+def _rescaled(path: Path, task: Task, actions: npt.NDArray[Any], clip: bool, notes: list[str]) -> npt.NDArray[Any]:
+    """Actions in [-1, 1] as the task's machine gets them.
+
+    Raises:
+        UserError: one lies outside, and nobody has asked to clip it.
+    """
     outside = np.abs(actions) > 1.0
+    if outside.any() and not clip:
+        raise UserError(
+            f"{path}: {outside.sum()} of {actions.size} action values leave [-1, 1], the largest is "
+            f"{np.abs(actions).max():.4g}: --rescale-actions stretches [-1, 1], so add --clip-actions, or drop it"
+        )
+    clipped = f", {outside.sum()} of them clipped" if outside.any() else ""
+    notes.append(
+        f"{actions.size} action values were stretched from [-1, 1] to the bounds of task '{task.name}'{clipped}"
+    )
+    return stretched(actions, task.action_low, task.action_high)
+
+
+def _report_range(task: Task, actions: npt.NDArray[Any], clip: bool, notes: list[str]) -> npt.NDArray[Any]:
+    """Say which actions leave their bounds; clipping them is the user's decision."""
+    low, high = (task.action_low, task.action_high) if task.action_low else (-1.0, 1.0)
+    outside = (actions < np.array(low)) | (actions > np.array(high))
     if not outside.any():
         return actions
     share = f"{outside.sum()} of {actions.size} action values ({100 * outside.mean():.1f} %)"
-    finding = f"{share} leave [-1, 1], the largest is {np.abs(actions).max():.4g}"
+    bounds = "their bounds" if task.action_low else "[-1, 1]"
+    finding = f"{share} leave {bounds}, the largest is {np.abs(actions).max():.4g}"
     if not clip:
         notes.append(f"{finding}: kept as they are; pass --clip-actions to clip them")
         return actions
     notes.append(f"{finding}: clipped")
-    return np.clip(actions, -1.0, 1.0)
+    return np.clip(actions, low, high)
 
 
 def _final_observations(path: Path, arrays: Arrays, ends: EpisodeEnds, notes: list[str]) -> npt.NDArray[Any]:
@@ -206,9 +312,11 @@ def _episodes(
     task: Task, arrays: Arrays, ends: tuple[str, str], last: npt.NDArray[np.int64], final: npt.NDArray[Any]
 ) -> list[EpisodeBuffer]:
     """Cut the arrays into Minari's episodes, in the number formats of the task's environment."""
-    env = task.make_env()
-    kinds = env.observation_space.dtype, env.action_space.dtype
-    env.close()
+    kinds: tuple[Any, Any] = (np.float64, np.int64 if task.discrete else np.float32)
+    if task.definition is None:
+        env = task.make_env()
+        kinds = env.observation_space.dtype, env.action_space.dtype
+        env.close()
     episodes = []
     for start, stop, after in zip([0, *(last[:-1] + 1)], last + 1, final):
         steps = slice(start, stop)

@@ -43,6 +43,7 @@ REFERENCES = ("ref_min_score", "ref_max_score")
 """Minari's names for the mean returns that a score is 0 and 1 at."""
 UNUSUAL = re.compile(r"[^A-Za-z0-9_./:-]+")
 """What a name cannot hold."""
+PART_NAMES = "the parts' names"
 NOTHING_STATED = TaskDefinition()
 
 
@@ -185,7 +186,7 @@ def _of_spaces(
         raise UserError(f"{where} has observations of {size} numbers, and {len(names)} observation_names are stated")
     if nested and names is None:
         found["observation_names"] = tuple(f"{part}[{i}]" for part, count in sizes.items() for i in range(count))
-        reasons["observation_names"] = "the parts' names"
+        reasons["observation_names"] = PART_NAMES
     if actions.choices:
         found |= {"choices": actions.choices, "first_choice": actions.first_choice}
         reasons.setdefault("choices", "the dataset's action space")
