@@ -141,7 +141,7 @@ def test_a_signed_node_of_wrong_types_names_file_and_field(path: Path, node: int
 
 def test_a_file_of_a_newer_version_says_so(path: Path) -> None:
     sign(path, version=FORMAT_VERSION + 1)
-    with pytest.raises(NetworkError, match=rf"^{path} has format 4, this dsf reads 1, 2 and 3"):
+    with pytest.raises(NetworkError, match=rf"^{path} has format 5, this dsf reads 1, 2, 3 and 4"):
         read_network(path)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,86 @@ class Hill(gymnasium.Env):
         assert self.action_space.contains(action), action
         place, reward, *rest = self.car.step(int(action) - 1)
         return place, float(reward), *rest
+
+
+def driven(env: gymnasium.Env, act: Callable[[Any, np.random.Generator], Any], count: int) -> list[Any]:
+    """Minari's buffers of so many episodes, reset seeds 0 upwards.
+
+    Args:
+        env: that is reset and stepped.
+        act: gives an action for an observation.
+        count: of episodes.
+    """
+    from minari.data_collector import EpisodeBuffer
+
+    generator, made = np.random.default_rng(0), []
+    for seed in range(count):
+        observations, actions, rewards, ends = [env.reset(seed=seed)[0]], [], [], []
+        while not ends or not any(ends[-1]):
+            actions.append(act(observations[-1], generator))
+            observation, reward, *end, _ = env.step(actions[-1])
+            observations.append(observation)
+            rewards.append(float(reward))
+            ends.append(end)
+        terminations, truncations = map(list, zip(*ends))
+        made.append(
+            EpisodeBuffer(
+                id=seed,
+                observations=stacked(observations),
+                actions=np.array(actions),
+                rewards=rewards,
+                terminations=terminations,
+                truncations=truncations,
+            )
+        )
+    return made
+
+
+def stacked(values: list[Any]) -> Any:
+    """Nested observations of single steps as one of arrays."""
+    if isinstance(values[0], dict):
+        return {key: stacked([value[key] for value in values]) for key in values[0]}
+    if isinstance(values[0], tuple):
+        return tuple(stacked([value[place] for value in values]) for place in range(len(values[0])))
+    return np.array(values)
+
+
+def write_set(dataset_id: str, episodes: list[Any], **arguments: Any) -> Any:
+    """Write a Minari dataset into the store."""
+    import minari
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of missing evaluation environments
+        return minari.create_dataset_from_buffers(
+            dataset_id,
+            episodes,
+            algorithm_name="scripted",
+            author="nobody",
+            author_email="nobody@example.org",
+            code_permalink="https://example.org",
+            **arguments,
+        )
+
+
+def swing(observation: Any, generator: np.random.Generator) -> Any:
+    """Pendulum: pump energy, then balance; noise on top."""
+    cosine, sine, speed = observation
+    angle = np.arctan2(sine, cosine)
+    energy = speed**2 / 6.0 + 5.0 * (cosine - 1.0)
+    push = -10.0 * angle - 2.5 * speed if abs(angle) < 0.5 else -2.0 * np.sign(energy) * np.sign(speed or 1.0)
+    return np.clip([push + generator.normal() * 0.3], -2.0, 2.0).astype(np.float32)
+
+
+def approach(observation: Any, generator: np.random.Generator) -> Any:
+    """Reach: towards the goal, with noise."""
+    gap = observation["desired_goal"][0] - observation["achieved_goal"][0] + 0.1 * generator.normal()
+    low, high = Reach.action_space.low, Reach.action_space.high  # type: ignore[attr-defined]
+    return np.clip([0.125 + gap, 0.5 + 0.25 * gap], low, high).astype(np.float32)
+
+
+def rock(observation: Any, generator: np.random.Generator) -> Any:
+    """Hill: push the way that the car moves, most of the time; choices are 1 to 3."""
+    return int(generator.integers(1, 4)) if generator.random() < 0.2 else 3 if observation[1] >= 0.0 else 1
 
 
 OWN = (WholeNumbers, Boundless, Lopsided, NumpyTold, WrongUnits, NoReward, Longer, Wordy, TwoRewards, Unrepeatable)
