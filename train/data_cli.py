@@ -41,6 +41,8 @@ from dsf.train.data.registry import REGISTRY, resolve
 from dsf.train.data.user_places import expanded
 
 DEFAULT_STEPS = 100_000
+END_OF_YAML = "..."
+"""What a document of a single value ends with."""
 HIDDEN_PREFIX = "."
 DEEPEST_ID = 8
 """Namespaces in one another that the list looks into."""
@@ -255,7 +257,8 @@ def drafted(data: OfflineDataset) -> str:
             continue
         reason = data.reasons.get(item.name, "")
         lines += [f"# {plain(reason)}"] if reason else []
-        field = yaml.safe_dump({item.name: values[item.name]}, default_flow_style=None, width=sys.maxsize).strip()
+        value = yaml.safe_dump(values[item.name], default_flow_style=True, width=sys.maxsize)
+        field = f"{item.name}: {value.strip().removesuffix(END_OF_YAML).strip()}"
         made = item.name == "observation_names" and reason == PART_NAMES  # of the parts in this very order
         lines.append(f"# {field}" if made else field)
     return "\n".join(lines) + "\n"

@@ -249,6 +249,7 @@ def _write(
     with minari_store(str(staging)), warnings.catch_warnings():
         # Minari asks for an author, a permalink and an evaluation environment; a local dataset needs none.
         warnings.filterwarnings("ignore", message=".* is set to None", category=UserWarning)
+        warnings.filterwarnings("ignore", message="env_spec is None", category=UserWarning)
         world, spaces = _world(replace(task, max_steps=max(task.max_steps, max_steps or 0)))
         dataset = minari.create_dataset_from_buffers(
             destination.dataset_id,
