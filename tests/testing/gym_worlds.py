@@ -244,6 +244,13 @@ class Hill(gymnasium.Env):
         return place, float(reward), *rest
 
 
+class Tight(gymnasium.Env):
+    """Three observations, and an action between -1 and 1."""
+
+    observation_space: Space[Any] = Box(-8.0, 8.0, (3,))
+    action_space: Space[Any] = Box(-1.0, 1.0, (1,))
+
+
 def driven(env: gymnasium.Env, act: Callable[[Any, np.random.Generator], Any], count: int) -> list[Any]:
     """Minari's buffers of so many episodes, reset seeds 0 upwards.
 
@@ -330,5 +337,6 @@ for world in (*OWN, Point, Throttle, Unbounded, Image, Parts, Choices, Eight, Br
     gymnasium.register(f"{world.__name__}-v0", f"{__name__}:{world.__name__}", max_episode_steps=steps)
 gymnasium.register("MinusOne-v0", f"{__name__}:Point", max_episode_steps=-1)
 gymnasium.register("Reach-v0", f"{__name__}:Reach", max_episode_steps=20)
+gymnasium.register("Tight-v0", f"{__name__}:Tight", max_episode_steps=20)
 gymnasium.register("Hill-v0", f"{__name__}:Hill", max_episode_steps=200)
 gymnasium.register("Endless-v0", f"{__name__}:Endless", max_episode_steps=10**9)
