@@ -173,6 +173,7 @@ def inspect_network(
         "stream_is_exact": network.stream_is_exact,
         "target_return": network.target_return,
         "digest": digest,
+        "actions": _ends(network.readout),
         "provenance": network.provenance,
         "totals": count_totals(network),
         "nodes": describe_nodes(network, placement),
@@ -227,6 +228,15 @@ def _totals_line(totals: dict[str, int]) -> str:
     )
 
 
+def _ends(readout: Readout) -> str | None:
+    """What a machine gets, in words; None where that is numbers between -1 and 1, or choices counted from 0."""
+    if not readout.has_commands:
+        return None
+    if readout.head == "choice":
+        return f"choices {readout.first_choice} to {readout.first_choice + readout.size - 1}"
+    return ", ".join(f"{low:g} to {high:g}" for low, high in zip(readout.low, readout.high))
+
+
 def _header(found: dict[str, Any]) -> list[str]:
     """Task, sizes, provenance in short, digest: one line each."""
     mode = "equals" if found["stream_is_exact"] else "differs from"
@@ -235,6 +245,8 @@ def _header(found: dict[str, Any]) -> list[str]:
         f"task {found['task']}, T {found['ticks']}, K {found['context']}, target return {target}",
         f"stream mode {mode} window mode (receptive field {found['receptive_field']})",
     ]
+    if found["actions"] is not None:
+        lines.append(f"actions: {found['actions']}")
     provenance = found["provenance"]
     dataset, train, model = (provenance.get(key) for key in ("dataset", "train_steps", "model"))
     known = {

@@ -182,9 +182,10 @@ _SAME_DYNAMICS = {
     **{f"{name}-v0": name for name in ("pen", "door", "hammer", "relocate")},
     **{f"AdroitHand{name.capitalize()}-v0": name for name in ("pen", "door", "hammer", "relocate")},
 }
-_OTHER_DYNAMICS = {
+OTHER_DYNAMICS = {
     "Walker2d-v4": "its foot friction is 0.9 and that of Walker2d-v5 is 1.9, so they do not mix: use Walker2d-v5 data",
 }
+"""Environments that look like a registered task's and behave otherwise."""
 
 
 def get_task(name: str) -> Task:
@@ -352,8 +353,8 @@ def task_for_env(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> Ta
     by_env = {task.env_id: task for task in TASKS.values()}
     if env_id in _SAME_DYNAMICS:
         return TASKS[_SAME_DYNAMICS[env_id]]
-    if env_id in _OTHER_DYNAMICS:
-        raise UserError(f"environment '{env_id}' cannot stand for a registered task: {_OTHER_DYNAMICS[env_id]}")
+    if env_id in OTHER_DYNAMICS:
+        raise UserError(f"environment '{env_id}' cannot stand for a registered task: {OTHER_DYNAMICS[env_id]}")
     reward = (env_kwargs or {}).get("reward_type")
     base, _, version = env_id.rpartition("-")
     if reward == "dense" and env_id.startswith("PointMaze") and not base.endswith("Dense"):

@@ -233,6 +233,8 @@ def _train_cql(config: CQLConfig, on_steps: Callable[[int], None], bar: bool, be
     data, device = load_dataset(resolve(config.dataset), config.data), resolve_device(config.device)
     if data.task.discrete:
         raise UserError(f"task {data.task.name} has a choice of actions: CQL is here for continuous actions only")
+    if data.unscored:
+        raise UserError(f"task {data.task.name}: CQL is scored at its end, and it cannot be: {data.unscored}")
     torch.set_num_threads(config.threads)
     config.out.mkdir(parents=True, exist_ok=True)  # a mistake there costs no training
     algorithm = learn(config, data, device.type, on_steps, bar)

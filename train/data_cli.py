@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import numpy as np
 import tyro
 import yaml
 from rich import box
@@ -24,6 +25,7 @@ from dsf.shell.files import replacing, require_writable_parent, write_json
 from dsf.shell.installed import require_installed
 from dsf.shell.plain_text import plain
 from dsf.tasks import get_task
+from dsf.tasks.data_returns import SHOWN_DIGITS
 from dsf.tasks.definition import TaskDefinition
 from dsf.tasks.maze_experts import EXPERTS, MazeExpert
 from dsf.tasks.maze_tasks import MAZE_TASKS
@@ -41,6 +43,8 @@ from dsf.train.data.registry import REGISTRY, resolve
 from dsf.train.data.user_places import expanded
 
 DEFAULT_STEPS = 100_000
+FEW_REWARDS = 100.0
+"""Returns of one's own robot that are all smaller are shown with digits behind the point."""
 END_OF_YAML = "..."
 """What a document of a single value ends with."""
 HIDDEN_PREFIX = "."
@@ -267,6 +271,8 @@ def drafted(data: OfflineDataset) -> str:
 def describe(data: OfflineDataset, console: Console) -> None:
     """Print size, returns and content hash."""
     returns, longest, horizon = data.episode_returns, int(data.lengths.max()), data.task.max_steps
+    few = data.task.definition is not None and bool(np.abs(returns).max() < FEW_REWARDS)
+    amount = lambda value: f"{value:.{SHOWN_DIGITS}g}" if few else f"{value:.0f}"  # noqa: E731
     score = data.task.shown_score(float(returns.mean()))
     scored = "" if score is None else f", {data.task.score_label} {score:.1f}"
     if score is not None and longest > MOST_HORIZONS * horizon:
@@ -276,7 +282,7 @@ def describe(data: OfflineDataset, console: Console) -> None:
     world = data.task.env_id or "no environment"
     console.print(
         f"{data.dataset_id}: {len(data.tokens)} steps, {len(returns)} episodes of {world}"
-        f", return {returns.mean():.0f} +- {returns.std():.0f} (best {returns.max():.0f}){scored}",
+        f", return {amount(returns.mean())} +- {amount(returns.std())} (best {amount(returns.max())}){scored}",
         soft_wrap=True,
     )
     if data.task.recorded is not None:

@@ -248,7 +248,9 @@ def compare_returns(loop: ClosedLoop, floats: list[Episode], integers: list[Epis
 def describe_drop(loop: ClosedLoop, drop: Drop) -> str:
     """The drop, its interval and the limit, in words."""
     interval = f"{CONFIDENCE:.0%} [{drop.low:.1f}, {drop.high:.1f}]" if drop.pairs > 1 else "no interval of one pair"
-    return f"score drop {drop.mean:.1f}, {interval} (limit {loop.max_score_drop:g})"
+    task = loop.task
+    unit = "" if task.definition is None or task.reference else " percent of the span of the data's returns"
+    return f"score drop {drop.mean:.1f}{unit}, {interval} (limit {loop.max_score_drop:g})"
 
 
 def how_to_settle(loop: ClosedLoop, drop: Drop) -> str:

@@ -97,7 +97,7 @@ def figure(svg: str, caption: str = "") -> str:
 def _subtitle(report: RunReport) -> str:
     seeds = [episode.seed for episode in report.episodes]
     return (
-        f"{report.mode} mode, target return {report.target_return:.0f}, {len(seeds)} episodes, reset seeds "
+        f"{report.mode} mode, target return {report.shown_target}, {len(seeds)} episodes, reset seeds "
         f"{seeds[0]} to {seeds[-1]}; energies are estimates: counted events times published prices"
     )
 

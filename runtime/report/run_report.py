@@ -17,6 +17,7 @@ from dsf.runtime.report.core_traffic import CoreTraffic
 from dsf.runtime.report.hardware import HardwareFigures
 from dsf.shell.errors import UserError
 from dsf.tasks import ConfidenceInterval, Episode, Task, mean_confidence_interval
+from dsf.tasks.data_returns import SHOWN_DIGITS
 
 FEWEST_EPISODES = 6
 """An interval that is drawn from n returns lies between the smallest and the largest, where a median lies with a chance
@@ -146,6 +147,12 @@ class RunReport:
         return (
             "" if count >= FEWEST_EPISODES else "one episode" if count == 1 else f"{count} episodes: too few for 95 %"
         )
+
+    @property
+    def shown_target(self) -> str:
+        """The target return in words: whole, but for a task of one's own, whose returns may be small."""
+        own = self.task.definition is not None
+        return f"{self.target_return:.{SHOWN_DIGITS}g}" if own else f"{self.target_return:.0f}"
 
     @property
     def score_label(self) -> str | None:

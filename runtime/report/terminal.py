@@ -48,7 +48,7 @@ TIME_ROWS = (
 
 def print_report(report: RunReport, console: Console) -> None:
     """All tables."""
-    title = f"{escape(report.task.world)}, closed loop, target return {report.target_return:.0f}"
+    title = f"{escape(report.task.world)}, closed loop, target return {report.shown_target}"
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")

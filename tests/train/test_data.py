@@ -566,9 +566,6 @@ class Misfit:
 
 
 MISFITS = {
-    "unknown environment": Misfit(
-        cart_pole([0, 1]), "Acrobot-v1", unlimited(4), Discrete(2), "'Acrobot-v1' belongs to no registered task"
-    ),
     "discrete for continuous": Misfit(
         cart_pole([0, 1]), "Hopper-v5", unlimited(4), Discrete(2), "Discrete action space: this policy needs continuous"
     ),

@@ -209,7 +209,6 @@ def test_horizons_and_wrappers_are_kept(changes: dict[str, Any], world: str, sto
     [
         ({"entry_point": f"{EVIL}:HopperEnv"}, (f"made by {EVIL}:HopperEnv", "gymnasium.envs.mujoco.hopper_v5")),
         ({"entry_point": "gymnasium.envs.mujoco.ant_v5:AntEnv"}, ("ant_v5:AntEnv",)),
-        ({"id": f"{EVIL}:Hopper-v5"}, ("no registered task",)),
         (wrapper(f"{EVIL}:Wrapper", {}), ("behind Wrapper, which is not one of Gymnasium's",)),
         (wrapper(f"gymnasium.wrappers.{EVIL}:RescaleAction", {"min_action": -2.0, "max_action": 2.0}), None),
         (wrapper("gymnasium.wrappers.transform_reward:TransformReward"), ("TransformReward, which holds code",)),
@@ -232,6 +231,8 @@ def test_what_cannot_be_built_again_is_refused(
     """In one line; and no module is imported because a file names it."""
     (tmp_path / f"{EVIL}.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    with changed_spec(store, id=f"{EVIL}:Hopper-v5"):  # nobody's: a robot of its own, whose world is not there
+        assert f"environment '{EVIL}:Hopper-v5' is not installed here" in load_dataset("odd/plain-v0").unscored
     with changed_spec(store, **changes):
         if words is None:  # the class is looked up by its name, whatever the module is called
             assert load_dataset("odd/plain-v0").task.world.startswith("Hopper-v5 behind RescaleAction")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from dsf.tasks import Task, get_task
 from dsf.tasks.definition import TaskDefinition
 from dsf.tasks.own_environment import find, told
 from dsf.tasks.recorded import SHOWN_ID, UNSHOWN
-from dsf.tasks.registry import same_robot, task_for_env
+from dsf.tasks.registry import OTHER_DYNAMICS, same_robot, task_for_env
 from dsf.tasks.spaces import stretched
 from dsf.train.data.env_spec import TAKEN_FOR
 from dsf.train.data.episode_ends import EpisodeEnds, find_ends
@@ -112,7 +112,7 @@ def _task(
         try:
             task = task_for_env(id_of(stated))
         except UserError as error:
-            if find(id_of(stated)) is not None:
+            if id_of(stated) not in OTHER_DYNAMICS and find(id_of(stated)) is not None:
                 return _own(path, dataset_id, arrays, NOTHING_STATED, id_of(stated), notes)
             raise UserError(
                 f"{path}: {error}; or pass --task NAME if you know that it fits, or --task FILE.yaml that describes it"
@@ -141,6 +141,8 @@ def _own(
     if not size:
         raise UserError(f"{where}: observations has shape {observations.shape}, expected one row of numbers a step")
     registered = find(stated.env_id or ("" if stated.environment else env_id))
+    if stated.environment is None and registered is not None:
+        stated = replace(stated, environment=registered.id)
     pretended = SimpleNamespace(
         observation_space=Box(-np.inf, np.inf, (size,), np.float64),
         action_space=_action_space(where, stated, registered),
