@@ -180,15 +180,15 @@ class Task:
 
     def feature(self, index: int) -> str:
         """What a token's number is, by its place, such as observation[3], counted from 0."""
-        stated = (None, None)
-        if self.definition is not None:
-            stated = self.definition.observation_names, self.definition.action_names
+        stated = self.definition
+        observations = None if stated is None else stated.observation_names
+        actions = None if stated is None else stated.action_names
         if index < self.observation_size:
-            return f"observation[{index}]" if stated[0] is None else stated[0][index]
+            return f"observation[{index}]" if observations is None else observations[index]
         action = index - self.observation_size
         if action >= self.action_size:
             return "return-to-go"
-        return f"previous action[{action}]" if stated[1] is None else f"previous {stated[1][action]}"
+        return f"previous action[{action}]" if actions is None else f"previous {actions[action]}"
 
     def flat_observation(self, observation: Any) -> FloatArray:
         """The observation as float64 (..., observation_size): one step's, or a dataset's dict of (..., d) arrays.

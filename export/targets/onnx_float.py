@@ -74,7 +74,8 @@ def build_float(
         actions, number, (LANES, len(folded.head.bias)), "scores of choices" if folded.discrete else "actions"
     )
     if readout is not None and readout.has_commands:
-        write_commands(writer, readout, actions, np.dtype(dtype).type, finite if encoder else "")
+        single = np.dtype(dtype) == np.float32
+        write_commands(writer, readout, actions, np.float32 if single else np.float64, finite if encoder else "")
     return writer.model("dsf_float_window", __doc__ or "")
 
 

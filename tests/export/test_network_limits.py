@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsf.export.inspect import print_network
-from dsf.export.network.file import DENSE_VERSION, FORMAT_VERSION, SEAL, read_network, write_network
+from dsf.export.network.file import DENSE_VERSION, SEAL, SPARSE_VERSION, read_network, write_network
 from dsf.export.network.limits import LARGEST_CONTEXT, LARGEST_MATRIX, LARGEST_TICKS, MOST_NODES
 from dsf.export.network.memory import bytes_needed, require_memory
 from dsf.export.network.network import Network
@@ -39,7 +39,7 @@ def forge(tmp_path: Path) -> Callable[..., Path]:
         with h5py.File(path, "r+", libver="latest") as file:
             change(file)
         content = path.read_bytes()
-        version = FORMAT_VERSION if zeros else DENSE_VERSION
+        version = SPARSE_VERSION if zeros else DENSE_VERSION
         path.write_bytes(SEAL.user_block(content[USER_BLOCK_BYTES:], version) + content[USER_BLOCK_BYTES:])
         return path
 

@@ -188,9 +188,8 @@ def test_nested_observations_are_flattened_as_gymnasium_does(space: Any, seed: i
     nested = set(layout) != {()}
     parts = tuple("/".join(path) for path in layout) if nested else None
     task = task_of(observation_size=sum(layout.values()), observation_parts=parts)
-    wanted = gymnasium.spaces.flatten(space, observation)
+    wanted: Any = gymnasium.spaces.flatten(space, observation)
     assert np.array_equal(task.flat_observation(observation), wanted)
-    assert [(1.0 * value).tolist() for value in task.flat_observation(observation)] == wanted.tolist()
 
 
 BOUND = st.floats(-1e6, 1e6, width=64).filter(lambda value: value == 0.0 or abs(value) > 1e-6)
@@ -212,7 +211,7 @@ def test_nothing_leaves_the_bounds_and_recorded_actions_come_back(ends: list[tup
     assert (
         sent.dtype == np.float32 and (sent.astype(np.float64) >= low).all() and (sent.astype(np.float64) <= high).all()
     )
-    assert np.array_equal(task.env_action(np.full(len(ends), np.inf)), np.float32(task.action_high or (1.0,)))
+    assert np.array_equal(task.env_action(np.full(len(ends), np.inf)), np.array(task.action_high or (1.0,), np.float32))
     middle = task.env_action(np.zeros(len(ends))).astype(np.float64)
     assert np.allclose(middle, (low + high) / 2, rtol=0.0, atol=1e-6 * np.abs([low, high]).max())
     share = np.array(data.draw(st.lists(st.floats(-1.0, 1.0), min_size=len(ends), max_size=len(ends))))

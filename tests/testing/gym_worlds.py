@@ -263,13 +263,16 @@ def driven(env: gymnasium.Env, act: Callable[[Any, np.random.Generator], Any], c
 
     generator, made = np.random.default_rng(0), []
     for seed in range(count):
-        observations, actions, rewards, ends = [env.reset(seed=seed)[0]], [], [], []
+        observations = [env.reset(seed=seed)[0]]
+        actions: list[Any] = []
+        rewards: list[float] = []
+        ends: list[list[bool]] = []
         while not ends or not any(ends[-1]):
             actions.append(act(observations[-1], generator))
             observation, reward, *end, _ = env.step(actions[-1])
             observations.append(observation)
             rewards.append(float(reward))
-            ends.append(end)
+            ends.append(list(map(bool, end)))
         terminations, truncations = map(list, zip(*ends))
         made.append(
             EpisodeBuffer(

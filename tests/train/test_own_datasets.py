@@ -114,7 +114,8 @@ def test_parts_of_goals_are_flattened_by_sorted_keys(store: Path) -> None:
             "desired_goal": episode.observations["desired_goal"][step],
             "observation": {key: values[step] for key, values in episode.observations["observation"].items()},
         }
-        assert np.array_equal(data.tokens[step, :5], gymnasium.spaces.flatten(space, one))
+        wanted: Any = gymnasium.spaces.flatten(space, one)
+        assert np.array_equal(data.tokens[step, :5], wanted)
     low, high = np.array([-0.25, 0.0]), np.array([0.5, 1.0])
     assert np.allclose(data.actions[:20], (episode.actions - low) * 2.0 / (high - low) - 1.0, atol=1e-6)
     assert data.task.feature(3) == "observation/place[1]" and data.task.feature(7) == "return-to-go"

@@ -164,7 +164,8 @@ def _action_space(where: str, stated: TaskDefinition, registered: Any) -> Any:
         return Discrete(stated.choices, start=stated.first_choice or 0)
     if stated.discrete is False:
         low, high = (np.array(bound, np.float32) for bound in stated.bounds)
-        return Box(*np.broadcast_arrays(low, high))
+        size = max(low.size, high.size)
+        return Box(np.broadcast_to(low, size), np.broadcast_to(high, size), (size,), np.float32)
     if registered is None:
         raise UserError(
             f"{where}: nobody says what its actions are: state action_low and action_high, or choices, in a task file "

@@ -150,10 +150,10 @@ def _actions(where: str, space: Any, stated: TaskDefinition) -> ActionLayout:
         kinds = ("choices", "numbers between bounds")
         own, other = kinds if actions.choices else kinds[::-1]
         raise UserError(f"{where} has {own} as actions, and {other} are stated: correct the task")
-    for name, own in (("choices", actions.choices), ("first_choice", actions.first_choice)):
+    for name, number in (("choices", actions.choices), ("first_choice", actions.first_choice)):
         value = getattr(stated, name)
-        if value is not None and value != own:
-            raise UserError(f"{where} has {name} {own}, and {value} is stated: correct the task")
+        if value is not None and value != number:
+            raise UserError(f"{where} has {name} {number}, and {value} is stated: correct the task")
     return actions
 
 
