@@ -105,6 +105,7 @@ def random_model(
     mlp_ratio: int = 2,
     actions: int = ACTIONS,
     learn_thresholds: bool = False,
+    learn_decays: bool = False,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -124,6 +125,7 @@ def random_model(
         heads=heads,
         embed_norm=embed_norm,
         learn_thresholds=learn_thresholds,
+        learn_decays=learn_decays,
     )
     model = DSFormer(config, random_codec(features, input_bits, generator), actions, discrete)
     randomise(model, generator)
@@ -149,6 +151,9 @@ def randomise(model: nn.Module, generator: np.random.Generator) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("skip"):
             parameter.data.fill_(generator.normal(0.0, 0.3))
+    for name, parameter in model.named_parameters():
+        if name.endswith("logit_decay"):
+            parameter.data.copy_(torch.from_numpy(generator.normal(0.0, 1.5, len(parameter))))
 
 
 def randomise_layer_norms(model: nn.Module, generator: np.random.Generator) -> None:
