@@ -170,8 +170,8 @@ def _largest_membrane(drive: Interval, decay: IntArray, ticks: int) -> int:
     kept, membrane = (1 << DECAY_BITS) - decay.astype(np.int64), np.zeros_like(most)
     for _ in range(ticks):
         before, membrane = membrane, most + ((membrane * kept) >> DECAY_BITS)
-        if np.array_equal(before, membrane) or membrane.max() >= ACCUMULATOR_LIMIT:
-            break  # settled, or refused anyway
+        if np.array_equal(before, membrane):
+            break
     return int(membrane.max())
 
 

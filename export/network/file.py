@@ -237,7 +237,7 @@ def _read_node(group: h5py.Group, version: int) -> Node:
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         declared = types_by_name[item.name]
-        if declared == Decay and item.name in group.attrs:
+        if declared == Decay and item.name not in group:
             declared = int  # one for all neurons
         if item.default is not dataclasses.MISSING and item.name not in group.attrs:
             continue  # younger than the file's version

@@ -284,7 +284,7 @@ class _Filler:
         values, decays = frozenset[int](), frozenset[int]()
         if isinstance(node, LIF):
             values = frozenset(node.threshold[part].tolist())
-            decays = frozenset([node.decay] if isinstance(node.decay, int) else node.decay[part].tolist())
+            decays = frozenset(node.decay[part].tolist() if isinstance(node.decay, np.ndarray) else [node.decay])
         links, work = self.links[node.name][part], 0.0
         if self.budget is not None:
             work = float(self.budget.own[node.name][part].sum() + self.budget.per_axon[node.name][part] @ links)
