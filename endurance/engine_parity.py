@@ -3,9 +3,10 @@
     python endurance/engine_parity.py --networks 50000 --workers 2
 
 Each network is drawn from one seed: any attention, norm and head that can become spikes, width 1 to 64, T 1 to 8,
-windows 1 to K, 2 to 8 bits; of a third that can, each neuron has a decay of its own; of a quarter most weights are set to 0, and they go through a network file. Its fold must
-agree with torch in float64 (actions to 1e-5, every spike), and reference, torch target, ONNX Runtime and the fast
-engine in every spike and accumulator. A failure names its seed: ``--first SEED --networks 1``.
+windows 1 to K, 2 to 8 bits; of a third that can, each neuron has a decay of its own; of a quarter most weights are set
+to 0, and they go through a network file. Its fold must agree with torch in float64 (actions to 1e-5, every spike), and
+reference, torch target, ONNX Runtime and the fast engine in every spike and accumulator. A failure names its seed:
+``--first SEED --networks 1``.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _decays(name: str) -> bool:
 
 
 def _may_change(name: str, config: TrainConfig) -> bool:
-    """Whether fine-tuning may set a field of a model anew: what is to be learned now, and decays where nothing decays."""
+    """Whether fine-tuning may change a field of a model: what is to be learned now, and decays where nothing decays."""
     if not config.fine_tunes or name not in ("learn_thresholds", "learn_decays"):
         return False
     return bool(getattr(config.model, name)) or (name == "learn_decays" and config.model.ticks == 1)

@@ -165,7 +165,7 @@ def _membrane_bounds(node: LIF, current: Interval, ticks: int) -> list[Bound]:
 
 
 def _largest_membrane(drive: Interval, decay: IntArray, ticks: int) -> int:
-    """Of all neurons, tick by tick in whole numbers: the largest drive at every tick, and what the leak leaves of it."""
+    """Of all neurons, in whole numbers: the largest drive at every tick of a token, and what the leak leaves of it."""
     most = np.maximum(np.abs(drive.low), np.abs(drive.high))
     kept, membrane = (1 << DECAY_BITS) - decay.astype(np.int64), np.zeros_like(most)
     for _ in range(ticks):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from dsf.train.quantization.integers import (
     WEIGHT_BITS,
 )
 
-Decay = Union[int, IntArray]
+Decay = int | IntArray
 """One for all neurons of a population, or (neurons,) of them."""
 HEADS = ("tanh", "choice")
 NEVER_FIRES = (1 << THRESHOLD_BITS) - 1
@@ -328,7 +328,7 @@ class LIF:
             require(self.decay.shape == self.threshold.shape, self, "threshold and decay differ in shape")
         low, high = int(np.min(self.decay)), int(np.max(self.decay))
         found = low if low < 0 else high
-        require(0 <= low and high <= 1 << DECAY_BITS, self, f"decay is {found}, expected 0 to {1 << DECAY_BITS}")
+        require(low >= 0 and high <= 1 << DECAY_BITS, self, f"decay is {found}, expected 0 to {1 << DECAY_BITS}")
 
     @property
     def size(self) -> int:

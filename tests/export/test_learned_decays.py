@@ -1,4 +1,4 @@
-"""Decays of the membrane, one for each neuron: learned, exact integers, and the same at every level and in every engine."""
+"""Decays of the membrane, one for each neuron: learned, exact integers, the same at every level and in every engine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from dsf.testing.training_runs import HOPPER, TINY, UNSCORED, run_here, train_he
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.config.training import ModelConfig
 from dsf.train.models import portable
-from dsf.train.models.dsformer import DSFormer
 from dsf.train.models.fused import NeuronConstants, batch_moments, fused_batch_norm_lif
 from dsf.train.models.neurons import LIF as FloatLIF
 from dsf.train.models.neurons import set_neuron_kind
@@ -78,7 +77,7 @@ def by_definition(neuron: FloatLIF, currents: torch.Tensor, decays: torch.Tensor
 def test_spikes_and_all_gradients_are_those_of_autograd(
     kind: str, behind_norm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More channels and rows than a lane and a chunk of the kernels; a norm in training, whose statistics have gradients."""
+    """More channels and rows than a lane and a chunk of the kernels; a norm whose statistics have gradients, too."""
     if kind == "without a compiler":
         monkeypatch.setenv("CC", "no-such-compiler")
     generator, channels = torch.Generator().manual_seed(3), 70
@@ -102,7 +101,7 @@ def test_spikes_and_all_gradients_are_those_of_autograd(
         drive = (currents - mean) * (variance + norm.batch.eps).rsqrt() * norm.batch.weight + norm.batch.bias
     expected = by_definition(neuron, drive, torch.sigmoid(logit))
     assert torch.equal(spikes > 0.5, expected > 0.5) and 0.1 < float(spikes.detach().mean()) < 0.9
-    tolerance = 1e-5 if kind == "snntorch" else 1e-10  # snnTorch's spikes, and what flows back through them, are float32
+    tolerance = 1e-5 if kind == "snntorch" else 1e-10  # snnTorch's spikes and their gradients are float32
     for ours, other in zip(found, torch.autograd.grad(expected, inputs, upstream)):
         assert float((ours - other).abs().max()) <= tolerance * max(1.0, float(other.abs().max()))
         assert float(ours.abs().min()) > 0.0 or ours.dim() > 1
@@ -341,7 +340,8 @@ def test_decays_are_learned_from_a_trained_run_on(learned_run: Path, tmp_path: P
     checkpoint = load_checkpoint(learned_run)
     assert checkpoint.model_config().learn_decays and checkpoint.model_config().width == 8
     found = checkpoint.group("model")
-    for name, size in {"mlp.input_lif": 8, "mlp.hidden_lif": 32, "attention.input_lif": 8, "attention.qkv_lif": 24}.items():
+    sizes = {"mlp.input_lif": 8, "mlp.hidden_lif": 32, "attention.input_lif": 8, "attention.qkv_lif": 24}
+    for name, size in sizes.items():
         moved = found[f"blocks.0.{name}.logit_decay"]
         assert moved.shape == (size,) and moved.abs().max() > 1e-3
     counts = found["blocks.0.attention.attention_lif.logit_decay"]  # whole ones fire or are 0: no membrane is ever kept

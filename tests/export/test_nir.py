@@ -221,8 +221,8 @@ def assert_only_rounding_differs(node: LIF, spikes: np.ndarray, membranes: np.nd
     exponent=st.integers(0, 7),
 )
 def test_leaks_that_are_called_exact_round_nothing(seed: int, ticks: int, decays: list[int], exponent: int) -> None:
-    """The integer membrane leaves no remainder, whatever the currents, and the float one fires the same spikes; with one
-    decay for all neurons or one for each.
+    """The integer membrane leaves no remainder, whatever the currents, and the float one fires the same spikes; with
+    one decay for all neurons or one for each.
     """
     generator = np.random.default_rng(seed)
     size, lanes = 6, 50

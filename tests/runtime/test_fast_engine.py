@@ -108,8 +108,8 @@ def test_more_lanes_than_are_computed_together(attention: Any, mode: Mode) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
-    """Silent, saturated and other populations, one decay or many, any number of ticks, rows that fill tiles and rows that
-    do not.
+    """Silent, saturated and other populations, one decay or many, any number of ticks, rows that fill tiles and rows
+    that do not.
     """
     generator = np.random.default_rng(seed)
     sizes: dict[str, Any] = {

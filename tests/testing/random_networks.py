@@ -56,8 +56,8 @@ EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
 def exportable(
     draw: Any, largest_width: int = 12, largest_blocks: int = 2, largest_context: int = 8, on_host: bool = True
 ) -> dict[str, Any]:
-    """Arguments of :func:`random_model`: every attention, norm, embedding and head that can be exported, with one decay or
-    one for each neuron; ``on_host`` allows an embedding there.
+    """Arguments of :func:`random_model`: every attention, norm, embedding and head that can be exported, with one decay
+    or one for each neuron; ``on_host`` allows an embedding there.
     """
     heads, context = draw(st.integers(1, 3)), draw(st.integers(1, largest_context))
     embed_norm = draw(st.sampled_from(get_args(EmbedNormKind))) if on_host else "ptbn"
@@ -137,8 +137,7 @@ def random_model(
 
 
 def randomise(model: nn.Module, generator: np.random.Generator) -> None:
-    """Move batch norms, running statistics, skips, positional biases and decays away from their start, so that neurons fire.
-    """
+    """Move norms, their statistics, skips, positional biases and decays away from their start, so that neurons fire."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             for tensor, low, high in (

@@ -112,8 +112,8 @@ class ModelConfig:
     """Learn a threshold for each neuron that reads the residual, a factor on the common one that starts at 1. All other
     neurons have a norm or a weight in front of them, which says the same."""
     learn_decays: bool = False
-    """Learn for each neuron the share of its membrane that survives a tick, between 0 and 1, from the common decay on. On
-    a chip it is the nearest multiple of 1/4096."""
+    """Learn for each neuron the share of its membrane that survives a tick, between 0 and 1, from the common decay on.
+    On a chip it is the nearest multiple of 1/4096."""
     norm: NormKind = "ptbn"
     """Norm behind every Linear in the blocks: ptbn, tdbn (batch norm alone), tdln (layer norm alone, cannot become
     spikes), reptbn (ptbn plus a learned share of its input, the release's Adroit variant), or none."""

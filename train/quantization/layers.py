@@ -151,7 +151,7 @@ def learned_thresholds(log_factors: FloatArray, shared: npt.NDArray[np.int32]) -
 
 
 def decays_of(common: float, logits: FloatArray) -> FloatArray:
-    """Shares (channels,) of their membranes that neurons keep: those whose logit is the common one's plus ``logits``."""
+    """Shares (channels,) of their membranes that neurons keep, of the logits ``logits`` above the common one's."""
     with np.errstate(over="ignore"):
         return common / (common + (1.0 - common) * np.exp(-logits))
 
