@@ -222,8 +222,8 @@ def _smaller(node: Node, kept: dict[str, BoolArray], read: dict[str, BoolArray])
         return node
     if isinstance(node, LIF):
         decay = node.decay[stays] if isinstance(node.decay, np.ndarray) else node.decay
-        own = {"threshold": node.threshold[stays], "bias_mantissa": node.bias_mantissa[stays], "decay": decay}
-        return dataclasses.replace(node, **own)
+        mantissa = node.bias_mantissa[stays]
+        return dataclasses.replace(node, threshold=node.threshold[stays], bias_mantissa=mantissa, decay=decay)
     size = int(stays.sum())
     if isinstance(node, Gate):
         first, second = (int(kept[node.source][:place].sum()) for place in (node.first, node.second))

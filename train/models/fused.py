@@ -131,7 +131,7 @@ class _LIF(torch.autograd.Function):
         current, ones, decays = ctx.saved_tensors
         zeros = torch.zeros_like(ones)
         found = _gradient(current, ones, zeros, zeros, grads[0], ctx.constants, None, decays)
-        return found.y, None, None, found.decays
+        return found.y, None, None, found.to_decays(decays)
 
 
 class _BatchNormLIF(torch.autograd.Function):
@@ -176,7 +176,8 @@ class _BatchNormLIF(torch.autograd.Function):
         found = _gradient(y, scale, shift, mean, grads[0], ctx.constants, coefficients, decays)
         grad_weight = (moments.inverse_deviation * found.product).to(weight.dtype)
         grad_skip = (found.product + moments.mean * found.total).sum().to(skip.dtype)
-        return found.y, grad_weight, found.total.to(weight.dtype), grad_skip, None, None, None, found.decays
+        grad_bias, grad_decays = found.total.to(weight.dtype), found.to_decays(decays)
+        return found.y, grad_weight, grad_bias, grad_skip, None, None, None, grad_decays
 
 
 def _fire(
@@ -196,12 +197,16 @@ def _fire(
 
 
 class _Gradient(NamedTuple):
-    """To y and to the decays, and per channel sum g and sum g * (y - mean), see :func:`_gradient`."""
+    """To y; per channel sum g and sum g * (y - mean), see :func:`_gradient`; and to learned decays, in float64."""
 
     y: Tensor
     total: Tensor
     product: Tensor
     decays: Tensor | None = None
+
+    def to_decays(self, like: Tensor | None) -> Tensor | None:
+        """The gradient to these decays, in their dtype."""
+        return None if self.decays is None or like is None else self.decays.to(like.dtype)
 
 
 def _gradient(
@@ -216,7 +221,8 @@ def _gradient(
 ) -> _Gradient:
     """Gradient to y, and per channel sum g and sum g * (y - mean), where g is the gradient to scale * y + shift.
 
-    Without ``coefficients`` the gradient is g itself, and the sums are zeros; without ``constants`` there is no neuron.
+    Without ``coefficients`` the gradient is g itself, and nobody asks for the sums; without ``constants`` there is no
+    neuron.
     """
     none = torch.zeros_like(scale)
     if native.covers(y, grad.dtype):
@@ -232,7 +238,7 @@ def _gradient(
             total, product, towards = native.backward_sums(y, scale, shift, mean, grad, decay, *numbers)
         chosen = (torch.ones_like(scale), none, none) if coefficients is None else coefficients(total, product)
         grad_y = native.backward_apply(y, scale, shift, mean, chosen, grad, decay, *numbers)
-        return _Gradient(grad_y, total, product, None if decays is None else towards.to(decays.dtype))
+        return _Gradient(grad_y, total, product, towards)
     g, towards = grad.to(scale.dtype), None
     if constants is not None:
         decay, *numbers = astuple(constants)
@@ -240,7 +246,7 @@ def _gradient(
             decay = decays.to(scale.dtype)
         g = portable.current_gradient(y, scale, shift, grad, decay, *numbers)
         if decays is not None:
-            towards = portable.decay_sums(y, scale, shift, g, decay, constants.threshold).to(decays.dtype)
+            towards = portable.decay_sums(y, scale, shift, g, decay, constants.threshold)
     if coefficients is None:
         return _Gradient(g.to(y.dtype), none, none, towards)
     total, product = portable.channel_sums(y, mean, g)
