@@ -72,10 +72,10 @@ def by_definition(neuron: FloatLIF, currents: torch.Tensor, decays: torch.Tensor
     return torch.stack(spikes)
 
 
-@pytest.mark.parametrize("behind_norm", [False, True])
+@pytest.mark.parametrize("behind", ["nothing", "a norm", "learned thresholds"])
 @pytest.mark.parametrize("kind", ["fused", "without a compiler", "snntorch"])
 def test_spikes_and_all_gradients_are_those_of_autograd(
-    kind: str, behind_norm: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, behind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More channels and rows than a lane and a chunk of the kernels; a norm whose statistics have gradients, too."""
     if kind == "without a compiler":
@@ -83,19 +83,22 @@ def test_spikes_and_all_gradients_are_those_of_autograd(
     generator, channels = torch.Generator().manual_seed(3), 70
     currents = (torch.randn(5, 45, channels, generator=generator, dtype=torch.float64) + 0.3).requires_grad_()
     upstream = torch.randn(currents.shape, generator=generator, dtype=torch.float64)
-    neuron = FloatLIF(0.25, 0.5, decays=channels).double()
+    neuron = FloatLIF(0.25, 0.5, learned=channels if "thresholds" in behind else None, decays=channels).double()
     set_neuron_kind(neuron, "snntorch" if kind == "snntorch" else "fused")
     assert neuron.logit_decay is not None
     neuron.logit_decay.data.copy_(2.0 * torch.randn(channels, generator=generator))
-    norm = BatchNorm(channels, 0.5).double().train() if behind_norm else None
+    norm = BatchNorm(channels, 0.5).double().train() if behind == "a norm" else None
+    parameters = [] if norm is None else [norm.batch.weight, norm.batch.bias]
+    if neuron.log_threshold is not None:
+        neuron.log_threshold.data.copy_(0.3 * torch.randn(channels, generator=generator))
+        parameters.append(neuron.log_threshold)
     spikes = neuron(currents, norm)
     spikes.backward(upstream)
     found = [gradient(currents), gradient(neuron.logit_decay)]
-    parameters = [] if norm is None else [norm.batch.weight, norm.batch.bias]
     found += [gradient(parameter) for parameter in parameters]
     inputs = [currents, neuron.logit_decay, *parameters]
     logit = torch.logit(torch.tensor(0.25, dtype=torch.float64)) + neuron.logit_decay
-    drive = currents
+    drive = currents if neuron.log_threshold is None else currents * torch.exp(-neuron.log_threshold)
     if norm is not None:
         variance, mean = torch.var_mean(currents, dim=(0, 1), correction=0)
         drive = (currents - mean) * (variance + norm.batch.eps).rsqrt() * norm.batch.weight + norm.batch.bias
