@@ -221,7 +221,7 @@ def without_memory(model: DSFormer) -> None:
     """Let every membrane forget at once: as a token is the same at every tick, so are then the spikes."""
     for module in model.modules():
         if isinstance(module, LIF):
-            module.constants = replace(module.constants, decay=0.0)
+            module.constants, module.logit_decay = replace(module.constants, decay=0.0), None
 
 
 def codes_of(spikes: BitArray) -> Int64Array:

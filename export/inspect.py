@@ -113,7 +113,8 @@ def _scale(node: Node) -> str | None:
     if isinstance(node, Readout):
         return f"2^-{node.shift}, {node.head}"
     if isinstance(node, LIF):
-        return f"bias 2^{node.bias_exponent}, decay {node.decay}/4096"
+        low, high = int(node.decays.min()), int(node.decays.max())
+        return f"bias 2^{node.bias_exponent}, decay {low if low == high else f'{low}..{high}'}/4096"
     if isinstance(node, (Window, PlacedWindow)):
         return f"{node.reach} tokens"
     return f"gain {node.gain}, {node.reach} tokens" if isinstance(node, (Count, Outer)) else None

@@ -17,6 +17,7 @@ ADVICE = {
     "input_axons": "train a narrower network",
     "output_axons": "train a narrower network: its layers reach fewer cores",
     "thresholds": "export with one scale per layer (--no-per-channel)",
+    "decays": "train without --model.learn-decays",
 }
 """What relieves each limit."""
 LIFTED = Figure(None, None, "lifted, to see what else binds")

@@ -24,7 +24,7 @@ from dsf.train.models.rivals.build import make_rival
 from dsf.train.models.rivals.qat import quantization_aware_rival
 from dsf.train.quantization.codec import InputCodec
 
-MAY_DIFFER = {"ticks", "learn_thresholds"}
+MAY_DIFFER = {"ticks", "learn_thresholds", "learn_decays"}
 """Fields of a model that fine-tuning in floats may change."""
 
 
@@ -48,6 +48,8 @@ def with_model_of_checkpoint(config: TrainConfig) -> TrainConfig:
         return config
     checkpoint = load_checkpoint(config.out if config.resume else config.init or Path())
     if untold:
+        if told.get("ticks") == 1:  # no membrane outlives the only tick, so decays say nothing
+            told["learn_decays"] = False
         config = dataclasses.replace(config, model=dataclasses.replace(checkpoint.model_config(), **told))
     if untold_rival and config.policy == checkpoint.policy() != "dsformer":
         config = dataclasses.replace(config, rival=checkpoint.rival_config())
@@ -94,15 +96,35 @@ def initial_model(config: TrainConfig, data: OfflineDataset) -> DecisionModel:
 
 def with_model(checkpoint: Checkpoint, model: ModelConfig) -> Checkpoint:
     """The same weights under another model, as far as :data:`MAY_DIFFER`: all of them fit any number of ticks, and
-    thresholds that are to be learned start where the neurons stand.
+    thresholds and decays that are to be learned start where the neurons stand. At one tick there are no decays.
     """
-    tensors = dict(checkpoint.tensors)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if model.learn_decays or not _decays(name)}
     if model.learn_thresholds:
         for branch in ("mlp", *(() if model.attention == "none" else ("attention",))):
             for block in range(model.blocks):
                 name = f"model.blocks.{block}.{branch}.input_lif.log_threshold"
                 tensors.setdefault(name, torch.zeros(model.width))
+    if model.learn_decays:
+        sizes = {"mlp.input_lif": model.width, "mlp.hidden_lif": model.mlp_ratio * model.width}
+        if model.attention != "none":
+            sizes |= {f"attention.{name}": model.width for name in ("input_lif", "attention_lif")}
+            sizes["attention.qkv_lif"] = 3 * model.width
+        for block in range(model.blocks):
+            for population, size in sizes.items():
+                tensors.setdefault(f"model.blocks.{block}.{population}.logit_decay", torch.zeros(size))
     return dataclasses.replace(checkpoint, tensors=tensors, header={**checkpoint.header, "model": to_json(model)})
+
+
+def _decays(name: str) -> bool:
+    """Whether a tensor of a checkpoint holds a population's learned decays."""
+    return name.endswith(".logit_decay")
+
+
+def _may_change(name: str, config: TrainConfig) -> bool:
+    """Whether fine-tuning may change a field of a model: what is to be learned now, and decays where nothing decays."""
+    if not config.fine_tunes or name not in ("learn_thresholds", "learn_decays"):
+        return False
+    return bool(getattr(config.model, name)) or (name == "learn_decays" and config.model.ticks == 1)
 
 
 def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDataset) -> None:
@@ -145,7 +167,7 @@ def require_fitting(checkpoint: Checkpoint, config: TrainConfig, data: OfflineDa
     for group, name, mine, found in asked:
         if name == "ticks" and found != mine and config.policy == "dsformer":
             require_fewer_ticks(checkpoint, config, mine, found)
-        elif found != mine and not (name == "learn_thresholds" and mine and config.fine_tunes):
+        elif found != mine and not (group == "model" and _may_change(name, config)):
             flag = f"--{group}.{name.replace('_', '-')}"
             raise UserError(f"--init: {checkpoint.path} has another {flag} than {mine}: use {found}")
     for name in ("prune_weights", "prune_channels"):

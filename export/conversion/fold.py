@@ -17,6 +17,7 @@ from dsf.train.models.folding import float64, fold_head, fold_norm
 from dsf.train.models.neurons import LIF
 from dsf.train.quantization.host_embedding import NormedEmbedding
 from dsf.train.quantization.integers import Affine
+from dsf.train.quantization.layers import decays_of
 
 
 def fold_attention(attention: SpikingAttention, config: ModelConfig, where: str) -> FoldedAttention:
@@ -83,6 +84,11 @@ def _fold(model: DSFormer, config: ModelConfig) -> FoldedModel:
         ticks=config.ticks,
         context=config.context,
         discrete=model.discrete,
+        decays={
+            name: decays_of(config.decay, float64(module.logit_decay))
+            for name, module in model.named_modules()
+            if isinstance(module, LIF) and module.logit_decay is not None
+        },
     )
 
 
@@ -123,6 +129,7 @@ def _require_finite(folded: FoldedModel) -> None:
         maps[f"blocks.{index}.mlp.expand"] = (block.expand.weight, block.expand.bias)
         maps[f"blocks.{index}.mlp.contract"] = (block.contract.weight, block.contract.bias)
         maps[f"blocks.{index}.mlp.input_lif"] = (block.log_thresholds,)
+    maps |= {f"{name}.logit_decay": (decays,) for name, decays in folded.decays.items()}
     maps["head"] = (folded.head.weight, folded.head.bias)
     for name, found in maps.items():
         if not all(array is None or np.isfinite(array).all() for array in found):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class FoldedBlock:
 @dataclass(frozen=True)
 class FoldedModel:
     """The whole folded policy. ``embed`` reads what the codec makes of a token; one that ends in a LayerNorm cannot
-    become affine and stays on the host. ``discrete`` heads score choices.
+    become affine and stays on the host. ``discrete`` heads score choices. ``decays`` has the shares (neurons,) that
+    membranes keep per tick, by population, where neurons have learned their own; it is empty, or has all populations.
     """
 
     codec: InputCodec
@@ -71,6 +72,7 @@ class FoldedModel:
     ticks: int
     context: int
     discrete: bool = False
+    decays: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @property
     def features(self) -> int:
@@ -133,9 +135,9 @@ class FoldedEngine:
     def fire(self, name: str, currents: FloatArray) -> FloatArray:
         """V = decay * v * (1 - s) + x; s = v > threshold; v starts at 0."""
         membranes, spikes = np.empty_like(currents), np.empty_like(currents)
-        rest = np.zeros_like(currents[0])
+        rest, decay = np.zeros_like(currents[0]), self.model.decays.get(name, self.model.decay)
         for tick, current in enumerate(currents):
-            membranes[tick] = self.model.decay * rest + current
+            membranes[tick] = decay * rest + current
             spikes[tick] = membranes[tick] > self.model.threshold
             rest = membranes[tick] * (1.0 - spikes[tick])
         if self.observe is not None:

@@ -45,6 +45,7 @@ from dsf.train.quantization.layers import (
     count_integers,
     embed_integers,
     head_integers,
+    learned_decays,
     learned_thresholds,
     lif_integers,
     residual_integers,
@@ -108,7 +109,8 @@ def quantize(
             "--residual-scales channel requires neurons with one threshold, and this run was trained with "
             "--model.learn-thresholds: drop it"
         )
-    inputs, decay = calibration.inputs if calibration else {}, decay_units(model.decay)
+    inputs = calibration.inputs if calibration else {}
+    decay = decay_units(model.decay, only_start=bool(model.decays))
 
     @functools.cache
     def scales_and_body(units: int) -> tuple[Scales, tuple[Node, ...]]:
@@ -205,7 +207,16 @@ def _build(model: FoldedModel, scales: Scales) -> tuple[Node, ...]:
     for index, block in enumerate(model.blocks):
         nodes += _block_nodes(index, block, residual, model, scales)
         residual = nodes[-1].name
-    return tuple(nodes)
+    return tuple(_with_own_decays(node, model) for node in nodes)
+
+
+def _with_own_decays(node: Node, model: FoldedModel) -> Node:
+    """A population with the decays that its neurons have learned; one number where they come to the same."""
+    if not isinstance(node, LIF) or node.name not in model.decays:
+        return node
+    decays = learned_decays(model.decays[node.name])
+    same = bool((decays == decays[0]).all())
+    return dataclasses.replace(node, decay=int(decays[0]) if same else decays)
 
 
 def _embedding_nodes(model: FoldedModel, scales: Scales) -> list[Node]:

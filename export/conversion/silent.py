@@ -204,7 +204,7 @@ def _can_fire(node: LIF, highest: Int64Array, ticks: int) -> BoolArray:
     """Whether the largest current at every tick of a token takes a neuron above its threshold at any of them."""
     membrane, fires = np.zeros(node.size, np.int64), np.zeros(node.size, bool)
     for _ in range(ticks):
-        left = (np.maximum(membrane, 0) * ((1 << DECAY_BITS) - node.decay)) >> DECAY_BITS
+        left = (np.maximum(membrane, 0) * ((1 << DECAY_BITS) - node.decays)) >> DECAY_BITS
         membrane = left + (highest << MEMBRANE_FRACTION_BITS) + node.bias
         fires |= membrane > node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS
     return fires
@@ -221,7 +221,9 @@ def _smaller(node: Node, kept: dict[str, BoolArray], read: dict[str, BoolArray])
     if stays is None:
         return node
     if isinstance(node, LIF):
-        return dataclasses.replace(node, threshold=node.threshold[stays], bias_mantissa=node.bias_mantissa[stays])
+        decay = node.decay[stays] if isinstance(node.decay, np.ndarray) else node.decay
+        mantissa = node.bias_mantissa[stays]
+        return dataclasses.replace(node, threshold=node.threshold[stays], bias_mantissa=mantissa, decay=decay)
     size = int(stays.sum())
     if isinstance(node, Gate):
         first, second = (int(kept[node.source][:place].sum()) for place in (node.first, node.second))

@@ -27,7 +27,7 @@ from dsf.export.network.nodes import (
     Synapses,
     Window,
 )
-from dsf.shell.arrays import Int64Array
+from dsf.shell.arrays import Int64Array, IntArray
 from dsf.train.quantization.integers import ACCUMULATOR_LIMIT, CURRENT_LIMIT, DECAY_BITS, MEMBRANE_FRACTION_BITS
 
 SHIFTED_SUM = "shifted sum"
@@ -135,7 +135,7 @@ def compute_bounds(network: Network) -> list[Bound]:
             high = np.full(node.size, _largest_count(node, network.ticks) * node.gain, np.int64)
             ranges[node.name] = Interval(np.zeros_like(high), high)
         elif isinstance(node, LIF):
-            bounds += _membrane_bounds(node, ranges[node.source])
+            bounds += _membrane_bounds(node, ranges[node.source], network.ticks)
             ranges[node.name] = _spikes(node.size)
         elif isinstance(node, (Gate, And)):
             ranges[node.name] = _spikes(node.size)
@@ -144,17 +144,35 @@ def compute_bounds(network: Network) -> list[Bound]:
     return bounds
 
 
-def _membrane_bounds(node: LIF, current: Interval) -> list[Bound]:
-    """|v| <= |64 a + bias| / (1 - kept share) at any tick: the geometric series of the leak."""
+def _membrane_bounds(node: LIF, current: Interval, ticks: int) -> list[Bound]:
+    """|v| <= |64 a + bias| / (1 - kept share) at any tick: the geometric series of the leak.
+
+    Where neurons have decays of their own, each has a series of its own, and it ends with the token: a neuron that has
+    learned to keep nearly all of its membrane would never be proven otherwise.
+    """
     drive = Interval(current.low << MEMBRANE_FRACTION_BITS, current.high << MEMBRANE_FRACTION_BITS)
     drive = drive + _constant(node.bias)
-    kept = (1 << DECAY_BITS) - node.decay
-    series = np.inf if kept == 1 << DECAY_BITS else (1 << DECAY_BITS) / ((1 << DECAY_BITS) - kept)
-    membrane = drive.largest * series if np.isfinite(series) else ACCUMULATOR_LIMIT
+    if isinstance(node.decay, np.ndarray):
+        membrane = _largest_membrane(drive, node.decay, ticks)
+    else:
+        kept = (1 << DECAY_BITS) - node.decay
+        series = np.inf if kept == 1 << DECAY_BITS else (1 << DECAY_BITS) / ((1 << DECAY_BITS) - kept)
+        membrane = int(np.ceil(drive.largest * series if np.isfinite(series) else ACCUMULATOR_LIMIT))
     return [
         Bound(node.name, "current", current.largest, CURRENT_LIMIT),
-        Bound(node.name, MEMBRANE, int(np.ceil(membrane)), ACCUMULATOR_LIMIT),
+        Bound(node.name, MEMBRANE, membrane, ACCUMULATOR_LIMIT),
     ]
+
+
+def _largest_membrane(drive: Interval, decay: IntArray, ticks: int) -> int:
+    """Of all neurons, in whole numbers: the largest drive at every tick of a token, and what the leak leaves of it."""
+    most = np.maximum(np.abs(drive.low), np.abs(drive.high))
+    kept, membrane = (1 << DECAY_BITS) - decay.astype(np.int64), np.zeros_like(most)
+    for _ in range(ticks):
+        before, membrane = membrane, most + ((membrane * kept) >> DECAY_BITS)
+        if np.array_equal(before, membrane):
+            break
+    return int(membrane.max())
 
 
 def _readout_bounds(node: Readout, residual: Interval, ticks: int) -> list[Bound]:

@@ -96,6 +96,8 @@ def _nodes(first: Node, second: Node | None) -> list[Difference]:
     differences = []
     for item in dataclasses.fields(first):
         one, other = getattr(first, item.name), getattr(second, item.name)
+        if isinstance(one, np.ndarray) is not isinstance(other, np.ndarray):  # one number for all neurons, or many
+            one, other = (np.broadcast_to(value, node.size) for node, value in ((first, one), (second, other)))
         if isinstance(one, np.ndarray):
             differences += _arrays(first.name, item.name, one, other)
         elif one != other:

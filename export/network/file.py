@@ -1,7 +1,9 @@
 """The network file ``*.dsf.h5``: HDF5 behind a 512-byte user block that holds the SHA-256 of all that follows.
 
 Layout: ``/header`` is JSON text (format, task, ticks, context, provenance, verification); ``/nodes/<index>`` holds one
-node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. A matrix of synapses or of
+node, scalars and strings as attributes, arrays as datasets, ``kind`` naming the dataclass. What may be one number or
+many, a LIF's decay, is an attribute or a dataset; versions do not differ in it, because a reader that knows only the
+attribute refuses a file without. A matrix of synapses or of
 the readout is a group of three arrays, where that is smaller than all of its numbers: see
 :class:`~dsf.export.network.sparse.CompressedRows`. No pickle, no code.
 """
@@ -25,6 +27,7 @@ from dsf.export.network.limits import MOST_NODES, require_count, require_name
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     NODE_KINDS,
+    Decay,
     NetworkError,
     Node,
     Readout,
@@ -82,6 +85,7 @@ _ARRAY_TYPES: dict[str, type[np.generic]] = {
     "bias": np.int32,
     "threshold": np.int32,
     "bias_mantissa": np.int16,
+    "decay": np.int16,
     "offset": np.float64,
     "step": np.float64,
     "shift": np.int8,
@@ -273,6 +277,8 @@ def _read_node(group: h5py.Group, version: int) -> Node:
     values: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         declared = types_by_name[item.name]
+        if declared == Decay and item.name not in group:
+            declared = int  # one for all neurons
         if item.default is not dataclasses.MISSING and item.name not in group.attrs:
             continue  # younger than the file's version
         if item.name in COMMANDS and version < FORMAT_VERSION:

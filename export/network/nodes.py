@@ -35,6 +35,8 @@ from dsf.train.quantization.integers import (
     WEIGHT_BITS,
 )
 
+Decay = int | IntArray
+"""One for all neurons of a population, or (neurons,) of them."""
 HEADS = ("tanh", "choice")
 LARGEST_CHOICE = 1 << 31
 """Of numbers that choices have."""
@@ -306,6 +308,8 @@ class LIF:
 
     v[t] = trunc_to_zero(v[t-1] * (4096 - decay) / 4096) + 64 * a[t] + (bias_mantissa << bias_exponent);
     v[t] = clip(v[t], -(2**23 - 1), 2**23 - 1);  s[t] = v[t] > 64 * threshold;  v[t] = 0 where s[t].
+
+    ``decay`` is one number, or one for each neuron.
     """
 
     name: str
@@ -313,7 +317,7 @@ class LIF:
     threshold: IntArray  # (neurons,) synaptic units
     bias_mantissa: IntArray  # (neurons,) 2**bias_exponent / 64 synaptic units
     bias_exponent: int
-    decay: int  # of 4096: what the membrane loses per tick
+    decay: Decay  # of 4096: what the membrane loses per tick
 
     def __post_init__(self) -> None:
         require_range(self, "threshold", THRESHOLD_BITS + 1, 1)
@@ -322,7 +326,12 @@ class LIF:
         require_range(self, "bias_mantissa", BIAS_MANTISSA_BITS, 1)
         require(self.threshold.shape == self.bias_mantissa.shape, self, "threshold and bias_mantissa differ in shape")
         require(0 <= self.bias_exponent < 1 << BIAS_EXPONENT_BITS, self, f"bias_exponent is {self.bias_exponent}")
-        require(0 <= self.decay <= 1 << DECAY_BITS, self, f"decay is {self.decay}, expected 0 to {1 << DECAY_BITS}")
+        if isinstance(self.decay, np.ndarray):
+            require_range(self, "decay", DECAY_BITS + 2, 1)
+            require(self.decay.shape == self.threshold.shape, self, "threshold and decay differ in shape")
+        low, high = int(np.min(self.decay)), int(np.max(self.decay))
+        found = low if low < 0 else high
+        require(low >= 0 and high <= 1 << DECAY_BITS, self, f"decay is {found}, expected 0 to {1 << DECAY_BITS}")
 
     @property
     def size(self) -> int:
@@ -333,6 +342,11 @@ class LIF:
     def sources(self) -> tuple[str, ...]:
         """The synapses, window or residual whose values are this population's currents."""
         return (self.source,)
+
+    @property
+    def decays(self) -> npt.NDArray[np.int64]:
+        """(neurons,) each neuron's decay."""
+        return np.broadcast_to(np.asarray(self.decay, np.int64), self.threshold.shape)
 
     @property
     def bias(self) -> npt.NDArray[np.int64]:

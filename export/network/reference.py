@@ -121,7 +121,7 @@ def fire(node: LIF, currents: Int64Array, before: Int64Array | None = None) -> I
     """
     membrane = np.zeros(currents.shape[1:], np.int64)
     spikes = np.empty_like(currents)
-    keep = (1 << DECAY_BITS) - node.decay
+    keep = (1 << DECAY_BITS) - np.asarray(node.decay, np.int64)
     threshold, bias = node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, node.bias
     for tick, current in enumerate(currents):
         if before is not None:

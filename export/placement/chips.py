@@ -72,6 +72,7 @@ class Chip:
         input_axons_per_core: distinct sources that a core can listen to.
         output_axons_per_core: (neuron, destination core) pairs that a core can send to.
         thresholds_per_core: distinct thresholds.
+        decays_per_core: distinct decays of the membrane.
         weight_bits: of one synapse, signed.
         weight_exponent_min: of a weight's power of two; the chip's current has 6 fractional bits below exponent 0.
         weight_exponent_max: the same, upper end.
@@ -101,6 +102,7 @@ class Chip:
     input_axons_per_core: Figure
     output_axons_per_core: Figure
     thresholds_per_core: Figure
+    decays_per_core: Figure
     weight_bits: Figure
     weight_exponent_min: Figure
     weight_exponent_max: Figure
@@ -264,7 +266,7 @@ def _lif_violations(node: LIF, chip: Chip, reached: dict[tuple[str, str], int]) 
         *_over(node.name, "threshold bits", int(node.threshold.max()).bit_length(), chip.threshold_bits),
         *_over(node.name, "bias mantissa bits", needed_bits(mantissa), chip.bias_mantissa_bits),
         *_over(node.name, "bias exponent bits", node.bias_exponent.bit_length(), chip.bias_exponent_bits),
-        *_over(node.name, "decay bits", node.decay.bit_length(), chip.decay_bits),
+        *_over(node.name, "decay bits", int(node.decays.max()).bit_length(), chip.decay_bits),
         *_over(node.name, "membrane bits", needed_bits(reached[node.name, "membrane"]), chip.membrane_bits),
         *_over(node.name, "current bits", current, chip.current_bits),
         *_over(node.name, "accumulator bits", current, chip.accumulator_bits),
@@ -313,6 +315,7 @@ LOIHI_1 = Chip(
     input_axons_per_core=Figure(4096, "published", f"{_NENGO}: block.py"),
     output_axons_per_core=Figure(4096, "published", f"{_NENGO}: block.py"),
     thresholds_per_core=Figure(8, "published", f"{_NENGO}: hardware/nxsdk_objects.py, threshold profiles"),
+    decays_per_core=Figure(32, "published", f"{_NENGO}: hardware/nxsdk_objects.py, compartment profiles"),
     weight_bits=Figure(9, "published", f"{_DAVIES}: 1 to 9 bits"),
     weight_exponent_min=Figure(-8, "published", f"{_BRIAN}: -8 to 7"),
     weight_exponent_max=Figure(7, "published", f"{_BRIAN}: -8 to 7"),
@@ -345,6 +348,7 @@ LOIHI_2 = Chip(
     input_axons_per_core=_unknown(),
     output_axons_per_core=_unknown(),
     thresholds_per_core=_unknown(),
+    decays_per_core=_unknown(),
     weight_bits=Figure(8, "vendor brief", "Intel's figure as quoted by public notes: up to 8 bits"),
     weight_exponent_min=_unknown(),
     weight_exponent_max=_unknown(),

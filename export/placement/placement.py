@@ -33,8 +33,10 @@ from dsf.export.placement.chips import PROGRAMMABLE_KINDS, Chip
 from dsf.export.placement.connections import Connection, connections
 from dsf.shell.arrays import FloatArray
 
-LIMITED_QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds")
+LIMITED_QUANTITIES = ("neurons", "synapse_bits", "input_axons", "output_axons", "thresholds", "decays")
 """What fills a core; the chip's limit on it is called ``<quantity>_per_core``."""
+PROFILES = ("thresholds", "decays")
+"""Those that count distinct values, so that a sum over cores means nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Core:
     input_axons: int
     output_axons: int
     thresholds: int
+    decays: int
     fractions: dict[str, float | None]
 
     @property
@@ -127,7 +130,7 @@ class Placement:
     def to_json(self) -> dict[str, Any]:
         """JSON values, totals first."""
         limit, share = self.busiest.fullest
-        totals = {quantity: self.total(quantity) for quantity in LIMITED_QUANTITIES if quantity != "thresholds"}
+        totals = {quantity: self.total(quantity) for quantity in LIMITED_QUANTITIES if quantity not in PROFILES}
         return {
             "chip": self.chip,
             "shared_cores": self.shared_cores,
@@ -191,6 +194,7 @@ class _Load:
     input_axons: int = 0
     output_axons: int = 0
     threshold_values: frozenset[int] = frozenset()
+    decay_values: frozenset[int] = frozenset()
     work: float = 0.0
 
     def __add__(self, other: _Load) -> _Load:
@@ -200,12 +204,17 @@ class _Load:
             self.input_axons + other.input_axons,
             self.output_axons + other.output_axons,
             self.threshold_values | other.threshold_values,
+            self.decay_values | other.decay_values,
             self.work + other.work,
         )
 
     @property
     def thresholds(self) -> int:
         return len(self.threshold_values)
+
+    @property
+    def decays(self) -> int:
+        return len(self.decay_values)
 
 
 class _Filler:
@@ -272,12 +281,15 @@ class _Filler:
     def _cost(self, node: Node, first: int, count: int) -> _Load:
         used = [connection.usage(first, count, self.chip) for connection in self.reads[node.name]]
         part = slice(first, first + count)
-        values = frozenset(node.threshold[part].tolist()) if isinstance(node, LIF) else frozenset()
+        values, decays = frozenset[int](), frozenset[int]()
+        if isinstance(node, LIF):
+            values = frozenset(node.threshold[part].tolist())
+            decays = frozenset(node.decay[part].tolist() if isinstance(node.decay, np.ndarray) else [node.decay])
         links, work = self.links[node.name][part], 0.0
         if self.budget is not None:
             work = float(self.budget.own[node.name][part].sum() + self.budget.per_axon[node.name][part] @ links)
         bits, axons = sum(bits for bits, _ in used), sum(axons for _, axons in used)
-        return _Load(count, bits, axons, int(links.sum()), values, work)
+        return _Load(count, bits, axons, int(links.sum()), values, decays, work)
 
     def _reason(self, node: Node, neuron: int) -> str:
         load = self._cost(node, neuron, 1)

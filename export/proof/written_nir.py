@@ -118,16 +118,17 @@ def _run(graph: nir.NIRGraph, network: Network, tokens: IntArray, exact: list[st
         for name in exact:
             arrived, node = currents_of(graph, name, values), graph.nodes[name]
             is_lif = isinstance(network[name], LIF)
-            found = euler(node, arrived) if is_lif else mapped(node, arrived) - _bias_of_readers(network, name)
+            found = euler(node, arrived) if is_lif else mapped(node, arrived) - _bias_of_readers(graph, network, name)
             compared += found.size
             wrong += int(np.count_nonzero(found != values[name]))
     return compared, wrong
 
 
-def _bias_of_readers(network: Network, name: str) -> FloatArray | float:
+def _bias_of_readers(graph: nir.NIRGraph, network: Network, name: str) -> FloatArray | float:
     """What the graph's synapses add for the one population that reads them, in synaptic units."""
     readers = [node for node in network.nodes if name in node.sources]
-    if len(readers) == 1 and isinstance(readers[0], LIF):
+    drawn = len(readers) == 1 and isinstance(graph.nodes.get(readers[0].name), (nir.LIF, nir.IF))
+    if drawn and isinstance(readers[0], LIF):
         return readers[0].bias / (1 << MEMBRANE_FRACTION_BITS)
     return 0.0
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import LIF, SPIKING_KINDS, NetworkError, Synapses
+from dsf.shell.arrays import IntArray
 from dsf.shell.files import replacing, require_writable_parent
 from dsf.shell.hdf5_image import hdf5_image
 from dsf.train.quantization.integers import BIAS_MANTISSA_BITS, MEMBRANE_FRACTION_BITS
@@ -93,7 +94,7 @@ def compare_net(path: Path, network: Network, stage: DenseStage) -> None:
             "weights": np.array_equal(layer["weight"][()] * 2.0**-synapses.exponent, synapses.weights),
             "bias": np.array_equal(layer["bias"][()] << MEMBRANE_FRACTION_BITS, lif.bias),
             "threshold": np.array_equal(layer["neuron/vThMant"][()], lif.threshold),
-            "decay": int(layer["neuron/vDecay"][()]) == lif.decay,
+            "decay": np.array_equal(layer["neuron/vDecay"][()], lif.decay),
             "current's decay": int(layer["neuron/iDecay"][()]) == NO_CURRENT_MEMORY,
             "ticks": int(file.attrs["reset_interval"]) == network.ticks,
         }
@@ -179,9 +180,9 @@ def _write_layers(
         layer.create_dataset(name, data=value)
     layer.create_dataset("weight", data=weights.astype(np.float32))
     layer.create_dataset("neuron/type", data=np.bytes_(b"CUBA"))
-    neuron: dict[str, int | bool | npt.NDArray[np.integer]] = {
+    neuron: dict[str, int | bool | IntArray] = {
         "iDecay": NO_CURRENT_MEMORY,
-        "vDecay": stage.lif.decay,
+        "vDecay": stage.lif.decays.astype(np.int32) if isinstance(stage.lif.decay, np.ndarray) else stage.lif.decay,
         "vThMant": stage.lif.threshold,
         "refDelay": 1,
         "gradedSpike": False,

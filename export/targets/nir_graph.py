@@ -12,6 +12,7 @@ Every node that NIR can say becomes one NIR node of the same name, all arrays fl
 
   is then v[t] = keep * v[t-1] + a[t] + bias, keep = 1 - decay / 4096. DT is the step of snnTorch's NIR reader, which
   refuses populations whose thresholds differ, as here many do. Without leak (decay 0) the neuron is ``IF``, r = 1 / DT.
+  Neurons with decays of their own have a tau and an r of their own; NIR knows no population in which only some leak.
 
 The graph starts at an ``Input`` named after each population that is left out but read, and ends at an ``Output``
 ``<population>.out`` for each that is kept and read by a part that is left out. A reader must start every membrane at 0
@@ -159,11 +160,16 @@ def leak_is_exact(node: LIF, ticks: int) -> bool:
     Currents are whole, so a membrane is a multiple of g = gcd(64, biases) after one tick. A leak that keeps whole
     multiples rounds nothing, and the next membrane is a multiple of gcd(g, kept multiple). tau must be exact, too.
     """
+    drive = int(np.gcd.reduce([1 << MEMBRANE_FRACTION_BITS, *node.bias.tolist()]))
+    return all(_is_exact(decay, drive, ticks) for decay in np.unique(node.decays).tolist())
+
+
+def _is_exact(decay: int, drive: int, ticks: int) -> bool:
+    """The same of one decay, where what is added per tick is a multiple of ``drive``."""
     full = 1 << DECAY_BITS
-    keep, drive = full - node.decay, int(np.gcd.reduce([1 << MEMBRANE_FRACTION_BITS, *node.bias.tolist()]))
-    if node.decay and (1 - DT / _tau(node), full / node.decay * DT / _tau(node)) != (keep / full, 1.0):
+    keep, grain = full - decay, drive
+    if decay and (1 - DT / _tau(decay), full / decay * DT / _tau(decay)) != (keep / full, 1.0):
         return False
-    grain = drive
     for _ in range(ticks - 1):
         if grain * keep % full:
             return False
@@ -175,6 +181,8 @@ def _reason(node: Node) -> str | None:
     """Why NIR cannot say a node, None where it can."""
     if isinstance(node, Residual) and len(set(node.sources)) < len(node.sources):
         return "adds a source twice, and NIR knows an edge only once"
+    if isinstance(node, LIF) and 0 in node.decays and node.decays.any():
+        return "has neurons with a leak and some without, and NIR knows only populations of either"
     return REASONS.get(type(node))
 
 
@@ -198,18 +206,19 @@ def _digest(network: Network) -> str:
         return file_digest(path)
 
 
-def _tau(node: LIF) -> float:
-    return DT * (1 << DECAY_BITS) / node.decay
+def _tau(decay: Any) -> Any:
+    """Of one decay, or of an array of them."""
+    return DT * (1 << DECAY_BITS) / decay
 
 
 def _neuron(node: LIF) -> nir.NIRNode:
     """The neuron of a population, see the module's text."""
     zeros, threshold = np.zeros(node.size), node.threshold.astype(np.float64)
-    if node.decay == 0:
+    if not node.decays.any():
         return nir.IF(r=np.full(node.size, 1 / DT), v_threshold=threshold, v_reset=zeros)
     return nir.LIF(
-        tau=np.full(node.size, _tau(node)),
-        r=np.full(node.size, (1 << DECAY_BITS) / node.decay),
+        tau=_tau(node.decays),
+        r=(1 << DECAY_BITS) / node.decays,
         v_leak=zeros,
         v_threshold=threshold,
         v_reset=zeros.copy(),
@@ -253,7 +262,7 @@ class _Drawing:
     def _bias_of_only_reader(self, node: Synapses) -> npt.NDArray[np.float64] | None:
         """The bias, in synaptic units, that these synapses can take over from the one LIF that reads them."""
         readers = self.readers[node.name]
-        if len(readers) == 1 and isinstance(readers[0], LIF) and readers[0].bias.any():
+        if len(readers) == 1 and isinstance(readers[0], LIF) and readers[0].bias.any() and not _reason(readers[0]):
             return readers[0].bias / (1 << MEMBRANE_FRACTION_BITS)
         return None
 

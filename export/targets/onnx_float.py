@@ -182,14 +182,14 @@ class FloatLayers:
             steady: whether ``currents`` has one tick that stands for all.
         """
         writer, folded, membrane = self.writer, self.folded, ""
-        writer.scope = name
+        writer.scope, decay = name, folded.decays.get(name, folded.decay)
         drives = [currents] * folded.ticks if steady else writer.split(currents, 0, folded.ticks)
         fired: list[str] = []
         for current in drives:
             membrane_before, membrane = membrane, current
             if fired:
                 rest = writer.op("Where", fired[-1], writer.numbers(0.0, "zero"), membrane_before)
-                membrane = writer.op("Add", writer.op("Mul", rest, writer.numbers(folded.decay, "decay")), current)
+                membrane = writer.op("Add", writer.op("Mul", rest, writer.numbers(decay, "decay")), current)
             fired.append(writer.op("Greater", membrane, writer.numbers(folded.threshold, "threshold")))
         together = fired[0] if folded.ticks == 1 else writer.op("Concat", *fired, axis=0)
         spikes = writer.cast(together, writer.number, name=SPIKES + name)

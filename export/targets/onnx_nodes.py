@@ -18,6 +18,7 @@ from dsf.export.network.nodes import (
     LIF,
     And,
     Count,
+    Decay,
     Encoder,
     Gate,
     HistoryNode,
@@ -138,7 +139,7 @@ class IntegerNodes:
         threshold = writer.numbers(node.threshold.astype(np.int64) * unit, "threshold")
         fired: list[str] = []
         for current in drives:
-            if fired and node.decay < 1 << DECAY_BITS:
+            if fired and np.min(node.decay) < 1 << DECAY_BITS:
                 rest = writer.op("Where", fired[-1], writer.numbers(0, "zero"), membrane)
                 membrane = writer.op("Add", self._leak(rest, node.decay), current)
             else:
@@ -147,9 +148,13 @@ class IntegerNodes:
         together = fired[0] if ticks == 1 else writer.op("Concat", *fired, axis=0)
         return writer.cast(together, UINT8, name=SPIKES + node.name)
 
-    def _leak(self, membrane: str, decay: int) -> str:
+    def _leak(self, membrane: str, decay: Decay) -> str:
         """trunc_to_zero(v * (4096 - decay) / 4096), the fraction reduced so that int32 mostly holds the product."""
         writer, whole = self.writer, 1 << DECAY_BITS
+        if isinstance(decay, np.ndarray):  # no common fraction of many: int64 holds any product
+            shares = writer.constant(whole - decay.astype(np.int64), "kept")
+            product = writer.op("Mul", writer.cast(membrane, INT64), shares)
+            return writer.cast(writer.op("Div", product, writer.constant(np.array(whole, np.int64), "parts")), INT32)
         common = gcd(whole - decay, whole)
         kept, parts = (whole - decay) // common, whole // common
         wide = kept * ACCUMULATOR_LIMIT >= 1 << 31

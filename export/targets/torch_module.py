@@ -37,6 +37,7 @@ from dsf.export.network.nodes import (
     NODE_KINDS,
     And,
     Count,
+    Decay,
     Encoder,
     Gate,
     HistoryNode,
@@ -69,7 +70,11 @@ SPARSE, INPUTS = "weights.", "weights_inputs"
 """In front of the names of compressed rows' arrays; the length of a row, among the node's scalars."""
 UNREADABLE_TENSORS: tuple[type[Exception], ...] = (SafetensorError, *UNREADABLE)
 
-SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {int: require_whole, float: require_number}
+SCALARS: dict[Any, Callable[[str, str, Any], int | float | str]] = {
+    int: require_whole,
+    Decay: require_whole,
+    float: require_number,
+}
 """Who checks a node's scalars, all others but these being texts."""
 Observer = Callable[[str, Tensor], None]
 """Called with a node's name and its values, (ticks, tokens, batch, neurons); the readout's have no ticks."""
@@ -183,7 +188,9 @@ class IntegerNetwork(nn.Module):
 
     def fire(self, node: LIF, currents: Tensor) -> Tensor:
         """Spikes (ticks, ..., neurons) of a LIF population."""
-        scale, kept = 1 << MEMBRANE_FRACTION_BITS, 1.0 - node.decay / (1 << DECAY_BITS)
+        own = isinstance(node.decay, np.ndarray)
+        decay = self.of(node, "decay").double() if own else node.decay
+        scale, kept = 1 << MEMBRANE_FRACTION_BITS, 1.0 - decay / (1 << DECAY_BITS)
         bias = self.of(node, "bias_mantissa") * 2.0**node.bias_exponent
         threshold = self.of(node, "threshold") * scale
         membrane, spikes = torch.zeros_like(currents[0]), []

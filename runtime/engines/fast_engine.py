@@ -90,7 +90,7 @@ class _Node(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("first", "second", "third", "inputs", "exponent", "kept")),
         *((name, ctypes.c_int32) for name in ("reach", "places", "heads", "all_ticks", "gain", "behind_spikes")),
         ("saturates", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold")),
+        *((name, ctypes.c_void_p) for name in ("weights", "bias", "threshold", "kepts")),
         *((name, ctypes.c_void_p) for name in ("chunks", "slots")),
         ("chunk_count", ctypes.c_int64),
         ("only_chunks", ctypes.c_int32),
@@ -259,7 +259,11 @@ class FastEngine:
         found.bias = self._padded(node.bias, np.int32)
 
     def _lif(self, node: LIF, found: _Node) -> None:
-        found.kept, found.saturates = (1 << DECAY_BITS) - node.decay, node.name in self._saturating
+        if isinstance(node.decay, np.ndarray):
+            found.kepts = self._padded((1 << DECAY_BITS) - node.decay.astype(np.int32), np.int32)
+        else:
+            found.kept = (1 << DECAY_BITS) - node.decay
+        found.saturates = node.name in self._saturating
         found.bias = self._padded(node.bias, np.int32)
         found.threshold = self._padded(node.threshold.astype(np.int64) << MEMBRANE_FRACTION_BITS, np.int32, NEVER)
 

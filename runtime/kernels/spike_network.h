@@ -32,6 +32,7 @@ typedef struct {
     const int8_t *weights;                 /* SYNAPSES (inputs, row), behind spikes tile by tile; WINDOW (places, reach); COUNT (reach,): its gain;
                                               READOUT (actions, row) */
     const int32_t *bias, *threshold;       /* (row,) */
+    const int32_t *kepts;                  /* (row,) LIF: kept of each neuron; NULL where one holds for all */
     const int32_t *chunks;                 /* (tiles of PAD neurons, pieces of PIECE_INPUTS inputs) of SYNAPSES that are sparse:
                                               how many chunks of slots there are; NULL of others */
     const int8_t *slots;                   /* (chunks, 2, PAD, CHUNK_SLOTS): places of inputs within the piece, then weights */

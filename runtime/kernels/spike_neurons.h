@@ -6,6 +6,13 @@ static inline ints leaked(ints v, int32_t kept) {
     return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
 }
 
+/* The same where each neuron keeps a share of its own. */
+static inline ints leaked_each(ints v, ints kept) {
+    const ints sign = v >> 31, magnitude = (v ^ sign) - sign;
+    const ints high = magnitude >> DECAY_BITS, low = magnitude & ((1 << DECAY_BITS) - 1);
+    return ((high * kept + (low * kept >> DECAY_BITS)) ^ sign) - sign;
+}
+
 static inline ints clipped(ints v) {
     const ints above = v > MEMBRANE_LIMIT, below = v < -MEMBRANE_LIMIT;
     return (v & ~(above | below)) | (above & MEMBRANE_LIMIT) | (below & -MEMBRANE_LIMIT);
@@ -40,7 +47,7 @@ static inline void store_spikes(uint8_t *to, truths where) {
 #endif
 }
 
-enum { ANY_LEAK, POWER_LEAK };   /* the share of the membrane that is kept */
+enum { ANY_LEAK, POWER_LEAK, OWN_LEAK };   /* the share of the membrane that is kept; each neuron its own */
 
 /* A tile of PAD neurons in all elements, so that what is counted stays in registers. Inlined for constants. Where all
  * neurons have a bias, every update is active. */
@@ -51,6 +58,7 @@ static inline __attribute__((always_inline)) void fire_tile(
     const int32_t shift = leak == POWER_LEAK ? DECAY_BITS - __builtin_ctz((uint32_t)kept) : 0, towards_zero = (1 << shift) - 1;
     const ints bias = *(const ints *)(n->bias + tile), threshold = *(const ints *)(n->threshold + tile);
     ints fired = *(ints *)(n->recent + tile), active = *(ints *)(n->recent + row + tile);
+    const ints own = leak == OWN_LEAK ? *(const ints *)(n->kepts + tile) : bias;
     uint8_t *values = n->values;
     int64_t at = tile;
     for (int32_t k = 0; k < elements; k++) {
@@ -58,7 +66,8 @@ static inline __attribute__((always_inline)) void fire_tile(
         for (int32_t t = 0; t < ticks; t++, at += row) {
             const ints current = *(const ints *)(currents + at);
             if (!biased) active = counted_on(active, is_active(v, current, bias));
-            if (t > 0) v = leak == POWER_LEAK ? (v + (v >> 31 & towards_zero)) >> shift : leaked(v, kept);
+            if (t > 0) v = leak == POWER_LEAK ? (v + (v >> 31 & towards_zero)) >> shift
+                         : leak == OWN_LEAK ? leaked_each(v, own) : leaked(v, kept);
             v += current * (1 << FRACTION_BITS) + bias;
             if (saturates) v = clipped(v);   /* elsewhere the overflow proof holds */
             const truths spikes = is_above(v, threshold);
@@ -87,7 +96,8 @@ static inline __attribute__((always_inline)) void fire_as(
 
 static void fire(const engine *e, const node *n, int32_t elements) {
     const int32_t power = n->kept && !(n->kept & (n->kept - 1));
-    if (n->saturates) fire_as(e, n, elements, e->ticks, ANY_LEAK, 1);
+    if (n->kepts) fire_as(e, n, elements, e->ticks, OWN_LEAK, n->saturates);
+    else if (n->saturates) fire_as(e, n, elements, e->ticks, ANY_LEAK, 1);
     else if (!power) fire_as(e, n, elements, e->ticks, ANY_LEAK, 0);
     else if (e->ticks == USUAL_TICKS) fire_as(e, n, elements, USUAL_TICKS, POWER_LEAK, 0);   /* without a loop */
     else fire_as(e, n, elements, e->ticks, POWER_LEAK, 0);

@@ -167,7 +167,7 @@ def test_scale_rules() -> None:
     scale = (model.config.threshold / lif.threshold * 2.0**qkv.exponent)[:, None]
     affine = present(folded.blocks[0].attention).qkv
     assert (np.abs(qkv.weights * scale - affine.weight) <= scale / 2 + 1e-9).all()
-    scales = Scales(8, model.config.threshold, 1, lif.decay)
+    scales = Scales(8, model.config.threshold, 1, int(lif.decays[0]))
     capped = lif.threshold == largest_threshold_for_bias(affine.bias, scales)
     assert np.abs(qkv.weights)[~capped].max(axis=1).min() > 120 and capped.mean() < 0.2
     entry = network["blocks.0.attention.input_lif"]

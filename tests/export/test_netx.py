@@ -190,6 +190,7 @@ def lava_cases() -> dict[str, tuple[Network, str]]:
         ),
         "one tick": (whole_network(5, width=5, ticks=1), EXPAND),
         "long memory": (whole_network(6, width=9, ticks=6, decay=0.875), QKV),
+        "own decays": (whole_network(6, width=9, ticks=4, learn_decays=True), QKV),
     }
 
 

@@ -151,6 +151,7 @@ def extreme(draw: Any) -> Network:
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
     ticks, decay = draw(st.integers(1, 6)), draw(st.integers(1, 4096))
     down, shift = draw(st.integers(-8, 0)), draw(st.integers(0, 12))
+    own = draw(st.booleans())
     with_neurons, most = draw(st.booleans()), min(4095, 128 * decay)  # a small decay piles biases up
 
     def attempt(exponent: int) -> Network:
@@ -165,8 +166,9 @@ def extreme(draw: Any) -> Network:
                 generator.integers(1, top, 5),
                 generator.integers(-most, most, 5),
             )
+            decays = generator.integers(0, 4097, 5).astype(np.int16) if own else decay
             nodes += [
-                LIF("lif", "residual.0", threshold.astype(np.int32), mantissa.astype(np.int16), 2, decay),
+                LIF("lif", "residual.0", threshold.astype(np.int32), mantissa.astype(np.int16), 2, decays),
                 Synapses("project", "lif", generator.integers(-127, 128, (5, 5)).astype(np.int8), down),
                 Residual("residual.1", ("residual.0", "project"), generator.integers(-99, 100, 5).astype(np.int32)),
             ]

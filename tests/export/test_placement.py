@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -77,6 +78,7 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
     inputs: list[dict[Any, int]] = [defaultdict(int) for _ in placement.cores]  # (population, reading) -> synapses
     outputs: dict[tuple[str, int], set[Any]] = defaultdict(set)  # neuron -> destinations
     thresholds: list[set[int]] = [set() for _ in placement.cores]
+    decays: list[set[int]] = [set() for _ in placement.cores]
     home = {}
     for core in placement.cores:
         for part in core.slices:
@@ -89,6 +91,8 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
                     outputs[reading[1], reading[2]].add((core.index, node.name, reading[0]))
                 if isinstance(node, LIF):
                     thresholds[core.index].add(int(node.threshold[neuron]))
+                    own = node.decay[neuron] if isinstance(node.decay, np.ndarray) else node.decay
+                    decays[core.index].add(int(own))
     residual = network[network.readout.source]
     for neuron in range(residual.size):
         outputs[residual.name, neuron].add("host")
@@ -98,8 +102,9 @@ def count_by_hand(network: Network, chip: Chip, placement: Placement) -> list[di
             "input_axons": len(axons),
             "output_axons": 0,
             "thresholds": len(values),
+            "decays": len(leaks),
         }
-        for axons, values in zip(inputs, thresholds)
+        for axons, values, leaks in zip(inputs, thresholds, decays)
     ]
     for neuron_key, destinations in outputs.items():
         if neuron_key in home:
@@ -133,6 +138,7 @@ def small_chips(draw: Any) -> Chip:
         "input_axons": draw(st.sampled_from([40, 60, 4096, None])),
         "output_axons": draw(st.sampled_from([100, 4096, None])),
         "thresholds": draw(st.sampled_from([1, 2, 8, None])),
+        "decays": draw(st.sampled_from([1, 3, 32, None])),
     }
     grade: dict[str, Grade | None] = {name: None if limit is None else "inferred" for name, limit in limits.items()}
     figures: dict[str, Any] = {

@@ -113,7 +113,7 @@ def _slow_lif(node: LIF, currents: list[list[int]]) -> list[list[int]]:
     for current in currents:
         fired = []
         for n in range(node.size):
-            leaked = abs(membrane[n]) * (4096 - node.decay) // 4096 * (1 if membrane[n] > 0 else -1)
+            leaked = abs(membrane[n]) * (4096 - int(node.decays[n])) // 4096 * (1 if membrane[n] > 0 else -1)
             value = leaked + 64 * current[n] + (int(node.bias_mantissa[n]) << node.bias_exponent)
             value = max(-(2**23) + 1, min(2**23 - 1, value))
             fired.append(int(value > 64 * int(node.threshold[n])))

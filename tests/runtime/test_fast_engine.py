@@ -108,7 +108,9 @@ def test_more_lanes_than_are_computed_together(attention: Any, mode: Mode) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
-    """Silent, saturated and other populations, any number of ticks, rows that fill tiles and rows that do not."""
+    """Silent, saturated and other populations, one decay or many, any number of ticks, rows that fill tiles and rows
+    that do not.
+    """
     generator = np.random.default_rng(seed)
     sizes: dict[str, Any] = {
         "width": int(generator.integers(1, 200)),
@@ -118,6 +120,7 @@ def test_every_way_to_add_up_gives_the_same(build: None, seed: int) -> None:
         "decay": float(generator.choice([0.0, 0.25, 0.375, 0.5])),
         "attention": generator.choice(["pssa", "sdsa1", "tssa"]),
     }
+    sizes["learn_decays"] = seed % 2 == 1 and sizes["decay"] > 0.0
     network = with_extreme_neurons(random_network(seed, **sizes | {"window": min(3, sizes["context"])}), generator)
     mode: Mode = "window" if seed % 3 == 0 else "stream"
     assert compare(network, int(generator.choice([1, 2, 19, CHUNK_ELEMENTS + 3])), mode, 5, seed) > 0

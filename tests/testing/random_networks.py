@@ -56,12 +56,13 @@ EXPORTABLE_NORMS: tuple[NormKind, ...] = ("ptbn", "tdbn", "reptbn", "none")
 def exportable(
     draw: Any, largest_width: int = 12, largest_blocks: int = 2, largest_context: int = 8, on_host: bool = True
 ) -> dict[str, Any]:
-    """Arguments of :func:`random_model`: every attention, norm, embedding and head that can be exported; ``on_host``
-    allows an embedding there.
+    """Arguments of :func:`random_model`: every attention, norm, embedding and head that can be exported, with one decay
+    or one for each neuron; ``on_host`` allows an embedding there.
     """
     heads, context = draw(st.integers(1, 3)), draw(st.integers(1, largest_context))
     embed_norm = draw(st.sampled_from(get_args(EmbedNormKind))) if on_host else "ptbn"
     unquantized = st.just(UNQUANTIZED) if embed_norm == "layernorm" else st.nothing()
+    ticks, decay = draw(st.integers(1, 8)), draw(st.sampled_from([0.25, 0.5, 0.875, 0.0]))
     return {
         "seed": draw(st.integers(0, 2**31)),
         "attention": draw(st.sampled_from(get_args(AttentionKind))),
@@ -71,12 +72,13 @@ def exportable(
         "heads": heads,
         "width": heads * draw(st.integers(1, largest_width // heads)),
         "blocks": draw(st.integers(1, largest_blocks)),
-        "ticks": draw(st.integers(1, 8)),
+        "ticks": ticks,
         "context": context,
         "window": draw(st.integers(1, context)),
         "embed_norm": embed_norm,
         "input_bits": draw(unquantized | st.integers(4, 12)),
-        "decay": draw(st.sampled_from([0.25, 0.5, 0.875, 0.0])),
+        "decay": decay,
+        "learn_decays": ticks > 1 and decay > 0.0 and draw(st.booleans()),
     }
 
 
@@ -105,6 +107,7 @@ def random_model(
     mlp_ratio: int = 2,
     actions: int = ACTIONS,
     learn_thresholds: bool = False,
+    learn_decays: bool = False,
 ) -> DSFormer:
     """A model with random weights, gains and running statistics, such that every population fires."""
     generator = np.random.default_rng(seed)
@@ -124,6 +127,7 @@ def random_model(
         heads=heads,
         embed_norm=embed_norm,
         learn_thresholds=learn_thresholds,
+        learn_decays=learn_decays,
     )
     model = DSFormer(config, random_codec(features, input_bits, generator), actions, discrete)
     randomise(model, generator)
@@ -133,7 +137,7 @@ def random_model(
 
 
 def randomise(model: nn.Module, generator: np.random.Generator) -> None:
-    """Move batch norms, running statistics, skips and positional biases away from their start, so that neurons fire."""
+    """Move norms, their statistics, skips, positional biases and decays away from their start, so that neurons fire."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             for tensor, low, high in (
@@ -149,6 +153,9 @@ def randomise(model: nn.Module, generator: np.random.Generator) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("skip"):
             parameter.data.fill_(generator.normal(0.0, 0.3))
+    for name, parameter in model.named_parameters():
+        if name.endswith("logit_decay"):
+            parameter.data.copy_(torch.from_numpy(generator.normal(0.0, 1.5, len(parameter))))
 
 
 def randomise_layer_norms(model: nn.Module, generator: np.random.Generator) -> None:

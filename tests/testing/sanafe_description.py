@@ -109,10 +109,10 @@ def _group(population: Population) -> list[str]:
         trains = present(population.replayed).T.tolist()
         return lines + [f"        - {index}: [spikes: {train}]" for index, train in enumerate(trains)]
     node = population.lif
-    keep = ((1 << DECAY_BITS) - node.decay) / (1 << DECAY_BITS)
+    keeps = ((1 << DECAY_BITS) - node.decays) / (1 << DECAY_BITS)
     for index in range(node.size):
         bias = node.bias[index] / FRACTION
-        fields = f"threshold: {node.threshold[index]}, bias: {bias}, potential: {-bias}, leak_decay: {keep}"
+        fields = f"threshold: {node.threshold[index]}, bias: {bias}, potential: {-bias}, leak_decay: {keeps[index]}"
         lines.append(f"        - {index}: [soma: {{{fields}, reset: 0, reset_mode: hard}}]")
     return lines
 

@@ -50,9 +50,10 @@ ADDED_FIELDS = {
     "attention_scale": 1.0,
     "key_value_offset": 0.0,
     "learn_thresholds": False,
+    "learn_decays": False,
 }
 """Fields of ModelConfig younger than checkpoint format 1, with what the models were that do not name them."""
-ADDED_TO_MODEL = {"learn_thresholds": False}
+ADDED_TO_MODEL = {"learn_thresholds": False, "learn_decays": False}
 """Those of them that are younger than sweeps and resumed runs, too."""
 ADDED_SETTINGS = {
     "policy": "dsformer",
@@ -111,6 +112,9 @@ class ModelConfig:
     learn_thresholds: bool = False
     """Learn a threshold for each neuron that reads the residual, a factor on the common one that starts at 1. All other
     neurons have a norm or a weight in front of them, which says the same."""
+    learn_decays: bool = False
+    """Learn for each neuron the share of its membrane that survives a tick, between 0 and 1, from the common decay on.
+    On a chip it is the nearest multiple of 1/4096."""
     norm: NormKind = "ptbn"
     """Norm behind every Linear in the blocks: ptbn, tdbn (batch norm alone), tdln (layer norm alone, cannot become
     spikes), reptbn (ptbn plus a learned share of its input, the release's Adroit variant), or none."""
@@ -135,6 +139,9 @@ class ModelConfig:
             raise UserError(f"model.heads is {self.heads}: it must divide model.width {self.width}")
         if not 0.0 <= self.decay < 1.0:
             raise UserError(f"model.decay is {self.decay}: it must be in [0, 1)")
+        if self.learn_decays and (self.decay == 0.0 or self.ticks == 1):
+            which = "model.decay is 0" if self.decay == 0.0 else "model.ticks is 1"
+            raise UserError(f"model.learn_decays needs neurons that keep a membrane, and {which}: drop one of them")
         if self.key_value_offset and self.norm == "none":
             raise UserError("model.key_value_offset needs a norm to offset: choose another --model.norm than none")
         if self.attention_surrogate_width <= 0.0:
@@ -162,8 +169,9 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise UserError(f"model.{name} is {value!r}: it must be a whole number")
-        if not isinstance(self.learn_thresholds, bool):
-            raise UserError(f"model.learn_thresholds is {self.learn_thresholds!r}: it must be true or false")
+        for name in ("learn_thresholds", "learn_decays"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UserError(f"model.{name} is {value!r}: it must be true or false")
         for name in ("attention_surrogate_width", "attention_scale", "key_value_offset", "threshold", "decay"):
             value = getattr(self, name)
             unset = value is None and name == "attention_scale"
@@ -307,8 +315,8 @@ class TrainConfig(Levers):
     """How LIF neurons compute: fused (one pass), or snntorch (its Leaky, tick by tick). Equal results in fp32."""
     init: Path | None = None
     """Run directory or checkpoint of a trained float model to go on from: fine-tuning in floats over --steps, also with
-    fewer --model.ticks than it has or with --model.learn-thresholds; or quantization-aware training over
-    --qat-steps."""
+    fewer --model.ticks than it has or with --model.learn-thresholds or --model.learn-decays; or quantization-aware
+    training over --qat-steps."""
     qat_steps: int = 0
     """Steps of quantization-aware training from --init, in place of --steps: every norm is folded, and the forward pass
     computes with the integers' values. A rival of Linears (dt, bc, twin) keeps its norms, and is trained through the
@@ -403,6 +411,7 @@ class TrainConfig(Levers):
         of_dsformer = {
             "--rate-penalty": self.rate_penalty,
             "--prune-channels": self.prune_channels,
+            "--model.learn-decays": self.model.learn_decays,
             "--no-per-channel": not self.per_channel,
             "--threshold-units": self.threshold_units != THRESHOLD_UNITS,
         }

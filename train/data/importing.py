@@ -149,7 +149,7 @@ def _own(
         env_spec=registered,
         storage=SimpleNamespace(metadata={}),
     )
-    found = draft(dataset_id, pretended, stated)
+    found = draft(dataset_id, pretended, stated, where)
     if found.unscored:
         notes.append(f"policies of these data cannot be scored here: {found.unscored}")
     return found.unsettled, {TASK_METADATA: json.dumps(found.definition.to_json())}

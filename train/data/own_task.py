@@ -88,18 +88,19 @@ def read_task_file(path: Path) -> TaskDefinition:
     return dataclasses.replace(stated, environment=without_module(stated.env_id))
 
 
-def draft(dataset_id: str, dataset: Any, stated: TaskDefinition = NOTHING_STATED) -> Draft:
+def draft(dataset_id: str, dataset: Any, stated: TaskDefinition = NOTHING_STATED, where: str | None = None) -> Draft:
     """What a Minari dataset says of its task.
 
     Args:
         dataset_id: of it.
         dataset: Minari's.
         stated: what its user says; that comes before what the dataset says.
+        where: what is read, for messages, if not a dataset of the store.
 
     Raises:
         UserError: a policy cannot have its observations or actions, or what is stated contradicts them.
     """
-    where = f"dataset '{dataset_id}'"
+    where = where or f"dataset '{dataset_id}'"
     stated = _merged(stated, _carried(where, dataset.storage.metadata))
     reasons = dict.fromkeys(stated.to_json(), "stated")
     layout = observation_layout(where, dataset.observation_space)

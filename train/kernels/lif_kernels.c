@@ -4,6 +4,8 @@
  *   x = scale * y + shift          (the affine map is a batch norm whose statistics are known)
  *   m[t] = decay * v[t-1] + x[t]   s[t] = m[t] > threshold   v[t] = m[t] * (1 - s[t])   v[-1] = 0
  *
+ * Every channel has a decay of its own; where all have one, the vector holds it so many times.
+ *
  * Backward recomputes m from y, so that no membrane and no mask is ever stored; the reset is detached, and the
  * surrogate is snnTorch-style: ds/dm = slope where |m - threshold| < half_width.
  *

@@ -1,10 +1,10 @@
 /* The kernels for one combination of types; lif_kernels.c includes this once per combination. */
 
 typedef struct {
-    REAL decay, threshold, half_width, slope;
+    REAL threshold, half_width, slope;
 } NAME(Neuron);
 
-/* ``partial`` is zeroed scratch space, (2 * chunks of rows, channels), here and below.
+/* ``partial`` is zeroed scratch space, (2 * chunks of rows, channels), here and below, but for backward_sums.
  * Sum and squared deviations of every channel over all rows of (rows, channels): mean and m2 = sum (y - mean)^2. */
 void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *restrict m2, REAL *restrict partial,
                    int64_t rows, int64_t channels, int threads) {
@@ -38,8 +38,8 @@ void NAME(moments)(const CURRENT *restrict y, double *restrict mean, double *res
 }
 
 void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
-                   SPIKE *restrict spikes, int64_t ticks, int64_t rows, int64_t channels,
-                   REAL decay, REAL threshold, int threads) {
+                   const REAL *restrict decay, SPIKE *restrict spikes, int64_t ticks, int64_t rows, int64_t channels,
+                   REAL threshold, int threads) {
     const int64_t plane = rows * channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++)
@@ -49,7 +49,8 @@ void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const 
             for (int64_t t = 0; t < ticks; t++) {
                 const int64_t at = t * plane + r * channels + c0;
                 for (int64_t c = 0; c < n; c++) {
-                    const REAL m = decay * v[c] + (scale[c0 + c] * (REAL)LOAD(y[at + c]) + shift[c0 + c]);
+                    const REAL m =
+                        decay[c0 + c] * v[c] + (scale[c0 + c] * (REAL)LOAD(y[at + c]) + shift[c0 + c]);
                     const int fired = m > threshold;
                     spikes[at + c] = STORE_SPIKE(fired ? (REAL)1 : (REAL)0);
                     v[c] = fired ? (REAL)0 : m;
@@ -58,16 +59,18 @@ void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const 
         }
 }
 
-/* Gradient of the loss to x for one row and up to LANES channels, ticks running backwards, into g (ticks, LANES). */
-static inline void NAME(row_gradient)(const CURRENT *restrict y, const REAL *restrict scale,
-                                      const REAL *restrict shift, const SPIKE *restrict grad, REAL *restrict g,
-                                      int64_t ticks, int64_t plane, int64_t n, const NAME(Neuron) *neuron) {
+/* Gradient of the loss to x for one row and up to LANES channels, ticks running backwards, into g (ticks, LANES). Where
+ * ``decays`` is no NULL, the gradient to the decays, sum over ticks of g[t] * v[t-1], is added to it. */
+static inline __attribute__((always_inline)) void NAME(row_gradient)(
+    const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift, const REAL *restrict decay,
+    const SPIKE *restrict grad, REAL *restrict g, REAL *restrict decays, int64_t ticks, int64_t plane, int64_t n,
+    const NAME(Neuron) *neuron) {
     REAL carry[LANES] = {0};
-    const REAL decay = neuron->decay, threshold = neuron->threshold; /* in registers: g may not alias them */
+    const REAL threshold = neuron->threshold; /* in registers: g may not alias them */
     const REAL half_width = neuron->half_width, height = neuron->slope;
     for (int64_t t = 0; t < ticks; t++) /* membranes before reset, into g */
         for (int64_t c = 0; c < n; c++) {
-            const REAL m = decay * carry[c] + (scale[c] * (REAL)LOAD(y[t * plane + c]) + shift[c]);
+            const REAL m = decay[c] * carry[c] + (scale[c] * (REAL)LOAD(y[t * plane + c]) + shift[c]);
             g[t * LANES + c] = m;
             carry[c] = m > threshold ? (REAL)0 : m;
         }
@@ -77,18 +80,24 @@ static inline void NAME(row_gradient)(const CURRENT *restrict y, const REAL *res
             const REAL m = g[t * LANES + c], distance = m - threshold;
             const REAL near = distance < 0 ? -distance : distance;
             const REAL slope = near < half_width ? height : (REAL)0;
-            const REAL kept = m > threshold ? (REAL)0 : decay;
+            const REAL kept = m > threshold ? (REAL)0 : decay[c];
             carry[c] = slope * (REAL)LOAD_SPIKE(grad[t * plane + c]) + kept * carry[c];
             g[t * LANES + c] = carry[c];
+            if (decays && t > 0) {
+                const REAL before = g[(t - 1) * LANES + c]; /* still the membrane */
+                decays[c] += carry[c] * (before > threshold ? (REAL)0 : before);
+            }
         }
 }
 
-/* Per channel: sum of g and sum of g * (y - centre), what a batch norm's own gradient needs. */
-void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
-                         const REAL *restrict centre, const SPIKE *restrict grad, double *restrict sum_g,
-                         double *restrict sum_gy, REAL *restrict partial, int64_t ticks, int64_t rows, int64_t channels,
-                         REAL decay, REAL threshold, REAL half_width, REAL slope, int threads) {
-    const NAME(Neuron) neuron = {decay, threshold, half_width, slope};
+/* Per channel: sum of g and sum of g * (y - centre), what a batch norm's own gradient needs; and where decays are learned
+ * (``sum_gv`` is no NULL) sum of g[t] * v[t-1], the gradient to them. ``partial`` is (3 * chunks of rows, channels). */
+static void NAME(sums)(
+    const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift, const REAL *restrict decay,
+    const REAL *restrict centre, const SPIKE *restrict grad, double *restrict sum_g, double *restrict sum_gy,
+    double *restrict sum_gv, REAL *restrict partial, int64_t ticks, int64_t rows, int64_t channels, REAL threshold,
+    REAL half_width, REAL slope, int threads) {
+    const NAME(Neuron) neuron = {threshold, half_width, slope};
     const int64_t plane = rows * channels, chunks = (rows + CHUNK - 1) / CHUNK;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t k = 0; k < chunks; k++) {
@@ -97,8 +106,14 @@ void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, 
         for (int64_t r = k * CHUNK; r < last; r++)
             for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
                 const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
-                REAL *sum = partial + 2 * k * channels + c0, *product = sum + channels;
-                NAME(row_gradient)(y + at, scale + c0, shift + c0, grad + at, g, ticks, plane, n, &neuron);
+                REAL *sum = partial + 3 * k * channels + c0, *product = sum + channels;
+                const CURRENT *here = y + at;
+                if (sum_gv) /* inlined twice, so that nobody pays for what is not asked for */
+                    NAME(row_gradient)(here, scale + c0, shift + c0, decay + c0, grad + at, g, product + channels, ticks,
+                                       plane, n, &neuron);
+                else
+                    NAME(row_gradient)(here, scale + c0, shift + c0, decay + c0, grad + at, g, 0, ticks, plane, n,
+                                       &neuron);
                 for (int64_t t = 0; t < ticks; t++)
                     for (int64_t c = 0; c < n; c++) {
                         sum[c] += g[t * LANES + c];
@@ -109,25 +124,46 @@ void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, 
     for (int64_t c = 0; c < channels; c++) sum_g[c] = sum_gy[c] = 0;
     for (int64_t k = 0; k < chunks; k++)
         for (int64_t c = 0; c < channels; c++) {
-            sum_g[c] += partial[2 * k * channels + c];
-            sum_gy[c] += partial[(2 * k + 1) * channels + c];
+            sum_g[c] += partial[3 * k * channels + c];
+            sum_gy[c] += partial[(3 * k + 1) * channels + c];
         }
+    if (!sum_gv) return;
+    for (int64_t c = 0; c < channels; c++) sum_gv[c] = 0;
+    for (int64_t k = 0; k < chunks; k++)
+        for (int64_t c = 0; c < channels; c++) sum_gv[c] += partial[(3 * k + 2) * channels + c];
+}
+
+void NAME(backward_sums)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
+                         const REAL *restrict decay, const REAL *restrict centre, const SPIKE *restrict grad,
+                         double *restrict sum_g, double *restrict sum_gy, REAL *restrict partial, int64_t ticks,
+                         int64_t rows, int64_t channels, REAL threshold, REAL half_width, REAL slope, int threads) {
+    NAME(sums)(y, scale, shift, decay, centre, grad, sum_g, sum_gy, 0, partial, ticks, rows, channels, threshold,
+               half_width, slope, threads);
+}
+
+void NAME(backward_decays)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
+                           const REAL *restrict decay, const REAL *restrict centre, const SPIKE *restrict grad,
+                           double *restrict sum_g, double *restrict sum_gy, double *restrict sum_gv,
+                           REAL *restrict partial, int64_t ticks, int64_t rows, int64_t channels, REAL threshold,
+                           REAL half_width, REAL slope, int threads) {
+    NAME(sums)(y, scale, shift, decay, centre, grad, sum_g, sum_gy, sum_gv, partial, ticks, rows, channels, threshold,
+               half_width, slope, threads);
 }
 
 /* grad_y = gain * g + offset + slant * (y - centre). */
 void NAME(backward_apply)(const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift,
-                          const REAL *restrict centre, const REAL *restrict gain, const REAL *restrict offset,
-                          const REAL *restrict slant, const SPIKE *restrict grad, CURRENT *restrict grad_y,
-                          int64_t ticks, int64_t rows, int64_t channels,
-                          REAL decay, REAL threshold, REAL half_width, REAL slope, int threads) {
-    const NAME(Neuron) neuron = {decay, threshold, half_width, slope};
+                          const REAL *restrict decay, const REAL *restrict centre, const REAL *restrict gain,
+                          const REAL *restrict offset, const REAL *restrict slant, const SPIKE *restrict grad,
+                          CURRENT *restrict grad_y, int64_t ticks, int64_t rows, int64_t channels, REAL threshold,
+                          REAL half_width, REAL slope, int threads) {
+    const NAME(Neuron) neuron = {threshold, half_width, slope};
     const int64_t plane = rows * channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         REAL g[ticks * LANES];
         for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
             const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
-            NAME(row_gradient)(y + at, scale + c0, shift + c0, grad + at, g, ticks, plane, n, &neuron);
+            NAME(row_gradient)(y + at, scale + c0, shift + c0, decay + c0, grad + at, g, 0, ticks, plane, n, &neuron);
             for (int64_t t = 0; t < ticks; t++)
                 for (int64_t c = 0; c < n; c++) {
                     const REAL deviation = (REAL)LOAD(y[at + t * plane + c]) - centre[c0 + c];

@@ -69,10 +69,18 @@ def _sizes(current: Tensor, with_ticks: bool) -> tuple[int, ...]:
 
 
 def _scratch(current: Tensor, with_ticks: bool) -> Tensor:
-    """Room for two partial sums per chunk of rows and channel."""
+    """Room for the partial sums per chunk of rows and channel: two, with ticks three."""
     *_, rows, channels = _sizes(current, with_ticks)
     chunks = (rows + CHUNK_ROWS - 1) // CHUNK_ROWS
-    return torch.zeros(2 * chunks, channels, dtype=real_dtype(current.dtype))
+    return torch.zeros((3 if with_ticks else 2) * chunks, channels, dtype=real_dtype(current.dtype))
+
+
+def _per_channel(decay: float | Tensor, current: Tensor) -> Tensor:
+    """(channels,) decays as the kernels read them."""
+    real = real_dtype(current.dtype)
+    if isinstance(decay, Tensor):
+        return decay.detach().to(real).contiguous()
+    return torch.full((current.shape[-1],), decay, dtype=real)
 
 
 def moments(current: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,25 +94,34 @@ def moments(current: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forward(
-    current: Tensor, scale: Tensor, shift: Tensor, spike_dtype: torch.dtype, decay: float, threshold: float
+    current: Tensor, scale: Tensor, shift: Tensor, spike_dtype: torch.dtype, decay: float | Tensor, threshold: float
 ) -> Tensor:
-    """Spikes of LIF(scale * current + shift)."""
+    """Spikes of LIF(scale * current + shift), with one decay or (channels,) of them."""
     current = current.contiguous()
-    spikes = torch.empty(current.shape, dtype=spike_dtype)
-    _call("forward", current, spike_dtype, current, scale, shift, spikes, decay, threshold)
+    spikes, decays = torch.empty(current.shape, dtype=spike_dtype), _per_channel(decay, current)
+    _call("forward", current, spike_dtype, current, scale, shift, decays, spikes, threshold)
     return spikes
 
 
 def backward_sums(
-    current: Tensor, scale: Tensor, shift: Tensor, centre: Tensor, grad: Tensor, *constants: float
-) -> tuple[Tensor, Tensor]:
-    """Per channel, in float64: sum g and sum g * (current - centre); ``constants`` as in NeuronConstants."""
-    total = torch.empty(current.shape[-1], dtype=torch.float64)
-    product = torch.empty_like(total)
-    scratch = _scratch(current, with_ticks=True)
-    arguments = (current.contiguous(), scale, shift, centre, grad.contiguous(), total, product, scratch)
-    _call("backward_sums", current, grad.dtype, *arguments, *constants)
-    return total, product
+    current: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    centre: Tensor,
+    grad: Tensor,
+    decay: float | Tensor,
+    *constants: float,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Per channel, in float64: sum g, sum g * (current - centre), and of decays that are a tensor the gradient to them.
+
+    ``constants`` are NeuronConstants' others.
+    """
+    learned = isinstance(decay, Tensor)
+    sums = [torch.empty(current.shape[-1], dtype=torch.float64) for _ in range(3 if learned else 2)]
+    inputs = (current.contiguous(), scale, shift, _per_channel(decay, current), centre, grad.contiguous())
+    name = "backward_decays" if learned else "backward_sums"
+    _call(name, current, grad.dtype, *inputs, *sums, _scratch(current, with_ticks=True), *constants)
+    return sums[0], sums[1], sums[2] if learned else None
 
 
 def backward_apply(
@@ -114,12 +131,13 @@ def backward_apply(
     centre: Tensor,
     coefficients: tuple[Tensor, Tensor, Tensor],
     grad: Tensor,
+    decay: float | Tensor,
     *constants: float,
 ) -> Tensor:
     """Gain * g + offset + slant * (current - centre)."""
     result = torch.empty_like(current, memory_format=torch.contiguous_format)
-    arguments = (current.contiguous(), scale, shift, centre, *coefficients, grad.contiguous(), result)
-    _call("backward_apply", current, grad.dtype, *arguments, *constants)
+    inputs = (current.contiguous(), scale, shift, _per_channel(decay, current), centre, *coefficients)
+    _call("backward_apply", current, grad.dtype, *inputs, grad.contiguous(), result, *constants)
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.train.config.training import AttentionKind, ModelConfig
-from dsf.train.models.neurons import LIF, residual_neurons
+from dsf.train.models.neurons import LIF, learned_decays, residual_neurons
 from dsf.train.models.norm import make_norm, offset_channels
 
 
@@ -78,8 +78,9 @@ class SpikingAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.qkv_norm = make_norm(config.norm, 3 * width, gain)
         offset_channels(self.qkv_norm, slice(width, 3 * width), config.key_value_offset)
-        self.qkv_lif = LIF(config.decay, config.threshold)
-        self.attention_lif = LIF(config.decay, config.threshold, config.attention_surrogate_width)
+        self.qkv_lif = LIF(config.decay, config.threshold, decays=learned_decays(config, 3 * width))
+        own = learned_decays(config, width)
+        self.attention_lif = LIF(config.decay, config.threshold, config.attention_surrogate_width, decays=own)
         self.project = nn.Linear(width, width, bias=False)
         self.project_norm = make_norm(config.norm, width, gain)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dsf.train.config.training import ModelConfig
 from dsf.train.models.attention import TokenRows, make_attention
 from dsf.train.models.decision_model import DecisionModel
-from dsf.train.models.neurons import LIF, residual_neurons
+from dsf.train.models.neurons import LIF, learned_decays, residual_neurons
 from dsf.train.models.norm import make_norm
 from dsf.train.quantization.codec import InputCodec
 
@@ -27,7 +27,7 @@ class MLP(nn.Module):
         self.input_lif = residual_neurons(config)
         self.expand = nn.Linear(width, hidden, bias=False)
         self.expand_norm = make_norm(config.norm, hidden, config.threshold)
-        self.hidden_lif = LIF(config.decay, config.threshold)
+        self.hidden_lif = LIF(config.decay, config.threshold, decays=learned_decays(config, hidden))
         self.contract = nn.Linear(hidden, width, bias=False)
         self.contract_norm = make_norm(config.norm, width, config.threshold)
 

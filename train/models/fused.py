@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ Coefficients = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class NeuronConstants:
-    """Decay and threshold of the neuron; the surrogate is ``slope`` where |v - threshold| < ``half_width``."""
+    """Decay and threshold of the neuron; the surrogate is ``slope`` where |v - threshold| < ``half_width``.
+
+    Where a neuron's decays (channels,) are given beside these, they take the place of the one here.
+    """
 
     decay: float
     threshold: float
@@ -82,9 +85,11 @@ def merge_ranks(mean: Tensor, squares: Tensor, count: int) -> tuple[Tensor, Tens
     return total_mean, total_squares, int(total)
 
 
-def fused_lif(current: Tensor, constants: NeuronConstants, spike_dtype: torch.dtype) -> Tensor:
+def fused_lif(
+    current: Tensor, constants: NeuronConstants, spike_dtype: torch.dtype, decays: Tensor | None = None
+) -> Tensor:
     """Spikes of currents (ticks, rows, channels)."""
-    spikes: Tensor = _LIF.apply(current, constants, spike_dtype)
+    spikes: Tensor = _LIF.apply(current, constants, spike_dtype, decays)
     return spikes
 
 
@@ -96,34 +101,37 @@ def fused_batch_norm_lif(
     moments: ChannelMoments,
     constants: NeuronConstants,
     spike_dtype: torch.dtype,
+    decays: Tensor | None = None,
 ) -> Tensor:
     """Spikes of weight * (y - mean) / deviation + bias + skip * y, for y (ticks, rows, channels)."""
     skip = weight.new_zeros(()) if skip is None else skip
-    spikes: Tensor = _BatchNormLIF.apply(y, weight, bias, skip, moments, constants, spike_dtype)
+    spikes: Tensor = _BatchNormLIF.apply(y, weight, bias, skip, moments, constants, spike_dtype, decays)
     return spikes
 
 
 def batch_norm(y: Tensor, weight: Tensor, bias: Tensor, skip: Tensor | None, moments: ChannelMoments) -> Tensor:
     """Weight * (y - mean) / deviation + bias + skip * y, in the dtype of ``y`` (..., channels)."""
     skip = weight.new_zeros(()) if skip is None else skip
-    normalised: Tensor = _BatchNormLIF.apply(y, weight, bias, skip, moments, None, y.dtype)
+    normalised: Tensor = _BatchNormLIF.apply(y, weight, bias, skip, moments, None, y.dtype, None)
     return normalised
 
 
 class _LIF(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: Tensor, constants: NeuronConstants, spike_dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, current: Tensor, constants: NeuronConstants, spike_dtype: torch.dtype, decays: Tensor | None
+    ) -> Tensor:
         ones = torch.ones(current.shape[-1], dtype=native.real_dtype(current.dtype), device=current.device)
-        ctx.save_for_backward(current, ones)
+        ctx.save_for_backward(current, ones, decays)
         ctx.constants = constants
-        return _fire(current, ones, torch.zeros_like(ones), constants, spike_dtype)
+        return _fire(current, ones, torch.zeros_like(ones), constants, spike_dtype, decays)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        current, ones = ctx.saved_tensors
+        current, ones, decays = ctx.saved_tensors
         zeros = torch.zeros_like(ones)
-        result, _, _ = _gradient(current, ones, zeros, zeros, grads[0], ctx.constants, None)
-        return result, None, None
+        found = _gradient(current, ones, zeros, zeros, grads[0], ctx.constants, None, decays)
+        return found.y, None, None, found.to_decays(decays)
 
 
 class _BatchNormLIF(torch.autograd.Function):
@@ -139,17 +147,18 @@ class _BatchNormLIF(torch.autograd.Function):
         moments: ChannelMoments,
         constants: NeuronConstants | None,
         spike_dtype: torch.dtype,
+        decays: Tensor | None,
     ) -> Tensor:
         real = native.real_dtype(y.dtype)  # what the kernels read, whatever the norm's own dtype
         slope = weight * moments.inverse_deviation
         scale, shift = (slope + skip).to(real), (bias - moments.mean * slope).to(real)
-        ctx.save_for_backward(y, weight, skip, scale, shift)
+        ctx.save_for_backward(y, weight, skip, scale, shift, decays)
         ctx.moments, ctx.constants = moments, constants
-        return _fire(y, scale, shift, constants, spike_dtype)
+        return _fire(y, scale, shift, constants, spike_dtype, decays)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y, weight, skip, scale, shift = ctx.saved_tensors
+        y, weight, skip, scale, shift, decays = ctx.saved_tensors
         moments: ChannelMoments = ctx.moments
 
         def coefficients(total: Tensor, product: Tensor) -> Coefficients:
@@ -164,20 +173,40 @@ class _BatchNormLIF(torch.autograd.Function):
             return scale, offset.to(scale.dtype), slant.to(scale.dtype)
 
         mean = moments.mean.to(scale.dtype)
-        grad_y, total, product = _gradient(y, scale, shift, mean, grads[0], ctx.constants, coefficients)
-        grad_weight = (moments.inverse_deviation * product).to(weight.dtype)
-        grad_skip = (product + moments.mean * total).sum().to(skip.dtype)
-        return grad_y, grad_weight, total.to(weight.dtype), grad_skip, None, None, None
+        found = _gradient(y, scale, shift, mean, grads[0], ctx.constants, coefficients, decays)
+        grad_weight = (moments.inverse_deviation * found.product).to(weight.dtype)
+        grad_skip = (found.product + moments.mean * found.total).sum().to(skip.dtype)
+        grad_bias, grad_decays = found.total.to(weight.dtype), found.to_decays(decays)
+        return found.y, grad_weight, grad_bias, grad_skip, None, None, None, grad_decays
 
 
 def _fire(
-    y: Tensor, scale: Tensor, shift: Tensor, constants: NeuronConstants | None, spike_dtype: torch.dtype
+    y: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    constants: NeuronConstants | None,
+    spike_dtype: torch.dtype,
+    decays: Tensor | None,
 ) -> Tensor:
     if constants is None:
         return torch.addcmul(shift, y, scale).to(spike_dtype)
+    decay = constants.decay if decays is None else decays.to(scale.dtype)
     if native.covers(y, spike_dtype):
-        return native.forward(y, scale, shift, spike_dtype, constants.decay, constants.threshold)
-    return portable.spikes(y, scale, shift, constants.decay, constants.threshold, spike_dtype)
+        return native.forward(y, scale, shift, spike_dtype, decay, constants.threshold)
+    return portable.spikes(y, scale, shift, decay, constants.threshold, spike_dtype)
+
+
+class _Gradient(NamedTuple):
+    """To y; per channel sum g and sum g * (y - mean), see :func:`_gradient`; and to learned decays, in float64."""
+
+    y: Tensor
+    total: Tensor
+    product: Tensor
+    decays: Tensor | None = None
+
+    def to_decays(self, like: Tensor | None) -> Tensor | None:
+        """The gradient to these decays, in their dtype."""
+        return None if self.decays is None or like is None else self.decays.to(like.dtype)
 
 
 def _gradient(
@@ -188,27 +217,37 @@ def _gradient(
     grad: Tensor,
     constants: NeuronConstants | None,
     coefficients: Callable[[Tensor, Tensor], Coefficients] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    decays: Tensor | None,
+) -> _Gradient:
     """Gradient to y, and per channel sum g and sum g * (y - mean), where g is the gradient to scale * y + shift.
 
-    Without ``coefficients`` the gradient is g itself, and the sums are empty; without ``constants`` there is no neuron.
+    Without ``coefficients`` the gradient is g itself, and nobody asks for the sums; without ``constants`` there is no
+    neuron.
     """
     none = torch.zeros_like(scale)
     if native.covers(y, grad.dtype):
         if constants is None:
             assert coefficients is not None
             total, product = native.affine_sums(y, mean, grad)
-            return native.affine_apply(y, mean, coefficients(total, product), grad), total, product
-        numbers = astuple(constants)
-        total, product = none, none
-        if coefficients is not None:
-            total, product = native.backward_sums(y, scale, shift, mean, grad, *numbers)
+            return _Gradient(native.affine_apply(y, mean, coefficients(total, product), grad), total, product)
+        decay, *numbers = astuple(constants)
+        if decays is not None:
+            decay = decays.to(scale.dtype)
+        total, product, towards = none, none, None
+        if coefficients is not None or decays is not None:
+            total, product, towards = native.backward_sums(y, scale, shift, mean, grad, decay, *numbers)
         chosen = (torch.ones_like(scale), none, none) if coefficients is None else coefficients(total, product)
-        return native.backward_apply(y, scale, shift, mean, chosen, grad, *numbers), total, product
-    g = grad.to(scale.dtype)
+        grad_y = native.backward_apply(y, scale, shift, mean, chosen, grad, decay, *numbers)
+        return _Gradient(grad_y, total, product, towards)
+    g, towards = grad.to(scale.dtype), None
     if constants is not None:
-        g = portable.current_gradient(y, scale, shift, grad, *astuple(constants))
+        decay, *numbers = astuple(constants)
+        if decays is not None:
+            decay = decays.to(scale.dtype)
+        g = portable.current_gradient(y, scale, shift, grad, decay, *numbers)
+        if decays is not None:
+            towards = portable.decay_sums(y, scale, shift, g, decay, constants.threshold)
     if coefficients is None:
-        return g.to(y.dtype), none, none
+        return _Gradient(g.to(y.dtype), none, none, towards)
     total, product = portable.channel_sums(y, mean, g)
-    return portable.norm_gradient(y, mean, g, *coefficients(total, product)), total, product
+    return _Gradient(portable.norm_gradient(y, mean, g, *coefficients(total, product)), total, product, towards)

@@ -8,6 +8,7 @@ import snntorch
 import torch
 from snntorch import surrogate
 from torch import Tensor, nn
+from torch.func import functional_call  # type: ignore[attr-defined]  # torch 2.3 does not list it
 
 from dsf.train.config.training import ModelConfig, NeuronKind
 from dsf.train.models.fused import ChannelMoments, NeuronConstants, fused_batch_norm_lif, fused_lif
@@ -51,6 +52,9 @@ class LIF(nn.Module):
     With ``learned`` neurons each has a factor exp(log_threshold) of its own on the threshold. It is computed as the
     same neuron with a current divided by it, which fires at the same ticks; the surrogate's width grows with it.
 
+    With ``decays`` neurons each has a decay of its own, with ``logit_decay`` added to the logit of the common one: it
+    stays between 0 and 1, and a weight decay draws it back to where it started.
+
     ``kind`` chooses how this is computed: ``snntorch`` calls ``leaky`` tick by tick, ``fused`` computes the same
     values and gradients in one pass (:mod:`dsf.train.models.fused`).
     """
@@ -58,10 +62,16 @@ class LIF(nn.Module):
     kind: NeuronKind = "fused"
 
     def __init__(
-        self, decay: float, threshold: float, surrogate_width: float = SURROGATE_WIDTH, learned: int | None = None
+        self,
+        decay: float,
+        threshold: float,
+        surrogate_width: float = SURROGATE_WIDTH,
+        learned: int | None = None,
+        decays: int | None = None,
     ) -> None:
         super().__init__()
         self.log_threshold = None if learned is None else nn.Parameter(torch.zeros(learned))
+        self.logit_decay = None if decays is None else nn.Parameter(torch.zeros(decays))
         self.constants = NeuronConstants(decay, threshold, surrogate_width / 2, 1.0 / surrogate_width)
         self.leaky = snntorch.Leaky(
             beta=decay,
@@ -80,7 +90,7 @@ class LIF(nn.Module):
         Returns:
             spikes in the dtype of ``drive``; in bfloat16 under autocast, whose Linears would cast them anyway.
         """
-        gain = None if self.log_threshold is None else torch.exp(-self.log_threshold)
+        gain, decays = None if self.log_threshold is None else torch.exp(-self.log_threshold), self.decays
         if self.kind == "snntorch":
             current = drive if norm is None else norm(drive)
             return self.fire_with_snntorch(current if gain is None else current * gain)
@@ -89,18 +99,33 @@ class LIF(nn.Module):
             nothing, one = torch.zeros_like(gain), torch.ones_like(gain)
             unmoved = ChannelMoments(nothing, one, one, 0)
             current = drive if norm is None else norm(drive)
-            return fused_batch_norm_lif(current, gain, nothing, None, unmoved, self.constants, dtype)
+            return fused_batch_norm_lif(current, gain, nothing, None, unmoved, self.constants, dtype, decays)
         if isinstance(norm, BatchNorm) and norm.is_affine:
             batch, moments = norm.batch, norm.moments(drive)
-            return fused_batch_norm_lif(drive, batch.weight, batch.bias, norm.skip, moments, self.constants, dtype)
-        return fused_lif(drive if norm is None else norm(drive), self.constants, dtype)
+            affine = (batch.weight, batch.bias, norm.skip, moments)
+            return fused_batch_norm_lif(drive, *affine, self.constants, dtype, decays)
+        return fused_lif(drive if norm is None else norm(drive), self.constants, dtype, decays)
+
+    @property
+    def decays(self) -> Tensor | None:
+        """(channels,) the share of its membrane that each neuron keeps; None where all have the common one.
+
+        d / (d + (1 - d) exp(-x)) is sigmoid(logit(d) + x), and exactly d where x is 0.
+        """
+        if self.logit_decay is None:
+            return None
+        common = self.constants.decay
+        return common / (common + (1.0 - common) * torch.exp(-self.logit_decay))
 
     def fire_with_snntorch(self, current: Tensor) -> Tensor:
         """The definition: one call of snnTorch's ``Leaky`` per tick."""
-        membrane = torch.zeros_like(current[0])
+        membrane, decays = torch.zeros_like(current[0]), self.decays
         spikes = []
         for tick in current:
-            spike, membrane = self.leaky(tick, membrane)
+            if decays is None:
+                spike, membrane = self.leaky(tick, membrane)
+            else:
+                spike, membrane = functional_call(self.leaky, {"beta": decays}, (tick, membrane))
             spikes.append(spike.to(current.dtype))  # snnTorch always answers in float32
         return torch.stack(spikes)
 
@@ -108,7 +133,12 @@ class LIF(nn.Module):
 def residual_neurons(config: ModelConfig) -> LIF:
     """The neurons that read the residual stream."""
     learned = config.width if config.learn_thresholds else None
-    return LIF(config.decay, config.threshold, learned=learned)
+    return LIF(config.decay, config.threshold, learned=learned, decays=learned_decays(config, config.width))
+
+
+def learned_decays(config: ModelConfig, channels: int) -> int | None:
+    """How many decays a population of so many neurons learns; None where all have the common one."""
+    return channels if config.learn_decays else None
 
 
 def set_neuron_kind(model: nn.Module, kind: NeuronKind) -> None:

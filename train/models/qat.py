@@ -24,8 +24,11 @@ from dsf.train.models.neurons import LIF
 from dsf.train.quantization.codec import InputCodec
 from dsf.train.quantization.integers import Affine, Integers, WindowIntegers
 from dsf.train.quantization.layers import (
+    decay_logits,
+    decays_of,
     embed_integers,
     head_integers,
+    learned_decays,
     learned_thresholds,
     lif_integers,
     residual_integers,
@@ -91,7 +94,8 @@ class QuantizedDSFormer(DSFormer):
     ) -> None:
         super().__init__(config, codec, action_size, discrete)
         rules = QuantizationConfig(bits, per_channel)
-        self.scales = Scales(bits, config.threshold, threshold_units, decay_units(config.decay), config=rules)
+        decay = decay_units(config.decay, only_start=config.learn_decays)
+        self.scales = Scales(bits, config.threshold, threshold_units, decay, config=rules)
         fold_norms(self)
 
     def decide(self, integers: Tensor, tokens: TokenRows) -> Tensor:
@@ -139,10 +143,16 @@ class QuantizedDSFormer(DSFormer):
             unit = float64(self.input_unit) if node == "embed" else 1.0
             values[f"{layer}.weight"], values[f"{layer}.bias"] = worth.weight / unit, worth.bias
         for name, neurons in self.named_modules():
-            if isinstance(neurons, LIF) and neurons.log_threshold is not None:
+            if not isinstance(neurons, LIF):
+                continue
+            if neurons.log_threshold is not None:
                 shared = self.scales.residual_thresholds(len(neurons.log_threshold))
                 thresholds = learned_thresholds(float64(neurons.log_threshold), shared)
                 values[f"{name}.log_threshold"] = np.log(thresholds / shared)
+            if neurons.logit_decay is not None:
+                common = self.config.decay
+                lost = learned_decays(decays_of(common, float64(neurons.logit_decay)))
+                values[f"{name}.logit_decay"] = decay_logits(common, lost)
         return values
 
     def dequantized(self) -> DSFormer:

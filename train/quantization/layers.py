@@ -27,6 +27,7 @@ from dsf.train.quantization.integers import (
     BIAS_EXPONENT_BITS,
     BIAS_MANTISSA_BITS,
     CURRENT_LIMIT,
+    DECAY_BITS,
     MAX_EXPONENT,
     MEMBRANE_FRACTION_BITS,
     THRESHOLD_BITS,
@@ -147,6 +148,28 @@ def learned_thresholds(log_factors: FloatArray, shared: npt.NDArray[np.int32]) -
     ceiling = (1 << THRESHOLD_BITS) - 1
     with np.errstate(over="ignore"):
         return np.clip(np.rint(shared * np.exp(log_factors)), 1, ceiling).astype(np.int32)
+
+
+def decays_of(common: float, logits: FloatArray) -> FloatArray:
+    """Shares (channels,) of their membranes that neurons keep, of the logits ``logits`` above the common one's."""
+    with np.errstate(over="ignore"):
+        return common / (common + (1.0 - common) * np.exp(-logits))
+
+
+def learned_decays(shares: FloatArray) -> npt.NDArray[np.int16]:
+    """What membranes (channels,) lose per tick, of 4096, as the nearest whole numbers; none loses nothing or all.
+
+    Args:
+        shares: (channels,) that they keep.
+    """
+    whole = 1 << DECAY_BITS
+    return np.clip(np.rint((1.0 - shares) * whole), 1, whole - 1).astype(np.int16)
+
+
+def decay_logits(common: float, lost: npt.NDArray[np.int16]) -> FloatArray:
+    """The ``logits`` of :func:`decays_of` (channels,) for what membranes lose per tick, of 4096."""
+    kept: FloatArray = ((1 << DECAY_BITS) - lost.astype(np.float64)) / lost
+    return np.log(kept) - math.log(common / (1.0 - common))
 
 
 def window_integers(bias: FloatArray, scales: Scales, name: str) -> WindowIntegers:

@@ -96,14 +96,19 @@ class Scales:
         return found
 
 
-def decay_units(decay: float) -> int:
+def decay_units(decay: float, only_start: bool = False) -> int:
     """What a membrane loses per tick, of 4096, where it keeps the share ``decay``.
+
+    Args:
+        decay: the common one of all neurons.
+        only_start: whether learned ones have taken its place (:func:`dsf.train.quantization.layers.learned_decays`); it
+            may then be any, and is rounded.
 
     Raises:
         UserError: 12 bits cannot say it.
     """
     lost = (1.0 - decay) * (1 << DECAY_BITS)
-    if lost != int(lost):
+    if lost != int(lost) and not only_start:
         raise UserError(f"cannot quantize: decay {decay} is no multiple of 1/{1 << DECAY_BITS}; retrain with one")
     return int(lost)
 

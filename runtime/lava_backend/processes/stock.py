@@ -33,11 +33,13 @@ def stock_synapses(node: Synapses, message_bits: int = 0) -> Dense | Sparse:
 
 
 def stock_neurons(node: LIF, clock: TokenClock) -> LIFReset:
-    """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (Lava takes a threshold array)."""
+    """A stock LIFReset that computes :class:`~dsf.export.network.nodes.LIF` exactly (Lava takes arrays of thresholds
+    and decays).
+    """
     return LIFReset(
         shape=(node.size,),
         du=NO_CURRENT_MEMORY,
-        dv=node.decay,
+        dv=np.asarray(node.decay, np.int32) if isinstance(node.decay, np.ndarray) else node.decay,
         bias_mant=node.bias_mantissa.astype(np.int32),
         bias_exp=node.bias_exponent,
         vth=node.threshold,

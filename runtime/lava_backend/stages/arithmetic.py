@@ -31,7 +31,7 @@ class Neurons:
 
     def __init__(self, node: LIF) -> None:
         # All constants are arrays: converting a number on every call takes a ufunc longer than these few neurons do.
-        self.kept = np.full(node.size, ((1 << DECAY_BITS) - node.decay) / (1 << DECAY_BITS))
+        self.kept = ((1 << DECAY_BITS) - node.decays) / (1 << DECAY_BITS)
         self.scale, self.highest = np.full(node.size, MEMBRANE_SCALE), np.full(node.size, float(MEMBRANE_LIMIT))
         self.bias, self.threshold = node.bias.astype(np.float64), node.threshold * self.scale
         self.lowest, self.membrane = -self.highest, np.zeros(node.size)
