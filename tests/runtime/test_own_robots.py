@@ -29,8 +29,14 @@ from dsf.export.targets.onnx_engine import open_session
 from dsf.export.targets.onnx_graph import build_stream, write_onnx
 from dsf.export.targets.torch_module import IntegerNetwork, read_torch, write_torch
 from dsf.runtime import cli as sim_cli
+from dsf.runtime import sweeps
 from dsf.runtime.open_engine import open_engine
-from dsf.tasks import Token, rollout
+from dsf.runtime.sweeps.file import read_sweep
+from dsf.runtime.sweeps.identity import resolve_cell
+from dsf.runtime.sweeps.jobs import plan, resolve_all
+from dsf.runtime.sweeps.spec import Cell, Evaluation
+from dsf.shell.errors import UserError
+from dsf.tasks import TASKS, Token, rollout
 from dsf.tasks.definition import TaskDefinition
 from dsf.tasks.registry import TASK_FACT, described_task, own_task
 from dsf.testing.command_line import assert_refused
@@ -44,6 +50,8 @@ ROBOTS: dict[str, tuple[str, Any, int]] = {
     "hill": ("Hill-v0", rock, 6),
 }
 """Continuous actions between -2 and 2; a goal in a Dict, and bounds that differ; choices that begin at 1."""
+PLACE = "d9895c7bed37e063285e"
+"""Of the first cell of a sweep that ships."""
 STEPS = 20
 """Of an episode, in the data as in the closed loop."""
 PARITY = ("--no-compare", "--episodes", "1", "--parity-decisions", "40")
@@ -309,3 +317,26 @@ def test_a_definition_without_bounds_is_not_asked_for_any() -> None:
     definition = TaskDefinition.from_json({**values, "return_scale": 1.0, "target_returns": [1.0], "horizon": 5})
     assert own_task(definition, "here").command_bounds == ((), ())
     assert os.environ.get("DSF_ENVIRONMENTS") is None
+
+
+def test_sweeps_refuse_data_without_a_score_before_anything_is_trained(
+    networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(networks["reach"].parent / "minari"))
+    cell = Cell("robot/reach-v0", "small", 0, (), (("steps", 2),), None, "fp32", "none", Evaluation())
+    (planned,) = plan([resolve_cell(cell)])
+    assert planned.content_hash == "" and "task Reach-v0 has none: there are no random and expert" in planned.missing
+    with pytest.raises(UserError, match="a cell cannot set task: use a dataset that carries its task"):
+        resolve_cell(dataclasses.replace(cell, settings=(("task", "robot.yaml"),)))
+
+
+def test_what_is_registered_stays_as_it_was() -> None:
+    """The place of a cell that shipped before there were other tasks, and the tasks themselves."""
+    assert resolve_all(read_sweep(Path(sweeps.__file__).parent / "specs/hopper_delayed.yaml"))[0].place == PLACE
+    for task in TASKS.values():
+        assert (task.definition, task.command_bounds, task.first_choice) == (None, ((), ()), 0)
+        assert task.paths == tuple((key,) for key in task.observation_keys)
+        answer = np.random.default_rng(0).normal(size=task.action_size)
+        if not task.discrete:
+            assert task.env_action(answer).tobytes() == np.clip(answer, -1.0, 1.0).tobytes()
+            assert task.policy_actions(answer) is answer
