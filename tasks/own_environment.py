@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsf.shell.errors import UserError
 from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.mujoco_import import import_mujoco
 
 if TYPE_CHECKING:
     import gymnasium
@@ -54,6 +55,7 @@ def without_module(text: str) -> str:
     """
     module, _, env_id = text.rpartition(MODULE)
     if module:
+        import_mujoco()
         known = [one for one in os.environ.get(MODULES_VARIABLE, "").split(",") if one]
         os.environ[MODULES_VARIABLE] = ",".join(dict.fromkeys([*known, module]))
         _import_all()
@@ -82,6 +84,7 @@ def find(env_id: str) -> gymnasium.envs.registration.EnvSpec | None:
     """
     import gymnasium
 
+    import_mujoco()  # before a module or package does
     _import_all()
     if MODULE in env_id or not env_id:  # Gymnasium would import what stands before the colon
         return None

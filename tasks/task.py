@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import multiprocessing
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,8 +18,8 @@ import numpy.typing as npt
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.shell.installed import require_installed
-from dsf.shell.interrupts import interrupts_deferred, terminal_signals_held
 from dsf.tasks.definition import TaskDefinition
+from dsf.tasks.mujoco_import import import_mujoco
 from dsf.tasks.own_environment import built
 from dsf.tasks.recorded import RecordedEnvironment
 from dsf.tasks.spaces import (
@@ -42,8 +40,6 @@ SCORE_SCALE = 100.0
 DELAYED = "-delayed"
 """Ends the name of a task whose rewards are delayed."""
 ROBOTICS_EXTRA = "robotics"
-GRAPHICS_VARIABLE, NO_GRAPHICS = "MUJOCO_GL", "disabled"
-"""What MuJoCo draws with; it reads that when it is imported."""
 LONGEST_REASON = 200
 """Characters of an environment's own account of why it cannot be built."""
 KNOWN_MODEL_WARNING = "settotalmass"
@@ -377,31 +373,6 @@ def _is_vector(space: Any, size: int) -> bool:
     from gymnasium.spaces import Box
 
     return isinstance(space, Box) and space.shape == (size,) and np.issubdtype(space.dtype, np.floating)
-
-
-def import_mujoco() -> None:
-    """Import MuJoCo, also where the graphics that :data:`GRAPHICS_VARIABLE` asks for are not there, or are nonsense.
-
-    Nothing here needs them, so they are switched off then, with a line that says so. Signals wait for the end: one of
-    its libraries asks a Python process of its own for a version, which would print a traceback where it is interrupted,
-    or where nobody is left to hear it.
-    """
-    if "mujoco" in sys.modules:
-        return
-    with interrupts_deferred(), terminal_signals_held():
-        try:
-            import mujoco
-        except Exception as error:  # whatever the library behind it raises
-            asked = os.environ.get(GRAPHICS_VARIABLE)
-            if not asked or asked == NO_GRAPHICS:
-                raise
-            os.environ[GRAPHICS_VARIABLE] = NO_GRAPHICS
-            import mujoco  # noqa: F401
-
-            if multiprocessing.parent_process() is None:
-                reason = " ".join(str(error).split())
-                note = f"note: {GRAPHICS_VARIABLE}={asked} is left aside ({reason}): nothing here needs it"
-                print(note, file=sys.stderr)
 
 
 @contextlib.contextmanager

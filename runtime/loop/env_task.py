@@ -14,12 +14,12 @@ from dsf.export.network.network import Network
 from dsf.shell.arrays import FloatArray
 from dsf.shell.errors import UserError
 from dsf.tasks import Task
+from dsf.tasks.mujoco_import import import_mujoco
 from dsf.tasks.own_environment import import_named
 from dsf.tasks.own_environment import told as _told
 from dsf.tasks.recorded import stretched
 from dsf.tasks.registry import described_task
 from dsf.tasks.spaces import LARGEST_BOUND, SEPARATOR, observation_layout
-from dsf.tasks.task import import_mujoco
 
 if TYPE_CHECKING:
     import gymnasium

@@ -41,6 +41,8 @@ TASK_METADATA = "dsf_task"
 """Metadata of an imported dataset: the definition of its task (JSON text)."""
 REFERENCES = ("ref_min_score", "ref_max_score")
 """Minari's names for the mean returns that a score is 0 and 1 at."""
+PERIODS, MOVED_BY = ("dt", "tau"), ("point_env", "ant_env")
+"""What environments call their control period, and where a maze of Gymnasium-Robotics keeps the robot that has one."""
 UNUSUAL = re.compile(r"[^A-Za-z0-9_./:-]+")
 """What a name cannot hold."""
 PART_NAMES = "the parts' names"
@@ -308,7 +310,7 @@ def _built(where: str, found: TaskDefinition, reasons: dict[str, str], asked: bo
         return Draft(dataclasses.replace(found, environment=NO_ENVIRONMENT), reasons, str(error))
     if found.control_period is None and period is not None:
         found = dataclasses.replace(found, control_period=f"{period:.9g} s")
-        reasons["control_period"] = "the environment's dt"
+        reasons["control_period"] = "the environment's dt or tau"
     registered = find(found.env_id)
     usual = None if registered is None else registered.max_episode_steps
     if found.horizon is None and usual is not None and 0 < usual <= LONGEST_HORIZON and steps is not None:
@@ -319,7 +321,9 @@ def _built(where: str, found: TaskDefinition, reasons: dict[str, str], asked: bo
 
 def _period(env: Any, found: TaskDefinition) -> float | None:
     """Simulated seconds between two decisions, where the environment says so."""
-    period = getattr(env.unwrapped, "dt", None)
+    worlds = [getattr(env.unwrapped, name, None) for name in MOVED_BY]
+    stated = [getattr(world, name, None) for world in (env.unwrapped, *worlds) for name in PERIODS]
+    period = next((value for value in stated if value is not None), None)
     if isinstance(period, bool) or not isinstance(period, (int, float, np.number)):
         return None
     if not SMALLEST_PERIOD_S < float(period) < math.inf:
