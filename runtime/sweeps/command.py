@@ -136,7 +136,7 @@ def sweep(config: SweepConfig) -> None:
     if unfinished:
         run_cells(unfinished, config, store, console, until)
     over = until is not None and time.monotonic() >= until
-    conclude(cells, config, store, places, console, over)
+    conclude(cells, config, places, console, over, config.known)
 
 
 def require_possible(config: Launch) -> None:
@@ -260,19 +260,24 @@ def settle(outcome: Outcome, store: Path) -> Iterator[str]:
 
 
 def conclude(
-    cells: list[Planned], config: SweepConfig, store: Path, places: frozenset[str], console: Console, over: bool
+    cells: list[Planned],
+    config: Launch,
+    places: frozenset[str],
+    console: Console,
+    over: bool,
+    known: Path | None = None,
 ) -> None:
     """Say what there is now, and whether the time was over.
 
     Raises:
         CommandFailed: cells are without a result.
     """
-    states = states_of(cells, config.out, store, places)
+    states = states_of(cells, config.out, config.store, places)
     count = Counter(states.values())
     without = [cell for cell, state in states.items() if state not in ("done", "known")]
-    console.print(f"{count['done']} of {len(states)} cells done: {store}")
+    console.print(f"{count['done']} of {len(states)} cells done: {config.store}")
     if count["known"]:
-        console.print(f"{count['known']} more have lines already: {config.known}")
+        console.print(f"{count['known']} more have lines already: {known}")
     if not without:
         return
     if over:

@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def resolve_cell(cell: Cell) -> Resolved:
     settings = dict(cell.settings)
     if settings.get("policy") == CQL:
         return _resolve_cql(cell, settings)
-    _require_known(settings, option_names(TrainConfig))
+    require_known_settings(settings)
     start = None if cell.start is None else _resolve_start(cell.start)
     target = first_target(cell.dataset)
     if "eval-targets" not in settings and target is not None:
@@ -382,7 +382,16 @@ def first_target(dataset: str) -> float | None:
     return None if task is None else get_task(task).target_returns[0]
 
 
-def _require_known(settings: dict[str, Setting], options: list[str]) -> None:
+def require_known_settings(settings: Iterable[str]) -> None:
+    """Refuse names that are no options of dsf-train, or that a cell cannot set.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    _require_known(settings, option_names(TrainConfig))
+
+
+def _require_known(settings: Iterable[str], options: list[str]) -> None:
     """Refuse names that are no options of dsf-train, or that a cell cannot set."""
     known = [name for name in options if name not in RESERVED]
     for name in settings:

@@ -205,7 +205,10 @@ class SweepSpec:
         """The cell of one place.
 
         Args:
-            seed, dataset, model, axes: where it is.
+            seed: of the training.
+            dataset: its name.
+            model: its name.
+            axes: values of the other axes.
             extra: settings that only it has.
             taken: of the axes, which it has; None: all.
         """
