@@ -18,9 +18,9 @@ from dsf.shell.plain_text import markdown_text
 
 NONE = "-"
 DENSE_WORDS = {
-    KEPT: "keys and values kept, one fetch for a step's tokens",
+    KEPT: "keys and values kept (reading them is free here), one fetch for a step's tokens",
     WHOLE_WINDOW: "the whole window",
-    ZEROS_SKIPPED: "keys and values kept, and a machine that skips hidden values of zero",
+    ZEROS_SKIPPED: "keys and values kept (reading them is free here), on a machine that skips hidden values of zero",
 }
 RULE = (
     "The best dense point is the reported dense one with the highest mean score. Chosen of either side is its cheapest "

@@ -102,6 +102,7 @@ class Study:
             where = f"{path}, line {number}"
             trial = read_record(Trial, parse_json(row, where), where, "remove it")
             if questions.get(trial.family) == trial.question:
+                trial = replace(trial, params={name: trial.params[name] for name in spec.families[trial.family].space})
                 study.trials[trial.family, trial.number] = trial
             else:
                 study.others += 1
