@@ -57,11 +57,7 @@ class Fronts:
         preset = spec.preset
         searched = collect(spec, lines, spec.seeds, spec.evaluation, preset)
         report = collect(spec, lines, spec.report.seeds, spec.report.evaluation, preset)
-        sides = [
-            {side: [point for point in found.points if point.side == side] for side in SIDES}
-            for found in (report, searched)
-        ]
-        return cls(spec, preset, *sides, report.missing)
+        return cls(spec, preset, _by_side(report.points), _by_side(searched.points), report.missing)
 
     @property
     def best_dense(self) -> Reported | None:
@@ -87,6 +83,10 @@ class Fronts:
             (None, None) if point is None else (point.mean("spikes_per_synapse"), point.mean("firing_rate"))
         )
         return [] if per_synapse is None or rate is None else bounds_on(per_synapse, rate)
+
+
+def _by_side(points: Sequence[Reported]) -> dict[Side, list[Reported]]:
+    return {side: [point for point in points if point.side == side] for side in SIDES}
 
 
 def markdown(found: Fronts) -> str:

@@ -34,15 +34,15 @@ def front_figure(found: Fronts) -> Figure:
         axes.plot([one.microjoules for one in trials], [one.score for one in trials], ".", color=colour, alpha=0.25)
         for point in found.reported[side]:
             band, interval, kept = point.band, point.interval, point in points
-            faint = {"color": colour, "alpha": 0.9 if kept else 0.35}
+            alpha = 0.9 if kept else 0.35
             axes.plot([band.low, band.high], [point.score] * 2, linewidth=4, color=colour, alpha=0.15)
-            axes.plot([point.microjoules] * 2, [interval.low, interval.high], linewidth=1.5, **faint)
-            axes.plot(point.microjoules, point.score, "o", markersize=5, **faint)
+            axes.plot([point.microjoules] * 2, [interval.low, interval.high], linewidth=1.5, color=colour, alpha=alpha)
+            axes.plot(point.microjoules, point.score, "o", markersize=5, color=colour, alpha=alpha)
         label = f"{side}: front of {len(found.reported[side])} reported points"
         steps = ([one.microjoules for one in points], [one.score for one in points])
         axes.step(*steps, where="post", color=colour, linewidth=1.0, label=label)
-        if (point := found.chosen(side)) is not None:
-            axes.plot(point.microjoules, point.score, "o", markersize=12, fillstyle="none", color="black")
+        if (compared := found.chosen(side)) is not None:
+            axes.plot(compared.microjoules, compared.score, "o", markersize=12, fillstyle="none", color="black")
     if (best := found.best_dense) is not None:
         axes.axhline(best.interval.low, color="tab:gray", linestyle=":", linewidth=1.0)
     axes.set_xscale("log")

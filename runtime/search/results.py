@@ -161,8 +161,8 @@ def collect(
                 cell = resolve_cell(spec.cell(family, dict(items), seed, evaluation))
             except UserError:  # of an earlier version of the file
                 break
-            if (line := result_of(cell, by_place)) is not None:
-                found.append(line)
+            if (result := result_of(cell, by_place)) is not None:
+                found.append(result)
         if len(found) == len(seeds):
             points.append(point_of(spec, family, dict(items), found, preset))
         elif found:

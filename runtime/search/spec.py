@@ -205,7 +205,7 @@ class SearchSpec:
 
     def question(self, family: str) -> str:
         """Hash of all that a family's results depend on, and of how its trials are chosen."""
-        asked = asdict(replace(self, title="", notes="", report=Report(), sides={}))  # type: ignore[arg-type]
+        asked = asdict(replace(self, title="", notes="", report=Report(), sides={}))
         mine = {**asdict(self.families[family]), "trials": None}
         return hashlib.sha256(json.dumps([asked, family, mine], sort_keys=True).encode()).hexdigest()[:16]
 

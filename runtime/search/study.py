@@ -205,7 +205,8 @@ def _distribution(values: Any) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(values, Choices):
-        return CategoricalDistribution(list(values.values))
+        choices: list[Any] = [*values.values]
+        return CategoricalDistribution(choices)
     if values.whole:
         return IntDistribution(values.low, values.high, values.log, values.step or 1)
     return FloatDistribution(values.low, values.high, values.log, values.step)

@@ -116,9 +116,9 @@ def dense_counts(run: Path, memory: WeightMemory) -> Counts:
     kept = DenseWeights(bits, {name: kept / whole for name, (kept, whole) in zeros.items()}) if packed else None
     skipping = DenseWeights(bits, kept.kept, active) if kept is not None else None
     if model.kind == "bc":
-        sizes = _perceptron_sizes(model)
+        layers = _perceptron_sizes(model)
         ways = {KEPT: kept, ZEROS_SKIPPED: skipping}
-        activities = {name: perceptron(sizes, "int8", way).activity for name, way in ways.items()}
+        activities = {name: perceptron(layers, "int8", way).activity for name, way in ways.items()}
         activities[WHOLE_WINDOW] = activities[KEPT]  # one observation either way
     else:
         sizes = transformer_sizes(model)

@@ -109,7 +109,7 @@ class Cell:
         dataset: D4RL name or Minari id.
         model: name of the method.
         seed: of the training.
-        axes: the other axes' values, in the sweep's order.
+        axes: the other axes' values, in the sweep's order; None where a search leaves an option out.
         settings: all options of dsf-train but the reserved ones.
         export: see :attr:`Method.export`.
         precision: see :attr:`Method.precision`.
@@ -122,7 +122,7 @@ class Cell:
     dataset: str
     model: str
     seed: int
-    axes: tuple[tuple[str, Setting], ...]
+    axes: tuple[tuple[str, Setting | None], ...]
     settings: tuple[tuple[str, Setting], ...]
     export: tuple[tuple[str, Setting], ...] | None
     precision: CellPrecision

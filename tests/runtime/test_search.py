@@ -28,12 +28,11 @@ from dsf.runtime.search.file import read_search, search_path, shipped_searches
 from dsf.runtime.search.front import Fronts, markdown
 from dsf.runtime.search.picture import front_figure
 from dsf.runtime.search.points import chosen, front, shares
-from dsf.runtime.search.spec import SearchSpec
+from dsf.runtime.search.spec import SIDES, SearchSpec
 from dsf.runtime.search.study import Study, Trial, alone
 from dsf.runtime.sweeps.identity import resolve_cell
 from dsf.testing.command_line import assert_refused
-from dsf.testing.sweeps import bench, results
-from dsf.testing.training_runs import CARTPOLE, TINY_CELL
+from dsf.testing.training_runs import CARTPOLE, TINY_CELL, bench, results
 
 SEARCH: dict[str, Any] = {
     "name": "mine",
@@ -270,8 +269,8 @@ def line(spec: SearchSpec, family: str, params: dict[str, Any], seed: int, score
 
 
 def reported(spec: SearchSpec) -> list[dict[str, Any]]:
-    eco = [{"model.ticks": ticks, "rate-penalty": 0.1, "export.bits": 4} for ticks in (1, 2)]
-    dt = [{"bits": bits, "prune-weights": None, "rival.heads": 1} for bits in (4, 8)]
+    eco: list[dict[str, Any]] = [{"model.ticks": ticks, "rate-penalty": 0.1, "export.bits": 4} for ticks in (1, 2)]
+    dt: list[dict[str, Any]] = [{"bits": bits, "prune-weights": None, "rival.heads": 1} for bits in (4, 8)]
     figures = [
         ("eco", eco[0], (10.0, 20.0), 1e5),
         ("eco", eco[1], (89.0, 93.0), 2e5),
@@ -295,7 +294,7 @@ def test_the_cheapest_within_the_interval_of_the_best_dense_one_are_compared(spe
     assert (spiking.score, dense.score) == (91.0, 91.0)
     assert (spiking.microjoules, dense.microjoules) == pytest.approx((0.06, 0.24))
     assert (spiking.band.low, spiking.band.high) == pytest.approx((0.046, 0.06))  # 0.23 to 0.3 pJ
-    assert [len(found.front(side)) for side in ("spiking", "dense")] == [2, 2]  # type: ignore[arg-type]
+    assert [len(found.front(side)) for side in SIDES] == [2, 2]
     text = markdown(found)
     assert "takes 4.00 times less than the dense one: 0.06 uJ against 0.24" in text
     verdicts = [bound.verdict.rpartition(": ")[0].split("): ")[-1] for bound in found.bounds]

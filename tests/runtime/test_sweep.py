@@ -19,8 +19,17 @@ from dsf.runtime.sweeps.file import read_sweep
 from dsf.runtime.sweeps.jobs import jobs_of, plan, resolve_all
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused, run_command
-from dsf.testing.sweeps import WAIT_S, bench, results, start_sweep, wait_for, write_spec
-from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY_CELL
+from dsf.testing.training_runs import (
+    CARTPOLE,
+    HOPPER,
+    TINY_CELL,
+    WAIT_S,
+    bench,
+    results,
+    start_sweep,
+    wait_for,
+    write_spec,
+)
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.evaluation.finished_run import score_run
 

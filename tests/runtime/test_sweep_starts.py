@@ -14,8 +14,7 @@ import torch
 from dsf.runtime.sweeps.counts import Counts
 from dsf.runtime.sweeps.file import read_sweep
 from dsf.runtime.sweeps.jobs import JobOrder, jobs_of, plan, resolve_all
-from dsf.testing.sweeps import bench, results, start_sweep, wait_for, write_spec
-from dsf.testing.training_runs import TINY_CELL
+from dsf.testing.training_runs import TINY_CELL, bench, results, start_sweep, wait_for, write_spec
 from dsf.train.checkpoint import load_checkpoint
 
 CHAIN: dict[str, Any] = {
