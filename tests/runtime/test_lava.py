@@ -137,13 +137,13 @@ def test_a_second_synapse_per_input_and_a_unit_per_channel(model: LavaModel, mod
 @pytest.mark.parametrize("model", MODELS)
 def test_sparse_matrices_match_spike_by_spike(model: LavaModel, kind: str) -> None:
     """In the expanded model each is Lava's own Sparse: of spikes, of graded values, and one without any weight left."""
-    network = sparser(network_of(kind, 1), 0.75)
+    network = sparser(network_of(kind, 0), 0.75)
     silent = node_of(network, "blocks.0.mlp.contract", Synapses)
     nodes = [dataclasses.replace(node, weights=0 * node.weights) if node is silent else node for node in network.nodes]
     network = dataclasses.replace(network, nodes=tuple(nodes))
     assert all(is_sparse(node.weights) for node in network.of_kind(Synapses))
     if model == "expanded":
-        assert dense_processes(network) == 0 < dense_processes(network_of(kind, 1))
+        assert dense_processes(network) == 0 < dense_processes(network_of(kind, 0))
     result = compare(network, model, random_tokens(network, TOKENS, 1, seed=3), {RESET})
     assert result.exact and result.compared_spikes == TOKENS * network.ticks * neurons_of(network)
 

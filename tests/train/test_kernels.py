@@ -267,10 +267,18 @@ print(describe_computation("cpu", "fp32", TrainConfig("x"), 1))
 """
 
 
-def start_process(result: Path, cache: Path, **environment: str) -> subprocess.Popen[str]:
+LOADING = """
+from dsf.train.kernels.build import load_kernels
+load_kernels()
+print("kernels loaded")
+"""
+"""What is found or built again needs no torch, which takes longer to import than the kernels to build."""
+
+
+def start_process(result: Path, cache: Path, program: str = IN_A_PROCESS, **environment: str) -> subprocess.Popen[str]:
     """A process of its own that fires neurons, with an empty cache of kernels."""
     return subprocess.Popen(
-        [sys.executable, "-c", IN_A_PROCESS, str(result)],
+        [sys.executable, "-c", program, str(result)],
         env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -323,28 +331,29 @@ def test_processes_that_build_at_once_all_work(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_library_that_was_cut_short_or_changed_is_built_again(tmp_path: Path) -> None:
     """Mapped, it would end the process with SIGBUS; a changed one would run somebody's code."""
-    cache = tmp_path / "cache" / "dsf"
 
-    def loaded() -> Path:
-        output, errors = start_process(tmp_path / "found.pt", tmp_path / "cache").communicate(
-            timeout=SUBPROCESS_TIMEOUT_S
-        )
+    def loaded(program: str, cache: Path) -> Path:
+        process = start_process(tmp_path / "found.pt", cache, program)
+        output, errors = process.communicate(timeout=SUBPROCESS_TIMEOUT_S)
         assert output.startswith("kernels loaded"), errors
-        assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "found.pt"), expected_spikes()))
-        (library,) = cache.glob("lif_kernels-*.so")
+        (library,) = (cache / "dsf").glob("lif_kernels-*.so")
         return library
 
-    library = loaded()
-    whole = library.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-        library.write_bytes(damaged)
-        assert loaded().read_bytes() == whole
+    for program, damages in ((IN_A_PROCESS, ("cut",)), (LOADING, ("cut", "changed", "empty"))):
+        cache = tmp_path / f"cache of {damages[-1]}"
+        library = loaded(program, cache)
+        whole = library.read_bytes()
+        damaged = {"cut": whole[: len(whole) // 2], "changed": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}
+        for damage in damages:
+            library.write_bytes(damaged[damage])
+            assert loaded(program, cache).read_bytes() == whole
+    assert all(torch.equal(a, b) for a, b in zip(torch.load(tmp_path / "found.pt"), expected_spikes()))
     elsewhere = tmp_path / "elsewhere.so"
     elsewhere.write_bytes(whole)
     for replace in (lambda: library.symlink_to(elsewhere), lambda: os.mkfifo(library)):
         library.unlink()
         replace()
-        assert loaded().read_bytes() == whole and not library.is_symlink() and library.is_file()
+        assert loaded(LOADING, cache).read_bytes() == whole and not library.is_symlink() and library.is_file()
 
 
 @pytest.mark.slow
