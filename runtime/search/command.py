@@ -203,4 +203,6 @@ def report(study: Study, config: SearchConfig, console: Console, until: float | 
         run_cells(unfinished, config, config.store, console, until)
     over = until is not None and time.monotonic() >= until
     conclude(cells, config, frozenset(), console, over)
+    for cell in cells:
+        console.print(f"{cell.resolved.cell.label}: {config.out / cell.training_key}")
     console.print(f"dsf-bench front {config.spec} --results {config.store} draws them")

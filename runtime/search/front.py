@@ -126,9 +126,9 @@ def _protocol(found: Fronts) -> str:
     )
     return (
         f"{markdown_text(spec.dataset)}; {trials}, searched with training seeds {_listed(spec.seeds)} and reset seeds "
-        f"{_span(spec.evaluation.seeds)}; reported with training seeds {_listed(seeds)}, {evaluation.episodes} "
-        f"episodes each on reset seeds {_span(evaluation.seeds)}, last checkpoint. Scores: mean of the training seeds' "
-        "means [95 % bootstrap over training seeds]. Microjoules per decision under "
+        f"{_span(spec.evaluation.seeds)}; reported with training seeds {_listed(seeds)}: {evaluation.episodes} "
+        f"episodes of each on reset seeds {_span(evaluation.seeds)}, last checkpoint. Scores: mean of the training "
+        "seeds' means [95 % bootstrap over training seeds]. Microjoules per decision under "
         f"{found.preset.name} (grade {found.preset.grade}), low to high: spiking {FETCHES[price.fetch].title}, dense "
         f"with {DENSE_WORDS[price.dense]}; weights on both sides: {WEIGHTS[price.weights]}.{without}"
     )
@@ -177,7 +177,8 @@ def _table(found: Fronts, points: Sequence[Reported], what: str) -> str:
 
 
 def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+    *first, last = map(str, seeds)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _span(seeds: range) -> str:

@@ -50,7 +50,7 @@ def front_figure(found: Fronts) -> Figure:
     axes.set_ylabel("normalised score (95 % over training seeds)")
     axes.set_title(figure_text(found.spec.title or found.spec.name), fontsize="medium")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
     return figure
 
 

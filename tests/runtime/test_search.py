@@ -330,6 +330,8 @@ def test_the_whole_way(tiny_store: Path, tmp_path: Path) -> None:
     assert again.returncode == 0 and "trial " not in again.stdout and results(out) == lines
     report = bench(*search, "--report")
     assert report.returncode == 0 and "2 of 2 cells done" in report.stdout, (report.stdout, report.stderr)
+    places = [Path(said.rpartition(": ")[2]) for said in report.stdout.splitlines() if f": {out}" in said]
+    assert len(list(places[1].glob("network-*.dsf.h5"))) == 1, places
     assert {(line["model"], line["seed"]) for line in results(out)} == {(m, s) for m in ("eco", "dt") for s in (0, 10)}
     outputs = ("--plot", tmp_path / "f.png", "--markdown", tmp_path / "f.md")
     drawn = bench("front", path, "--results", out / "results.jsonl", *outputs)
