@@ -44,7 +44,8 @@ def search(config: SearchConfig) -> None:
     """``dsf-bench search``."""
     until = config.until
     require_possible(config)
-    require_installed("search", "optuna")
+    if not (config.report or config.dry_run):
+        require_installed("search", "optuna")
     console = Console(soft_wrap=True, markup=False)
     path = search_path(config.spec)
     spec = read_search(path)
@@ -65,7 +66,7 @@ def search(config: SearchConfig) -> None:
         show(study, console)
     left = len(study.pending()) + study.left()
     if left:
-        raise CommandFailed(f"{left} trials are left, and --minutes are over: the next call goes on")
+        raise CommandFailed(f"--minutes {config.minutes} are over, trials left: {left}; the next call goes on")
 
 
 def require_resolvable(spec: SearchSpec, path: Path) -> None:
@@ -182,7 +183,7 @@ def report(study: Study, config: SearchConfig, console: Console, until: float | 
     """
     spec = study.spec
     if left := len(study.pending()) + study.left():
-        raise CommandFailed(f"{left} trials of {spec.name} are left: run dsf-bench search without --report first")
+        raise CommandFailed(f"{spec.name} has trials left: {left}; run dsf-bench search without --report first")
     points = []
     for side in SIDES:
         done = study.done(spec.sides[side])

@@ -205,6 +205,15 @@ class Job:
     cells: tuple[Planned, ...]
     threads: int
 
+    @property
+    def starts(self) -> set[Path]:
+        """Directories of the trainings that it starts from."""
+        found, start = set(), StartOrder.of(self.cells[0].resolved.start, self.cells[0].content_hash)
+        while start is not None:
+            found.add(self.directory.parent / start.key)
+            start = start.start
+        return found
+
     def order(self) -> JobOrder:
         """What its worker is told."""
         first = self.cells[0].resolved

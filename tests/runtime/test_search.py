@@ -320,7 +320,7 @@ def test_the_whole_way(tiny_store: Path, tmp_path: Path) -> None:
     path, out = write(tmp_path / "s.yaml", ("report/seeds", [0])), tmp_path / "out"
     search = ("search", path, "--out", out, "--workers", "2")
     early = bench(*search, "--report")
-    assert early.returncode == 1 and "2 trials of mine are left" in early.stderr
+    assert early.returncode == 1 and "mine has trials left: 2" in early.stderr
     done = bench(*search)
     assert done.returncode == 0 and done.stdout.count("chosen: ") == 2, (done.stdout, done.stderr)
     lines = results(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from dsf.runtime.sweeps.counts import Counts
 from dsf.runtime.sweeps.file import read_sweep
 from dsf.runtime.sweeps.jobs import JobOrder, jobs_of, plan, resolve_all
+from dsf.runtime.sweeps.local import next_free
 from dsf.testing.training_runs import TINY_CELL, bench, results, start_sweep, wait_for, write_spec
 from dsf.train.checkpoint import load_checkpoint
 
@@ -122,3 +124,13 @@ def test_counts_of_a_dense_rival_at_four_bits(tiny_store: Path, tmp_path: Path) 
     assert window["macs"] > kept["macs"] >= skipping["macs"] > 0 and 0 < found["active"] <= 1
     whole = 6 * 8 + 8 * 2 + 8 * 24 + 8 * 8 + 2 * 8 * 32  # embedding of 4 + 1 + 1 features or more, head, block
     assert found["weights"] < 0.7 * whole and found["weight_bytes"] < whole / 2
+
+
+def test_cells_that_would_wait_for_a_start_are_begun_last(tmp_path: Path) -> None:
+    models = {**CHAIN, "apart": {"settings": {"learning-rate": 0.5}}}
+    planned = plan(resolve_all(read_sweep(write_spec(tmp_path / "s.yaml", models=models))))
+    base, fewer, four, apart = jobs_of(planned, tmp_path / "out", threads=1)
+    assert four.starts == {base.directory, fewer.directory} and base.starts == set()
+    waiting = deque([fewer, four, apart])
+    assert next_free(waiting, [base]) is apart and next_free(waiting, [base]) is fewer
+    assert next_free(waiting, [fewer]) is four, "rather than nothing"
