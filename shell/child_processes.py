@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 STDERR = 2
@@ -27,6 +28,20 @@ def die_with_parent(parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Linux shares processors between sessions first; niceness counts within one (sched(7), "The autogroup feature")."""
+
+
+def keep_niceness() -> None:
+    """Give this process's session the niceness that the process has; call it in one that leads a session of its own.
+
+    Without it, ``nice`` before a command means nothing to the sessions that the command starts.
+    """
+    if niceness := os.nice(0):
+        with contextlib.suppress(OSError):  # another system, or a kernel without it: nice works as it is
+            AUTOGROUP.write_text(str(niceness))
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from dsf.runtime.sweeps.jobs import (
     write_failure,
 )
 from dsf.runtime.sweeps.spec import Evaluation
-from dsf.shell.child_processes import die_with_parent
+from dsf.shell.child_processes import die_with_parent, keep_niceness
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import EXIT_FAILED, EXIT_SIGNAL, EXIT_USAGE, CommandFailed, UserError
 from dsf.shell.files import write_json
@@ -226,6 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     """A worker's life."""
     parent = os.environ.get(PARENT_VARIABLE, "")
     die_with_parent(int(parent) if parent.isdigit() else None)
+    keep_niceness()
     job = Path(arguments[0])
     try:
         order = JobOrder.read(job)
