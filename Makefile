@@ -9,7 +9,7 @@ READY := .venv/.dsf-ready
 DEMO := build/demo
 TYPECHECK := build/typecheck
 PYTHONS := 3.11 3.12 3.13
-EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra robotics --extra dev
+EXTRAS := --extra train --extra lava --extra onnx --extra nir --extra report --extra robotics --extra search --extra dev
 
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
@@ -74,7 +74,7 @@ check-pythons: $(READY) ## Run what runs without Lava on newer Pythons, with cur
 	    if "$$candidate" -c '' >/dev/null 2>&1; then python=$$candidate; break; fi
 	  done
 	  $$uv venv --quiet --allow-existing --python "$$python" $$place
-	  $$uv pip install --quiet --upgrade --python $$place/bin/python -e '.[train,onnx,nir,report,robotics,dev]'
+	  $$uv pip install --quiet --upgrade --python $$place/bin/python -e '.[train,onnx,nir,report,robotics,search,dev]'
 	  $$place/bin/python -c 'import sys, torch, numpy; print("== Python", sys.version.split()[0], "torch", torch.__version__, "numpy", numpy.__version__)'
 	  OMP_WAIT_POLICY=passive $$place/bin/python -m pytest -q -n 2 --dist worksteal
 	done

@@ -259,23 +259,38 @@ def _packed_linear(
     fetches: int,
     precision: Precision,
     weights: DenseWeights,
+    first_active: float = 1.0,
 ) -> NodeActivity:
     """Packed matrices (inputs, targets), one behind the other. Those behind a hidden layer see its zeros."""
     macs = fetched = 0
     for index, (inputs, targets) in enumerate(shapes):
         stored = evenly_packed(inputs, targets, weights.bits, weights.kept_of(node.node))
-        active = weights.active if node.node.endswith(".mlp") and index == 1 else 1.0
+        active = weights.active if node.node.endswith(".mlp") and index == 1 else first_active
         macs += round(rows * active * stored.synapses)
         fetched += fetches * round(min(1.0, active * (rows // fetches)) * stored.total_bytes)
     return _multiplied(dataclasses.replace(node, weight_bytes=fetched), macs, precision)
 
 
-def perceptron(sizes: Perceptron, precision: Precision) -> Rival:
-    """Count one decision: every matrix once."""
+def perceptron(sizes: Perceptron, precision: Precision, weights: DenseWeights | None = None) -> Rival:
+    """Count one decision: every matrix once.
+
+    Args:
+        sizes: of the MLP.
+        precision: of products, and of weights unless these are packed.
+        weights: how they are packed, their shares by "layers.N"; None is the whole bytes of the precision.
+    """
+    inputs = (sizes.observations, *[sizes.width] * sizes.hidden_layers)
     outputs = (*[sizes.width] * sizes.hidden_layers, sizes.actions)
-    layers = enumerate(zip(outputs, sizes.layers))
-    nodes = [_linear(f"layers.{index}", size, weights, 1, 1, precision) for index, (size, weights) in layers]
-    return Rival(f"MLP, {precision}", precision, Activity(1, 1, 1, tuple(nodes)))
+    nodes = []
+    for index, shape in enumerate(zip(inputs, outputs)):
+        name, size = f"layers.{index}", shape[1]
+        if weights is None:
+            nodes.append(_linear(name, size, shape[0] * size, 1, 1, precision))
+        else:
+            active = weights.active if index else 1.0
+            nodes.append(_packed_linear(NodeActivity(name, "Linear", size), [shape], 1, 1, precision, weights, active))
+    packing, memory = ("", USUAL) if weights is None else (f", {weights.described}", WeightMemory("packed"))
+    return Rival(f"MLP, {precision}{packing}", precision, Activity(1, 1, 1, tuple(nodes), memory))
 
 
 def _linear(name: str, size: int, weights: int, rows: int, fetches: int, precision: Precision) -> NodeActivity:
@@ -366,9 +381,19 @@ def break_even(activity: Activity, network: Network) -> list[BreakEven]:
     behind_spikes = [node for node in network.of_kind(Synapses) if not isinstance(network[node.source], Encoder)]
     synapses = sum(activity.memory.stored(node.weights).synapses for node in behind_spikes)
     per_synapse = activity.total("synaptic_events") / max(activity.tokens, 1) / max(synapses, 1)
+    return bounds_on(per_synapse, activity.firing_rate)
+
+
+def bounds_on(per_synapse: float, firing_rate: float) -> list[BreakEven]:
+    """The published verdicts on two figures.
+
+    Args:
+        per_synapse: synaptic events per synapse and inference.
+        firing_rate: spikes per neuron and tick.
+    """
     spikes, rate = "spikes per synapse and inference", "spikes per neuron and tick"
     return [
         BreakEven("Davidson & Furber 2021", spikes, 1.72, 1.72, per_synapse),
         BreakEven("Dampfhoffer et al. 2023", spikes, 0.15, 1.38, per_synapse),
-        BreakEven("Yan et al. 2024, v4, a quantized rival, T = 5", rate, 0.057, 0.057, activity.firing_rate),
+        BreakEven("Yan et al. 2024, v4, a quantized rival, T = 5", rate, 0.057, 0.057, firing_rate),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dsf.hardware_models.activity import QUANTITIES, Activity, NodeActivity
@@ -104,9 +105,15 @@ def estimate_energy(activity: Activity, preset: Preset) -> EnergyEstimate:
 
 
 def _layer(node: NodeActivity, activity: Activity, preset: Preset) -> LayerEnergy:
+    counts = {quantity: getattr(node, quantity) / max(activity.decisions, 1) for quantity in preset.energy_pj}
+    return LayerEnergy(node.node, priced(counts, preset))
+
+
+def priced(counts: Mapping[str, float], preset: Preset) -> dict[str, Band]:
+    """What quantities cost (joules), those left out that are zero or have no price."""
     terms = {}
     for quantity, price in preset.energy_pj.items():
-        joules = getattr(node, quantity) / max(activity.decisions, 1) * PICOJOULE
+        joules = counts.get(quantity, 0.0) * PICOJOULE
         if joules:
             terms[quantity] = Band(joules * price.low, joules * price.nominal, joules * price.high)
-    return LayerEnergy(node.node, terms)
+    return terms

@@ -17,6 +17,8 @@ from dsf.hardware_models.paper_table import TSSA_RATES, Rates, measured_rates
 from dsf.runtime.artifacts import network_path
 from dsf.runtime.energy_table.figures import as_values, count_decisions, work_out
 from dsf.runtime.energy_table.sheets import sheets
+from dsf.runtime.search.command import SearchConfig, search
+from dsf.runtime.search.front_command import FrontConfig, draw_front
 from dsf.runtime.sweeps.command import SweepConfig, sweep
 from dsf.runtime.sweeps.table_command import TableConfig, table
 from dsf.shell.command import Command, Commands, run_commands
@@ -120,6 +122,8 @@ COMMANDS: Commands = {
     ),
     "sweep": Command(sweep, SweepConfig, "Train and score every cell of a table that has no result yet."),
     "table": Command(table, TableConfig, "The table and the plot of a sweep, from its results."),
+    "search": Command(search, SearchConfig, "Search spiking and dense policies for score and energy, side by side."),
+    "front": Command(draw_front, FrontConfig, "Both fronts of a search, from its results."),
 }
 
 

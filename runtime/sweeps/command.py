@@ -39,12 +39,10 @@ SECONDS_PER_MINUTE = 60.0
 State = Literal["done", "known", "failed", "interrupted", "not run", "no dataset"]
 
 
-@dataclass(frozen=True)
-class SweepConfig:
-    """Train and score every cell of a sweep that has no result yet. Ctrl-C loses nothing: call it again."""
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where cells run, and where they leave what they find: what sweeps and searches share."""
 
-    spec: Annotated[str, tyro.conf.Positional]
-    """YAML file, or the name of a shipped sweep (docs/sweeps.md lists them)."""
     launcher: Literal["local", "ray", "submitit"] = "local"
     """Where cells run: processes of this machine, tasks of a Ray cluster, or jobs of Slurm."""
     workers: int | None = None
@@ -57,15 +55,10 @@ class SweepConfig:
     """Directory of all trainings; shared by sweeps, because equal cells are."""
     results: Path | None = None
     """Results store (JSON lines). Default: results.jsonl in --out."""
-    known: Path | None = None
-    """Further results, such as published ones: cells that have a line there are not run, whatever version of the code,
-    of torch and of the dataset has made it (a table finds lines in the same way)."""
     minutes: float | None = None
     """Stop after this time, as Ctrl-C would: what is finished is kept, the next call goes on. Default: no limit."""
     retry_failed: bool = False
     """Run cells again that have failed."""
-    dry_run: bool = False
-    """List the cells and what is known of them, and check them against dsf-train's options; run nothing."""
     ray_address: str | None = None
     """Cluster of --launcher ray: HOST:PORT, ray://HOST:PORT or auto; default: RAY_ADDRESS, else one for this sweep."""
     submitit_cluster: str | None = None
@@ -98,32 +91,55 @@ class SweepConfig:
                 "--launcher submitit does not use --workers (Slurm decides how many cells run at a time): drop it"
             )
 
+    @property
+    def store(self) -> Path:
+        """Results store."""
+        return self.results or self.out / RESULTS_NAME
+
+    @property
+    def until(self) -> float | None:
+        """When to stop (of :func:`time.monotonic`), from now on."""
+        return None if self.minutes is None else time.monotonic() + SECONDS_PER_MINUTE * self.minutes
+
+
+@dataclass(frozen=True)
+class SweepConfig(Launch):
+    """Train and score every cell of a sweep that has no result yet. Ctrl-C loses nothing: call it again."""
+
+    spec: Annotated[str, tyro.conf.Positional]
+    """YAML file, or the name of a shipped sweep (docs/sweeps.md lists them)."""
+    known: Path | None = None
+    """Further results, such as published ones: cells that have a line there are not run, whatever version of the code,
+    of torch and of the dataset has made it (a table finds lines in the same way)."""
+    dry_run: bool = False
+    """List the cells and what is known of them, and check them against dsf-train's options; run nothing."""
+
 
 def sweep(config: SweepConfig) -> None:
     """``dsf-bench sweep``."""
-    until = None if config.minutes is None else time.monotonic() + SECONDS_PER_MINUTE * config.minutes
+    until = config.until
     require_possible(config)
     console = Console(soft_wrap=True, markup=False)  # reasons and labels hold brackets
     path = sweep_path(config.spec)
     spec = read_sweep(path)
-    cells, store = plan(resolve_read(spec, path)), config.results or config.out / RESULTS_NAME
+    cells, store = plan(resolve_read(spec, path)), config.store
     places = known_places(config.known)
     states = states_of(cells, config.out, store, places, config.dry_run)
     count = Counter(states.values())
     console.print(f"{spec.name}: {len(states)} cells, " + ", ".join(f"{n} {state}" for state, n in count.items()))
     if config.dry_run:
         for cell in cells:
-            console.print(f"{states[cell]:12} {cell.resolved.cell.label}{_why(cell, states[cell], config.out)}")
+            console.print(f"{states[cell]:12} {cell.resolved.cell.label}{why(cell, states[cell], config.out)}")
         return
     unfinished = [cell for cell in cells if not cell.missing and states[cell] in ("not run", "interrupted")]
     unfinished += [cell for cell in cells if config.retry_failed and states[cell] == "failed"]
     if unfinished:
         run_cells(unfinished, config, store, console, until)
     over = until is not None and time.monotonic() >= until
-    conclude(cells, config, store, places, console, over)
+    conclude(cells, config, places, console, over, config.known)
 
 
-def require_possible(config: SweepConfig) -> None:
+def require_possible(config: Launch) -> None:
     """Refuse what this machine cannot do, before anything starts.
 
     Raises:
@@ -184,7 +200,7 @@ def states_of(
     return states
 
 
-def _why(cell: Planned, state: State, out: Path) -> str:
+def why(cell: Planned, state: State, out: Path) -> str:
     """Behind a cell's label: why it has no result."""
     if state == "no dataset":
         return f": {cell.missing}"
@@ -192,9 +208,7 @@ def _why(cell: Planned, state: State, out: Path) -> str:
     return "" if failure is None else f": {failure['reason']} (tried {failure['attempts']}x)"
 
 
-def run_cells(
-    cells: list[Planned], config: SweepConfig, store: Path, console: Console, until: float | None = None
-) -> None:
+def run_cells(cells: list[Planned], config: Launch, store: Path, console: Console, until: float | None = None) -> None:
     """Run cells and store each result as it comes, until :func:`time.monotonic` says so or all have ended."""
     jobs = jobs_of(cells, config.out, config.cores_per_cell)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -207,7 +221,7 @@ def run_cells(
                 progress.advance(bar)
 
 
-def launch(jobs: list[Any], config: SweepConfig, until: float | None = None) -> Generator[Outcome, None, None]:
+def launch(jobs: list[Any], config: Launch, until: float | None = None) -> Generator[Outcome, None, None]:
     """The launcher's outcomes."""
     if config.launcher == "local":
         yield from run_locally(jobs, config.workers or 1, config.cores_per_cell, config.gpus_per_cell, until)
@@ -246,24 +260,29 @@ def settle(outcome: Outcome, store: Path) -> Iterator[str]:
 
 
 def conclude(
-    cells: list[Planned], config: SweepConfig, store: Path, places: frozenset[str], console: Console, over: bool
+    cells: list[Planned],
+    config: Launch,
+    places: frozenset[str],
+    console: Console,
+    over: bool,
+    known: Path | None = None,
 ) -> None:
     """Say what there is now, and whether the time was over.
 
     Raises:
         CommandFailed: cells are without a result.
     """
-    states = states_of(cells, config.out, store, places)
+    states = states_of(cells, config.out, config.store, places)
     count = Counter(states.values())
     without = [cell for cell, state in states.items() if state not in ("done", "known")]
-    console.print(f"{count['done']} of {len(states)} cells done: {store}")
+    console.print(f"{count['done']} of {len(states)} cells done: {config.store}")
     if count["known"]:
-        console.print(f"{count['known']} more have lines already: {config.known}")
+        console.print(f"{count['known']} more have lines already: {known}")
     if not without:
         return
     if over:
         console.print(f"stopped after --minutes {config.minutes:g}; the next call goes on")
     for cell in without:
-        console.print(f"{states[cell]}: {cell.resolved.cell.label}{_why(cell, states[cell], config.out)}")
+        console.print(f"{states[cell]}: {cell.resolved.cell.label}{why(cell, states[cell], config.out)}")
     remedy = "; --retry-failed runs the failed ones again" if "failed" in states.values() else ""
     raise CommandFailed(f"{len(without)} of {len(states)} cells have no result, listed above{remedy}")

@@ -12,6 +12,7 @@ from dsf.hardware_models.activity import Activity, NodeActivity
 from dsf.hardware_models.dense import (
     BYTES,
     CACHED,
+    TOKENS_PER_STEP,
     WINDOW,
     Perceptron,
     Precision,
@@ -106,18 +107,21 @@ def layers_energy(run: Path) -> dict[str, Any]:
         figures["fp32"] = {FP32_SPIKES: figures["fp32"][FP32_SPIKES]}
     found = {"microjoules": figures, "how": WINDOW.name + (", counted spikes" if events else "")}
     if model.kind == "twin":
-        sizes = twin_sizes(model)
+        sizes = transformer_sizes(model)
         cached = {width: _prices(decision_transformer(sizes, width, CACHED).activity) for width in BYTES}
         found["cached_microjoules"] = cached
     return found
 
 
-def twin_sizes(model: Any) -> TransformerSizes:
-    """Sizes of a dense twin, as :func:`~dsf.hardware_models.dense.decision_transformer` counts it."""
+def transformer_sizes(model: Any) -> TransformerSizes:
+    """Sizes of a Decision Transformer or dense twin, as :func:`~dsf.hardware_models.dense.decision_transformer` counts
+    them.
+    """
     width, hidden = model.rival.sizes
-    actions, features = model.head.out_features, model.embed.in_features
-    config = model.config
-    return TransformerSizes(features - actions - 1, actions, width, config.blocks, config.context, hidden, 1)
+    actions, features = model.head.out_features, len(model.codec.unit)
+    tokens = 1 if model.kind == "twin" else TOKENS_PER_STEP
+    shape = (width, model.config.blocks, model.config.context, hidden)
+    return TransformerSizes(features - actions - 1, actions, *shape, tokens)
 
 
 def layer_counts(model: Any, events_per_token: float, width: Precision) -> Activity:

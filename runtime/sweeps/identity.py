@@ -14,14 +14,14 @@ import importlib.metadata
 import importlib.util
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsf.export.options import ExportConfig
 from dsf.runtime.sweeps.meaning import meaning
-from dsf.runtime.sweeps.spec import LAYER_PRICED, RESERVED, Cell, Setting
+from dsf.runtime.sweeps.spec import LAYER_PRICED, RESERVED, Cell, Setting, is_kept
 from dsf.shell.command import parse_arguments
 from dsf.shell.errors import UserError
 from dsf.tasks import get_task
@@ -31,7 +31,6 @@ from dsf.train.config.training import ADDED_SETTINGS, ADDED_TO_MODEL, TrainConfi
 from dsf.train.conservative_q_learning import CQLConfig
 from dsf.train.data.recipes import RECIPES
 from dsf.train.data.registry import REGISTRY, resolve
-from dsf.train.quantization.integers import WEIGHT_BITS
 
 WITHOUT_EFFECT = ("dataset", "out", "resume", "threads", "log_every", "checkpoint_every", "preset")
 """Fields of a TrainConfig that no result depends on, beyond the last bits of its sums; a preset's model is a field."""
@@ -40,6 +39,8 @@ CQL = "cql"
 CHECKPOINTS = 20
 """Checkpoints of a run, where the sweep does not say: an interruption costs at most one such share of it."""
 KEY_DIGITS = 20
+START = "start"
+"""What stands for the path of a training that another starts from, while options are read."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ class Resolved:
     Attributes:
         cell: what was asked for.
         config: its training, with a run directory that nobody uses.
-        arguments: of dsf-train, without --out, --threads and --resume.
+        arguments: of dsf-train, without --out, --threads, --resume, and the --init of ``start``.
         export: arguments of dsf-export, without RUN and --out; None where the float policy is scored.
         dataset_id: Minari id.
+        start: the training that this one starts from.
     """
 
     cell: Cell
@@ -59,17 +61,20 @@ class Resolved:
     arguments: tuple[str, ...]
     export: tuple[str, ...] | None
     dataset_id: str
+    start: Resolved | None = None
 
     @property
     def training(self) -> dict[str, Any]:
         """Every setting that its training depends on; one younger than sweeps only where it is used, so that earlier
-        results keep their places.
+        results keep their places. What it starts from counts by its settings, not by where it is.
         """
         settings, usual = to_json(self.config), dataclasses.asdict(RivalConfig())
         if "rival" in settings:  # field by field: rivals to come bring more of them
             settings["rival"] = {name: value for name, value in settings["rival"].items() if value != usual[name]}
             strl = settings["rival"].get("strl", {})
             settings["rival"] |= {"strl": _without(strl, ADDED_TO_STRL)} if strl else {}
+        if self.start is not None:
+            settings["init"] = self.start.training
         if "model" in settings:
             settings["model"] = _without(settings["model"], ADDED_TO_MODEL)
         added = {**ADDED_SETTINGS, "rival": {}}.items()
@@ -82,8 +87,16 @@ class Resolved:
         """What is made of the training, but for the evaluation's episodes; a precision only where one is asked for, so
         that earlier results keep their places.
         """
-        asked = [] if self.cell.precision == "fp32" else [self.cell.precision]
+        asked: list[Any] = [] if self.precision == "fp32" else [self.precision]
+        if self.cell.counts is not None:
+            asked.append(dataclasses.asdict(self.cell.counts))
         return [self.export, self.cell.energy, *asked]
+
+    @property
+    def precision(self) -> str:
+        """What a rival is scored at: fp32, or the integers by their bits, as int8."""
+        trained = self.cell.precision == "trained" and isinstance(self.config, TrainConfig)
+        return f"int{self.config.bits}" if trained else self.cell.precision  # type: ignore[union-attr]
 
     @property
     def place(self) -> str:
@@ -92,7 +105,8 @@ class Resolved:
 
     def training_key(self, content_hash: str) -> str:
         """Key of what cells with the same training share."""
-        return _digest([content_hash, self.training, code_version(self.command), self.software])
+        start = [] if self.start is None else [self.start.training_key(content_hash)]
+        return _digest([content_hash, self.training, code_version(self.command), self.software, *start])
 
     @property
     def command(self) -> str:
@@ -233,7 +247,8 @@ def resolve_cell(cell: Cell) -> Resolved:
     settings = dict(cell.settings)
     if settings.get("policy") == CQL:
         return _resolve_cql(cell, settings)
-    _require_known(settings, option_names(TrainConfig))
+    require_known_settings(settings)
+    start = None if cell.start is None else _resolve_start(cell.start)
     target = first_target(cell.dataset)
     if "eval-targets" not in settings and target is not None:
         settings["eval-targets"] = target
@@ -241,16 +256,23 @@ def resolve_cell(cell: Cell) -> Resolved:
     settings |= {"seed": cell.seed, "eval-episodes": evaluation.episodes, "eval-seed": evaluation.seed}
     settings |= {"eval-every": evaluation.every}
     arguments = (cell.dataset, *as_arguments(settings))
-    config = _as_trained(cell.dataset, settings)
+    config = _as_trained(cell.dataset, settings if start is None else {**settings, "init": START})
+    if start is not None:
+        _require_same_model(config, start, settings)
     if "checkpoint-every" not in settings:
-        arguments = (*arguments, "--checkpoint-every", str(max(1, config.steps // CHECKPOINTS)))
-    if cell.precision == "int8" and config.policy == "dsformer":
-        raise UserError("precision int8 requires a rival: write export: {bits: 8} for a DSFormer's integers")
-    if config.policy != "dsformer" and config.qat_steps and (cell.precision, config.bits) != ("int8", WEIGHT_BITS):
+        arguments = (*arguments, "--checkpoint-every", str(max(1, config.phase_steps // CHECKPOINTS)))
+    if cell.precision != "fp32" and config.policy == "dsformer":
         raise UserError(
-            f"policy {config.policy} with qat-steps is scored by its integers alone, and a line of results knows them "
-            "at 8 bits: write precision: int8 beside the settings, and drop bits"
+            f"precision {cell.precision} requires a rival: write export: {{bits: 8}} for a DSFormer's integers"
         )
+    resolved = Resolved(cell, config, arguments, None, resolve(cell.dataset), start)
+    if config.policy != "dsformer" and config.qat_steps and resolved.precision != f"int{config.bits}":
+        raise UserError(
+            f"policy {config.policy} with qat-steps is scored by its integers of {config.bits} bits alone: write "
+            "precision: trained beside the settings"
+        )
+    if cell.precision == "trained" and not config.qat_steps:
+        raise UserError("precision trained requires qat-steps: add them, or write precision: int8")
     if cell.energy == "layers" and config.policy not in LAYER_PRICED:
         known = " or ".join(LAYER_PRICED)
         raise UserError(f"energy layers requires policy {known}, not {config.policy}: use its own rule")
@@ -258,7 +280,44 @@ def resolve_cell(cell: Cell) -> Resolved:
     if cell.export is not None:
         export = as_arguments(dict(cell.export))
         parse_arguments(ExportConfig, "dsf-export", "", ["RUN", *export])
-    return Resolved(cell, config, arguments, export, resolve(cell.dataset))
+    return dataclasses.replace(resolved, export=export)
+
+
+def _resolve_start(cell: Cell) -> Resolved:
+    """A training that another one starts from.
+
+    Raises:
+        UserError: naming its model, and why nothing can start from it.
+    """
+    settings = dict(cell.settings)
+    if settings.get("policy") == CQL or settings.get("qat-steps"):
+        what = "policy cql" if settings.get("policy") == CQL else "qat-steps, after which nothing is trained on"
+        raise UserError(f"no training starts from {cell.model}: it has {what}; start from a float model")
+    try:
+        return resolve_cell(cell)
+    except UserError as error:
+        raise UserError(f"start {cell.model}: {error}") from None
+
+
+def _require_same_model(config: TrainConfig, start: Resolved, settings: dict[str, Setting]) -> None:
+    """Refuse settings that make another model than the one to start from.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    for name in ("policy", *filter(is_kept, settings)):
+        mine, theirs = (_value(one, name) for one in (config, start.config))
+        if mine != theirs:
+            raise UserError(
+                f"{name} is {mine}, and it starts from {start.cell.model} with {theirs}: fine-tuning cannot change it"
+            )
+
+
+def _value(config: Any, option: str) -> Any:
+    """What a config has for an option."""
+    for part in option.replace("-", "_").split("."):
+        config = getattr(config, part)
+    return config
 
 
 def _as_trained(dataset: str, settings: dict[str, Setting]) -> TrainConfig:
@@ -323,7 +382,16 @@ def first_target(dataset: str) -> float | None:
     return None if task is None else get_task(task).target_returns[0]
 
 
-def _require_known(settings: dict[str, Setting], options: list[str]) -> None:
+def require_known_settings(settings: Iterable[str]) -> None:
+    """Refuse names that are no options of dsf-train, or that a cell cannot set.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    _require_known(settings, option_names(TrainConfig))
+
+
+def _require_known(settings: Iterable[str], options: list[str]) -> None:
     """Refuse names that are no options of dsf-train, or that a cell cannot set."""
     known = [name for name in options if name not in RESERVED]
     for name in settings:

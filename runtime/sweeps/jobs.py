@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dsf.hardware_models.weight_memory import WeightMemory
 from dsf.runtime.sweeps.identity import Resolved, resolve_cell
 from dsf.runtime.sweeps.spec import Cell, Evaluation, SweepSpec
 from dsf.runtime.sweeps.store import Line, require_result
@@ -36,7 +37,7 @@ LARGEST_RECORD = 1 << 24
 """Bytes of one file in a job's directory."""
 DIGEST_LENGTH = 12
 DATASETS_VARIABLE = "MINARI_DATASETS_PATH"
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 """Version of the protocol between a sweep and its workers."""
 
 
@@ -84,6 +85,7 @@ class Planned:
     def facts(self) -> Line:
         """What a line of results says about the cell before it has run."""
         cell = self.resolved.cell
+        start = {} if cell.start is None else {"start": cell.start.model}
         return {
             "key": self.key,
             "place": self.resolved.place,
@@ -97,8 +99,9 @@ class Planned:
             "axes": dict(cell.axes),
             "settings": dict(cell.settings),
             "export": None if cell.export is None else dict(cell.export),
-            "evaluation_precision": cell.precision if cell.export is None else None,
+            "evaluation_precision": self.resolved.precision if cell.export is None else None,
             "energy_rule": cell.energy,
+            **start,
         }
 
 
@@ -109,15 +112,42 @@ class OrderedCell:
     Attributes:
         facts: what its line of results begins with, see :meth:`Planned.facts`.
         export: arguments of dsf-export, without RUN and --out; None where the float policy is scored.
+        counts: how weights are kept and fetched in what is counted; None where nothing but prices is kept.
     """
 
     facts: Line
     export: tuple[str, ...] | None
+    counts: WeightMemory | None = None
 
     @property
     def key(self) -> str:
         """Content hash of the result."""
         return str(self.facts["key"])
+
+
+@dataclass(frozen=True)
+class StartOrder:
+    """A training that another one starts from. Whoever needs it first trains it, in its own job's directory.
+
+    Attributes:
+        model: its name.
+        key: of the training, the name of its job's directory.
+        arguments: as those of :class:`JobOrder`.
+        start: what it starts from itself.
+    """
+
+    model: str
+    key: str
+    arguments: tuple[str, ...]
+    start: StartOrder | None = None
+
+    @classmethod
+    def of(cls, resolved: Resolved | None, content_hash: str) -> StartOrder | None:
+        """What a cell starts from."""
+        if resolved is None:
+            return None
+        names = (resolved.cell.model, resolved.training_key(content_hash), resolved.arguments)
+        return cls(*names, cls.of(resolved.start, content_hash))
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,7 @@ class JobOrder:
         evaluation: the protocol of every cell.
         datasets: Minari's store, where the sweep was told one.
         cells: that share the training.
+        start: the training that it starts from.
     """
 
     arguments: tuple[str, ...]
@@ -137,6 +168,7 @@ class JobOrder:
     evaluation: Evaluation
     datasets: str | None
     cells: tuple[OrderedCell, ...]
+    start: StartOrder | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, with the protocol's version."""
@@ -173,12 +205,21 @@ class Job:
     cells: tuple[Planned, ...]
     threads: int
 
+    @property
+    def starts(self) -> set[Path]:
+        """Directories of the trainings that it starts from."""
+        found, start = set(), StartOrder.of(self.cells[0].resolved.start, self.cells[0].content_hash)
+        while start is not None:
+            found.add(self.directory.parent / start.key)
+            start = start.start
+        return found
+
     def order(self) -> JobOrder:
         """What its worker is told."""
         first = self.cells[0].resolved
-        cells = tuple(OrderedCell(cell.facts(), cell.resolved.export) for cell in self.cells)
-        datasets = os.environ.get(DATASETS_VARIABLE)
-        return JobOrder(first.arguments, self.threads, first.cell.evaluation, datasets, cells)
+        cells = tuple(OrderedCell(cell.facts(), cell.resolved.export, cell.resolved.cell.counts) for cell in self.cells)
+        datasets, start = os.environ.get(DATASETS_VARIABLE), StartOrder.of(first.start, self.cells[0].content_hash)
+        return JobOrder(first.arguments, self.threads, first.cell.evaluation, datasets, cells, start)
 
     def write(self) -> Path:
         """Put down the order; returns the file.

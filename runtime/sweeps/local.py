@@ -89,7 +89,9 @@ def run_locally(
         while (waiting or any(slot.process for slot in slots)) and (until is None or time.monotonic() < until):
             for slot in slots:
                 if slot.process is None and waiting and time.monotonic() >= look_at:
-                    if (job := _next_free(waiting)) is not None:
+                    if (
+                        job := next_free(waiting, [slot.job for slot in slots if slot.process and slot.job])
+                    ) is not None:
                         slot.start(job)
                     else:
                         look_at = time.monotonic() + BUSY_S
@@ -105,13 +107,17 @@ def run_locally(
         stop([slot.process for slot in slots if slot.process is not None])
 
 
-def _next_free(waiting: deque[Job]) -> Job | None:
-    """The next job that no other sweep is working on; those that one is on go to the end, to be looked up later."""
-    for _ in range(len(waiting)):
-        job = waiting.popleft()
-        if not is_taken(job.directory):
-            return job
-        waiting.append(job)
+def next_free(waiting: deque[Job], running: list[Job]) -> Job | None:
+    """The next job that no other sweep is working on, if possible one that starts from nothing that those running may
+    still be training, since it would wait for that. All others go to the end, to be looked up later.
+    """
+    in_the_making = {path for job in running for path in (job.directory, *job.starts)}
+    for avoided in (in_the_making, set[Path]()):
+        for _ in range(len(waiting)):
+            job = waiting.popleft()
+            if not is_taken(job.directory) and not job.starts & avoided:
+                return job
+            waiting.append(job)
     return None
 
 

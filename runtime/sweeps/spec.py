@@ -10,17 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from dsf.hardware_models.weight_memory import WeightMemory
 from dsf.shell.errors import UserError
 from dsf.shell.plain_text import shown
-from dsf.train.config.rivals import EvaluationPrecision
 
 Setting = bool | int | float | str | tuple[Any, ...]
 Settings = dict[str, Setting]
 EnergyRule = Literal["spiking", "decision-transformer", "mlp", "layers", "none"]
+CellPrecision = Literal["fp32", "int8", "trained"]
+"""What a rival is scored at."""
 LAYER_PRICED = ("fcnet", "spikegpt", "spikebert", "strl", "twin")
 """Policies whose products between tokens the rule "layers" knows."""
 MOST_CELLS = 5_000
@@ -41,6 +43,11 @@ RESERVED = {
     "task": "a dataset that carries its task (dsf-data import --task FILE.yaml)",
 }
 """Options of dsf-train that are no settings, and what sets them."""
+ARCHITECTURE = ("policy", "preset", "model.", "rival.", "data.")
+"""Options, and beginnings of options, that say what a model is: fine-tuning cannot change them, so a training starts
+from one that has the same."""
+FINE_TUNED = ("model.ticks", "model.learn-thresholds")
+"""The exceptions."""
 RESERVED_EXPORT = ("out", "target", "episodes", "most-episodes", "target-return", "dataset")
 """Options of dsf-export that the sweep sets, so that no method can."""
 
@@ -71,12 +78,18 @@ class Method:
     export: Settings | None = None
     """Options of dsf-export: the score is then that of the exported integers. Cells that only differ here share their
     training."""
-    precision: EvaluationPrecision = "fp32"
+    precision: CellPrecision = "fp32"
     """int8: the score is that of the trained rival at 8-bit integers, as by dsf-train evaluate. Cells that only differ
-    here share their training."""
+    here share their training. trained: of the integers that quantization-aware training has trained, at its bits."""
     energy: EnergyRule = "none"
     """How a decision is priced: spiking (counts of the exported network), decision-transformer or mlp (by the trained
     model's sizes), layers (of fcnet, spikegpt, spikebert, strl, twin: by what they do in a whole window), none."""
+    start: str | None = None
+    """Another model of the same file, from whose checkpoint (of the same dataset and seed) the training starts, as by
+    dsf-train --init."""
+    takes: tuple[str, ...] = ()
+    """Where another model starts from this one: axes whose values this one has, too, beside those that say what a
+    model is (:data:`ARCHITECTURE`). All others are the other's alone."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +110,27 @@ class Cell:
         dataset: D4RL name or Minari id.
         model: name of the method.
         seed: of the training.
-        axes: the other axes' values, in the sweep's order.
+        axes: the other axes' values, in the sweep's order; None where a search leaves an option out.
         settings: all options of dsf-train but the reserved ones.
         export: see :attr:`Method.export`.
         precision: see :attr:`Method.precision`.
         energy: see :attr:`Method.energy`.
         evaluation: the sweep's.
+        counts: the sweep's.
+        start: the training that this one starts from, as the cell of its model.
     """
 
     dataset: str
     model: str
     seed: int
-    axes: tuple[tuple[str, Setting], ...]
+    axes: tuple[tuple[str, Setting | None], ...]
     settings: tuple[tuple[str, Setting], ...]
     export: tuple[tuple[str, Setting], ...] | None
-    precision: EvaluationPrecision
+    precision: CellPrecision
     energy: EnergyRule
     evaluation: Evaluation
+    counts: WeightMemory | None = None
+    start: Cell | None = None
 
     def value(self, axis: str) -> Setting | None:
         """Place on an axis."""
@@ -153,6 +170,8 @@ class SweepSpec:
     exclude: tuple[dict[str, Any], ...] = ()
     """Cells left out: all that have these values of axes."""
     evaluation: Evaluation = field(default_factory=Evaluation)
+    counts: WeightMemory | None = None
+    """Keep what every cell counts per decision, with weights kept and fetched so, and not its prices alone."""
     table: Layout = field(default_factory=Layout)
 
     @property
@@ -164,7 +183,7 @@ class SweepSpec:
         """All cells, each once: seeds outermost, so that a sweep that is cut short has whole seeds."""
         named = itertools.product(self.seeds, self.datasets, self.models)
         chosen = [dict(zip(self.axes, values)) for values in itertools.product(*self.axes.values())]
-        product = [self._cell(*names, axes, {}) for names in named for axes in chosen]
+        product = [self.cell(*names, axes, {}) for names in named for axes in chosen]
         kept = [cell for cell in product if not any(_fits(cell, rule) for rule in self.exclude)]
         return list(dict.fromkeys([*kept, *self._included()]))
 
@@ -173,15 +192,51 @@ class SweepSpec:
             seeds = [entry[SEED]] if SEED in entry else self.seeds
             axes = {axis: entry[axis] for axis in self.axes if axis in entry}
             for seed in seeds:
-                yield self._cell(seed, entry[DATASET], entry[MODEL], axes, entry.get("settings", {}))
+                yield self.cell(seed, entry[DATASET], entry[MODEL], axes, entry.get("settings", {}))
 
-    def _cell(self, seed: int, dataset: str, model: str, axes: Settings, extra: Settings) -> Cell:
-        method = self.models[model]
-        settings = {**self.settings, **self.datasets.get(dataset, {}), **method.settings, **axes, **extra}
+    def cell(
+        self,
+        seed: int,
+        dataset: str,
+        model: str,
+        axes: Settings,
+        extra: Settings,
+        taken: Callable[[str], bool] | None = None,
+    ) -> Cell:
+        """The cell of one place.
+
+        Args:
+            seed: of the training.
+            dataset: its name.
+            model: its name.
+            axes: values of the other axes.
+            extra: settings that only it has.
+            taken: of the axes, which it has; None: all.
+        """
+        method, start = self.models[model], None
+        inherited: Settings = {}
+        if method.start is not None:
+            start = self._start(seed, dataset, method.start, axes)
+            inherited = {name: value for name, value in start.settings if is_kept(name) or name in FINE_TUNED}
+        its_axes = {name: value for name, value in axes.items() if taken is None or taken(name)}
+        own = {**inherited, **method.settings, **its_axes, **extra}
+        settings = {**self.settings, **self.datasets.get(dataset, {}), **own}
         export = None if method.export is None else tuple(method.export.items())
         places = tuple(sorted(settings.items()))
-        scored = (export, method.precision, method.energy, self.evaluation)
-        return Cell(dataset, model, seed, tuple(axes.items()), places, *scored)
+        scored = (export, method.precision, method.energy, self.evaluation, self.counts)
+        return Cell(dataset, model, seed, tuple(its_axes.items()), places, *scored, start)
+
+    def _start(self, seed: int, dataset: str, model: str, axes: Settings) -> Cell:
+        """The training of a model that another one starts from, whose cell has these axes."""
+        takes = self.models[model].takes
+        cell = self.cell(seed, dataset, model, axes, {}, lambda name: is_kept(name) or name in takes)
+        return replace(cell, export=None, precision="fp32", energy="none", counts=None)
+
+
+def is_kept(option: str) -> bool:
+    """Whether an option of dsf-train says what a model is, so that fine-tuning cannot change it."""
+    named = option in ARCHITECTURE or option.startswith(tuple(name for name in ARCHITECTURE if name.endswith(".")))
+    return named and option not in FINE_TUNED
 
 
 def _fits(cell: Cell, rule: dict[str, Any]) -> bool:
@@ -207,6 +262,7 @@ def check_spec(spec: SweepSpec) -> None:
                 raise UserError(f"models.{name}.export cannot set {option}, the sweep does: drop it")
         if method.export is not None and method.precision != "fp32":
             raise UserError(f"models.{name} has both export and precision {method.precision}: drop one of them")
+    check_starts(spec.models)
     if not spec.seeds or len(set(spec.seeds)) < len(spec.seeds):
         raise UserError(f"seeds is {list(spec.seeds)}: give each training seed once")
     if spec.evaluation.episodes < 1:
@@ -237,6 +293,28 @@ def check_spec(spec: SweepSpec) -> None:
             if entry.get(name) not in choices:
                 raise UserError(f"include[{index}].{name} is {shown(entry.get(name))}: use one of {', '.join(choices)}")
     _check_layout(spec, known)
+
+
+def check_starts(models: Mapping[str, Method]) -> None:
+    """Refuse models that start from none that is there, or from themselves in the end.
+
+    Raises:
+        UserError: naming the model.
+    """
+    for name, method in models.items():
+        if method.start is None:
+            continue
+        if "init" in method.settings:
+            raise UserError(f"models.{name} has both start and the setting init: drop one of them")
+        if method.start not in models:
+            raise UserError(f"models.{name}.start is {shown(method.start)}: use one of {', '.join(models)}")
+        seen, place = [name], method.start
+        while models[place].start in models and place not in seen:
+            seen.append(place)
+            place = str(models[place].start)
+        if place in seen:
+            way = " -> ".join([*seen, place])
+            raise UserError(f"models.{name}.start goes round in a circle ({way}): let one of them start from nothing")
 
 
 def _check_count(spec: SweepSpec) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dsf.runtime.sweeps.counts import Counts
 from dsf.shell.errors import UserError
 from dsf.shell.file_values import parse_json, read_text
 from dsf.shell.typed_values import read_record
@@ -60,6 +61,7 @@ class StoredResult:
     export: dict[str, Any] | None = None
     precision: str | None = None
     best: BestCheckpoint | None = None
+    counts: Counts | None = None
     axes: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 

@@ -17,8 +17,9 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -29,6 +30,7 @@ from dsf.runtime.sweeps.jobs import (
     TRAINING_NAME,
     JobOrder,
     OrderedCell,
+    StartOrder,
     failure_path,
     result_path,
     write_failure,
@@ -58,10 +60,9 @@ def work(order: JobOrder, directory: Path, wait: bool) -> int:
     """Do what is left of a job; returns the exit code."""
     with (directory / LOCK_NAME).open("a") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(lock, directory, wait)
         except BlockingIOError:
             return EXIT_BUSY
-        write_json(directory / OWNER_NAME, {"pid": os.getpid(), "parent": os.getppid(), "host": os.uname().nodename})
         left = [cell for cell in order.cells if not result_path(directory, cell.key).exists()]
         if not left:
             return 0
@@ -75,6 +76,16 @@ def work(order: JobOrder, directory: Path, wait: bool) -> int:
         drives: dict[Path, DrivenNetwork] = {}
         done = [finish(cell, header, order.evaluation, directory, drives) for cell in left]
     return 0 if all(done) else EXIT_FAILED
+
+
+def _take(lock: IO[str], directory: Path, wait: bool) -> None:
+    """Hold a job, and say who does.
+
+    Raises:
+        BlockingIOError: somebody else does, and one does not wait.
+    """
+    fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    write_json(directory / OWNER_NAME, {"pid": os.getpid(), "parent": os.getppid(), "host": os.uname().nodename})
 
 
 def reason_of(error: BaseException) -> str:
@@ -123,10 +134,34 @@ def trained(order: JobOrder, directory: Path) -> dict[str, Any]:
         header, resume = read_header(checkpoint), ["--resume"]
         threads = int(json.loads((out / CONFIG_NAME).read_text())["threads"])  # sums depend on it in their last bits
     if header is None or not is_scored(header, order.evaluation):
-        words = [*order.arguments, "--out", str(out), "--threads", str(threads), *resume]
+        start = [] if order.start is None else ["--init", str(started(order.start, order, directory.parent))]
+        words = [*order.arguments, *start, "--out", str(out), "--threads", str(threads), *resume]
         config: TrainConfig = parse_arguments(TrainConfig, "dsf-train", "", words)
         header = train(config, TerminalTraining(Console(soft_wrap=True))).header
     return {**header, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def started(start: StartOrder, order: JobOrder, out: Path) -> Path:
+    """Run directory of a training that another one starts from. It is trained, or trained to its end, unless it has
+    ended; where somebody else works on it, this waits.
+
+    Args:
+        start: it.
+        order: the other's.
+        out: directory of all jobs.
+
+    Raises:
+        CommandFailed: it cannot be trained; the message names its model.
+    """
+    directory = out / start.key
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_NAME).open("a") as lock:
+        _take(lock, directory, wait=True)
+        try:
+            trained(replace(order, arguments=start.arguments, start=start.start), directory)
+        except (UserError, CommandFailed) as error:
+            raise CommandFailed(f"start {start.model}: {error}") from None
+    return directory / TRAINING_NAME
 
 
 def trained_by_cql(order: JobOrder, out: Path) -> dict[str, Any]:

@@ -9,44 +9,32 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from dsf.runtime import bench_cli
 from dsf.runtime.sweeps.energy import dense_energy
 from dsf.runtime.sweeps.file import read_sweep
 from dsf.runtime.sweeps.jobs import jobs_of, plan, resolve_all
 from dsf.tasks import get_task
 from dsf.testing.command_line import assert_refused, run_command
-from dsf.testing.fault_injection import default_signals
-from dsf.testing.training_runs import CARTPOLE, HOPPER, TINY_CELL, run_here
+from dsf.testing.training_runs import (
+    CARTPOLE,
+    HOPPER,
+    TINY_CELL,
+    WAIT_S,
+    bench,
+    results,
+    start_sweep,
+    wait_for,
+    write_spec,
+)
 from dsf.train.checkpoint import load_checkpoint
 from dsf.train.evaluation.finished_run import score_run
 
 ENDURANCE = Path(__file__).parents[2] / "endurance"
 DIVERGING = {"learning-rate": 1e30}
-WAIT_S = 60.0
-
-
-def write_spec(path: Path, **fields: Any) -> Path:
-    spec: dict[str, Any] = {"name": "tiny", "datasets": [CARTPOLE], "evaluation": {"episodes": 2}, "seeds": [0]}
-    spec["models"] = {"pssa": {"energy": "spiking"}, "int8": {"export": {"bits": 8}, "energy": "spiking"}}
-    spec["settings"] = {**TINY_CELL, "steps": 20}
-    path.write_text(yaml.safe_dump({**spec, **fields}, sort_keys=False))
-    return path
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return run_here(bench_cli.main, "dsf-bench", *map(str, arguments))
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
 
 
 def trainings_begun(out: Path) -> int:
@@ -134,19 +122,6 @@ def test_sweeps_side_by_side_write_their_jobs_at_the_same_moment(tiny_store: Pat
     with ThreadPoolExecutor(8) as pool:
         files = list(pool.map(lambda job: job.write(), [whole, half] * 50))
     assert [len(json.loads(file.read_text())["cells"]) for file in files] == [2, 1] * 50
-
-
-def start_sweep(spec: Path, out: Path) -> subprocess.Popen[str]:
-    command = [str(Path(sys.executable).parent / "dsf-bench"), "sweep", str(spec), "--out", str(out)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=default_signals)
-
-
-def wait_for(found: Any) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def running(process: int) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dsf.hardware_models.dense import CACHED, WINDOW, decision_transformer
-from dsf.runtime.sweeps.energy import layer_counts, twin_sizes
+from dsf.runtime.sweeps.energy import layer_counts, transformer_sizes
 from dsf.testing.rival_models import CONTEXT, FEATURES, SMALL, small_model
 from dsf.train.models.activity import record_activity
 
@@ -81,7 +81,7 @@ def test_the_twins_layers_are_what_its_sizes_say_and_its_cache_computes_one_toke
     width: Literal["int8", "fp32"],
 ) -> None:
     model = small_model("twin")
-    sizes = twin_sizes(model)
+    sizes = transformer_sizes(model)
     window, cached = (decision_transformer(sizes, width, schedule).activity for schedule in (WINDOW, CACHED))
     layers = layer_counts(model, 0.0, width)
     products = "macs_fp32" if width == "fp32" else "macs"

@@ -138,6 +138,6 @@ def test_records_of_a_sweep_have_their_types(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"{failed}: reason is 3, expected text"):
         read_record(failed)
     order = tmp_path / "job-1.json"
-    order.write_text('{"version": 1, "arguments": "x", "threads": 1, "evaluation": {}, "datasets": null, "cells": []}')
+    order.write_text('{"version": 2, "arguments": "x", "threads": 1, "evaluation": {}, "datasets": null, "cells": []}')
     with pytest.raises(UserError, match=f"{order}: arguments is 'x', expected a list"):
         JobOrder.read(order)

@@ -106,13 +106,36 @@ def test_axes_are_multiplied_out(tmp_path: Path) -> None:
         (
             "settings: {model.attention: tssa}",
             "settings: {policy: dt, init: runs/dt, qat-steps: 9}",
-            ("a model.ticks=2", "policy dt with qat-steps is scored by its integers alone", "write precision: int8"),
+            (
+                "a model.ticks=2",
+                "policy dt with qat-steps is scored by its integers of 8 bits alone",
+                "precision: trained",
+            ),
         ),
         (
             "{settings: {model.attention: tssa}}",
             "{settings: {policy: dt, init: runs/dt, qat-steps: 9, bits: 4}, precision: int8}",
-            ("a model.ticks=2", "at 8 bits", "drop bits"),
+            ("a model.ticks=2", "its integers of 4 bits alone", "write precision: trained"),
         ),
+        (
+            "{settings: {model.attention: tssa}}",
+            "{settings: {policy: dt}, precision: trained}",
+            ("a model.ticks=2", "precision trained requires qat-steps", "precision: int8"),
+        ),
+        ("export: {bits: 4}", "start: c", ("models.b.start is 'c'", "use one of a, b")),
+        ("export: {bits: 4}", "start: b", ("models.b.start goes round in a circle (b -> b)",)),
+        (
+            "model.attention: pssa}, export: {bits: 4}",
+            "init: runs/x}, start: a",
+            ("models.b has both start and the setting init",),
+        ),
+        (
+            "export: {bits: 4}",
+            "start: a",
+            ("b model.ticks=2", "model.attention is pssa, and it starts from a with tssa", "cannot change"),
+        ),
+        ("pssa}, export: {bits: 4}", "tssa}, start: a, takes: [7, {}]", ("models.b.takes is {}", "must be text")),
+        ("axes: {", "counts: {fetch: row}\naxes: {", ("counts.fetch is 'row'", "use one of event, token")),
         ("export: {bits: 4}", "energy: layers", ("energy layers requires policy fcnet", "not dsformer")),
         ("export: {bits: 4}", "export: {out: x}", ("models.b.export cannot set out", "drop it")),
         ("axes: {", "table: {baseline: [a]}\naxes: {", ("table.baseline is ['a']", "give one name")),
@@ -158,11 +181,11 @@ def test_a_worker_reads_the_order_that_a_sweep_wrote_and_no_other_version(tmp_pa
     job = Job(tmp_path / "job", (planned,), threads=3)
     path = job.write()
     assert JobOrder.read(path) == job.order() and job.order().threads == 3
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
     worker = [sys.executable, "-m", "dsf.runtime.sweeps.worker", str(path)]
     found = subprocess.run(worker, capture_output=True, text=True, timeout=120)
     assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
-    assert "is a job of version 2, and this dsf reads version 1" in found.stderr
+    assert "is a job of version 1, and this dsf reads version 2" in found.stderr
 
 
 @pytest.mark.slow
