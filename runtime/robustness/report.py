@@ -77,6 +77,8 @@ class RobustnessReport:
     def measure(self) -> str:
         """What :meth:`score` is in: data from another environment than the task's have no reference returns."""
         task = self.sweep.task
+        if task.definition is not None and not task.reference:
+            return "percent of the way from the lowest to the highest recorded return"
         return f"{task.score_label} score" if task.reference else "percent of the best recorded return"
 
     def score(self, point: Point) -> ConfidenceInterval:

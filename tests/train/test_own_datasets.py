@@ -98,6 +98,17 @@ def test_everything_is_read_from_dataset_and_environment(store: Path) -> None:
     assert np.allclose(data.tokens[:200, 4], to_go, rtol=1e-6)
 
 
+def test_the_definition_in_a_checkpoint_shares_the_flat_files_of_its_training(store: Path) -> None:
+    data = load_dataset(HILL)
+    cache = store / HILL / ".dsf-cache"
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")}
+    again = load_dataset(HILL, definition=data.task.definition)
+    assert again.task == data.task and np.array_equal(again.tokens, data.tokens)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.npy")} == before
+    other = load_dataset(HILL, definition=TaskDefinition(return_scale=7.0))
+    assert np.allclose(other.tokens[:, -1] * 7.0, data.tokens[:, -1] * data.task.return_scale)
+
+
 def test_parts_of_goals_are_flattened_by_sorted_keys(store: Path) -> None:
     data = load_dataset(REACH)
     space = minari.load_dataset(REACH).observation_space

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -249,8 +249,19 @@ def load_dataset(
 
     of_user = user_cache_path()
     places = [directory / CACHE_NAME, *([] if of_user is None else [of_user / dataset_id])]
-    store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
+    store = _same_scale(directory, task, places) if of_dataset is not None and scaled else None
+    if store is None:
+        store = flat_store.obtain_store(f"dataset '{dataset_id}'", places, fingerprint, write)
     return configure(dataset_id, task, store, config, of_dataset)
+
+
+def _same_scale(directory: Path, task: Task, places: Sequence[Path]) -> FlatStore | None:
+    """Files that were made with the return scale of the episodes, if that is the one that a task states, as the
+    definition in a checkpoint does: they are the same, and need not be made again.
+    """
+    fingerprint = source_fingerprint(directory, task, scaled=False)
+    found = (flat_store.find_store(place, fingerprint) for place in places)
+    return next((store for store in found if store is not None and scale_of(store.returns) == task.return_scale), None)
 
 
 def belongs_to_registered(dataset_id: str, spec: Any, metadata: Mapping[str, Any]) -> bool:
