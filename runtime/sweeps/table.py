@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsf.runtime.sweeps.energy import PRESETS
-from dsf.runtime.sweeps.identity import Resolved
+from dsf.runtime.sweeps.identity import CQL, Resolved
 from dsf.runtime.sweeps.spec import DATASET, MODEL, SEED, Setting, SweepSpec
 from dsf.runtime.sweeps.store import Line
 from dsf.shell.plain_text import markdown_text
@@ -175,9 +175,12 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     for dataset in dict.fromkeys(line["dataset_id"] for line in lines):
         if len({line["dataset_sha256"] for line in lines if line["dataset_id"] == dataset}) > 1:
             found.append(f"results of different versions of {markdown_text(dataset)} are mixed")
-    for integers in (False, True):
-        if len({line["code"] for line in lines if bool(line["export"]) == integers}) > 1:
-            found.append("results of different versions of the code are mixed")
+    versions: dict[tuple[bool, bool], set[str]] = {}
+    for line in lines:  # as Resolved.code: a training's code, cql's, or that of integers, too
+        integers = bool(line["export"]) or line.get("energy_rule") == "spiking"
+        versions.setdefault((integers, (line.get("settings") or {}).get("policy") == CQL), set()).add(line["code"])
+    if any(len(codes) > 1 for codes in versions.values()):
+        found.append("results of different versions of the code are mixed")
     if any(len({line.get("precision") for line in row}) > 1 for row in by_row):  # rivals are always fp32
         found.append("trainings with bf16 and with fp32 products are mixed in one row")
     return list(dict.fromkeys(found))

@@ -545,3 +545,21 @@ def test_gpus_that_no_cell_can_have_are_refused(share: float, said: str, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     with pytest.raises(UserError, match=re.escape(said)):
         require_possible(SweepConfig("hopper_rivals", gpus_per_cell=share))
+
+
+def test_versions_of_the_code_are_mixed_only_where_results_depend_on_the_same_code(tmp_path: Path) -> None:
+    """A spiking model's line depends on more code than a rival's, whether or not its integers are scored."""
+    spec = read_sweep(write(tmp_path, GOOD))
+    at = {cell.cell.label: cell for cell in (resolve_cell(cell) for cell in spec.cells())}
+    spiking = {"code": "integers", "energy_rule": "spiking"}
+    lines = [
+        line(at["hopper-medium-v2 a model.ticks=2 seed 0"], 10.0, **spiking),
+        line(at["hopper-medium-v2 b model.ticks=2 seed 0"], 11.0, **spiking, export={"bits": 4}),
+        line(at["hopper-medium-v2 a model.ticks=4 seed 0"], 12.0, code="training", energy_rule="mlp"),
+        line(at["hopper-medium-v2 a model.ticks=4 seed 1"], 12.0, code="its own", settings={"policy": "cql"}),
+    ]
+    assert "are mixed" not in markdown(build_table(spec, [*at.values()], lines, {}))
+    older = line(at["hopper-medium-v2 a model.ticks=2 seed 1"], 13.0, code="older", energy_rule="spiking")
+    assert "different versions of the code are mixed" in markdown(
+        build_table(spec, [*at.values()], [*lines, older], {})
+    )

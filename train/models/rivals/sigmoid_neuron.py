@@ -32,6 +32,7 @@ class SigmoidLIF(LIF):
 
     def __init__(self, tau: float, threshold: float, scale: float = 1.0) -> None:
         nn.Module.__init__(self)  # not LIF's, whose surrogate is another
+        self.log_threshold = self.logit_decay = None  # nothing of it is learned
         self.gain, self.decay, self.threshold = scale / tau, 1.0 - 1.0 / tau, threshold
         self.leaky = snntorch.Leaky(
             beta=self.decay,
