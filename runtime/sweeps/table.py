@@ -167,6 +167,22 @@ def _entry(cells: list[Resolved], by_place: dict[str, list[Line]], failures: dic
     return TableEntry(asked, tuple(sorted(lines, key=lambda line: int(line[SEED]))), tuple(reasons))
 
 
+def _mixes_versions(lines: Sequence[Line], also_priced: bool) -> bool:
+    """Whether results that depend on the same code come from several versions of it.
+
+    Args:
+        lines: of a table.
+        also_priced: a line has the version of the integers' code where they only price it, as
+            :attr:`~dsf.runtime.sweeps.identity.Resolved.code` says; in the first stores only where they are scored.
+    """
+    versions: dict[tuple[bool, bool], set[str]] = {}
+    for line in lines:
+        integers = bool(line["export"]) or (also_priced and line.get("energy_rule") == "spiking")
+        is_cql = (line.get("settings") or {}).get("policy") == CQL
+        versions.setdefault((integers, is_cql), set()).add(line["code"])
+    return any(len(codes) > 1 for codes in versions.values())
+
+
 def _warnings(rows: Sequence[TableRow]) -> list[str]:
     """What makes rows, or one row's results among themselves, hard to compare."""
     by_row = [[line for entry in row.entries for line in entry.lines] for row in rows]
@@ -175,11 +191,7 @@ def _warnings(rows: Sequence[TableRow]) -> list[str]:
     for dataset in dict.fromkeys(line["dataset_id"] for line in lines):
         if len({line["dataset_sha256"] for line in lines if line["dataset_id"] == dataset}) > 1:
             found.append(f"results of different versions of {markdown_text(dataset)} are mixed")
-    versions: dict[tuple[bool, bool], set[str]] = {}
-    for line in lines:  # as Resolved.code: a training's code, cql's, or that of integers, too
-        integers = bool(line["export"]) or line.get("energy_rule") == "spiking"
-        versions.setdefault((integers, (line.get("settings") or {}).get("policy") == CQL), set()).add(line["code"])
-    if any(len(codes) > 1 for codes in versions.values()):
+    if all(_mixes_versions(lines, also_priced) for also_priced in (False, True)):
         found.append("results of different versions of the code are mixed")
     if any(len({line.get("precision") for line in row}) > 1 for row in by_row):  # rivals are always fp32
         found.append("trainings with bf16 and with fp32 products are mixed in one row")
