@@ -6,10 +6,11 @@ provably impossible; a model from quantization-aware training keeps the unit it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from dsf.export.conversion.calibrate import Calibration
 from dsf.export.conversion.folded import FoldedAttention, FoldedBlock, FoldedModel
 from dsf.export.network.attention import lag_rows
-from dsf.export.network.bounds import OverflowPossible, require_no_overflow
+from dsf.export.network.bounds import OverflowPossible, last_that_fits, require_no_overflow
 from dsf.export.network.network import Network
 from dsf.export.network.nodes import (
     LIF,
@@ -119,17 +120,25 @@ def quantize(
             scales = dataclasses.replace(scales, channel_thresholds=channel_thresholds(_writers(model, scales), scales))
         return scales, _build(model, scales)
 
-    def attempt(units: int, shift: int) -> Network | NetworkError:
+    def attempt(units: int) -> Network | NetworkError:
         try:
             scales, body = scales_and_body(units)
-            nodes = (*body, readout(model, body[-1].name, scales, shift))
+            nodes = (*body, readout(model, body[-1].name, scales, MAX_EXPONENT))
             network = Network(task, model.ticks, model.context, nodes, provenance or {})
             require_no_overflow(network)
         except NetworkError as error:
             return error
         return network
 
-    return _finest(attempt, threshold_units)
+    def finer_readouts(units: int) -> Iterator[Readout]:
+        scales, body = scales_and_body(units)
+        with contextlib.suppress(NetworkError):  # a number of it that no node can hold ends the search
+            for shift in reversed(range(MAX_EXPONENT)):
+                yield readout(model, body[-1].name, scales, shift)
+
+    network, units = _finest(attempt, threshold_units)
+    nodes = (*network.nodes[:-1], last_that_fits(network, finer_readouts(units)))
+    return dataclasses.replace(network, nodes=nodes)
 
 
 def _writers(model: FoldedModel, scales: Scales) -> list[Writer]:
@@ -170,22 +179,20 @@ def _require_applicable(
         )
 
 
-def _finest(attempt: Callable[[int, int], Network | NetworkError], threshold_units: int | None) -> Network:
-    """The finest network that can be: ``attempt`` gives it for residual units and a readout shift, or the reason.
+def _finest(attempt: Callable[[int], Network | NetworkError], threshold_units: int | None) -> tuple[Network, int]:
+    """The network with the finest residual unit that can be, and its unit: ``attempt`` gives it, or the reason.
 
     Raises:
         NetworkError: there is none.
     """
-    units, shift = FINEST_THRESHOLD_UNITS if threshold_units is None else threshold_units, MAX_EXPONENT
-    found = attempt(units, shift)
+    units = FINEST_THRESHOLD_UNITS if threshold_units is None else threshold_units
+    found = attempt(units)
     while isinstance(found, NetworkError) and threshold_units is None and units > COARSEST_THRESHOLD_UNITS:
         units //= 2
-        found = attempt(units, shift)
+        found = attempt(units)
     if isinstance(found, NetworkError):
         raise NetworkError(_refusal(found, units, threshold_units is not None))
-    while shift > 0 and isinstance(finer := attempt(units, shift - 1), Network):
-        found, shift = finer, shift - 1
-    return found
+    return found, units
 
 
 def _refusal(reason: NetworkError, units: int, trained: bool) -> str:

@@ -6,6 +6,7 @@ is conservative: it lets every spike happen and every graded input take its wors
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,11 @@ def _constant(values: npt.NDArray[np.integer]) -> Interval:
 
 def compute_bounds(network: Network) -> list[Bound]:
     """Bound every quantity that could overflow, in evaluation order."""
+    return _ranges_and_bounds(network)[1]
+
+
+def _ranges_and_bounds(network: Network) -> tuple[dict[str, Interval], list[Bound]]:
+    """Range of every node's values, and :func:`compute_bounds`."""
     ranges: dict[str, Interval] = {}
     bounds: list[Bound] = []
     for node in network.nodes:
@@ -141,7 +147,7 @@ def compute_bounds(network: Network) -> list[Bound]:
             ranges[node.name] = _spikes(node.size)
         else:
             bounds += _readout_bounds(node, ranges[node.source], network.ticks)
-    return bounds
+    return ranges, bounds
 
 
 def _membrane_bounds(node: LIF, current: Interval, ticks: int) -> list[Bound]:
@@ -233,6 +239,22 @@ def require_no_overflow(network: Network) -> Bound:
         if not bound.holds:
             raise OverflowPossible(network, bound)
     return min(bounds, key=lambda bound: bound.margin)
+
+
+def last_that_fits(network: Network, readouts: Iterable[Readout]) -> Readout:
+    """Of readouts that could take the place of a proven network's, the last one before any that could overflow.
+
+    Args:
+        network: in which nothing overflows; its own readout is the answer where the first one could.
+        readouts: in their order; all read what the network's reads.
+    """
+    found = network.readout
+    sums = _ranges_and_bounds(network)[0][found.source]
+    for readout in readouts:
+        if not all(bound.holds for bound in _readout_bounds(readout, sums, network.ticks)):
+            break
+        found = readout
+    return found
 
 
 def saturating_populations(network: Network) -> frozenset[str]:
