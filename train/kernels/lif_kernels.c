@@ -17,6 +17,8 @@
 enum { LANES = 64,      /* channels whose membranes stay in registers and in the first-level cache */
        CHUNK = 32 };    /* rows behind one partial sum; CHUNK_ROWS in native.py */
 
+#define NEVER_INLINE __attribute__((noinline)) /* each copy takes the compiler seconds, and a call nothing beside a row */
+
 typedef uint16_t bfloat16;
 
 static inline float float_of_bfloat16(bfloat16 x) {

@@ -59,12 +59,11 @@ void NAME(forward)(const CURRENT *restrict y, const REAL *restrict scale, const 
         }
 }
 
-/* Gradient of the loss to x for one row and up to LANES channels, ticks running backwards, into g (ticks, LANES). Where
- * ``decays`` is no NULL, the gradient to the decays, sum over ticks of g[t] * v[t-1], is added to it. */
-static inline __attribute__((always_inline)) void NAME(row_gradient)(
-    const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift, const REAL *restrict decay,
-    const SPIKE *restrict grad, REAL *restrict g, REAL *restrict decays, int64_t ticks, int64_t plane, int64_t n,
-    const NAME(Neuron) *neuron) {
+/* Gradient of the loss to x for one row and up to LANES channels, ticks running backwards, into g (ticks, LANES). */
+NEVER_INLINE static void NAME(row_gradient)(const CURRENT *restrict y, const REAL *restrict scale,
+                                            const REAL *restrict shift, const REAL *restrict decay,
+                                            const SPIKE *restrict grad, REAL *restrict g, int64_t ticks, int64_t plane,
+                                            int64_t n, const NAME(Neuron) *neuron) {
     REAL carry[LANES] = {0};
     const REAL threshold = neuron->threshold; /* in registers: g may not alias them */
     const REAL half_width = neuron->half_width, height = neuron->slope;
@@ -83,16 +82,26 @@ static inline __attribute__((always_inline)) void NAME(row_gradient)(
             const REAL kept = m > threshold ? (REAL)0 : decay[c];
             carry[c] = slope * (REAL)LOAD_SPIKE(grad[t * plane + c]) + kept * carry[c];
             g[t * LANES + c] = carry[c];
-            if (decays && t > 0) {
-                const REAL before = g[(t - 1) * LANES + c]; /* still the membrane */
-                decays[c] += carry[c] * (before > threshold ? (REAL)0 : before);
-            }
+        }
+}
+
+/* Adds the gradient to the decays, sum over ticks of g[t] * v[t-1], for that row; g is row_gradient's. */
+NEVER_INLINE static void NAME(row_decays)(const CURRENT *restrict y, const REAL *restrict scale,
+                                          const REAL *restrict shift, const REAL *restrict decay,
+                                          const REAL *restrict g, REAL *restrict decays, int64_t ticks, int64_t plane,
+                                          int64_t n, REAL threshold) {
+    REAL v[LANES] = {0};
+    for (int64_t t = 0; t < ticks; t++)
+        for (int64_t c = 0; c < n; c++) {
+            const REAL m = decay[c] * v[c] + (scale[c] * (REAL)LOAD(y[t * plane + c]) + shift[c]);
+            decays[c] += g[t * LANES + c] * v[c];
+            v[c] = m > threshold ? (REAL)0 : m;
         }
 }
 
 /* Per channel: sum of g and sum of g * (y - centre), what a batch norm's own gradient needs; and where decays are learned
  * (``sum_gv`` is no NULL) sum of g[t] * v[t-1], the gradient to them. ``partial`` is (3 * chunks of rows, channels). */
-static void NAME(sums)(
+NEVER_INLINE static void NAME(sums)(
     const CURRENT *restrict y, const REAL *restrict scale, const REAL *restrict shift, const REAL *restrict decay,
     const REAL *restrict centre, const SPIKE *restrict grad, double *restrict sum_g, double *restrict sum_gy,
     double *restrict sum_gv, REAL *restrict partial, int64_t ticks, int64_t rows, int64_t channels, REAL threshold,
@@ -107,13 +116,10 @@ static void NAME(sums)(
             for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
                 const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
                 REAL *sum = partial + 3 * k * channels + c0, *product = sum + channels;
-                const CURRENT *here = y + at;
-                if (sum_gv) /* inlined twice, so that nobody pays for what is not asked for */
-                    NAME(row_gradient)(here, scale + c0, shift + c0, decay + c0, grad + at, g, product + channels, ticks,
-                                       plane, n, &neuron);
-                else
-                    NAME(row_gradient)(here, scale + c0, shift + c0, decay + c0, grad + at, g, 0, ticks, plane, n,
-                                       &neuron);
+                NAME(row_gradient)(y + at, scale + c0, shift + c0, decay + c0, grad + at, g, ticks, plane, n, &neuron);
+                if (sum_gv)
+                    NAME(row_decays)(y + at, scale + c0, shift + c0, decay + c0, g, product + channels, ticks, plane, n,
+                                     threshold);
                 for (int64_t t = 0; t < ticks; t++)
                     for (int64_t c = 0; c < n; c++) {
                         sum[c] += g[t * LANES + c];
@@ -163,7 +169,7 @@ void NAME(backward_apply)(const CURRENT *restrict y, const REAL *restrict scale,
         REAL g[ticks * LANES];
         for (int64_t c0 = 0; c0 < channels; c0 += LANES) {
             const int64_t n = channels - c0 < LANES ? channels - c0 : LANES, at = r * channels + c0;
-            NAME(row_gradient)(y + at, scale + c0, shift + c0, decay + c0, grad + at, g, 0, ticks, plane, n, &neuron);
+            NAME(row_gradient)(y + at, scale + c0, shift + c0, decay + c0, grad + at, g, ticks, plane, n, &neuron);
             for (int64_t t = 0; t < ticks; t++)
                 for (int64_t c = 0; c < n; c++) {
                     const REAL deviation = (REAL)LOAD(y[at + t * plane + c]) - centre[c0 + c];
