@@ -170,6 +170,7 @@ def test_what_is_missing_or_contradicts_itself() -> None:
         layer_report(folded, quantize(other, "hopper"), np.zeros((2, 2, 6), np.int32))
 
 
+@pytest.mark.slow
 def test_calibrated_clipping_and_correction_pay_at_few_bits() -> None:
     """Measured on tokens that calibration has not seen, over several networks."""
     agreement: dict[tuple[str, bool], list[float]] = {}

@@ -283,6 +283,7 @@ def test_a_run_that_no_machine_holds_is_refused_before_it_starts() -> None:
     require_memory(random_network(0), "window", 8, "use less")
 
 
+@pytest.mark.slow
 def test_commands_refuse_with_one_line(forge: Any, tmp_path: Path) -> None:
     path = str(forge(header(verification={"rungs": [{"name": "L2", "passed": {}, "summary": ""}]})))
     page = ["--backend", "fast", "--no-compare", "--html", str(tmp_path / "x.html")]

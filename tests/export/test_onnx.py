@@ -123,6 +123,7 @@ def test_every_attention_in_both_modes_over_a_longer_episode(attention: Attentio
             assert_same(expected, found, token, graded=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8), data=st.data())
 def test_every_token_of_a_window_is_the_replay(sizes: dict[str, Any], bits: int, data: st.DataObject) -> None:
@@ -186,6 +187,7 @@ def extreme(draw: Any) -> Network:
     raise AssertionError("no exponent is small enough")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(network=extreme(), seed=st.integers(0, 2**31))
 def test_extreme_shifts_and_leaks_are_exact(network: Network, seed: int) -> None:
@@ -302,6 +304,7 @@ def described(value: onnx.ValueInfoProto) -> tuple[int, list[int | str]]:
     return value.type.tensor_type.elem_type, [axis.dim_param or axis.dim_value for axis in dimensions]
 
 
+@pytest.mark.slow
 def test_sparse_weights_are_put_together_from_those_that_exist(tmp_path: Path) -> None:
     """In both modes, in onnx's own evaluator, and from a file of less than half the size."""
     dense = random_network(3, width=72, blocks=1, context=3, window=2)
@@ -404,6 +407,7 @@ def test_weights_are_bytes_and_are_stored_once_for_all_ticks() -> None:
     assert abs(sizes[0] - sizes[1]) < 200
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(sizes=exportable(), data=st.data())
 def test_the_float_graph_is_the_folded_engine(sizes: dict[str, Any], data: st.DataObject) -> None:

@@ -167,6 +167,7 @@ def test_export_finds_exactly_the_integers_trained_with(sizes: dict[str, Any], b
     assert threshold_units(exported) == COARSEST_THRESHOLD_UNITS
 
 
+@pytest.mark.slow
 def test_dequantized_model_folds_exactly_and_fires_as_the_integers() -> None:
     network = trained_a_little(random_model(3, width=32), 4, 256, steps=20)
     model = network.dequantized()

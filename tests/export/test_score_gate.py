@@ -165,6 +165,7 @@ def said_by(main: Callable[[], Any], program: str, *arguments: str) -> str:
     return " ".join(result.stdout.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_an_undecided_export_runs_more_episodes_and_then_marks_the_file(tmp_path: Path) -> None:
     """The limit is the mean drop of the very episodes that are run, so that no interval can leave it on one side."""
     run, out = write_checkpoint(tmp_path / "run.safetensors"), tmp_path / "net.dsf.h5"

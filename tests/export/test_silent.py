@@ -186,6 +186,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "run.safetensors")
 
 
+@pytest.mark.slow
 def test_measured_channels_are_removed_and_reported(checkpoint: Path, tiny_store: Path, tmp_path: Path) -> None:
     """Two hidden neurons are pushed below their threshold for good, by more than any input can make up for."""
     loaded = load_checkpoint(checkpoint)

@@ -22,6 +22,7 @@ from dsf.export.targets.torch_module import DIGEST_KEY, HEADER_KEY, IntegerNetwo
 from dsf.testing.random_networks import exportable, random_network, random_tokens, sparser
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(sizes=exportable(), bits=st.integers(2, 8), data=st.data())
 def test_every_spike_and_accumulator_of_a_window(sizes: dict[str, Any], bits: int, data: st.DataObject) -> None:

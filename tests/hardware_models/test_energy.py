@@ -139,6 +139,7 @@ def test_a_users_file_is_a_preset(tmp_path: Path) -> None:
     assert (preset.name, preset.grade, preset.energy_pj["macs"].nominal) == ("mine", "P", 2.0)
 
 
+@pytest.mark.slow
 def test_what_is_no_preset_file_is_refused_in_one_line(tmp_path: Path) -> None:
     for content, words in (
         (b"a: [", "no YAML"),

@@ -265,6 +265,7 @@ def test_search_is_never_worse(width: int, preset: str) -> None:
         assert all(share is None or share <= 1 for share in core.fractions.values())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_mapping() -> None:
     network = random_network(0, width=24, blocks=2)
     counter = random_counter(network)

@@ -125,6 +125,7 @@ def test_modules_import_each_other_in_no_circle(modules: dict[str, str]) -> None
     assert circle_in(module_graph(modules)) == []
 
 
+@pytest.mark.slow
 def test_folders_import_each_other_in_no_circle(modules: dict[str, str]) -> None:
     assert circle_in(folder_graph(module_graph(modules))) == []
 

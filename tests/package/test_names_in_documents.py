@@ -170,6 +170,7 @@ def test_every_folder_of_the_rooms_has_a_line_in_the_architecture() -> None:
     assert sorted(table) == sorted({*packages, "dsf"})
 
 
+@pytest.mark.slow
 def test_the_readme_s_python_runs() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert blocks

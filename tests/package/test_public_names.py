@@ -43,6 +43,7 @@ print(*sorted(name for name in sys.modules if name.startswith("dsf.") or name in
     assert run_without((), script).split() == ["dsf.export", "dsf.shell", "dsf.shell.public_names", "dsf.train"]
 
 
+@pytest.mark.slow
 def test_networks_and_configs_need_no_torch(tmp_path: Path) -> None:
     path = tmp_path / "net.dsf.h5"
     write_network(random_network(0), path)

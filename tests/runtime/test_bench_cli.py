@@ -131,6 +131,7 @@ def test_decisions_are_counted_over_episodes() -> None:
     assert count_decisions(network, 1_003, "stream", "fast").decisions == 1_003, "an episode has 1,000"
 
 
+@pytest.mark.slow
 def test_savings_come_from_the_runs_own_counts(table: EnergyTable) -> None:
     activity = measure_activity(table.counters["stream"])
     for versus in table.versus:
@@ -145,6 +146,7 @@ def test_savings_come_from_the_runs_own_counts(table: EnergyTable) -> None:
     assert int8.saving == pytest.approx(1 - int8.spiking.nominal / int8.dense.nominal)
 
 
+@pytest.mark.slow
 def test_the_headline_at_equal_width(table: EnergyTable) -> None:
     """TSSA's recorded rates stand in for PSSA's: 8 bits change the saving by the ratio of the prices."""
     fp32, int8 = (table.savings[f"PSSA {width} against DT {width}"] for width in ("fp32", "int8"))
@@ -153,6 +155,7 @@ def test_the_headline_at_equal_width(table: EnergyTable) -> None:
     assert table.savings["PSSA fp32 against DT int8"] < 0 < fp32
 
 
+@pytest.mark.slow
 def test_sheets_are_the_same_in_markdown(table: EnergyTable) -> None:
     found = sheets(table)
     assert all(len(row) == len(sheet.columns) for sheet in found for row in sheet.rows)
@@ -166,6 +169,7 @@ def test_sheets_are_the_same_in_markdown(table: EnergyTable) -> None:
     assert any("loihi1_fitted" in note and "dynamic operations" in note for note in headline.notes)
 
 
+@pytest.mark.slow
 def test_the_document_holds_what_depends_on_no_run(table: EnergyTable) -> None:
     """Figures of a run may differ in their last digits between machines; formulas may not."""
     text = DOCUMENT.read_text()

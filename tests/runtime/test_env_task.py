@@ -174,6 +174,7 @@ def test_an_environment_that_contradicts_its_own_spaces_ends_the_run(path: Path,
     assert_failed(sim_run(str(path), *QUICK, "--env", env_id), env_id, "seed 0, decision", words)
 
 
+@pytest.mark.slow
 def test_inputs_beyond_the_codecs_range_are_counted_and_named(path: Path, network: Network, tmp_path: Path) -> None:
     out, page, tape = tmp_path / "out.json", tmp_path / "out.html", tmp_path / "out.h5"
     world = "dsf.testing.gym_worlds:WrongUnits-v0"

@@ -159,6 +159,7 @@ def test_largest_sparse_weights_at_once() -> None:
     assert bool(taken) == bool(fast_engine._library().dsf_takes_chunks())
 
 
+@pytest.mark.slow
 def test_the_shipped_network_in_a_batch(build: None) -> None:
     network = read_network(network_path())
     assert compare(network, 20, "stream", 12, seed=0) > 0

@@ -171,6 +171,7 @@ def test_who_sleeps_hangs_and_who_computes_is_slow(monkeypatch: pytest.MonkeyPat
     looked(Patience("start", 60.0), [], 1.0)  # no children yet: nobody to wait for
 
 
+@pytest.mark.slow
 def test_time_in_which_the_whole_job_was_stopped_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-Z, fg: much time passes between two looks."""
     monkeypatch.setattr(patience, "LONGEST_STEP_S", 0.1)
@@ -248,6 +249,7 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_is_still_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, values: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

@@ -96,6 +96,7 @@ def test_a_failed_cell_comes_back_with_its_reason(tiny_store: Path, tmp_path: Pa
     assert (out / "failed_cells.txt").read_text().count("step 0 of 20") == 2  # its workers' own words
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = call(tmp_path / "out")

@@ -28,6 +28,7 @@ def network_of(name: str) -> Network:
     return random_network(7, width=48, heads=2, blocks=2, context=8, window=5, **KINDS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["stream", "window"])
 @pytest.mark.parametrize("name", [TRAINED, *KINDS])
 def test_every_spike_is_the_same_in_all_engines(name: str, mode: Mode) -> None:

@@ -197,6 +197,7 @@ run_command(run, SimRunConfig, "loop", "Run for ever.")
 """
 
 
+@pytest.mark.slow
 def test_sigterm_ends_everything(tmp_path: Path) -> None:
     path = tmp_path / "net.dsf.h5"
     write_network(random_network(0), path)

@@ -52,6 +52,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_walk_is_measured_checked_priced_drawn_and_written(network: Path, tmp_path: Path) -> None:
     options = argparse.Namespace(first_maze=SEED, store=tmp_path)
     kept = [tmp_path / "run.record", tmp_path / "run.npz"]
@@ -115,6 +116,7 @@ def test_the_integers_accuracy_is_the_references(store: Path, network: Path) -> 
     assert found.tokens == load_dataset(TEST_MAZES).steps
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_reused_and_another_one_refused(store: Path, tmp_path: Path) -> None:
     console = Console(quiet=True)
     options = argparse.Namespace(steps=1, batch=8, learning_rate=1e-3, width=8, blocks=1, context=8)

@@ -76,6 +76,7 @@ def found_in(path: Path, scores: dict[str, list[list[float]]]) -> OverSets:
     return over_sets(build_table(read_sweep(path), cells, read_lines(store(path, scores)), {}))
 
 
+@pytest.mark.slow
 def test_every_row_is_aggregated_over_the_sets_that_all_have_run(mine: Path) -> None:
     found = found_in(mine, SCORES)
     assert found.sets == tuple(SETS[:2]) and found.of == 3  # "high" lacks the third; "some" has no say, "low" has
@@ -96,6 +97,7 @@ def test_every_row_is_aggregated_over_the_sets_that_all_have_run(mine: Path) -> 
     assert base.better is None and some.reason == "1 of 3 sets run"
 
 
+@pytest.mark.slow
 def test_whole_sweeps_and_bare_ones_say_so(mine: Path) -> None:
     whole = found_in(mine, {**SCORES, "high": [*SCORES["high"], [5.0, 5.0]]})
     assert whole.sets == tuple(SETS) and whole.title == "all 3 sets"

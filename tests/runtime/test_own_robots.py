@@ -81,6 +81,7 @@ def sim_run(*arguments: str) -> Any:
     return run_here(sim_cli.main, "dsf-sim-run", *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROBOTS)
 def test_a_robot_of_ones_own_goes_from_its_dataset_to_lava(
     name: str, networks: dict[str, Path], tmp_path: Path
@@ -103,6 +104,7 @@ def test_a_robot_of_ones_own_goes_from_its_dataset_to_lava(
         assert "reached the goal" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_file_carries_the_task_and_ends_at_its_actions(networks: dict[str, Path]) -> None:
     network = {name: read_network(path) for name, path in networks.items()}
     ends = {name: (one.readout.low, one.readout.high, one.readout.first_choice) for name, one in network.items()}
@@ -116,6 +118,7 @@ def test_the_file_carries_the_task_and_ends_at_its_actions(networks: dict[str, P
     assert definition["environment"] == "Reach-v0" and definition["control_period"] == "0.1 s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reach", "hill"])
 def test_env_runs_a_network_of_any_task(name: str, networks: dict[str, Path]) -> None:
     world = f"dsf.testing.gym_worlds:{ROBOTS[name][0]}"
@@ -124,6 +127,7 @@ def test_env_runs_a_network_of_any_task(name: str, networks: dict[str, Path]) ->
     assert "is run as it is" in result.stdout
 
 
+@pytest.mark.slow
 def test_env_refuses_bounds_that_the_network_leaves_and_parts_that_it_lacks(networks: dict[str, Path]) -> None:
     refused = sim_run(str(networks["pendulum"]), *PARITY, "--env", "dsf.testing.gym_worlds:Reach-v0")
     assert_refused(refused, "--env", "its observations are a Dict")
@@ -133,6 +137,7 @@ def test_env_refuses_bounds_that_the_network_leaves_and_parts_that_it_lacks(netw
     assert_refused(tight, "numbers between -2 and 2, which lie beyond them")
 
 
+@pytest.mark.slow
 def test_a_network_whose_environment_is_not_installed_is_one_line(
     networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -146,6 +151,7 @@ def test_a_network_whose_environment_is_not_installed_is_one_line(
     assert_refused(sim_run(str(path), *PARITY), "names no environment to run: give one with --env")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -266,6 +272,7 @@ def test_the_ends_of_the_readout_are_the_bounds_themselves() -> None:
     assert np.array_equal(commands(plain, actions), actions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reach", "hill"])
 def test_targets_keep_the_bounds_and_are_compared_with_them(
     name: str, networks: dict[str, Path], tmp_path: Path
@@ -294,6 +301,7 @@ def test_targets_keep_the_bounds_and_are_compared_with_them(
     )
 
 
+@pytest.mark.slow
 def test_actions_in_tokens_stay_between_minus_one_and_one(networks: dict[str, Path]) -> None:
     """What the next token holds is the network's own action, never the machine's units."""
     network = read_network(networks["reach"])
@@ -319,6 +327,7 @@ def test_a_definition_without_bounds_is_not_asked_for_any() -> None:
     assert os.environ.get("DSF_ENVIRONMENTS") is None
 
 
+@pytest.mark.slow
 def test_sweeps_refuse_data_without_a_score_before_anything_is_trained(
     networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

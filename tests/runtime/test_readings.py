@@ -52,6 +52,7 @@ def page_of(ran: Run, report: RunReport, path: Path) -> str:
     return path.read_text()
 
 
+@pytest.mark.slow
 def test_wall_time_is_of_the_loop_of_the_comparison_and_of_the_whole(ran: Run, tmp_path: Path) -> None:
     wall = ran.report.to_json()["wall_seconds"]
     assert wall["loop"] == ran.report.result.seconds > 0 and wall["comparison"] > 0
@@ -68,6 +69,7 @@ def test_wall_time_is_of_the_loop_of_the_comparison_and_of_the_whole(ran: Run, t
     assert "wall time: comparison" not in run_rows(alone) and alone.to_json()["wall_seconds"]["comparison"] is None
 
 
+@pytest.mark.slow
 def test_returns_of_float_and_integers_are_not_left_without_a_word(ran: Run, tmp_path: Path) -> None:
     """Integers of one seed are equal to the last bit, so they need none."""
     assert list(ran.report.comparison) == ["integer reference"] and ran.report.comparison_note is None
@@ -79,6 +81,7 @@ def test_returns_of_float_and_integers_are_not_left_without_a_word(ran: Run, tmp
     assert COMPARISON_NOTE in page_of(ran, report, tmp_path / "page.html")
 
 
+@pytest.mark.slow
 def test_an_interval_of_a_few_episodes_is_not_called_one_of_95_percent(ran: Run, tmp_path: Path) -> None:
     said = "2 episodes: too few for 95 %"
     assert said in shown(ran.report) and ran.report.to_json()["return_interval_note"] == said
@@ -179,6 +182,7 @@ def test_small_energies_keep_their_digits() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_page_says_unproven_in_words(ran: Run, tmp_path: Path) -> None:
     details = {"verdict": "unproven", "settled_by": "about 300 episodes"}
     rungs = [

@@ -94,6 +94,7 @@ def test_the_same_run_gives_the_same_bytes(path: Path, recording: Path, tmp_path
     assert again.read_bytes() == recording.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_in_real_time_replays(path: Path, tmp_path: Path) -> None:
     """Too fast for the reference: some of its actions are held."""
     options = ("--backend", "reference", "--env", WORLD, "--real-time", "--control-period", "0.0001")

@@ -284,6 +284,7 @@ def reported(spec: SearchSpec) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.slow
 def test_the_cheapest_within_the_interval_of_the_best_dense_one_are_compared(spec: SearchSpec) -> None:
     """The best dense one scores 95 [90, 100]: two spiking ones score 15 and 91, and the cheaper dense one 91."""
     lines = reported(spec)
@@ -304,6 +305,7 @@ def test_the_cheapest_within_the_interval_of_the_best_dense_one_are_compared(spe
     assert axes.get_xscale() == "log" and "int8_45nm" in axes.get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_miss_and_missing_seeds_are_said(spec: SearchSpec) -> None:
     lines = reported(spec)
     found = Fronts.of(spec, [*lines[:2], *lines[4:]])

@@ -26,6 +26,7 @@ def test_the_report_replaces_no_input(which: str, tmp_path: Path) -> None:
     assert inputs[which].read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_film_that_fails_costs_nothing_else(tmp_path: Path) -> None:
     """The film replays the episode in a new environment; the page says why there is none, and has the success rate."""
     page, out = tmp_path / "page.html", tmp_path / "out.json"
@@ -38,6 +39,7 @@ def test_a_film_that_fails_costs_nothing_else(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["success"] == {"rate": 1.0, "reached": 1, "episodes": 1}
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
     """The recording, which is written first, does not fit on the disk; the report does, and the table is printed."""
     out = tmp_path / "out.json"

@@ -98,6 +98,7 @@ def test_int8_scores_the_very_training_of_fp32(tiny_store: Path, tmp_path: Path)
     assert "| dt-int8 |" in bench("table", "tiny", "--spec", spec, "--out", out).stdout
 
 
+@pytest.mark.slow
 def test_cql_is_a_cell_and_where_it_is_not_installed_a_reason(tiny_store: Path, tmp_path: Path) -> None:
     models = {"cql": {"settings": {"policy": "cql"}, "energy": "mlp"}}
     spec, out = write_spec(tmp_path / "s.yaml", datasets=[HOPPER], models=models), tmp_path / "out"

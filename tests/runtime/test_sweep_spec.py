@@ -214,6 +214,7 @@ def test_cells_are_the_same_where_nothing_that_matters_differs(tmp_path: Path) -
     assert integers[0].export == ("--bits", "4")
 
 
+@pytest.mark.slow
 def test_comments_and_docstrings_are_no_other_code() -> None:
     plain = "def f(x):\n    return x + 1\n"
     told = '"""Module."""\n\ndef f(x):  # why\n    """Add one."""\n\n    return (x + 1)\n'
@@ -281,6 +282,7 @@ def copied(folder: str, tmp_path: Path) -> Path:
     return shutil.copytree(ROOT / folder, tmp_path / folder.replace("/", "-"), ignore=ignore_patterns("__pycache__"))
 
 
+@pytest.mark.slow
 def test_a_reworded_module_keeps_its_folder_and_a_changed_number_does_not(tmp_path: Path) -> None:
     folder = copied("train/quantization", tmp_path)
     code, module = folder_code(folder), folder / "codec.py"
@@ -321,6 +323,7 @@ def test_a_folder_without_code_fails(tmp_path: Path) -> None:
         folder_code(folder, ("collects.py",))
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(INTEGERS, "dsf.export.gone", ())
     with pytest.raises(FileNotFoundError, match=r"depend on dsf\.export\.gone"):
@@ -466,6 +469,7 @@ def line(cell: Any, score: float, **more: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_a_table_says_what_has_not_run(tmp_path: Path) -> None:
     spec = read_sweep(write(tmp_path, GOOD.replace("axes: {", "table: {baseline: b}\naxes: {")))
     cells = [resolve_cell(cell) for cell in spec.cells()]
@@ -488,6 +492,7 @@ def test_a_table_says_what_has_not_run(tmp_path: Path) -> None:
     assert rows["a, model.ticks 8"].endswith(f"| {NOT_RUN} | - | {NOT_RUN} | - |")  # no row of the baseline there
 
 
+@pytest.mark.slow
 def test_products_of_two_precisions_are_warned_of_in_one_row_and_events_have_a_column(tmp_path: Path) -> None:
     spec = read_sweep(write(tmp_path, GOOD))
     at = {cell.cell.label: cell for cell in (resolve_cell(cell) for cell in spec.cells())}

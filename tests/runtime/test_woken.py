@@ -51,6 +51,7 @@ def test_a_replay_finds_the_tokens_in_which_neurons_fired(attention: str, mode: 
         count_woken(network, mode, episodes, engine.counter)
 
 
+@pytest.mark.slow
 def test_a_run_says_how_weights_were_kept_and_fetched(tmp_path: Path) -> None:
     path, out = tmp_path / "net.dsf.h5", tmp_path / "out.json"
     write_network(random_network(0, features=15, bits=4), path)
@@ -72,6 +73,7 @@ def test_a_run_says_how_weights_were_kept_and_fetched(tmp_path: Path) -> None:
     assert "(grade A: Yin et al., MICRO 2024" in words and "(grade Q: Davies et al. 2018" in words
 
 
+@pytest.mark.slow
 def test_the_usual_run_fetches_event_by_event_and_says_nothing_of_it(tmp_path: Path) -> None:
     path = tmp_path / "net.dsf.h5"
     write_network(random_network(0, features=15), path)

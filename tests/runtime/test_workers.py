@@ -100,6 +100,7 @@ def test_workers_leave_the_way_of_starting_processes_alone(path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "None", done.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_worker_ends_the_run_with_one_line(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = ("--backend", "fast", "--env", "dsf.testing.gym_worlds:Failing-v0", "--no-compare", "--json", out)

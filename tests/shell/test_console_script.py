@@ -148,6 +148,7 @@ def test_leftovers_of_other_programs_change_nothing(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8").rstrip().endswith("</html>")
 
 
+@pytest.mark.slow
 def test_a_torch_log_setting_that_torch_refuses_is_named() -> None:
     program = Path(sys.executable).parent / "dsf-train"
     command = [str(program), "evaluate", "nowhere"]

@@ -175,6 +175,7 @@ def test_lanes_do_not_change_an_episode() -> None:
     assert [episode.seed for episode in alone] == [3, 4, 5]
 
 
+@pytest.mark.slow
 def test_more_lanes_than_episodes_are_idle() -> None:
     task = get_task("hopper")
     assert len(rollout(task, ActorPolicy(3), [1], 3600.0)) == 1

@@ -175,6 +175,7 @@ def test_recording_ends_with_its_context_also_after_an_error(model: DSFormer) ->
     assert float(activity.events_per_token) == recorded
 
 
+@pytest.mark.slow
 def test_paying_for_events_lowers_them() -> None:
     """The gradient of the share flows into norms and weights: a few steps along it silence spikes."""
     model = random_model(seed=0).train()

@@ -33,6 +33,7 @@ def small_trainer(out: Path, **settings: object) -> Trainer:
     return Trainer(config, load_dataset(HOPPER))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_store")
 def test_averaged_weights_are_the_recursion_over_all_steps(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path, ema=KEEP)

@@ -200,6 +200,7 @@ def test_a_rival_of_linears_is_pruned_through_its_integers(tiny_store: Path, tmp
     assert_refused(refused, "--prune-weights requires a rival whose matrices are all Linears", "Fourier")
 
 
+@pytest.mark.slow
 def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Path) -> None:
     def refused(*words: str, arguments: tuple[str, ...], init: Path = float_run) -> None:
         start = ("--out", str(tmp_path / "out"), "--init", str(init), *SETTINGS, *arguments)

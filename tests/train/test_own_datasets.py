@@ -163,6 +163,7 @@ def test_an_environment_that_is_not_installed_is_named_and_not_imported(
     assert MODULES_VARIABLE in data.unscored and data.task.env_id == "Reach-v0"
 
 
+@pytest.mark.slow
 def test_a_task_file_comes_before_what_the_dataset_says(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "reach.yaml"
     stated = {

@@ -138,6 +138,7 @@ def test_folding_leaves_no_norm_and_the_same_policy(norm: NormKind) -> None:
     assert deployed(model) is model
 
 
+@pytest.mark.slow
 def test_starts_that_are_refused(float_run: Path, tiny_store: Path, tmp_path: Path) -> None:
     def refused(*words: str, arguments: tuple[str, ...] = (), dataset: str = HOPPER, init: Path = float_run) -> None:
         start = ("--out", str(tmp_path / "out"), "--init", str(init), "--qat-steps", "5", *SMALL, *arguments)
@@ -170,6 +171,7 @@ def test_settings_that_cannot_work(fields: dict[str, Any], words: str) -> None:
         TrainConfig("x", **fields)
 
 
+@pytest.mark.slow
 def test_architecture_comes_from_the_checkpoint_unless_another_is_asked_for(float_run: Path) -> None:
     config = TrainConfig("x", init=float_run, qat_steps=5)
     theirs = load_checkpoint(float_run).model_config()

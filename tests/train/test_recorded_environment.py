@@ -308,6 +308,7 @@ def slow_network(slow_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFa
     return path, result.stdout
 
 
+@pytest.mark.slow
 def test_an_export_and_its_network_go_on_in_that_environment(slow_network: tuple[Path, str], tmp_path: Path) -> None:
     path, told = slow_network
     assert f"note: the data were recorded in {WORLD}" in told
@@ -398,6 +399,7 @@ def test_data_of_another_environment_cannot_go_on_from_a_run(
     assert_refused(result, WORLD, "odd/plain-v0 is from Hopper-v5")
 
 
+@pytest.mark.slow
 def test_a_run_that_an_older_dsf_began_goes_on(store: Path, tmp_path: Path) -> None:
     """Its codec was fitted for the task's declared targets, and its header says nothing of returns."""
     out = tmp_path / "run"
@@ -424,6 +426,7 @@ def test_a_run_that_an_older_dsf_began_goes_on(store: Path, tmp_path: Path) -> N
     assert load_checkpoint(path).task().target_returns == get_task("hopper").target_returns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "label"), [((), None), (("--foreign-score",), "D4RL-normalised")])
 def test_a_network_on_another_robots_task(asked: tuple[str, ...], label: str | None, tmp_path: Path) -> None:
     """Walker2d and HalfCheetah have the same sizes: the run says so, asks for that task's target, has no score."""

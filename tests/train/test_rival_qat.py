@@ -190,6 +190,7 @@ def advance(trainer: Trainer, last: int) -> None:
         trainer.train_step(batch)
 
 
+@pytest.mark.slow
 def test_starts_that_are_refused(float_runs: dict[str, Path], tiny_store: Path, tmp_path: Path) -> None:
     def refused(
         *words: str, policy: str = "dt", init: Path = float_runs["dt"], arguments: tuple[str, ...] = ()
@@ -227,6 +228,7 @@ def test_a_matrix_that_is_no_linear_is_named(kind: PolicyKind, name: str) -> Non
         quantization_aware_rival(small_model(kind), 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "words"),
     [
@@ -247,6 +249,7 @@ def test_a_headers_quantization_is_checked(
         load_checkpoint(path).build_model()
 
 
+@pytest.mark.slow
 def test_sizes_come_from_the_checkpoint_unless_others_are_asked_for(float_runs: dict[str, Path]) -> None:
     config = TrainConfig("x", policy="dt", init=float_runs["dt"], qat_steps=5)
     found = with_model_of_checkpoint(config)
