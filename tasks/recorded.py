@@ -219,8 +219,9 @@ def stretched(env: gymnasium.Env) -> gymnasium.Env:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
 
     def stretch(action: FloatArray) -> npt.NDArray[np.generic]:
-        stretched = np.clip(low + (np.asarray(action, np.float64) + 1.0) * ((high - low) / 2.0), low, high)
-        return stretched.astype(space.dtype)
+        answer = np.asarray(action, np.float64)
+        between = np.clip(low + (answer + 1.0) * ((high - low) / 2.0), low, high)
+        return np.where(answer >= 1.0, high, between).astype(space.dtype)
 
     return TransformAction(env, stretch, Box(-1.0, 1.0, space.shape, np.float64))
 

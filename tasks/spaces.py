@@ -162,10 +162,13 @@ def part_of(observation: Any, path: PartPath) -> Any:
 
 
 def stretched(actions: npt.NDArray[Any], low: tuple[float, ...], high: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    """Answers in [-1, 1] (..., components) as actions between bounds; nothing lies beyond them."""
+    """Answers in [-1, 1] (..., components) as actions between bounds; nothing lies beyond them, and -1 and 1 are the
+    bounds themselves, whatever rounding does between them.
+    """
     lowest, highest = np.array(low), np.array(high)
     answers = np.clip(np.asarray(actions, np.float64), -1.0, 1.0)
-    return np.clip(lowest + (answers + 1.0) * ((highest - lowest) / 2.0), lowest, highest)
+    between = np.clip(lowest + (answers + 1.0) * ((highest - lowest) / 2.0), lowest, highest)
+    return np.where(answers >= 1.0, highest, between)
 
 
 def shrunk(actions: npt.NDArray[Any], low: tuple[float, ...], high: tuple[float, ...]) -> npt.NDArray[np.float64]:

@@ -529,8 +529,9 @@ class Readout:
     """g[m] = (sum_t r[t, m] + (1 << shift >> 1)) >> shift;  y[n] = bias[n] + sum_m weights[n, m] * g[m];
     head 'tanh': action = tanh(scale * y).   head 'choice': the choice is the first n with the largest y.
 
-    What the machine gets: command = clip(low + (action + 1) * (high - low) / 2, low, high), or the action itself where
-    there are no bounds, which are -1 and 1 then; of choices, the choice's place + first_choice. Tokens hold the action.
+    What the machine gets: command = high where action >= 1, else clip(low + (action + 1) * (high - low) / 2, low,
+    high); or the action itself where there are no bounds, which are -1 and 1 then; of choices, the choice's place +
+    first_choice. Tokens hold the action.
 
     g is sent once per token, as graded spikes. y is an integer accumulator; only the product with scale and tanh run in
     floating point, on the host. Choices share one scale, so comparing y decides.

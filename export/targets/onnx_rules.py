@@ -283,7 +283,9 @@ def write_commands(
     half = (np.array(readout.high) - np.array(readout.low)) / 2.0
     one = writer.op("Add", actions, writer.constant(np.array(1.0, number), "one"))
     reached = writer.op("Add", writer.op("Mul", one, writer.constant(half.astype(number), "half")), ends[0])
-    bounded = ("Min", writer.op("Max", reached, ends[0]), ends[1])
+    between = writer.op("Min", writer.op("Max", reached, ends[0]), ends[1])
+    before_end = writer.op("Greater", writer.constant(np.array(1.0, number), "end"), actions)
+    bounded = ("Where", before_end, between, ends[1])
     if unless_finite:
         writer.op("Add", writer.op(*bounded), unless_finite, name=COMMANDS)
     else:

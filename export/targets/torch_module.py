@@ -128,7 +128,7 @@ class IntegerNetwork(nn.Module):
             return answers
         low, high = (answers.new_tensor(bound) for bound in (readout.low, readout.high))
         reached = low + (answers + 1.0) * ((high - low) / 2.0)
-        return torch.minimum(torch.maximum(reached, low), high)
+        return torch.where(answers >= 1.0, high, torch.minimum(torch.maximum(reached, low), high))
 
     def embed(self, encoder: HostEmbedding, vectors: Tensor, exists: Tensor | None) -> Tensor:
         """A host embedding's integers (batch, tokens, channels), by numpy on the host: its order of operations is its

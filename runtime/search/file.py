@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,17 @@ from dsf.runtime.sweeps.fields import (
     text_of,
     whole_of,
 )
-from dsf.runtime.sweeps.file import SUFFIX
+from dsf.runtime.sweeps.file import path_meant, shipped
 from dsf.shell.errors import UserError
 from dsf.shell.file_values import read_yaml
 from dsf.shell.plain_text import plain, shown
 
+SPECS = "dsf.runtime.search.specs"
+
 
 def shipped_searches() -> list[str]:
     """Names of the searches in the package."""
-    places = resources.files("dsf.runtime.search.specs").iterdir()
-    return sorted(place.name.removesuffix(SUFFIX) for place in places if place.name.endswith(SUFFIX))
+    return shipped(SPECS)
 
 
 def search_path(name: str) -> Path:
@@ -47,12 +47,7 @@ def search_path(name: str) -> Path:
     Raises:
         UserError: it is neither.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    if name in shipped_searches():
-        return Path(str(resources.files("dsf.runtime.search.specs") / f"{name}{SUFFIX}"))
-    raise UserError(f"there is no search {name}: give a YAML file or one of {', '.join(shipped_searches())}")
+    return path_meant(name, "search", SPECS)
 
 
 def read_search(path: Path) -> SearchSpec:

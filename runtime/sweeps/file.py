@@ -25,10 +25,12 @@ from dsf.shell.file_values import read_yaml
 SUFFIX = ".yaml"
 
 
+SPECS = "dsf.runtime.sweeps.specs"
+
+
 def shipped_sweeps() -> list[str]:
     """Names of the sweeps in the package."""
-    places = resources.files("dsf.runtime.sweeps.specs").iterdir()
-    return sorted(place.name.removesuffix(SUFFIX) for place in places if place.name.endswith(SUFFIX))
+    return shipped(SPECS)
 
 
 def sweep_path(name: str) -> Path:
@@ -37,12 +39,27 @@ def sweep_path(name: str) -> Path:
     Raises:
         UserError: it is neither.
     """
+    return path_meant(name, "sweep", SPECS)
+
+
+def shipped(package: str) -> list[str]:
+    """Names of the YAML files in a package."""
+    places = resources.files(package).iterdir()
+    return sorted(place.name.removesuffix(SUFFIX) for place in places if place.name.endswith(SUFFIX))
+
+
+def path_meant(name: str, what: str, package: str) -> Path:
+    """A path, or the file of that name in a package.
+
+    Raises:
+        UserError: it is neither.
+    """
     path = Path(name)
     if path.is_file():
         return path
-    if name in shipped_sweeps():
-        return Path(str(resources.files("dsf.runtime.sweeps.specs") / f"{name}{SUFFIX}"))
-    raise UserError(f"there is no sweep {name}: give a YAML file or one of {', '.join(shipped_sweeps())}")
+    if name in shipped(package):
+        return Path(str(resources.files(package) / f"{name}{SUFFIX}"))
+    raise UserError(f"there is no {what} {name}: give a YAML file or one of {', '.join(shipped(package))}")
 
 
 def read_sweep(path: Path) -> SweepSpec:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from dsf.export import cli as export_cli
 from dsf.export.network.file import FORMAT_VERSION, SEAL, read_network, write_network
@@ -27,6 +28,7 @@ from dsf.export.proof.written import compare_written
 from dsf.export.targets.nir_graph import build_nir
 from dsf.export.targets.onnx_engine import open_session
 from dsf.export.targets.onnx_graph import build_stream, write_onnx
+from dsf.export.targets.onnx_rules import GraphWriter, write_commands
 from dsf.export.targets.torch_module import IntegerNetwork, read_torch, write_torch
 from dsf.runtime import cli as sim_cli
 from dsf.runtime import sweeps
@@ -248,6 +250,14 @@ def test_no_engine_and_no_target_leaves_the_bounds(
                 assert np.allclose(found, wanted, rtol=0.0, atol=1e-9 * max(1.0, *map(abs, low), *map(abs, high)))
 
 
+def ends_by_onnx(readout: Readout) -> Any:
+    """What the ONNX rule gives for actions of 1 and of -1."""
+    writer = GraphWriter(number=TensorProto.INT32, spike=TensorProto.UINT8)
+    actions = writer.constant(np.array([[1.0] * readout.size, [-1.0] * readout.size]), "actions")
+    write_commands(writer, readout, actions, np.float64, "")
+    return open_session(writer.model("ends", "")).run(["commands"], {})[0]
+
+
 def expected(readout: Readout, actions: Any) -> Any:
     """What a machine gets, by another way of writing it down: the share of the way from the one end to the other."""
     if readout.head == "choice":
@@ -267,6 +277,11 @@ def test_the_ends_of_the_readout_are_the_bounds_themselves() -> None:
     assert np.allclose(commands(readout, np.full((1, 3), -1.0)), [readout.low])
     assert np.array_equal(commands(readout, np.array([[-9.0, np.inf, -np.inf]])), [[-0.1, 1.1, -0.7]])
     assert np.allclose(commands(readout, np.zeros((1, 3))), [[0.1, 0.55, 1.3]])
+    network = bounded(random_network(0), low=(-524288.0, -1e9, -3.0), high=(1e-5, 1e-7, 7.0))
+    assert np.array_equal(commands(network.readout, np.ones((1, 3))), [network.readout.high])
+    by_torch = IntegerNetwork(network).commands(torch.ones(1, 3, dtype=torch.float64))
+    assert np.array_equal(by_torch, [network.readout.high])
+    assert np.array_equal(ends_by_onnx(network.readout), [network.readout.high, network.readout.low])
     plain = random_network(0).readout
     actions = np.array([[0.123456789, -1.0, 1.0]])
     assert np.array_equal(commands(plain, actions), actions)

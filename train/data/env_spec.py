@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -234,6 +234,25 @@ def _require_same_class(where: str, task: Task, stated: Any, registered: Any) ->
         )
 
 
+def wrappers_of(spec: Any) -> Iterator[tuple[str, dict[str, Any] | None, bool]]:
+    """The wrappers around a dataset's environment, without those that change nothing.
+
+    Args:
+        spec: Gymnasium's, or what a file has in its place.
+
+    Yields:
+        name, the arguments that it can be built again with (None where none say what it does), and whether it is one
+        of Gymnasium's.
+    """
+    for wrapper in spec.additional_wrappers:
+        module, _, name = str(wrapper.entry_point).partition(":")
+        own = module == WRAPPERS_MODULE or module.startswith(f"{WRAPPERS_MODULE}.")
+        if own and name in WITHOUT_EFFECT:
+            continue
+        described = own and name in REBUILT and isinstance(wrapper.kwargs, dict)
+        yield name or wrapper.name, dict(wrapper.kwargs) if described else None, own
+
+
 def _wrappings(where: str, task: Task, spec: Any) -> tuple[Wrapping, ...]:
     """Gymnasium's wrappers around the environment, without those that change nothing.
 
@@ -241,20 +260,18 @@ def _wrappings(where: str, task: Task, spec: Any) -> tuple[Wrapping, ...]:
         UserError: one is not Gymnasium's, or its arguments do not say what it does.
     """
     found = []
-    for wrapper in spec.additional_wrappers:
-        module, _, name = str(wrapper.entry_point).partition(":")
-        own = module == WRAPPERS_MODULE or module.startswith(f"{WRAPPERS_MODULE}.")
-        if own and name in WITHOUT_EFFECT:
-            continue
-        if not own or name not in REBUILT or not isinstance(wrapper.kwargs, dict):
+    for name, kwargs, is_gymnasiums in wrappers_of(spec):
+        if kwargs is None:
             reason = (
-                "is not one of Gymnasium's" if not own else "holds code or statistics that the dataset does not have"
+                "holds code or statistics that the dataset does not have"
+                if is_gymnasiums
+                else "is not one of Gymnasium's"
             )
             raise UserError(
-                f"{where} was recorded behind {printable(name or wrapper.name)}, which {reason}, so that its "
+                f"{where} was recorded behind {printable(name)}, which {reason}, so that its "
                 f"environment cannot be built again; {way_out(task)}"
             )
-        found.append(Wrapping(name, wrapper.kwargs))
+        found.append(Wrapping(name, kwargs))
     return tuple(found)
 
 

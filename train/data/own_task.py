@@ -28,14 +28,12 @@ from dsf.tasks.own_environment import find, missing, without_module
 from dsf.tasks.recorded import (
     ENV_ID,
     LONGEST_HORIZON,
-    REBUILT,
     STEPS_PER_DECISION,
-    WITHOUT_EFFECT,
     require_arguments,
 )
 from dsf.tasks.registry import TASKS, own_task
 from dsf.tasks.spaces import SEPARATOR, ActionLayout, PartPath, action_layout, observation_layout
-from dsf.train.data.env_spec import FOR_VIEWERS, SMALLEST_PERIOD_S, WRAPPERS_MODULE, printable
+from dsf.train.data.env_spec import FOR_VIEWERS, SMALLEST_PERIOD_S, printable, wrappers_of
 
 TASK_METADATA = "dsf_task"
 """Metadata of an imported dataset: the definition of its task (JSON text)."""
@@ -265,15 +263,11 @@ def _told_environment(spec: Any) -> dict[str, Any]:
         raise UserError("its arguments are no plain values") from None
     require_arguments("environment", arguments)
     wrappers = []
-    for wrapper in spec.additional_wrappers:
-        module, _, name = str(wrapper.entry_point).partition(":")
-        own = module == WRAPPERS_MODULE or module.startswith(f"{WRAPPERS_MODULE}.")
-        if own and name in WITHOUT_EFFECT:
-            continue
-        if not own or name not in REBUILT or not isinstance(wrapper.kwargs, dict):
-            raise UserError(f"its wrapper {printable(name or wrapper.name)} is not described by its arguments")
-        require_arguments(name, wrapper.kwargs)
-        wrappers.append({"name": name, "kwargs": dict(wrapper.kwargs)})
+    for name, kwargs, _ in wrappers_of(spec):
+        if kwargs is None:
+            raise UserError(f"its wrapper {printable(name)} is not described by its arguments")
+        require_arguments(name, kwargs)
+        wrappers.append({"name": name, "kwargs": kwargs})
     told: dict[str, Any] = {"environment": spec.id}
     return {
         **told,
